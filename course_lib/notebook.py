@@ -1,0 +1,123 @@
+"""The first cell of a notebook, which says with what and in which mode it runs; and a quiet progress bar."""
+
+import os
+import platform
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from IPython import get_ipython
+from matplotlib_inline.config import InlineBackend
+from tqdm.auto import tqdm
+
+from . import __version__
+from .widgets import live
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a chapter needs to know about this run."""
+
+    chapter: str
+    device: torch.device
+    fast: bool
+    root: Path = ROOT
+
+    def steps(self, n: int) -> int:
+        """n training steps, or at most 3 when COURSE_FAST=1."""
+        return min(n, 3) if self.fast else n
+
+    @property
+    def assets(self) -> Path:
+        """The chapter's folder of figures, weights and logs. Raises FileNotFoundError where there is none."""
+        folder = self.root / "assets" / self.chapter
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder} is missing: course_lib must be installed from a clone of the course with "
+                "`pip install -e .`, since a plain install leaves the assets behind"
+            )
+        return folder
+
+    def weights(self, name: str) -> Path:
+        """The path of shipped weights. Raises FileNotFoundError with what there is instead."""
+        path = self.assets / name
+        if not path.is_file():
+            there = ", ".join(sorted(p.name for p in self.assets.glob("*.safetensors"))) or "none"
+            raise FileNotFoundError(f"no weights {name!r} in {self.assets}; there: {there}")
+        return path
+
+
+def setup(chapter: str, seed: int = 0) -> Course:
+    """Seed torch, set threads, device and figure style, and print what this run is."""
+    threads = os.environ.get("COURSE_THREADS") or os.environ.get("OMP_NUM_THREADS")
+    if threads:
+        if not threads.isdecimal() or int(threads) < 1:
+            raise ValueError(f"COURSE_THREADS must be a number of threads, not {threads!r}")
+        torch.set_num_threads(int(threads))
+    torch.manual_seed(seed)
+    plain_figures()
+    course = Course(chapter, best_device(), os.environ.get("COURSE_FAST") == "1")
+    packages = (f"{name} {version(name)}" for name in ("torch", "numpy", "matplotlib"))
+    print(
+        f"{chapter} | course_lib {__version__} | python {platform.python_version()} | {' | '.join(packages)}"
+    )
+    print(f"device: {course.device} | threads: {torch.get_num_threads()} | seed: {seed}")
+    solutions = "solutions" if os.environ.get("COURSE_SOLUTIONS") == "1" else "yours"
+    print(f"exercises: {solutions} | training: {'fast (a few steps)' if course.fast else 'full'}")
+    return course
+
+
+def best_device() -> torch.device:
+    """CUDA before MPS before the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def plain_figures() -> None:
+    """Figures that a cell returns are PNG at single resolution, like those of plots.show."""
+    shell = get_ipython()
+    if shell is not None:
+        InlineBackend.instance(parent=shell).figure_formats = {"png"}
+
+
+def watched() -> bool:
+    """True where somebody sees a bar move: a terminal or a live notebook, but no test, CI or stored run."""
+    if any(os.environ.get(name) for name in ("CI", "PYTEST_VERSION", "PYTEST_CURRENT_TEST")):
+        return False
+    return live() or (sys.stderr.isatty() and os.environ.get("COURSE_STATIC") != "1")
+
+
+def progress(
+    records: Iterable[Any], total: int, describe: str = "training", every: int = 20
+) -> Iterator[Any]:
+    """Pass training records through, under a bar where one is watched; at the end print steps and final loss.
+
+    The loss is read off the device once in `every` records, so that training does not wait for it; the final
+    loss is the mean of the last `every`. Seconds are printed only where the bar is watched.
+    """
+    live, start, seen, losses = watched(), time.perf_counter(), 0, deque(maxlen=every)
+    bar = tqdm(total=total, desc=describe, disable=not live, leave=False)
+    try:
+        for record in records:
+            seen += 1
+            losses.append(torch.as_tensor(record.loss).detach())
+            if live and seen % every == 0:
+                bar.set_postfix(loss=f"{losses[-1].mean().item():.3f}", refresh=False)
+                bar.update(every)
+            yield record
+    finally:
+        bar.close()
+        if seen:
+            final = sum(loss.mean().item() for loss in losses) / len(losses)
+            count = f"{seen} steps" if seen == total else f"{seen} of {total} steps"
+            seconds = f", {time.perf_counter() - start:.1f} s" if live else ""
+            print(f"{describe}: {count}, final loss {final:.3f}{seconds}")

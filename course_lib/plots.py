@@ -1,0 +1,322 @@
+"""Figures: pure functions from numbers to a Figure whose title is its message, and the one way to show it."""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+# Colour, line and marker of a thing, in all chapters; colour-blind readers can tell the colours apart too.
+ROLES = {
+    "data": ("#1b63fe", "-", "o"),
+    "noise": ("#8c8c8c", ":", "x"),
+    "learned": ("#b5179e", "--", "s"),
+    "exact": ("#000000", "-", "D"),
+    "mask": ("#f9a600", "-.", "^"),
+    "accent": ("#0d5927", (0, (5, 1, 1, 1, 1, 1)), "v"),
+}
+COLOURS = {role: colour for role, (colour, _, _) in ROLES.items()}
+LIMIT = 60_000  # bytes of one stored figure
+
+matplotlib.rcParams.update(
+    {
+        "font.size": 13,
+        "figure.titlesize": 15,
+        "figure.constrained_layout.use": True,
+        "figure.facecolor": "white",
+        "axes.titlelocation": "left",
+        "axes.titlesize": 13,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.edgecolor": "none",
+        "lines.linewidth": 2,
+        "image.cmap": "cividis",
+    }
+)
+
+
+def array(x: Any) -> np.ndarray:
+    """Any tensor or sequence as a float64 numpy array."""
+    if isinstance(x, Tensor):
+        x = x.detach().cpu().double().numpy()
+    return np.asarray(x, dtype=np.float64)
+
+
+def looks(labels: Iterable[str]) -> list[tuple]:
+    """Colour, line and marker per label: of the role it names ("exact mean"), else the first one free."""
+    named = [next((role for role in ROLES if role in label.split()), None) for label in labels]
+    free = cycle([role for role in ROLES if role not in named] or ROLES)
+    return [ROLES[role or next(free)] for role in named]
+
+
+def panels(title: str, rows: int = 1, columns: int = 1, size: tuple = (8, 4), **kw) -> tuple:
+    """A figure, and its axes as a (rows, columns) array, under the message as title."""
+    fig = Figure(figsize=size)
+    fig.suptitle(title, x=0.01, ha="left", wrap=True)
+    return fig, fig.subplots(rows, columns, squeeze=False, **kw)
+
+
+# --- showing ---
+
+
+def png(fig: Figure) -> bytes:
+    """The figure as PNG of at most LIMIT bytes; the same figure gives the same bytes."""
+    return fit(lambda dpi: pixels(fig, dpi))
+
+
+def fit(render: Callable[[int], Image.Image]) -> bytes:
+    """PNG of render(dots per inch), with 256 colours and as many dots per inch, up to 100, as LIMIT allows.
+
+    Raises ValueError where even 40 are too many.
+    """
+    for dpi in (100, 90, 80, 70, 60, 50, 40):
+        data = encode(render(dpi))
+        if len(data) <= LIMIT:
+            return data
+    raise ValueError(
+        f"the figure must fit in {LIMIT} bytes, but takes {len(data)} at 40 dots per inch: show less"
+    )
+
+
+def pixels(fig: Figure, dpi: int) -> Image.Image:
+    """The figure on white, in RGB."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=dpi, facecolor="white")
+    return Image.open(buffer).convert("RGB")
+
+
+def encode(image: Image.Image) -> bytes:
+    """PNG bytes with a palette, without date or software."""
+    buffer = io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+    return buffer.getvalue()
+
+
+def check_alt(alt: str) -> None:
+    """Raise ValueError for a description too short to stand for a picture."""
+    if len(alt.strip()) < 20:
+        raise ValueError(
+            f"alt must say in a sentence what the figure shows (20 characters or more), not {alt!r}"
+        )
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Show the figure in a notebook, with alt as the sentence for those who do not see it."""
+    check_alt(alt)
+    bundle = {"image/png": png(fig), "text/plain": alt}
+    display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def table(rows: Iterable[Sequence], headers: Sequence[str]) -> None:
+    """Show results as a table: numbers to four significant digits, columns of numbers to the right.
+
+    Raises ValueError where a row is not as long as headers.
+    """
+    rows = [list(row) for row in rows]
+    if any(len(row) != len(headers) for row in rows):
+        raise ValueError(f"each row must have {len(headers)} cells, one for each header")
+    right = [all(isinstance(v, (int, float)) for v in column) for column in zip(*rows, strict=True)]
+    cells = [list(headers), *([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in rows)]
+    widths = [max(len(text) for text in column) for column in zip(*cells, strict=True)]
+    pad = [str.rjust if r else str.ljust for r in right]
+    plain = ["  ".join(p(c, w) for c, w, p in zip(row, widths, pad, strict=True)).rstrip() for row in cells]
+    cells.insert(1, ["--:" if r else ":--" for r in right])
+    rich = ["| " + " | ".join(row) + " |" for row in cells]
+    display({"text/plain": "\n".join(plain), "text/markdown": "\n".join(rich)}, raw=True)
+
+
+# --- lines and numbers ---
+
+
+def curves(
+    x: Any,
+    lines: dict[str, Any],
+    title: str,
+    xlabel: str = "",
+    ylabel: str = "",
+    logx: bool = False,
+    logy: bool = False,
+    band: dict[str, tuple] | None = None,
+) -> Figure:
+    """Lines over one x. band[label] = (low, high) shades an uncertainty around that line."""
+    fig, ((ax,),) = panels(title)
+    for (label, y), (colour, line, _) in zip(lines.items(), looks(lines), strict=True):
+        ax.plot(array(x), array(y), color=colour, linestyle=line, label=label)
+        if band and label in band:
+            low, high = band[label]
+            ax.fill_between(array(x), array(low), array(high), color=colour, alpha=0.2, linewidth=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+    if len(lines) > 1:
+        ax.legend()
+    return fig
+
+
+def by_time(t: Any, values: Any, title: str, ylabel: str = "loss", bins: int = 20) -> Figure:
+    """Mean of the values in equal bins of time, with a band of two standard errors."""
+    t, values = array(t), array(values)
+    edges = np.linspace(t.min(), t.max(), bins + 1)
+    place = np.clip(np.searchsorted(edges, t, side="right") - 1, 0, bins - 1)
+    groups = [values[place == k] for k in range(bins)]
+    middle = np.array([e for e, g in zip((edges[1:] + edges[:-1]) / 2, groups, strict=True) if len(g)])
+    mean = np.array([g.mean() for g in groups if len(g)])
+    error = np.array([g.std() / np.sqrt(len(g)) for g in groups if len(g)])
+    band = {"learned": (mean - 2 * error, mean + 2 * error)}
+    return curves(middle, {"learned": mean}, title, "t", ylabel, band=band)
+
+
+def bars(values: dict[str, Any], title: str, xlabel: str = "", error: dict[str, Any] | None = None) -> Figure:
+    """One horizontal bar per label, the first on top, with its number; error[label] is one standard error."""
+    fig, ((ax,),) = panels(title, size=(8, 1.2 + 0.5 * len(values)))
+    colours = [colour for colour, _, _ in looks(values)]
+    spread = [(error or {}).get(label, 0) for label in values]
+    drawn = ax.barh(
+        list(values), [float(v) for v in values.values()], color=colours, xerr=spread if error else None
+    )
+    ax.bar_label(drawn, [f" {float(v):.3g}" for v in values.values()])
+    ax.invert_yaxis()
+    ax.margins(x=0.15)
+    ax.set_xlabel(xlabel)
+    return fig
+
+
+def heat(matrix: Any, title: str, xlabel: str = "", ylabel: str = "") -> Figure:
+    """A matrix as colours, row 0 on top, with the scale beside it."""
+    fig, ((ax,),) = panels(title, size=(6, 4.5))
+    fig.colorbar(ax.imshow(array(matrix), interpolation="nearest"))
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    return fig
+
+
+# --- samples of laws in one and two dimensions ---
+
+
+def density(samples: Any, exact: Any, title: str, xlabel: str = "x", bins: int = 80) -> Figure:
+    """Histogram of 1-D samples against the exact density: a function of x, or a pair (x, p)."""
+    return density_grid({"": samples}, exact, title, xlabel, bins)
+
+
+def density_grid(
+    samples: dict[str, Any], exact: Any, title: str, xlabel: str = "x", bins: int = 80
+) -> Figure:
+    """A panel per label with the same axes: its samples against one exact density.
+
+    Samples outside the drawn range count too, so a histogram may have less than area 1.
+    """
+    drawn = {label: array(x).ravel() for label, x in samples.items()}
+    x, p = grid(exact, drawn.values())
+    fig, axes = panels(title, 1, len(drawn), (max(6, 3.2 * len(drawn)), 3.6), sharex=True, sharey=True)
+    for ax, (label, values) in zip(axes[0], drawn.items(), strict=True):
+        histogram(ax, values, np.linspace(x[0], x[-1], bins + 1))
+        ax.plot(x, p, color=COLOURS["exact"], label="exact")
+        ax.set(title=label, xlabel=xlabel)
+    axes[0][0].legend()
+    return fig
+
+
+def grid(exact: Any, samples: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """x and p of the exact density; a function is evaluated over the range of all samples."""
+    if not callable(exact):
+        return array(exact[0]), array(exact[1])
+    low, high = np.quantile(np.concatenate(list(samples)), [0.001, 0.999])
+    x = torch.linspace(low, high, 401, dtype=torch.float64)
+    return array(x), array(exact(x))
+
+
+def histogram(ax: Axes, values: np.ndarray, edges: np.ndarray, **kw) -> None:
+    """Bars whose area is the share of the values in each bin, out of all values."""
+    weights = np.full(len(values), 1 / (len(values) * (edges[1] - edges[0])))
+    ax.hist(values, edges, weights=weights, color=COLOURS["learned"], alpha=0.5, label="samples", **kw)
+
+
+def paths(times: Any, xs: Any, title: str) -> Figure:
+    """1-D trajectories xs (times, n), left to right in the order of times, and histograms of both ends.
+
+    At most 100 are drawn; the histograms count all.
+    """
+    times, xs = array(times), array(xs)
+    fig, (axes,) = panels(title, 1, 3, sharey=True, width_ratios=(1, 5, 1))
+    axes[1].plot(times, xs[:, :100], color=COLOURS["learned"], alpha=0.4, linewidth=0.8)
+    axes[1].set(xlim=(times[0], times[-1]), xlabel="t")
+    edges = np.linspace(xs.min(), xs.max(), 61)
+    for ax, end in ((axes[0], 0), (axes[2], -1)):
+        histogram(ax, xs[end], edges, orientation="horizontal")
+        ax.set_xlabel(f"t = {times[end]:g}")
+        ax.set_xticks([])
+    axes[0].invert_xaxis()
+    return fig
+
+
+def scatter2d(points: dict[str, Any], title: str) -> Figure:
+    """Clouds of 2-D points (n, 2) by label, with equal axes."""
+    fig, ((ax,),) = panels(title, size=(6, 5))
+    for (label, xy), (colour, _, marker) in zip(points.items(), looks(points), strict=True):
+        ax.scatter(*array(xy).T, s=16, color=colour, marker=marker, alpha=0.6, linewidths=1, label=label)
+    ax.set_aspect("equal")
+    ax.legend()
+    return fig
+
+
+# --- images ---
+
+
+def mosaic(x: Any, columns: int) -> np.ndarray:
+    """Images (N, 1, H, W) as one array, row by row, with a gap of one pixel (NaN) between them."""
+    x = array(x)
+    if x.ndim != 4 or x.shape[1] != 1:
+        raise ValueError(f"images must have shape (N, 1, H, W), not {x.shape}")
+    n, _, height, width = x.shape
+    rows = -(-n // columns)
+    out = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
+    for k, image in enumerate(x[:, 0]):
+        top, left = k // columns * (height + 1), k % columns * (width + 1)
+        out[top : top + height, left : left + width] = image
+    return out
+
+
+def greys(cells: np.ndarray, title: str) -> tuple[Figure, Axes]:
+    """A mosaic in grey from -1 to 1, without axes; no higher than 5 inches."""
+    height, width = cells.shape
+    fig, ((ax,),) = panels(title, size=(8, min(8 * height / width, 4.2) + 0.8))
+    ax.imshow(cells, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    return fig, ax
+
+
+def images(x: Any, title: str, columns: int = 8) -> Figure:
+    """Images (N, 1, H, W) in [-1, 1], row by row."""
+    return greys(mosaic(x, columns), title)[0]
+
+
+def filmstrip(
+    frames: Iterable[tuple[Any, Any]],
+    title: str,
+    decode: Callable[[Any], Any] | None = None,
+    columns: int = 9,
+    rows: int = 4,
+) -> Figure:
+    """Frames (t, x_t), as sample() yields them, left to right: `columns` of them, one row per example.
+
+    Raises ValueError for no frames.
+    """
+    frames = list(frames)
+    if not frames:
+        raise ValueError("frames must hold at least one (t, x_t), but is empty")
+    picked = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+    shown = [array(decode(frames[k][1]) if decode else frames[k][1])[:rows] for k in picked]
+    fig, ax = greys(mosaic(np.stack(shown, axis=1).reshape(-1, *shown[0].shape[1:]), len(picked)), title)
+    step = shown[0].shape[-1] + 1
+    times = [f"{array(frames[k][0]).flat[0]:g}" for k in picked]
+    ax.set_xticks(np.arange(len(picked)) * step + (step - 2) / 2, times)
+    ax.tick_params(length=0, labelsize=11)
+    ax.set_xlabel("t")
+    return fig

@@ -1,0 +1,141 @@
+"""What every diffusion process can do, and the one sampling loop that uses it.
+
+A process holds mathematics only; everything that is learned lives in the model.
+Time runs from t = 0 (data) to t = T (prior); T = 1.0 for continuous-time processes.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from .shapes import Network, PerExample, State, Times, check_count
+
+
+class Process(nn.Module):
+    """The contract. A system fills in corrupt, loss, prior and step; the rest has defaults.
+
+    It is a module only for its buffers (the tables), so that process.to(device) moves them. It has no parameters.
+    """
+
+    T: int | float
+
+    def corrupt(self, x0: State, t: Times) -> State:
+        """Draw x_t ~ q(x_t | x_0)."""
+        raise NotImplementedError
+
+    def loss(self, model: Network, data, t: Times) -> PerExample:
+        """Training loss of each example at its time t, not reduced."""
+        raise NotImplementedError
+
+    def bound(self, model: Network, data, t: Times) -> PerExample:
+        """What to report: its mean over t is an upper bound on -log p(data), in nats per example."""
+        raise NotImplementedError(f"{type(self).__name__} has no likelihood bound")
+
+    def prior(self, n: int) -> State:
+        """Draw n states x_T from pure noise."""
+        raise NotImplementedError
+
+    def step(self, model: Network, x: State, t: Times, s: Times) -> State:
+        """Draw x_s ~ p(x_s | x_t) for any earlier time s < t."""
+        raise NotImplementedError
+
+    def encode(self, model: Network, data) -> State:
+        """Data to state x_0. The identity unless the system embeds its data."""
+        return data
+
+    def decode(self, model: Network, x: State):
+        """State back to data. The identity unless the system embeds its data."""
+        return x
+
+    def sample_t(self, n: int) -> Times:
+        """n training times, one from each of n equal strata of (0, T], in random order.
+
+        Each single time is uniform on 1..T (or on (0, 1]); together they have less variance than n free draws.
+        """
+        check_count("n", n)
+        u = (torch.randperm(n, device=self.device) + torch.rand(n, device=self.device)) / n
+        if isinstance(self.T, int):
+            return (u * self.T).long().clamp(max=self.T - 1) + 1
+        return self.T * (1 - u)  # never exactly 0
+
+    def times(self, steps: int) -> Times:
+        """steps + 1 falling times from T to 0, evenly spaced (rounded where time is discrete).
+
+        Raises ValueError unless 1 <= steps (and steps <= T where time is discrete).
+        """
+        check_count("steps", steps)
+        if isinstance(self.T, int):
+            if steps > self.T:
+                raise ValueError(f"steps must be at most T = {self.T}, not {steps}")
+            return ((steps - torch.arange(steps + 1, device=self.device)) * self.T + steps // 2) // steps
+        return torch.linspace(float(self.T), 0.0, steps + 1, device=self.device)
+
+    def u(self, t: Times) -> PerExample:
+        """t / T as float32: the time that every network is given."""
+        return t.float() / self.T
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tables are; the process's own draws are made there."""
+        return next(self.buffers(), torch.empty(0)).device
+
+    def check_t(self, name: str, t: Tensor, n: int, first: int = 0) -> None:
+        """Raise unless t is one time per example in [first, T], of the process's kind (integer or real).
+
+        Off the CPU the range is not read, since that would make the device wait.
+        """
+        whole = isinstance(self.T, int)
+        if not isinstance(t, Tensor) or t.shape != (n,):
+            shape = tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__
+            raise ValueError(f"{name} must be a tensor of shape ({n},), one time per example, not {shape}")
+        if t.is_floating_point() == whole or t.is_complex() or t.dtype == torch.bool:
+            raise TypeError(f"{name} must hold {'integers' if whole else 'floats'}, not {t.dtype}")
+        if t.device.type == "cpu":
+            low, high = t.min().item(), t.max().item()
+            if not (low >= first and high <= self.T):
+                raise ValueError(f"{name} must lie in [{first}, {self.T}], but spans [{low}, {high}]")
+
+    def _apply(self, fn, recurse: bool = True):
+        """Move tables between devices without losing digits: float64 stays, except on MPS, which has none."""
+        device = fn(torch.zeros(1)).device
+        narrow = torch.float32 if device.type == "mps" else torch.float64
+        for name, v in list(self.named_buffers()):
+            self.register_buffer(name, v.to(device, narrow if v.is_floating_point() else v.dtype))
+        return self
+
+
+def sample(
+    process: Process,
+    model: Network,
+    n: int,
+    steps: int,
+    clamp: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[tuple[float, Tensor]]:
+    """Yield (t, x_t) from t = T down to t = 0: the sampling loop of the whole course.
+
+    clamp puts known parts back after each step: a prompt, an infilling context, a source sentence.
+    Raises ValueError for n < 1 or steps outside 1..T, at the call. `last(...)` keeps only the end.
+    """
+    check_count("n", n)
+    return _sample(process, model, n, process.times(steps), clamp or (lambda x: x))
+
+
+def _sample(process, model, n, times, clamp):
+    x = clamp(process.prior(n))
+    hours = times.tolist()  # the one synchronisation, before the loop
+    yield hours[0], x
+    for (t, s), hour in zip(pairwise(times), hours[1:], strict=True):
+        with torch.no_grad():
+            x = clamp(process.step(model, x, t.expand(n), s.expand(n)))
+        yield hour, x
+
+
+def last(states: Iterable):
+    """The last item of an iterator, holding one at a time: `t, x0 = last(sample(...))`."""
+    try:
+        return deque(states, maxlen=1)[0]
+    except IndexError:
+        raise ValueError("states must not be empty") from None

@@ -1,0 +1,406 @@
+"""Turn notebooks into self-contained slide decks, and prove that each shows everything with no network."""
+
+import argparse
+import base64
+import hashlib
+import html
+import json
+import mimetypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+from nbconvert.exporters import SlidesExporter
+
+from course_lib.publish.notebooks import find
+
+WIDTH, HEIGHT = 1280, 720
+MAX_BYTES = 8_000_000
+MAX_COLUMNS = 88
+TEMPLATE = Path(__file__).parent / "slides_template"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+LOADS = {"img", "script", "link", "iframe", "source", "video", "audio", "embed", "object", "image", "use"}
+PICTURE = re.compile(r"(!\[[^\]]*\]\(|<img[^>]*src=[\"'])([^)\"'\s:]+)(?=[)\"'\s])")  # of a local file
+NO_WORDS = "No description has been provided for this image"  # nbconvert's
+SOURCES = {"src", "href", "srcset", "data", "xlink:href", "poster"}
+OUTSIDE = re.compile(r"url\(\s*['\"]?(?!['\"]?(?:data:|#))([^)]*)")
+
+
+class Wheel(NamedTuple):
+    """A package whose wheel carries browser files: {name in the template: path in the wheel}."""
+
+    name: str
+    version: str
+    sha256: str
+    files: dict[str, str]
+
+
+WHEELS = (
+    Wheel(
+        "sphinx-revealjs",
+        "3.2.1",
+        "805bed3ca459346e0f01967d5ed1c40d6b7b917de1541e1e4566c8341fe7017b",
+        {
+            "reset_css": "sphinx_revealjs/_static/revealjs/dist/reset.css",
+            "reveal_css": "sphinx_revealjs/_static/revealjs/dist/reveal.css",
+            "reveal_js": "sphinx_revealjs/_static/revealjs/dist/reveal.js",
+            "notes_js": "sphinx_revealjs/_static/revealjs/plugin/notes/notes.js",
+        },
+    ),
+    Wheel(
+        "sphinx-mathjax-offline",
+        "0.0.2",
+        "206418155b2ff2f57496fb8501fdccae3da978e53031ff296c73729ba16062c4",
+        {"mathjax_js": "sphinx-mathjax-offline/static/mathjax/tex-svg-full.js"},
+    ),
+)
+
+
+class DeckError(Exception):
+    """A deck that cannot be built or looked at; the message says what to do."""
+
+
+# reveal.js and MathJax
+
+
+def cache_folder() -> Path:
+    """Where downloaded wheels are kept: vendor/ in COURSE_CACHE if that is set, else build/vendor."""
+    return Path(os.environ.get("COURSE_CACHE") or "build") / "vendor"
+
+
+def browser_files() -> dict[str, str]:
+    """The texts of reveal.js and MathJax, from checked wheels; a missing wheel is downloaded once."""
+    texts = {}
+    for wheel in WHEELS:
+        with zipfile.ZipFile(_fetch(wheel)) as archive:
+            texts |= {name: archive.read(path).decode("utf-8") for name, path in wheel.files.items()}
+    return texts
+
+
+def _fetch(wheel):
+    cached = cache_folder() / f"{wheel.name.replace('-', '_')}-{wheel.version}-py3-none-any.whl"
+    if not _is(wheel, cached):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
+            _download(wheel, folder)
+            os.replace(Path(folder) / cached.name, cached)
+    return cached
+
+
+def _is(wheel, path):
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == wheel.sha256
+
+
+def _download(wheel, folder):
+    """pip checks the hash; DeckError says how to get the file where no registry can be reached."""
+    pinned = f"{wheel.name}=={wheel.version}"
+    wanted = Path(folder) / "requirements.txt"
+    wanted.write_text(f"{pinned} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
+    options = [
+        "--quiet",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+    ]
+    command = [sys.executable, "-m", "pip", "download", *options, "-r", str(wanted), "-d", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        said = [*done.stderr.strip().splitlines(), "nothing"][0]
+        raise DeckError(
+            f"slides need {pinned} once, and pip could not download it (it said: {said}); "
+            f"connect to a package index, or put the wheel into {cache_folder()}"
+        )
+
+
+# what the notebook wants on its slides
+
+
+def slide_type(cell) -> str:
+    return cell.metadata.get("slideshow", {}).get("slide_type", "-")
+
+
+def slides_of(nb) -> list[list]:
+    """The cells of each slide, as reveal.js will show them; notes and skipped cells are left out."""
+    slides = []
+    for cell in nb.cells:
+        if slide_type(cell) in ("notes", "skip"):
+            continue
+        if not slides or slide_type(cell) in ("slide", "subslide"):
+            slides.append([])
+        slides[-1].append(cell)
+    return slides
+
+
+def heading(cells) -> str:
+    """The first heading among cells, without its marks; else the first words."""
+    text = "\n".join(c.source for c in cells)
+    found = re.search(r"^#+ +(.+)$", "\n".join(c.source for c in cells if c.cell_type == "markdown"), re.M)
+    return found.group(1).strip() if found else text.strip()[:40].split("\n")[0]
+
+
+def count_formulas(text: str) -> int:
+    """Formulas in markdown: $$...$$, $...$, and environments outside dollars; code does not count."""
+    text = re.sub(r"```.*?```|`[^`\n]*`|\\\$", " ", text, flags=re.S)
+    forms = (r"\$\$.+?\$\$", r"\$[^$]+?\$", r"\\begin\{(\w+\*?)\}.+?\\end\{\1\}")
+    total = 0
+    for form in forms:
+        text, n = re.subn(form, " ", text, flags=re.S)
+        total += n
+    return total
+
+
+def formulas_on(cells) -> int:
+    """Formulas a slide must show, in its text and in rich outputs."""
+    total = sum(count_formulas(c.source) for c in cells if c.cell_type == "markdown")
+    for output in (o for c in cells for o in c.get("outputs", [])):
+        data = output.get("data", {})
+        rich = next((k for k in ("text/html", "text/markdown", "text/latex") if k in data), None)
+        total += count_formulas(data[rich]) if rich else 0
+    return total
+
+
+# build
+
+
+def build(path, out, libraries) -> Path:
+    """Write the deck of one notebook into out, in one move; libraries as browser_files() gives them."""
+    path, deck = Path(path), Path(out) / f"{Path(path).stem}.html"
+    nb = _ready(path)
+    exporter = SlidesExporter(
+        extra_template_basedirs=[str(TEMPLATE.parent)], template_name=TEMPLATE.name,
+        exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True,
+    )  # fmt: skip
+    titles = (heading([c]) for c in nb.cells if c.cell_type == "markdown" and c.source.startswith("# "))
+    title = next(titles, path.stem)
+    resources = {"metadata": {"name": path.stem, "path": str(path.parent)}}
+    resources["course"] = {"title": title, **libraries}
+    text, _ = exporter.from_notebook_node(nb, resources=resources)
+    deck.parent.mkdir(parents=True, exist_ok=True)
+    temporary = deck.with_suffix(".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, deck)
+    return deck
+
+
+def _ready(path):
+    """The notebook with its pictures inside, and without the words that are for the test runner only."""
+    nb = nbformat.read(path, as_version=4)
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            cell.source = PICTURE.sub(lambda found: found[1] + _data_url(path, found[2]), cell.source)
+        cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
+    return nb
+
+
+def _data_url(path, name):
+    """nbconvert can embed pictures too, but then it closes every <details> at once."""
+    picture = path.parent / name
+    if not picture.is_file():
+        raise DeckError(f"{path.name}: picture {name} does not exist")
+    kind = mimetypes.guess_type(name)[0]
+    return f"data:{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"
+
+
+# static checks
+
+
+class _Page(HTMLParser):
+    """Collects from a deck: the slides, what it would load, and pictures that have no words."""
+
+    def __init__(self):
+        super().__init__()
+        self.in_style = False
+        self.open, self.slides, self.htmls, self.loads, self.styles, self.silent = [], 0, 0, [], "", 0
+
+    def handle_starttag(self, tag, attributes):
+        given = {k: v or "" for k, v in attributes}
+        self.htmls += tag == "html"
+        self.silent += tag == "img" and given.get("alt", "").strip() in ("", NO_WORDS)
+        if tag in LOADS:
+            self.loads += [v for k, v in given.items() if k in SOURCES]
+        self.styles += given.get("style", "") + "\n"
+        if tag == "section":
+            if self.open:
+                self.open[-1] = False  # holds sections: a stack, not a slide
+            self.open.append(True)
+        self.in_style = tag == "style"
+
+    def handle_endtag(self, tag):
+        if tag == "section" and self.open:
+            self.slides += self.open.pop()
+        self.in_style = False
+
+    def handle_data(self, data):
+        if self.in_style:
+            self.styles += data
+
+
+def check_static(deck, nb) -> list[str]:
+    """What is wrong with a deck by its text alone: what it loads, pictures, size, lost slides, long code."""
+    text = Path(deck).read_text(encoding="utf-8")
+    page = _Page()
+    page.feed(text)
+    size, wanted = Path(deck).stat().st_size, slides_of(nb)
+    found = [f"loads from outside: {v[:80]}" for v in page.loads if not re.match(r"data:|#", v)]
+    found += [f"style loads from outside: {u[:80]}" for u in OUTSIDE.findall(page.styles)]
+    found += ["style has an @import"] * ("@import" in page.styles)
+    found += [f"{page.silent} images without alt text"] * bool(page.silent)
+    found += [f"{page.htmls} <html> elements, must be 1"] * (page.htmls != 1)
+    found += [f"{size / 1e6:.1f} MB, must be at most {MAX_BYTES / 1e6:.0f} MB"] * (size > MAX_BYTES)
+    if page.slides != len(wanted):
+        found.append(f"{page.slides} slides, the notebook has {len(wanted)}")
+    for number, cells in enumerate(wanted, start=1):
+        lines = "\n".join(c.source for c in cells if c.cell_type == "code").splitlines()
+        longest = max(map(len, lines), default=0)
+        if longest > MAX_COLUMNS:
+            found.append(
+                f"{_name(number, cells)} has a code line of {longest} columns, must be at most {MAX_COLUMNS}"
+            )
+    return [f"{Path(deck).name}: {message}" for message in found]
+
+
+def _name(number, cells):
+    return f"slide {number} ({heading(cells)})"
+
+
+# checks in a browser
+
+
+def browser() -> str | None:
+    """The first Chromium on PATH, or None."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def _chromium(page, *options, query=""):
+    """What headless Chromium prints for a local page, with every host name unknown to it."""
+    root = ["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
+    quiet = ("background-networking", "component-update", "default-apps", "sync", "extensions", "gpu")
+    url = Path(page).resolve().as_uri() + query
+    with tempfile.TemporaryDirectory(dir=Path(page).parent, ignore_cleanup_errors=True) as profile:
+        command = [browser(), "--headless", *root, *(f"--disable-{name}" for name in quiet), "--no-first-run"]
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={WIDTH},{HEIGHT}"]
+        command += [f"--user-data-dir={profile}", "--virtual-time-budget=60000", *options, url]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
+    return done.stdout
+
+
+def check_in_browser(deck, nb) -> list[str]:
+    """What is wrong with a deck in Chromium, network cut: every slide visited, every fragment shown."""
+    text = Path(deck).read_text(encoding="utf-8")
+    first, last = ((TEMPLATE / f"probe_{n}.js").read_text(encoding="utf-8") for n in ("first", "last"))
+    text = text.replace("<head>", f"<head><script>{first}</script>", 1)
+    text = text[: text.rindex("</body>")] + f"<script>{last}</script></body></html>"
+    with tempfile.TemporaryDirectory(dir=Path(deck).parent) as folder:
+        page = Path(folder) / "probe.html"
+        page.write_text(text, encoding="utf-8")
+        dump = _chromium(page, "--dump-dom")
+    found = re.search(r'<pre id="report">(.*?)</pre>', dump, re.S)
+    if not found:
+        return [f"{Path(deck).name}: Chromium gave no report"]
+    return [f"{Path(deck).name}: {m}" for m in judge(json.loads(html.unescape(found.group(1))), nb)]
+
+
+def judge(report, nb) -> list[str]:
+    """The messages that follow from a probe's report."""
+    wanted = slides_of(nb)
+    found = list(dict.fromkeys(report["problems"]))
+    found += [f"requested {name[:80]}" for name in report["requests"]]
+    if not report["ready"]:
+        return [*found, "the deck did not open"]
+    if len(report["slides"]) != len(wanted):
+        found.append(f"{len(report['slides'])} slides were walked, the notebook has {len(wanted)}")
+    for number, (seen, cells) in enumerate(zip(report["slides"], wanted, strict=False), start=1):
+        found += [f"{_name(number, cells)} {message}" for message in _judge_slide(seen, formulas_on(cells))]
+    return found
+
+
+def _judge_slide(seen, formulas):
+    if not seen["visible"]:
+        yield "was not shown"
+    if seen["height"] > HEIGHT:
+        yield f"is {seen['height']} px high, must be at most {HEIGHT}"
+    if seen["width"] > WIDTH:
+        yield f"is {seen['width']} px wide, must be at most {WIDTH}"
+    if seen["hidden"]:
+        yield f"keeps {seen['hidden']} fragments hidden"
+    if seen["formulas"] != formulas:
+        yield f"shows {seen['formulas']} formulas, the notebook has {formulas}"
+    if seen["raw"]:
+        yield f"shows raw maths: {seen['raw']!r}"
+    for error in seen["errors"]:
+        yield f"has a formula that MathJax cannot read: {error}"
+
+
+# PDF
+
+
+def print_pdf(deck) -> Path:
+    """The deck as a PDF beside it, one page a slide."""
+    deck, pdf = Path(deck), Path(deck).with_suffix(".pdf")
+    temporary = deck.with_suffix(".pdf.part")
+    _chromium(deck, f"--print-to-pdf={temporary.resolve()}", "--no-pdf-header-footer", query="?print-pdf")
+    if not temporary.exists():
+        raise DeckError(f"{pdf.name}: Chromium wrote no PDF")
+    os.replace(temporary, pdf)
+    return pdf
+
+
+def pages(pdf) -> int:
+    """Pages of a PDF that Chromium printed (its page objects are not compressed)."""
+    return len(re.findall(rb"/Type\s*/Page\b", Path(pdf).read_bytes()))
+
+
+def check_pdf(pdf, nb) -> list[str]:
+    wanted = len(slides_of(nb))
+    return [f"{Path(pdf).name}: {pages(pdf)} pages for {wanted} slides"] * (pages(pdf) != wanted)
+
+
+def make(path, out, libraries, pdf=False) -> list[str]:
+    """Build and check the deck of one notebook; every problem found."""
+    nb = nbformat.read(path, as_version=4)
+    deck = build(path, out, libraries)
+    problems = check_static(deck, nb)
+    if browser():
+        problems += check_in_browser(deck, nb)
+    if browser() and pdf:
+        problems += check_pdf(print_pdf(deck), nb)
+    if not problems:
+        print(f"{deck}: {len(slides_of(nb))} slides, {deck.stat().st_size / 1e6:.1f} MB: ok", flush=True)
+    return problems
+
+
+def main(argv=None) -> int:
+    """Exit status: 0, or 1 with every problem on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m course_lib.publish.slides", description=__doc__)
+    parser.add_argument("paths", nargs="*", default=["notebooks"], help="notebooks or folders (notebooks/)")
+    parser.add_argument("--out", default="build/slides", help="folder for the decks (build/slides)")
+    parser.add_argument(
+        "--pdf", action="store_true", help="print each deck to a PDF too, where Chromium is installed"
+    )
+    arguments = parser.parse_args(argv)
+    if not browser():
+        lost = "heights, formulas and errors in a browser were not checked" + ", no PDF" * arguments.pdf
+        print(f"no Chromium on PATH: {lost}; apt install chromium", flush=True)
+    try:
+        libraries = browser_files()
+        problems = [
+            p for path in find(arguments.paths) for p in make(path, arguments.out, libraries, arguments.pdf)
+        ]
+    except DeckError as error:
+        problems = [str(error)]
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

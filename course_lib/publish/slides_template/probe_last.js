@@ -1,0 +1,31 @@
+// Walks a deck under test and leaves a report in place of the page.
+(async () => {
+  const pause = ms => new Promise(done => setTimeout(done, ms));
+  for (let i = 0; i < 600 && !(window.Reveal && Reveal.isReady()); i++) await pause(50);
+  const ready = Boolean(window.Reveal && Reveal.isReady());
+  const slides = [];
+  for (const slide of ready ? Reveal.getSlides() : []) {
+    const {h, v} = Reveal.getIndices(slide);
+    const fragments = slide.querySelectorAll(".fragment");
+    Reveal.slide(h, v, fragments.length - 1);
+    await pause(1);
+    const shown = selector => [...slide.querySelectorAll(selector)].filter(e => !e.closest("aside.notes"));
+    const text = document.createTreeWalker(slide, NodeFilter.SHOW_TEXT);
+    let raw = "";
+    while (!raw && text.nextNode())
+      if (/\$|\\\(|\\\[/.test(text.currentNode.data) && !text.currentNode.parentElement.closest("pre,code,script,style,mjx-container"))
+        raw = text.currentNode.data.trim().slice(0, 60);
+    slides.push({
+      height: slide.scrollHeight, width: slide.scrollWidth, visible: slide.offsetParent !== null,
+      hidden: [...fragments].filter(f => !f.classList.contains("visible")).length,
+      formulas: shown("mjx-container").length, raw,
+      errors: [...new Set(shown("[data-mjx-error]").map(e => e.getAttribute("data-mjx-error")))],
+    });
+  }
+  const requests = performance.getEntriesByType("resource").map(r => r.name).filter(n => !/^(data|blob):/.test(n));
+  const report = document.createElement("pre");
+  report.id = "report";
+  report.textContent = JSON.stringify({ready, slides, problems, requests});
+  document.documentElement.replaceChildren(document.createElement("body"));
+  document.body.append(report);
+})();

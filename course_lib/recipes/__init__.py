@@ -1,0 +1,130 @@
+"""Named full runs: data, model, process and numbers in one place, and the loop that makes weights from them.
+
+    python -m course_lib.recipes ddpm.mnist            make assets/01_ddpm/mnist.* (continues if interrupted)
+    python -m course_lib.recipes ddpm.mnist --steps 50 --out /tmp/try
+
+A run writes <name>.safetensors (averaged weights), <name>.log.json (loss, command, seconds, versions) and
+<name>.results.json (what the recipe measures). Notebooks and README read these files; nobody types their numbers.
+"""
+
+import argparse
+import importlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..data import batches
+from ..files import write_json
+from ..process import Process
+from ..train import Record, save_weights, train, warmup_cosine
+
+EVERY = 500  # steps between checkpoints
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run. `data(split)` gives examples and labels; `measure` gives a JSON-able dict."""
+
+    chapter: str
+    name: str
+    data: Callable[[str], tuple[Tensor, Tensor]]
+    process: Callable[[], Process]
+    model: Callable[[], nn.Module]
+    measure: Callable[["Recipe", nn.Module], dict]
+    steps: int
+    batch: int = 64
+    lr: float = 1e-3
+    ema: float = 0.999
+    seed: int = 0
+
+    def fresh_model(self) -> nn.Module:
+        """The untrained network, the same each time (sets torch's seed)."""
+        torch.manual_seed(self.seed)
+        return self.model()
+
+    def train(self, model: nn.Module, steps: int | None = None, device="cpu", **options) -> Iterator[Record]:
+        """Records of the recipe's training; `steps` shortens it, learning-rate schedule included."""
+        steps = self.steps if steps is None else steps
+        stream = batches(self.data("train")[0], self.batch, self.seed)
+        lr = warmup_cosine(self.lr, steps)
+        return train(self.process().to(device), model, stream, steps, lr=lr, ema=self.ema, **options)
+
+
+def run(recipe: Recipe, out: Path, command: str, steps: int | None = None, device: str = "cpu") -> dict:
+    """Train, save and measure; continues from <name>.checkpoint if the last run was interrupted."""
+    steps, path = recipe.steps if steps is None else steps, Path(out) / recipe.name
+    checkpoint, progress = path.with_suffix(".checkpoint"), path.with_suffix(".progress.json")
+    about = {"recipe": f"{recipe.chapter}/{recipe.name}", "steps": steps, "command": command}
+    model, past = recipe.fresh_model().to(device), earlier(checkpoint, progress, steps)
+    losses, start = past["losses"], time.perf_counter() - past["seconds"]
+    for record in recipe.train(model, steps, device, checkpoint=checkpoint, every=EVERY):
+        losses[record.step - 1 :] = [record.loss.mean()]  # cuts off what is newer than the checkpoint
+        if record.step % 100 == 0 or record.step == steps:
+            print(f"{recipe.name}: step {record.step} of {steps}, loss {mean(losses[-100:]):.4f}", flush=True)
+        if record.step % EVERY == 0 or record.step == steps:  # just before the checkpoint
+            losses, seconds = [float(x) for x in losses], time.perf_counter() - start
+            write_json(progress, {"steps": steps, "seconds": seconds, "losses": losses})
+    log = about | {
+        "seconds": round(seconds),
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{device}, {torch.get_num_threads()} thread(s)",
+        "versions": {"course_lib": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "loss_every_100_steps": [round(mean(losses[i : i + 100]), 5) for i in range(0, steps, 100)],
+    }
+    save_weights(path.with_suffix(".safetensors"), record.average, about)
+    write_json(path.with_suffix(".log.json"), log)
+    results = recipe.measure(recipe, record.average)
+    write_json(path.with_suffix(".results.json"), results)
+    checkpoint.unlink()
+    progress.unlink()
+    return results
+
+
+def earlier(checkpoint: Path, progress: Path, steps: int) -> dict:
+    """Losses and seconds of the run that left the checkpoint; ValueError if it was to have other steps."""
+    if not checkpoint.exists():
+        return {"losses": [], "seconds": 0.0}
+    past = json.loads(progress.read_text())
+    if past["steps"] != steps:
+        raise ValueError(f"{checkpoint} is of a run of {past['steps']} steps, not {steps}: finish that or delete it")
+    return past
+
+
+def mean(losses: list[float | Tensor]) -> float:
+    """Mean of numbers, on whatever device they are."""
+    return float(sum(losses)) / len(losses)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m course_lib.recipes")
+    parser.add_argument("recipe", help="system.name, such as ddpm.mnist")
+    parser.add_argument("--steps", type=int, help="fewer or more steps than the recipe's")
+    parser.add_argument("--out", type=Path, help="folder for the files (default: assets/<chapter>)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    chosen = parser.parse_args(arguments)
+    recipe = find(chosen.recipe)
+    out = chosen.out or Path(__file__).parents[2] / "assets" / recipe.chapter
+    command = f"python -m course_lib.recipes {chosen.recipe}" + (f" --steps {chosen.steps}" if chosen.steps else "")
+    print(run(recipe, out, command, chosen.steps, chosen.device))
+
+
+def find(name: str) -> Recipe:
+    """The recipe called system.name. Raises ValueError that lists what there is."""
+    system, _, short = name.partition(".")
+    try:
+        module = importlib.import_module(f".{system}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{system}":  # the recipes are there, and need a package that is not
+            raise
+        raise ValueError(f"no recipes for {system!r}: there is no file recipes/{system}.py") from None
+    have = {k: v for k, v in vars(module).items() if isinstance(v, Recipe)}
+    if short not in have:
+        raise ValueError(f"no recipe {name!r}; there is " + ", ".join(f"{system}.{k}" for k in have))
+    return have[short]

@@ -1,0 +1,59 @@
+"""DDPM on digits: 8 x 8 in a minute, 28 x 28 in an hour (two CPU cores)."""
+
+import torch
+from torch import nn
+
+from .. import data
+from ..ddpm import DDPM
+from ..evaluate import Judge, bound, frechet
+from ..nets import UNet
+from ..process import last, sample
+from ..schedules import cosine, table
+from . import Recipe
+
+
+def measure(recipe: Recipe, model: nn.Module, steps: int = 1000, n: int = 1000) -> dict:
+    """Bound on test images, and n samples judged beside real images and noise."""
+    device = next(model.parameters()).device
+    process, (x, y), (test, _) = recipe.process().to(device), recipe.data("train"), recipe.data("test")
+    n, judge = min(n, len(test)), Judge(x, y)
+    torch.manual_seed(recipe.seed)
+    made = torch.cat([last(sample(process, model, k, steps))[1].cpu() for k in chunks(n)])
+    bits = bound(process, model, test.to(device), repeats=20).bits_per_dim(process.dims)
+    shown = {"samples": made, "real": test[:n], "noise": torch.randn(n, *process.shape).clamp(-1, 1)}
+    return {
+        "bits_per_dim": bits.mean,
+        "bits_per_dim_se": bits.se,
+        "sampling_steps": steps,
+        "n": n,
+        "accepted": {k: judge.accepted(v) for k, v in shown.items()},
+        "frechet": {k: frechet(judge.features(v), judge.features(x)) for k, v in shown.items()},
+    }
+
+
+def chunks(n: int, size: int = 250) -> list[int]:
+    """n as a list of sizes of at most 250: what fits in memory at once."""
+    return [size] * (n // size) + ([n % size] if n % size else [])
+
+
+digits = Recipe(
+    chapter="01_ddpm",
+    name="digits",
+    data=data.digits,
+    process=lambda: DDPM(table(cosine(), 1000), (1, 8, 8), levels=17, clip=1.0),
+    model=lambda: UNet(1, (32, 64)),
+    measure=measure,
+    steps=1500,
+    lr=2e-3,
+    ema=0.995,
+)
+
+mnist = Recipe(
+    chapter="01_ddpm",
+    name="mnist",
+    data=data.mnist,
+    process=lambda: DDPM(table(cosine(), 1000), (1, 28, 28), levels=256, clip=1.0),
+    model=lambda: UNet(1, (24, 48, 64)).to(memory_format=torch.channels_last),
+    measure=measure,
+    steps=9000,
+)

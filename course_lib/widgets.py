@@ -1,0 +1,127 @@
+"""Sliders over a pure plotting function, and the same function at three fixed values where nothing moves."""
+
+import html
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+from IPython import get_ipython
+from IPython.display import display
+from matplotlib.figure import Figure
+from PIL import Image
+
+from . import plots
+
+Spec = tuple | list
+Draw = Callable[..., Figure]
+
+
+def live() -> bool:
+    """True in a notebook kernel with ipywidgets; never under COURSE_STATIC=1."""
+    if os.environ.get("COURSE_STATIC") == "1" or importlib.util.find_spec("ipywidgets") is None:
+        return False
+    return hasattr(get_ipython(), "kernel")
+
+
+def view(widget: Any) -> dict[str, dict]:
+    """The mime entry that makes JupyterLab show the widget."""
+    return {"application/vnd.jupyter.widget-view+json": widget.get_view_spec()}
+
+
+def explore(draw: Draw, at: list[dict[str, Any]], alt: str, play: str | None = None, **sliders: Spec) -> None:
+    """Show draw(**values) under sliders; on GitHub, in slides and in print, its pictures at the values `at`.
+
+    A slider is (low, high, step), (low, high, step, start) or a list; it starts at the middle picture.
+    play names a slider of integers that gets a play button.
+    """
+    plots.check_alt(alt)
+    check_sliders(sliders, at, play)
+    bundle = {"image/png": still(draw, at), "text/plain": alt}
+    if live():
+        bundle |= view(panel(draw, at[1], alt, play, sliders))
+    display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def check_sliders(sliders: dict[str, Spec], at: list[dict[str, Any]], play: str | None) -> None:
+    """Raise ValueError unless every slider is well formed and can stand at each of the three values."""
+    if len(at) != 3 or any(set(values) != set(sliders) for values in at):
+        raise ValueError(f"at must hold three dicts with the keys {', '.join(sliders)}, not {at}")
+    for name, spec in sliders.items():
+        if isinstance(spec, tuple) and len(spec) not in (3, 4):
+            raise ValueError(
+                f"{name} must be (low, high, step), (low, high, step, start) or a list, not {spec}"
+            )
+        for v in (values[name] for values in at):
+            if v not in spec if isinstance(spec, list) else not spec[0] <= v <= spec[1]:
+                raise ValueError(f"at must keep to the slider {name} = {spec}, but has {v!r}")
+    if play is not None and not (play in sliders and whole(sliders[play])):
+        raise ValueError(f"play must name a slider of integers, not {play!r}")
+
+
+def whole(spec: Spec) -> bool:
+    """True for a range of integers."""
+    return isinstance(spec, tuple) and all(isinstance(v, int) for v in spec)
+
+
+def still(draw: Draw, at: list[dict[str, Any]]) -> bytes:
+    """The pictures at the given values side by side in one PNG, each with its values below it."""
+    figures = [draw(**values) for values in at]
+    for fig, values in zip(figures, at, strict=True):
+        width, height = fig.get_size_inches()
+        fig.set_size_inches(4, max(3.2, 4 * height / width))
+        fig.supxlabel(", ".join(f"{name} = {value}" for name, value in values.items()), weight="bold")
+    return plots.fit(lambda dpi: beside([plots.pixels(fig, dpi) for fig in figures]))
+
+
+def beside(parts: list[Image.Image]) -> Image.Image:
+    """Images in one row, on white."""
+    row = Image.new("RGB", (sum(p.width for p in parts), max(p.height for p in parts)), "white")
+    for k, part in enumerate(parts):
+        row.paste(part, (sum(p.width for p in parts[:k]), 0))
+    return row
+
+
+def panel(draw: Draw, start: dict[str, Any], alt: str, play: str | None, sliders: dict[str, Spec]) -> Any:
+    """Sliders, the picture they drive and a line of text: alt, or what went wrong in draw."""
+    import ipywidgets
+
+    controls = {name: control(name, spec, start[name]) for name, spec in sliders.items()}
+    picture, note = ipywidgets.Image(format="png"), ipywidgets.HTML()
+
+    def redraw(_: Any = None) -> None:
+        try:
+            picture.value = plots.png(draw(**{name: c.value for name, c in controls.items()}))
+            note.value = html.escape(alt)
+        except Exception as error:
+            note.value = html.escape(f"{type(error).__name__}: {error}")
+
+    for c in controls.values():
+        c.observe(redraw, "value")
+    redraw()
+    rows = [ipywidgets.HBox([player(c), c]) if name == play else c for name, c in controls.items()]
+    return ipywidgets.VBox([*rows, picture, note])
+
+
+def control(name: str, spec: Spec, start: Any) -> Any:
+    """A labelled slider or menu; it redraws when let go, so that slow pictures do not pile up."""
+    import ipywidgets
+
+    common = {"description": name, "style": {"description_width": "initial"}}
+    if isinstance(spec, list):
+        numbers = all(isinstance(v, (int, float)) for v in spec)
+        kind = ipywidgets.SelectionSlider if numbers else ipywidgets.Dropdown
+        return kind(options=spec, value=start, **common)
+    low, high, step = spec[:3]
+    kind = ipywidgets.IntSlider if whole(spec) else ipywidgets.FloatSlider
+    value = spec[3] if len(spec) == 4 else start
+    return kind(value=value, min=low, max=high, step=step, continuous_update=False, **common)
+
+
+def player(slider: Any) -> Any:
+    """A play button that walks a slider from its low end to its high end."""
+    import ipywidgets
+
+    play = ipywidgets.Play(value=slider.value, min=slider.min, max=slider.max, step=slider.step, interval=500)
+    ipywidgets.link((play, "value"), (slider, "value"))
+    return play

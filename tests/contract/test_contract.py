@@ -1,0 +1,216 @@
+"""Every clause of process.Process, for every system alike; and the sampling loop. A new system adds one row."""
+
+from inspect import signature
+
+import pytest
+import torch
+
+from course_lib import schedules as S
+from course_lib.ddpm import DDPM
+from course_lib.evaluate import bound
+from course_lib.nets import MLP, UNet
+from course_lib.process import Process, last, sample
+from course_lib.shapes import check_choice, check_count, exact, like
+from course_lib.train import train
+
+B = 8
+SYSTEMS = {  # name: (process, network, batch of data)
+    "ddpm, points": lambda: (DDPM(S.ddpm_table(50), (2,)), MLP((2,), 32, 2), torch.randn(B, 2)),
+    "ddpm, images": lambda: (
+        DDPM(S.table(S.cosine(), 50), (1, 8, 8), predicts="v", variance="large", levels=17, clip=1.0),
+        UNet(1, (8, 16)),
+        (torch.randint(0, 17, (B, 1, 8, 8)) / 8 - 1),
+    ),
+}
+
+
+@pytest.fixture(params=SYSTEMS)
+def system(request):
+    process, model, data = SYSTEMS[request.param]()
+    for p in model.parameters():  # a network that is wrong in no particular way
+        p.data.normal_(std=0.2)
+    return process, model, data
+
+
+def test_times_run_from_T_down_to_0(system):
+    process = system[0]
+    for steps in (1, 3, 7, 10, 49, 50):
+        times = process.times(steps)
+        assert times[0] == process.T and times[-1] == 0 and len(times) == steps + 1
+        assert (times[1:] < times[:-1]).all()
+        even = torch.linspace(float(process.T), 0, steps + 1)
+        assert (times - even).abs().max() <= 0.5
+
+
+def test_training_times_are_stratified(system):
+    process = system[0]
+    t = process.sample_t(5 * process.T)
+    assert (t.bincount(minlength=process.T + 1)[1:] == 5).all() and t.min() == 1 and t.max() == process.T
+    assert not torch.equal(t, t.sort().values)  # in random order
+    one = torch.stack([process.sample_t(3)[0] for _ in range(2000)])
+    assert abs(one.double().mean() - (process.T + 1) / 2) < 1.5 and one.min() == 1 and one.max() == process.T
+
+
+def test_loss_and_bound_are_one_number_per_example(system):
+    process, model, data = system
+    loss = process.loss(model, data, process.sample_t(B))
+    assert loss.shape == (B,) and loss.isfinite().all()
+    loss.mean().backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+    bounds = process.bound(model, data, process.sample_t(B))
+    assert bounds.shape == (B,) and bounds.isfinite().all()
+
+
+def test_examples_do_not_see_each_other(system):
+    process, model, data = system
+    t = process.sample_t(B)
+    torch.manual_seed(1)
+    whole = process.bound(model, data, t)
+    torch.manual_seed(1)
+    changed = data.clone()
+    changed[0] = changed[0].roll(1)
+    other = process.bound(model, changed, t)
+    torch.testing.assert_close(whole[1:], other[1:])
+
+
+def test_no_noise_at_time_0(system):
+    process, model, data = system
+    x0 = process.encode(model, data)
+    torch.testing.assert_close(process.corrupt(x0, torch.zeros(B, dtype=torch.long)), x0)
+
+
+def test_sampling_ends_in_data(system):
+    process, model, data = system
+    t, x0 = last(sample(process, model, B, 10))
+    out = process.decode(model, x0)
+    assert t == 0 and out.shape == data.shape and out.isfinite().all()
+
+
+def test_one_trainer_lowers_every_loss(system):
+    process, model, data = system
+    data = data[:1].expand_as(data)
+    torch.manual_seed(1)
+    before = process.loss(model, data.repeat(30, *[1] * (data.ndim - 1)), process.sample_t(30 * B)).mean()
+    for _record in train(process, model, iter(lambda: data, None), steps=60, lr=3e-3):
+        pass
+    torch.manual_seed(1)
+    after = process.loss(model, data.repeat(30, *[1] * (data.ndim - 1)), process.sample_t(30 * B)).mean()
+    assert after < before
+
+
+def test_evaluation_gives_a_number(system):
+    process, model, data = system
+    assert bound(process, model, data).mean > 0
+
+
+def test_a_process_has_no_parameters(system):
+    assert not list(system[0].parameters())
+
+
+# The sampling loop
+
+
+class Countdown(Process):
+    """x_s = s for every step taken; prior is T: makes the loop's own behaviour visible."""
+
+    def __init__(self, T):
+        super().__init__()
+        self.T, self.calls = T, []
+
+    def prior(self, n):
+        return torch.full((n,), float(self.T))
+
+    def step(self, model, x, t, s):
+        self.calls.append((t.tolist(), s.tolist()))
+        assert torch.equal(x, t.float())  # what the last step (and clamp) left
+        assert not torch.is_grad_enabled()
+        return model(s.float(), self.u(t))
+
+
+def test_sample_visits_aligned_times_and_yields_each_state():
+    process = Countdown(10)
+    states = list(sample(process, lambda x, u: x, 2, 3))
+    assert [t for t, _ in states] == [10, 7, 3, 0]
+    assert [x.tolist() for _, x in states] == [[10.0] * 2, [7.0] * 2, [3.0] * 2, [0.0] * 2]
+    assert process.calls == [([10, 10], [7, 7]), ([7, 7], [3, 3]), ([3, 3], [0, 0])]
+
+
+def test_sample_in_continuous_time():
+    process = Countdown(1.0)
+    assert [round(t, 6) for t, _ in sample(process, lambda x, u: x, 1, 4)] == [1.0, 0.75, 0.5, 0.25, 0.0]
+    t = process.sample_t(1000)
+    assert t.dtype == torch.float32 and t.min() > 0 and t.max() <= 1
+    assert ((t.sort().values * 1000).ceil() == torch.arange(1, 1001)).all()  # one in each stratum
+
+
+def test_u_is_the_share_of_time():
+    torch.testing.assert_close(Countdown(8).u(torch.tensor([0, 2, 8])), torch.tensor([0.0, 0.25, 1.0]))
+
+
+def test_clamp_is_applied_to_every_state():
+    process, seen = DDPM(S.ddpm_table(50), (2,)), []
+
+    def clamp(x):
+        x = x.clone()
+        x[:, 0] = 7.0
+        seen.append(x)
+        return x
+
+    states = [x for _, x in sample(process, lambda x, u: 0 * x, 3, 5, clamp)]
+    assert len(seen) == 6 and all((x[:, 0] == 7).all() for x in states) and states[-1][:, 1].std() > 0
+
+
+def test_sample_is_lazy_and_last_keeps_one():
+    process = Countdown(10)
+    states = sample(process, lambda x, u: x, 1, 10)
+    assert next(states)[0] == 10 and process.calls == []
+    assert last(states)[0] == 0 and last(iter([1, 2, 3])) == 3
+    with pytest.raises(ValueError, match="states must not be empty"):
+        last([])
+
+
+@pytest.mark.parametrize("n, steps, error, words", [
+    (0, 5, ValueError, "n must be at least 1, not 0"),
+    (2, 0, ValueError, "steps must be at least 1, not 0"),
+    (2, 51, ValueError, "steps must be at most T = 50, not 51"),
+    (2, 2.0, TypeError, "steps must be an int, not float"),
+    (True, 2, TypeError, "n must be an int, not bool"),
+])  # fmt: skip
+def test_sample_names_bad_input_at_the_call(n, steps, error, words, unchecked):
+    with pytest.raises(error, match=words):
+        sample(DDPM(S.ddpm_table(50), (2,)), lambda x, u: x, n, steps)
+
+
+def test_continuous_times_are_checked_too(unchecked):
+    process = Countdown(1.0)
+    process.check_t("t", torch.tensor([0.0, 1.0]), 2)
+    with pytest.raises(TypeError, match="t must hold floats, not torch.int64"):
+        process.check_t("t", torch.tensor([0, 1]), 2)
+    with pytest.raises(ValueError, match=r"t must lie in \[0, 1.0\]"):
+        process.check_t("t", torch.tensor([0.5, 1.5]), 2)
+    with pytest.raises(ValueError, match="t must lie"):
+        process.check_t("t", torch.tensor([float("nan")]), 1)
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        process.sample_t(0)
+    assert process.times(10**4).shape == (10**4 + 1,)
+
+
+def test_an_empty_process_says_what_it_lacks(unchecked):
+    process = Process()
+    for call in (process.corrupt, process.prior, process.step, process.loss):
+        with pytest.raises(NotImplementedError):
+            call(*[None] * len(signature(call).parameters))
+    with pytest.raises(NotImplementedError, match="Process has no likelihood bound"):
+        process.bound(None, None, None)
+    x = torch.ones(1)
+    assert process.encode(None, x) is x and process.decode(None, x) is x
+
+
+def test_shape_helpers():
+    v = torch.tensor([1.0, 2.0])
+    assert like(v, torch.zeros(2, 3, 4)).shape == (2, 1, 1) and like(v, torch.zeros(2)).shape == (2,)
+    assert exact(v).dtype == torch.float64
+    check_count("n", 1)
+    check_choice("k", "a", ("a", "b"))
+    with pytest.raises(ValueError, match="k must be one of a, b, not 'c'"):
+        check_choice("k", "c", ("a", "b"))

@@ -1,0 +1,183 @@
+"""Schedules against the papers' formulas, written out again in float64."""
+
+import math
+
+import pytest
+import torch
+
+from course_lib import schedules as S
+
+ALL = {
+    "linear": (S.linear(), lambda u: math.exp(-0.1 * u - 9.95 * u * u)),
+    "cosine": (
+        S.cosine(),
+        lambda u: (math.cos((u + 0.008) / 1.008 * math.pi / 2) / math.cos(0.008 / 1.008 * math.pi / 2)) ** 2,
+    ),
+    "sqrt": (S.sqrt(), lambda u: (1 - math.sqrt(u + 1e-4)) / 0.99),
+    "sigmoid": (S.sigmoid(), lambda u: sigmoid_share(u, -3, 3, 1)),
+    "sigmoid, other ends": (S.sigmoid(-2.0, 4.0, 0.7), lambda u: sigmoid_share(u, -2, 4, 0.7)),
+    "log-linear": (S.log_linear(), lambda u: 1 - (1 - 1e-3) * u),
+    "geometric": (S.geometric(), lambda u: math.exp(-(1e-4 ** (1 - u)) * 20**u)),
+    "linear, other ends": (S.linear(0.3, 5.0), lambda u: math.exp(-0.3 * u - 2.35 * u * u)),
+    "cosine, other s": (S.cosine(0.1), lambda u: (math.cos((u + 0.1) / 1.1 * math.pi / 2) / math.cos(math.pi / 22)) ** 2),
+    "sqrt, other s": (S.sqrt(1e-6), lambda u: (1 - math.sqrt(u + 1e-6)) / 0.999),
+    "log-linear, other eps": (S.log_linear(0.1), lambda u: 1 - 0.9 * u),
+    "geometric, other ends": (S.geometric(0.01, 4.0), lambda u: math.exp(-(0.01 ** (1 - u)) * 4**u)),
+}
+
+
+def sigmoid_share(u, start, end, tau):
+    g = lambda v: 1 / (1 + math.exp(-v / tau))  # noqa: E731
+    return (g(end) - g(start + u * (end - start))) / (g(end) - g(start))
+
+
+@pytest.fixture(params=ALL)
+def pair(request):
+    return ALL[request.param]
+
+
+U = [0.0, 1e-3, 0.1, 0.25, 0.5, 0.77, 0.95, 0.999]
+
+
+def test_formula(pair):
+    schedule, formula = pair
+    u = torch.tensor(U, dtype=torch.float64)
+    want = torch.tensor([formula(v) for v in U], dtype=torch.float64)
+    torch.testing.assert_close(schedule(u), want, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(schedule.log_alpha_bar(u), want.log(), rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(schedule.noise(u), 1 - want, rtol=1e-9, atol=1e-12)
+    inner = want < 1
+    torch.testing.assert_close(schedule.log_snr(u)[inner], (want / (1 - want)).log()[inner], rtol=1e-8, atol=1e-8)
+
+
+def test_rate_is_minus_the_slope_of_log_alpha_bar(pair):
+    schedule, formula = pair
+    h = 1e-5
+    u = torch.tensor([0.05, 0.3, 0.6, 0.9], dtype=torch.float64)
+    slope = [(math.log(formula(v - h)) - math.log(formula(v + h))) / (2 * h) for v in u.tolist()]
+    torch.testing.assert_close(schedule.rate(u), torch.tensor(slope, dtype=torch.float64), rtol=1e-5, atol=0)
+
+
+def test_rate_works_without_gradients_and_leaves_u_alone():
+    with torch.no_grad():
+        u = torch.tensor([0.5])
+        torch.testing.assert_close(S.linear().rate(u), torch.tensor([10.05]))
+    assert not u.requires_grad
+
+
+def test_rates_in_closed_form():
+    u = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    torch.testing.assert_close(S.linear().rate(u), 0.1 + 19.9 * u)
+    torch.testing.assert_close(S.log_linear().rate(u), 0.999 / (1 - 0.999 * u))
+    torch.testing.assert_close(S.cosine().rate(u), math.pi / 1.008 * torch.tan((u + 0.008) / 1.008 * math.pi / 2))
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "sqrt", "sigmoid"])
+def test_float32_keeps_the_digits_of_the_noise_near_0(name):
+    """1 - alpha_bar at u = 1e-4 to 5 digits, where 1 - (a float32 near 1) has 3."""
+    schedule = ALL[name][0]
+    u = torch.tensor([1e-4])
+    torch.testing.assert_close(schedule.noise(u).double(), schedule.noise(u.double()), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ["cosine", "sqrt", "sigmoid"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_schedules_that_end_at_zero(name, dtype):
+    schedule, one = ALL[name][0], torch.ones(1, dtype=dtype)
+    assert schedule(one).item() < 1e-7 and not schedule.log_alpha_bar(one).isnan()
+    assert schedule.rate(one).item() > 1e6
+
+
+def test_shape_dtype_and_name_are_kept():
+    for schedule, _ in ALL.values():
+        assert schedule(torch.rand(2, 3)).shape == (2, 3) and schedule(torch.rand(2)).dtype == torch.float32
+    assert [repr(ALL[k][0]) for k in ALL if "," not in k] == [k for k in ALL if "," not in k]
+
+
+@pytest.mark.parametrize("bad, error, words", [
+    (torch.tensor([1]), TypeError, "float tensor, not torch.int64"),
+    (torch.tensor([0.2, 1.5]), ValueError, r"\[0, 1\], but spans \[0.2, 1.5\]"),
+    (torch.tensor([-0.1, 0.2]), ValueError, r"\[-0.1, 0.2\]"),
+    (torch.tensor([float("nan")]), ValueError, "nan"),
+])  # fmt: skip
+def test_u_outside_its_range(bad, error, words):
+    with pytest.raises(error, match=words):
+        S.linear()(bad)
+
+
+# Tables
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("T", [1, 10, 1000])
+def test_table_is_made_of_clipped_steps(name, T):
+    schedule, formula = ALL[name]
+    got = S.table(schedule, T)
+    want = [1.0]
+    for t in range(1, T + 1):
+        a = max(formula(t / T), 0.0) / formula((t - 1) / T)
+        want.append(want[-1] * (1 - min(1 - a, 0.999)))
+    assert got.dtype == torch.float64 and got.shape == (T + 1,) and got[0] == 1
+    torch.testing.assert_close(got, torch.tensor(want, dtype=torch.float64), rtol=1e-7, atol=0)
+
+
+def test_known_values():
+    """Constants of the papers' tables (improved DDPM, Diffusion-LM), T = 1000 or 2000."""
+    linear, cosine = S.ddpm_table(1000), S.table(S.cosine(), 1000)
+    assert linear[-1].item() == pytest.approx(4.0358e-5, rel=1e-4)
+    assert 1 - linear[1].item() == pytest.approx(1e-4, rel=1e-9)
+    assert 1 - (linear[1000] / linear[999]).item() == pytest.approx(0.02, rel=1e-9)
+    assert cosine[-1].item() == pytest.approx(2.4288e-9, rel=1e-4)
+    assert 1 - cosine[1].item() == pytest.approx(4.128e-5, rel=1e-3)
+    root = S.table(S.sqrt(), 2000)
+    assert 1 - root[1].item() == pytest.approx(0.01464, rel=1e-3)  # sigma_0^2 of Diffusion-LM
+
+
+def test_ddpm_table_is_a_product_and_scales_with_T():
+    for T in (21, 100, 4000):
+        beta = [1000 / T * (1e-4 + (0.02 - 1e-4) * i / (T - 1)) for i in range(T)]
+        want = [math.prod(1 - b for b in beta[:t]) for t in range(T + 1)]
+        torch.testing.assert_close(S.ddpm_table(T), torch.tensor(want, dtype=torch.float64), rtol=1e-9, atol=0)
+    assert S.ddpm_table(1000, 1e-3, 0.01)[1].item() == pytest.approx(0.999)
+
+
+def test_sqrt_at_200_steps_is_every_tenth_of_2000():
+    torch.testing.assert_close(S.table(S.sqrt(), 200)[:-1], S.table(S.sqrt(), 2000)[::10][:-1], rtol=1e-12, atol=0)
+
+
+def test_three_names_of_one_schedule():
+    """D3PM's beta_t = 1 / (T - t + 1) gives alpha_bar = 1 - t / T, which is log-linear with eps = 0."""
+    T = 50
+    beta = 1 / (T - torch.arange(1, T, dtype=torch.float64) + 1)
+    torch.testing.assert_close((1 - beta).cumprod(0), S.log_linear(0.0)(torch.arange(1, T, dtype=torch.float64) / T))
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda: S.table(S.linear(), 0), ValueError, "T must be at least 1, not 0"),
+    (lambda: S.table(S.linear(), 10.0), TypeError, "T must be an int, not float"),
+    (lambda: S.table(S.linear(), True), TypeError, "T must be an int, not bool"),
+    (lambda: S.table(S.linear(), 10, max_beta=1.0), ValueError, "max_beta"),
+    (lambda: S.table(S.linear(), 10, max_beta=0.0), ValueError, "max_beta"),
+    (lambda: S.table(S.linear(-1.0, -2.0), 10), ValueError, r"smaller at each t than before, but alpha_bar\[1\]"),
+    (lambda: S.table(S.Schedule("broken", lambda u: u * math.nan), 10), ValueError, "finite"),
+    (lambda: S.ddpm_table(20), ValueError, "T = 20 makes beta_T = 1,"),
+    (lambda: S.ddpm_table(100, 1e-4, 0.0), ValueError, "beta_T = 0"),
+    (lambda: S.ddpm_table(0), ValueError, "T must be at least 1"),
+    (lambda: S.check_table([1.0, 0.5]), TypeError, "float tensor"),
+    (lambda: S.check_table(torch.tensor([1, 0])), TypeError, "torch.int64"),
+    (lambda: S.check_table(torch.tensor([1.0])), ValueError, r"shape \(T \+ 1,\)"),
+    (lambda: S.check_table(torch.ones(2, 2)), ValueError, r"\(2, 2\)"),
+    (lambda: S.check_table(torch.tensor([1.0, 0.5, 0.5])), ValueError, r"alpha_bar\[2\] = 0.5"),
+    (lambda: S.check_table(torch.tensor([1.0, 0.5, 0.6])), ValueError, r"alpha_bar\[2\] = 0.6"),
+    (lambda: S.check_table(torch.tensor([0.9, 0.5])), ValueError, r"exactly 1 at t = 0, but alpha_bar\[0\] = 0.9"),
+    (lambda: S.check_table(torch.tensor([1.0, 0.0])), ValueError, r"positive, but alpha_bar\[1\] = 0"),
+    (lambda: S.check_table(torch.tensor([1.0, math.nan])), ValueError, r"finite, but alpha_bar\[1\] = nan"),
+])  # fmt: skip
+def test_bad_tables(call, error, words, unchecked):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_good_table_comes_back_in_float64():
+    got = S.check_table(torch.tensor([1.0, 0.5, 0.25]))
+    assert got.dtype == torch.float64 and got.tolist() == [1.0, 0.5, 0.25]

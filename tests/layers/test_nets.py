@@ -1,0 +1,309 @@
+"""The networks against plain re-statements, and what each promises: silence at first, symmetry, masks."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from course_lib.nets import (
+    MLP,
+    Block,
+    EmbeddingNet,
+    PixelAttention,
+    ResBlock,
+    TimeEmbedding,
+    TokenNet,
+    Transformer,
+    UNet,
+    rotate,
+    time_features,
+    zero,
+)
+
+B, L = 3, 6
+
+
+def randomise(net, scale=0.2):
+    """Every parameter random, those that start at 0 too."""
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=scale)
+    return net.eval()
+
+
+def ids(n=L, K=7):
+    return torch.randint(K, (B, n))
+
+
+CASES = {
+    "mlp": (lambda: MLP((2,), width=16, depth=2), lambda: torch.randn(B, 2), (B, 2)),
+    "mlp of tables": (lambda: MLP((2, 3), width=16), lambda: torch.randn(B, 2, 3), (B, 2, 3)),
+    "unet 8": (lambda: UNet(1, (8, 16)), lambda: torch.randn(B, 1, 8, 8), (B, 1, 8, 8)),
+    "unet 28": (lambda: UNet(2, (8, 16, 24)), lambda: torch.randn(B, 2, 28, 28), (B, 2, 28, 28)),
+    "unet oblong": (lambda: UNet(1, (8, 16)), lambda: torch.randn(B, 1, 8, 12), (B, 1, 8, 12)),
+    "tokens": (lambda: TokenNet(7, 5, width=16, heads=2, depth=2), ids, (B, L, 5)),
+    "embeddings": (lambda: EmbeddingNet(7, 4, width=16, heads=2, depth=2), lambda: torch.randn(B, L, 4), (B, L, 4)),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request, device):
+    make, data, shape = CASES[request.param]
+    torch.manual_seed(0)
+    return make().to(device), data().to(device), torch.rand(B, device=device), shape
+
+
+def test_an_untrained_network_says_0(case):
+    net, x, u, shape = case
+    out = net(x, u)
+    assert out.shape == shape and out.dtype == torch.float32 and not out.any()
+
+
+def test_time_and_input_matter(case):
+    net, x, u, _ = case
+    randomise(net)
+    out = net(x, u)
+    assert out.isfinite().all()
+    assert ((net(x, 1 - u) - out).flatten(1).abs().amax(1) > 1e-4).all()
+    assert ((net(x.roll(1, 0), u) - out).flatten(1).abs().amax(1) > 1e-4).all()
+
+
+def test_examples_do_not_see_each_other(case):
+    net, x, u, _ = case
+    randomise(net)
+    torch.testing.assert_close(net(x, u)[1:2], net(x[1:2], u[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_every_parameter(case):
+    net, x, u, _ = case
+    randomise(net)
+    net(x, u).square().sum().backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_networks_run_under_autocast(case):
+    net, x, u, shape = case
+    randomise(net, 0.05)
+    with torch.autocast(x.device.type, torch.bfloat16):
+        out = net(x, u)
+    assert out.shape == shape
+    torch.testing.assert_close(out.float(), net(x, u), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "net, count",
+    [
+        (MLP(), 173186),
+        (UNet(), 401505),
+        (UNet(1, (24, 48, 64)), 519937),
+        (Transformer(), 1215360),
+        (TokenNet(7, 5), 1216901),
+        (EmbeddingNet(7, 4), 1216544),
+    ],
+)
+def test_sizes(net, count):
+    """Shipped weights must go on fitting: a change of size here makes them useless."""
+    assert sum(p.numel() for p in net.parameters()) == count
+
+
+# Time
+
+
+def test_time_features_exactly():
+    u = torch.tensor([0.0, 0.5, 1.0])
+    want = [[math.cos(v), math.cos(1000 * v), math.sin(v), math.sin(1000 * v)] for v in u.tolist()]
+    torch.testing.assert_close(time_features(u, 4), torch.tensor(want), atol=1e-4, rtol=0)
+    three = time_features(u, 6)
+    torch.testing.assert_close(three[:, 1], torch.cos(u * math.sqrt(1000)), atol=1e-5, rtol=0)
+    assert time_features(u.double(), 4).dtype == torch.float32
+
+
+@pytest.mark.parametrize("n", [0, 2, 5])
+def test_time_features_refuse(n):
+    with pytest.raises(ValueError, match=f"n must be even and at least 4, not {n}"):
+        time_features(torch.zeros(1), n)
+
+
+def test_time_embedding_is_a_small_mlp_of_the_features(device):
+    net, u = randomise(TimeEmbedding(8)).to(device), torch.rand(4, device=device)
+    h = F.silu(F.linear(time_features(u, 64), net[0].weight, net[0].bias))
+    torch.testing.assert_close(net(u), F.silu(F.linear(h, net[2].weight, net[2].bias)))
+    assert TimeEmbedding(8, 16)(u.cpu()).shape == (4, 8)
+
+
+def test_zero():
+    layer = torch.nn.Linear(3, 2)
+    assert zero(layer) is layer and not layer.weight.any() and not layer.bias.any()
+
+
+# Points
+
+
+def test_mlp_restated():
+    net, x, u = randomise(MLP((2, 2), width=8, depth=2)), torch.randn(B, 2, 2), torch.rand(B)
+    film = net.film(net.time(u))
+    h = net.enter(x.reshape(B, 4))
+    h = h + F.silu(net.layers[0](h) * (1 + film[:, :8]) + film[:, 8:16])
+    h = h + F.silu(net.layers[1](h) * (1 + film[:, 16:24]) + film[:, 24:])
+    torch.testing.assert_close(net(x, u), net.leave(h).reshape(B, 2, 2))
+
+
+# Images
+
+
+@pytest.mark.parametrize("c_in, c_out", [(8, 16), (8, 8)])
+def test_res_block_restated(c_in, c_out):
+    net, x, c = randomise(ResBlock(c_in, c_out, 4)), torch.randn(B, c_in, 5, 5), torch.randn(B, 4)
+    h = F.conv2d(F.silu(F.group_norm(x, 8, net.norm1.weight, net.norm1.bias)), net.conv1.weight, net.conv1.bias, padding=1)
+    film = net.film(c).reshape(B, 2, c_out, 1, 1)
+    h = F.group_norm(h, 8, net.norm2.weight, net.norm2.bias) * (1 + film[:, 0]) + film[:, 1]
+    h = F.conv2d(F.silu(h), net.conv2.weight, net.conv2.bias, padding=1)
+    skip = F.conv2d(x, net.skip.weight, net.skip.bias) if c_in != c_out else x
+    torch.testing.assert_close(net(x, c), h + skip)
+
+
+def test_res_block_starts_as_its_skip():
+    x = torch.randn(B, 8, 5, 5)
+    assert ResBlock(8, 8, 4)(x, torch.randn(B, 4)).equal(x)
+
+
+def test_pixel_attention_restated():
+    net, x = randomise(PixelAttention(8), 0.5), torch.randn(B, 8, 3, 2)
+    pixels = F.group_norm(x, 8, net.norm.weight, net.norm.bias).permute(0, 2, 3, 1).reshape(B, 6, 8)
+    q, k, v = (pixels @ net.qkv.weight[:, :, 0, 0].T + net.qkv.bias).split(8, -1)
+    seen = torch.einsum("bij,bjc->bic", torch.einsum("bic,bjc->bij", q, k).div(math.sqrt(8)).softmax(-1), v)
+    out = seen @ net.out.weight[:, :, 0, 0].T + net.out.bias
+    torch.testing.assert_close(net(x), x + out.reshape(B, 3, 2, 8).permute(0, 3, 1, 2))
+
+
+def test_pixel_attention_starts_as_the_identity_and_has_no_sense_of_place():
+    x, order = torch.randn(B, 8, 3, 4), torch.randperm(12)
+    assert PixelAttention(8)(x).equal(x)
+
+    def shuffled(z):
+        return z.flatten(2)[:, :, order].reshape(z.shape)
+
+    net = randomise(PixelAttention(8), 0.5)
+    torch.testing.assert_close(net(shuffled(x)), shuffled(net(x)))
+
+
+def test_unet_restated():
+    net, x, u = randomise(UNet(1, (8, 16, 24))), torch.randn(B, 1, 8, 8), torch.rand(B)
+    c = net.time(u)
+    d0 = net.down[0](net.enter(x), c)
+    d1 = net.down[1](F.avg_pool2d(d0, 2), c)
+    d2 = net.down[2](F.avg_pool2d(d1, 2), c)
+    m = net.middle[1](net.attend(net.middle[0](d2, c)), c)
+    up2 = net.up[2](torch.cat([m, d2], 1), c).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    up1 = net.up[1](torch.cat([up2, d1], 1), c).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    up0 = net.up[0](torch.cat([up1, d0], 1), c)
+    assert (d0.shape[1:], d1.shape[1:], d2.shape[1:]) == ((8, 8, 8), (16, 4, 4), (24, 2, 2))
+    torch.testing.assert_close(net(x, u), net.leave(F.silu(F.group_norm(up0, 8, net.norm.weight, net.norm.bias))))
+
+
+def test_unet_defaults_and_names():
+    net = UNet()
+    assert net.leave.weight.shape == net.enter.weight.shape[1::-1] + (3, 3) == (1, 32, 3, 3)
+    assert {n.split(".")[0] for n, _ in net.named_parameters()} == set(
+        "time enter down middle attend up norm leave".split()
+    )
+
+
+@pytest.mark.parametrize("size", [(9, 8), (8, 10), (6, 8)])
+def test_unet_refuses_sizes(size):
+    with pytest.raises(ValueError, match=rf"x must have height and width divisible by 4, not \({size[0]}, {size[1]}\)"):
+        UNet(1, (8, 8, 8))(torch.zeros(1, 1, *size), torch.zeros(1))
+
+
+def test_unet_refuses_widths():
+    with pytest.raises(ValueError, match=r"widths must be multiples of 8, not \(8, 12\)"):
+        UNet(1, (8, 12))
+
+
+# Sequences
+
+
+def test_rotary_angles_exactly(device):
+    d, x = 8, torch.randn(2, 3, 5, 8, device=device)
+    frequency = torch.tensor([10000 ** (-2 * i / d) for i in range(d // 2)], dtype=torch.float64)
+    angle = torch.arange(5)[:, None] * frequency
+    z = torch.complex(x[..., :4].cpu().double(), x[..., 4:].cpu().double()) * torch.polar(torch.ones(5, 4).double(), angle)
+    torch.testing.assert_close(rotate(x).cpu(), torch.cat([z.real, z.imag], -1).float(), rtol=1e-5, atol=1e-5)
+    assert rotate(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_rotary_products_depend_on_the_difference_of_positions():
+    q, k = torch.randn(8).expand(1, 1, 9, 8), torch.randn(8).expand(1, 1, 9, 8)
+    product = (rotate(q) @ rotate(k).transpose(-1, -2))[0, 0]
+    for offset in range(-8, 9):
+        diagonal = product.diagonal(offset)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=1e-4, atol=1e-5)
+    assert product[0].unique().numel() == 9
+
+
+def test_block_restated():
+    width, heads = 8, 2
+    net, h, c = randomise(Block(width, heads), 0.4), torch.randn(B, L, width), torch.randn(B, width)
+    keys = torch.rand(B, L) < 0.7
+    keys[:, 0] = True
+    s1, c1, g1, s2, c2, g2 = net.ada(c).reshape(B, 1, 6, width).unbind(2)
+    z = F.layer_norm(h, (width,)) * (1 + c1) + s1
+    q, k, v = (y.reshape(B, L, heads, 4).permute(0, 2, 1, 3) for y in net.qkv(z).split(width, -1))
+    score = torch.einsum("bhid,bhjd->bhij", rotate(q), rotate(k)) / math.sqrt(4)
+    share = score.masked_fill(~keys[:, None, None], -math.inf).softmax(-1)
+    seen = torch.einsum("bhij,bhjd->bihd", share, v).reshape(B, L, width)
+    want = h + g1 * net.proj(seen)
+    want = want + g2 * net.mlp(F.layer_norm(want, (width,)) * (1 + c2) + s2)
+    torch.testing.assert_close(net(h, c, keys[:, None, None]), want, rtol=1e-4, atol=1e-5)
+
+
+def test_block_starts_as_the_identity():
+    h = torch.randn(B, L, 8)
+    assert Block(8, 2)(h, torch.randn(B, 8), None).equal(h)
+
+
+def test_transformer_restated():
+    net, h, u = randomise(Transformer(8, 2, 2)), torch.randn(B, L, 8), torch.rand(B)
+    c = net.time(u)
+    deep = net.blocks[1](net.blocks[0](h, c, None), c, None)
+    torch.testing.assert_close(net(h, u), F.layer_norm(deep, (8,), net.norm.weight, net.norm.bias))
+    assert net(h, u).shape == h.shape and not net(h, u).allclose(net(h, u, torch.arange(L).expand(B, L) < 3))
+
+
+@pytest.mark.parametrize("name", ["tokens", "embeddings"])
+def test_masked_positions_are_not_seen_and_padding_changes_nothing(name, device):
+    make, data, _ = CASES[name]
+    net, x, u = randomise(make(), 0.4).to(device), data().to(device), torch.rand(B, device=device)
+    mask = (torch.arange(L) < 4).expand(B, L).to(device)
+    out = net(x, u, mask)
+    other = x.clone()
+    other[:, 4:] = data().to(device)[:, 4:]
+    torch.testing.assert_close(net(other, u, mask)[:, :4], out[:, :4], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(net(x[:, :4], u), out[:, :4], rtol=1e-4, atol=1e-5)
+    assert not net(x, u)[:, :4].allclose(out[:, :4], atol=1e-3)
+    assert net(x, u, torch.ones_like(mask)).allclose(net(x, u), atol=1e-4)
+
+
+def test_transformer_refuses_odd_heads():
+    with pytest.raises(ValueError, match="width must be a multiple of 2 x heads = 8, not 12"):
+        Transformer(12, 4)
+    assert Transformer(8, 4, 1).blocks[0].heads == 4
+
+
+def test_tokens_go_in_by_their_embedding():
+    net, x, u = randomise(TokenNet(7, 5, 16, 2, 1)), ids(), torch.rand(B)
+    torch.testing.assert_close(net(x, u), net.head(net.trunk(net.embedding.weight[x], u)))
+
+
+def test_embedding_net_restated():
+    net, x, u = randomise(EmbeddingNet(7, 4, 16, 2, 1)), torch.randn(B, L, 4), torch.rand(B)
+    torch.testing.assert_close(net(x, u), net.leave(net.trunk(net.enter(x), u)))
+    tokens = ids()
+    assert net.embed(tokens).equal(net.embedding.weight[tokens])
+
+
+def test_logits_are_highest_for_the_nearest_embedding():
+    net, x = randomise(EmbeddingNet(20, 3, 8, 2, 1), 1.0), torch.randn(4, 50, 3)
+    distance = torch.cdist(x, net.embedding.weight.expand(4, -1, -1))
+    assert net.logits(x).argmax(-1).equal(distance.argmin(-1))
+    torch.testing.assert_close(net.logits(x), (x.square().sum(-1, keepdim=True) - distance.square()) / 2, atol=1e-4, rtol=1e-4)

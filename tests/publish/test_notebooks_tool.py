@@ -1,0 +1,158 @@
+"""The notebook tool: one run, one normal form, and no half-written file."""
+
+import os
+import stat
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from course_lib.publish import notebooks
+
+
+def write(path, *sources, **metadata):
+    nb = new_notebook(cells=[new_code_cell(s) for s in sources], metadata=metadata)
+    nbformat.write(nb, path)
+    return path
+
+
+def stream(text, name="stdout"):
+    return new_output("stream", name=name, text=text)
+
+
+def test_ids_are_kept_made_and_counted():
+    cells = [new_markdown_cell("a", id="0123456789ab"), new_markdown_cell("b", id="0123456789ab")]
+    cells += [
+        new_markdown_cell("x", id="ABC"),
+        new_markdown_cell("x", id="ABC"),
+        new_code_cell("x", id="ABC"),
+    ]
+    nb = new_notebook()
+    nb.cells = cells
+    ids = [c.id for c in notebooks.normalise(nb).cells]
+    # sha1 of "markdown\nb", "markdown\nx", "markdown\nx\n1", "code\nx"
+    assert ids == ["0123456789ab", "926920ea3fdd", "93a758914b99", "407f38845c6b", "f08316c32952"]
+
+
+def test_normal_form_removes_what_a_run_leaves_behind():
+    volatile = {"collapsed": True, "scrolled": True, "execution": {}, "trusted": True, "tags": ["code"]}
+    volatile["ExecuteTime"] = {}
+    outputs = [stream("a"), stream("b"), new_output("execute_result", {"text/plain": "1"}, execution_count=9)]
+    outputs += [stream(""), stream("c")]
+    cells = [new_code_cell("1", outputs=outputs, execution_count=9, metadata=volatile), new_code_cell("  ")]
+    cells += [new_markdown_cell("text"), new_code_cell("2", execution_count=3)]
+    about = {"widgets": {}, "title": "T", "kernelspec": {"name": "mine", "display_name": "M"}}
+    about["language_info"] = {"name": "python", "version": "3.9.1"}
+    nb = notebooks.normalise(new_notebook(cells=cells, metadata=about))
+    assert nb.metadata == {
+        "title": "T",
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    assert nb.cells[0].metadata == {"tags": ["code"]}
+    assert [c.get("execution_count") for c in nb.cells] == [1, None, None, 2]
+    assert [o.get("text") for o in nb.cells[0].outputs] == ["ab", None, "c"]
+    assert nb.cells[0].outputs[1].execution_count == 1
+    assert (nb.nbformat, nb.nbformat_minor) == (4, 5)
+
+
+def test_streams_of_two_names_stay_apart():
+    nb = new_notebook(cells=[new_code_cell("1", outputs=[stream("a"), stream("b", "stderr"), stream("c")])])
+    assert [o.text for o in notebooks.normalise(nb).cells[0].outputs] == ["a", "b", "c"]
+
+
+def test_a_run_is_stored_in_normal_form_and_repeats_to_the_byte(tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_SOLUTIONS", "1")
+    monkeypatch.setenv("COURSE_FAST", "1")
+    names = "COURSE_STATIC", "COURSE_SOLUTIONS", "COURSE_FAST", "OMP_NUM_THREADS", "MKL_NUM_THREADS"
+    path = write(
+        tmp_path / "a.ipynb",
+        f"import os\nprint([os.environ.get(n) for n in {names}])",
+        "print(os.path.basename(os.getcwd()))\nprint(1)\n41 + 1",
+        widgets={"state": {}},
+    )
+    path.chmod(0o640)
+    assert notebooks.main([str(path)]) == 0
+    first = path.read_bytes()
+    nb = nbformat.read(path, as_version=4)
+    assert nb.cells[0].outputs[0].text == "['1', None, None, '1', '1']\n"
+    assert nb.cells[1].outputs[0].text == f"{tmp_path.name}\n1\n"
+    assert nb.cells[1].outputs[1].data["text/plain"] == "42"
+    assert "widgets" not in nb.metadata and "execution" not in nb.cells[0].metadata
+    assert first.endswith(b"}\n") and not first.endswith(b"\n\n") and b"\r" not in first
+    if os.name == "posix":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert notebooks.main([str(path)]) == 0
+    assert path.read_bytes() == first
+    assert notebooks.main(["--check", str(path)]) == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ipynb"]
+
+
+FAILURES = {
+    "raises": (
+        "\nx = 1\n1 / 0",
+        "bad.ipynb cell 2 (code): 'x = 1' raised ZeroDivisionError: division by zero",
+    ),
+    "stderr": ("import sys\nprint('careful', file=sys.stderr)", "cell 2 (code): wrote to stderr: careful"),
+    "dies": (
+        "import os\nos._exit(1)",
+        "bad.ipynb cell 2 (code): 'import os' raised DeadKernelError: Kernel died",
+    ),
+    "slow": ("import time\ntime.sleep(60)", "'import time' raised CellTimeoutError: A cell timed out"),
+    "widget": (
+        "display({'application/vnd.jupyter.widget-view+json': {}, 'text/plain': 'w'}, raw=True)",
+        "cell 2 (code): stores a widget view",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_failing_cell_is_named_and_the_file_is_untouched(kind, tmp_path, capsys, monkeypatch):
+    source, message = FAILURES[kind]
+    monkeypatch.setattr(notebooks, "CELL_SECONDS", 1 if kind == "slow" else 60)
+    path = write(tmp_path / "bad.ipynb", "print(1)", source)
+    before = path.read_bytes()
+    assert notebooks.main([str(path)]) == 1
+    assert message in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["bad.ipynb"]
+
+
+def test_check_names_what_differs_and_runs_nothing(tmp_path, capsys):
+    good, bad = write(tmp_path / "good.ipynb", "1 / 0"), write(tmp_path / "bad.ipynb", "1 / 0")
+    notebooks.store(notebooks.normalise(nbformat.read(good, as_version=4)), good)
+    before = bad.read_bytes()
+    assert notebooks.main(["--check", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.out == "good.ipynb: ok\n"
+    assert said.err == "bad.ipynb: not in normal form; run make notebooks\n"
+    assert bad.read_bytes() == before
+
+
+def test_the_folder_notebooks_is_meant_unless_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "notebooks").mkdir()
+    write(tmp_path / "notebooks" / "a.ipynb", "1")
+    monkeypatch.chdir(tmp_path)
+    assert notebooks.main(["--check"]) == 1
+    assert capsys.readouterr().err == "a.ipynb: not in normal form; run make notebooks\n"
+
+
+def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.ipynb", "1")
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        notebooks.store(nbformat.read(path, as_version=4), path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ipynb"]
+
+
+def test_find_takes_files_and_folders_in_order_and_names_what_is_missing(tmp_path):
+    for name in ("b.ipynb", "a.ipynb", "c.txt"):
+        write(tmp_path / name, "1")
+    names = [p.name for p in notebooks.find([tmp_path / "b.ipynb", tmp_path])]
+    assert names == ["b.ipynb", "a.ipynb", "b.ipynb"]
+    (tmp_path / "empty").mkdir()
+    for bad in ("c.txt", "missing.ipynb", "empty"):
+        with pytest.raises(ValueError, match=f"must be .ipynb files or folders that hold some.*{bad}"):
+            notebooks.find([tmp_path / bad])

@@ -1,0 +1,453 @@
+"""Decks are self-contained, and their checks see what an audience would see."""
+
+import base64
+import hashlib
+import os
+import re
+import zipfile
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from course_lib.publish import slides
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+NAMES = ("reset_css", "reveal_css", "reveal_js", "notes_js", "mathjax_js")
+
+
+def text(source, slide="slide", *tags):
+    return new_markdown_cell(source, metadata={"tags": list(tags), "slideshow": {"slide_type": slide}})
+
+
+def code(source, slide="-", *outputs):
+    return new_code_cell(source, metadata={"slideshow": {"slide_type": slide}}, outputs=list(outputs))
+
+
+def figure(alt):
+    data = {"image/png": base64.b64encode(PNG).decode(), "text/plain": alt}
+    return new_output("display_data", data, metadata={"image/png": {"alt": alt}})
+
+
+def html(source):
+    return new_output("display_data", {"text/html": source})
+
+
+def good_cells():
+    return [
+        text("# 1. Noise & data\n\nAs $x_t$, see [the paper](https://arxiv.org/abs/2006.11239).", "slide", "card"),
+        text("3 minutes on $x_0$.", "notes"),
+        text("A hidden word: xylophone.", "skip"),
+        text("## 1.1 A step\n\n$$x = {\\color{#b5179e}{y}} + z \\tag{1.1}$$", "slide", "derivation"),
+        code("# NBVAL_CHECK_OUTPUT\nprint(1)", "subslide", new_output("stream", text="$1$ and $2$\n")),
+        code("show(fig)", "fragment", figure('A "curve" that falls < 1'), html("<b>$a$ and $b$</b>")),
+        text("**Exercise** <details><summary>why</summary>because</details>", "subslide", "exercise"),
+    ]
+
+
+def write(folder, cells, name="01_noise.ipynb"):
+    nb = new_notebook(cells=cells)
+    nbformat.write(nb, folder / name)
+    return folder / name, nb
+
+
+@pytest.fixture
+def plain():
+    """Libraries of no content: enough for everything but a browser."""
+    return dict.fromkeys(NAMES, "")
+
+
+@pytest.fixture(scope="session")
+def libraries():
+    if not slides.browser():
+        pytest.skip("no Chromium on PATH: apt install chromium")
+    try:
+        return slides.browser_files()
+    except slides.DeckError as error:
+        pytest.skip(str(error))
+
+
+# what the notebook wants
+
+
+def test_cells_are_put_on_slides_as_reveal_does():
+    first, _, _, second, third, fourth, fifth = cells = good_cells()
+    found = slides.slides_of(new_notebook(cells=cells))
+    assert found == [[first], [second], [third, fourth], [fifth]]
+    assert [slides.heading(s) for s in found] == [
+        "1. Noise & data",
+        "1.1 A step",
+        "# NBVAL_CHECK_OUTPUT",
+        "**Exercise** <details><summary>why</summ",
+    ]
+    assert [slides.formulas_on(s) for s in found] == [1, 1, 2, 0]
+
+
+def test_the_first_shown_cell_opens_a_slide_whatever_its_type():
+    cells = [text("a", "notes"), text("b", "-"), text("c", "fragment"), new_markdown_cell("d")]
+    assert [[c.source for c in s] for s in slides.slides_of(new_notebook(cells=cells))] == [["b", "c", "d"]]
+
+
+@pytest.mark.parametrize(
+    ("source", "number"),
+    [
+        ("no formula, 5 \\$ and 6 \\$", 0),
+        ("$a$ and $b$", 2),
+        ("$$a\n+ b$$ and $c$", 2),
+        ("`$a$` and ```\n$b$ $c$\n``` and $d$", 1),
+        ("\\begin{align}a &= b\\\\ c\\end{align}\n\\begin{equation*}a\\end{equation*}", 2),
+        ("$$\\begin{aligned}a\\end{aligned}$$", 1),
+        ("a lone $ sign", 0),
+    ],
+)
+def test_formulas_are_counted(source, number):
+    assert slides.count_formulas(source) == number
+
+
+def test_formulas_in_outputs_count_by_the_form_that_is_shown():
+    for kind, number in [("text/html", 1), ("text/markdown", 1), ("text/latex", 1), ("text/plain", 0)]:
+        output = new_output("display_data", {kind: "$a$", "text/plain": "$a$"})
+        assert slides.formulas_on([code("x", "-", output)]) == number
+    both = new_output("display_data", {"text/latex": "$a$ $b$", "text/html": "$a$"})
+    assert slides.formulas_on([code("x", "-", both)]) == 1
+
+
+# the wheels
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A wheel of one file in an own cache; the tool knows no other."""
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    folder = tmp_path / "vendor"
+    folder.mkdir()
+    cached = folder / "some_files-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(cached, "w") as archive:
+        archive.writestr("a/b.js", "let x = 'ü';")
+    digest = hashlib.sha256(cached.read_bytes()).hexdigest()
+    monkeypatch.setattr(slides, "WHEELS", (slides.Wheel("some-files", "1.0", digest, {"x": "a/b.js"}),))
+    return cached
+
+
+def test_a_cached_wheel_is_read_without_pip(wheel, monkeypatch):
+    monkeypatch.setattr(slides, "_download", None)
+    assert slides.browser_files() == {"x": "let x = 'ü';"}
+
+
+def test_a_changed_wheel_is_fetched_again(wheel, monkeypatch):
+    good = wheel.read_bytes()
+    wheel.write_bytes(good + b"more")
+
+    def download(_, folder):
+        with open(os.path.join(folder, wheel.name), "wb") as file:
+            file.write(good)
+
+    monkeypatch.setattr(slides, "_download", download)
+    assert slides.browser_files() == {"x": "let x = 'ü';"}
+    assert wheel.read_bytes() == good
+    assert [p.name for p in wheel.parent.iterdir()] == [wheel.name]
+
+
+def test_without_a_registry_the_error_says_what_to_do(wheel, monkeypatch):
+    wheel.unlink()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    with pytest.raises(slides.DeckError, match=r"slides need some-files==1.0 once.*or put the wheel into ") as error:
+        slides.browser_files()
+    assert "ERROR" in str(error.value) and str(wheel.parent) in str(error.value)
+    assert list(wheel.parent.iterdir()) == []
+
+
+def test_pip_is_held_to_the_hash(wheel, monkeypatch):
+    source = wheel.parent.parent / "wheels"
+    source.mkdir()
+    wheel.write_bytes(wheel.read_bytes() + b"more")
+    wheel.rename(source / wheel.name)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(source))
+    with pytest.raises(slides.DeckError, match="HASHES"):
+        slides.browser_files()
+
+
+def test_the_cache_stands_in_build_unless_told(monkeypatch):
+    monkeypatch.delenv("COURSE_CACHE", raising=False)
+    assert slides.cache_folder().as_posix() == "build/vendor"
+
+
+# the deck's text
+
+
+def test_a_deck_shows_the_shown_and_keeps_alt_text(tmp_path, plain):
+    path, nb = write(tmp_path, good_cells())
+    deck = slides.build(path, tmp_path / "out" / "deep", plain)
+    page = deck.read_text(encoding="utf-8")
+    assert deck == tmp_path / "out" / "deep" / "01_noise.html"
+    assert [p.name for p in deck.parent.iterdir()] == ["01_noise.html"]
+    assert re.findall(r"alt=(.*?)src", page) == ["""'A "curve" that falls &lt; 1' """]
+    assert "<title>1. Noise &amp; data</title>" in page
+    assert '<div class="footer">1. Noise &amp; data</div>' in page
+    assert "xylophone" not in page and "NBVAL" not in page and "In&nbsp;" not in page and "¶" not in page
+    assert re.search(r'<aside class="notes">.*3 minutes on \$x_0\$', page, re.S)
+    assert "<details><summary>why" in page
+    assert slides.check_static(deck, nb) == []
+
+
+def test_a_lost_picture_is_named(tmp_path, plain):
+    path, _ = write(tmp_path, [text("# T\n\n![A red dot](lost.png)")])
+    with pytest.raises(slides.DeckError, match="^01_noise.ipynb: picture lost.png does not exist$"):
+        slides.build(path, tmp_path, plain)
+
+
+def test_a_deck_without_a_title_is_called_like_its_file(tmp_path, plain):
+    path, _ = write(tmp_path, [code("# not a title"), text("## Nor this")])
+    assert "<title>01_noise</title>" in slides.build(path, tmp_path, plain).read_text(encoding="utf-8")
+
+
+def test_a_picture_without_words_is_named(tmp_path, plain):
+    path, nb = write(tmp_path, [text("# T"), code("f()", "-", figure(""), html("<img src='data:,'>"))])
+    deck = slides.build(path, tmp_path, plain)
+    assert slides.check_static(deck, nb) == ["01_noise.html: 2 images without alt text"]
+
+
+def test_the_libraries_are_written_into_the_deck_once_each(tmp_path):
+    path, nb = write(tmp_path, good_cells())
+    deck = slides.build(path, tmp_path, {name: f"/* {name} */" for name in NAMES})
+    page = deck.read_text(encoding="utf-8")
+    places = [page.index(f"/* {name} */") for name in NAMES]
+    assert [page.count(f"/* {name} */") for name in NAMES] == [1] * 5
+    assert places[0] < places[1] < page.index("1280 x 720, white") < places[4] < page.index("<section")
+    assert page.rindex("</section>") < places[2] < places[3]
+    assert slides.check_static(deck, nb) == []
+
+
+def test_a_local_picture_is_put_into_the_deck(tmp_path, plain):
+    (tmp_path / "a.png").write_bytes(PNG)
+    source = "# T\n\n![A red dot](a.png)\n\n<img alt='A dot' src='a.png'>\n\n[words](a.png)"
+    path, nb = write(tmp_path, [text(source)])
+    deck = slides.build(path, tmp_path, plain)
+    page = deck.read_text(encoding="utf-8")
+    assert page.count('src="data:image/png;base64,' + base64.b64encode(PNG).decode() + '"') == 2
+    assert '<a href="a.png">' in page
+    assert slides.check_static(deck, nb) == []
+
+
+ADDED = {  # what is added to a good deck: what the static checks say
+    '<img alt="a" src="https://x.org/a.png">': "loads from outside: https://x.org/a.png",
+    '<img alt="a" srcset="a.png">': "loads from outside: a.png",
+    '<script src="//x.org/a.js"></script>': "loads from outside: //x.org/a.js",
+    '<link rel="stylesheet" href="a.css">': "loads from outside: a.css",
+    '<iframe src="http://x.org"></iframe>': "loads from outside: http://x.org",
+    "<style>p {background: url('https://x.org/a')}</style>": "style loads from outside: https://x.org/a'",
+    '<p style="background: url(a.png)">': "style loads from outside: a.png",
+    "<style>@import 'a.css';</style>": "style has an @import",
+    '<img src="data:," alt=" ">': "1 images without alt text",
+    "<html></html>": "2 <html> elements, must be 1",
+    "<section>more</section>": "5 slides, the notebook has 4",
+}
+
+
+@pytest.mark.parametrize("added", ADDED)
+def test_static_checks_name_what_is_added(added, tmp_path, plain):
+    path, nb = write(tmp_path, good_cells())
+    deck = slides.build(path, tmp_path, plain)
+    page = deck.read_text(encoding="utf-8")
+    deck.write_text(page.replace("</body>", added + "</body>"), encoding="utf-8")
+    assert slides.check_static(deck, nb) == [f"01_noise.html: {ADDED[added]}"]
+
+
+def test_static_checks_let_inner_references_pass(tmp_path, plain):
+    path, nb = write(tmp_path, good_cells())
+    deck = slides.build(path, tmp_path, plain)
+    added = '<style>p {background: url("data:,") url(#a)}</style><use href="#b"></use><script>"@import url(a)"</script>'
+    page = deck.read_text(encoding="utf-8")
+    deck.write_text(page.replace("</body>", added + "</section></body>"), encoding="utf-8")
+    assert slides.check_static(deck, nb) == []
+
+
+def test_static_checks_name_long_code_and_large_decks(tmp_path, plain, monkeypatch):
+    path, nb = write(tmp_path, [text("# T"), text("## Wide"), code("x" * 88), code("y\n" + "x" * 89)])
+    deck = slides.build(path, tmp_path, plain)
+    long = "01_noise.html: slide 2 (Wide) has a code line of 89 columns, must be at most 88"
+    assert slides.check_static(deck, nb) == [long]
+    monkeypatch.setattr(slides, "MAX_BYTES", 8000)
+    size = f"{deck.stat().st_size / 1e6:.1f}"
+    assert slides.check_static(deck, nb) == [f"01_noise.html: {size} MB, must be at most 0 MB", long]
+    monkeypatch.setattr(slides, "MAX_BYTES", deck.stat().st_size)
+    assert slides.check_static(deck, nb) == [long]
+
+
+# the probe's report
+
+
+GOOD = {
+    "height": 720, "width": 1280, "visible": True, "hidden": 0, "formulas": 1, "raw": "", "errors": [],
+}  # fmt: skip
+
+
+def report(**changes):
+    return {"ready": True, "slides": [GOOD | changes], "problems": [], "requests": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, None),
+        ({"height": 721}, "is 721 px high, must be at most 720"),
+        ({"width": 1281}, "is 1281 px wide, must be at most 1280"),
+        ({"visible": False}, "was not shown"),
+        ({"hidden": 2}, "keeps 2 fragments hidden"),
+        ({"formulas": 0}, "shows 0 formulas, the notebook has 1"),
+        ({"raw": "$x"}, "shows raw maths: '$x'"),
+        ({"errors": ["Missing }"]}, "has a formula that MathJax cannot read: Missing }"),
+    ],
+)
+def test_a_slide_is_judged_by_what_was_seen(changes, message):
+    nb = new_notebook(cells=[text("# T $x$")])
+    assert slides.judge(report(**changes), nb) == [f"slide 1 (T $x$) {message}"] * bool(message)
+
+
+def test_a_deck_is_judged_by_what_went_wrong_in_it():
+    nb = new_notebook(cells=[text("# T $x$")])
+    seen = report() | {"problems": ["a", "b", "a"], "requests": ["https://x.org/a"]}
+    assert slides.judge(seen, nb) == ["a", "b", "requested https://x.org/a"]
+    closed = {"ready": False, "slides": [], "problems": ["a"], "requests": []}
+    assert slides.judge(closed, nb) == ["a", "the deck did not open"]
+    lost = report() | {"slides": []}
+    assert slides.judge(lost, nb) == ["0 slides were walked, the notebook has 1"]
+
+
+# in a browser
+
+
+def test_a_good_deck_passes_in_the_browser_and_prints_one_page_a_slide(tmp_path, libraries, capsys):
+    path, _ = write(tmp_path, good_cells())
+    assert slides.main(["--out", str(tmp_path / "out"), "--pdf", str(path)]) == 0
+    said = capsys.readouterr()
+    assert re.fullmatch(r".*01_noise.html: 4 slides, 2\.\d MB: ok\n", said.out) and said.err == ""
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["01_noise.html", "01_noise.pdf"]
+    pdf = tmp_path / "out" / "01_noise.pdf"
+    assert slides.pages(pdf) == 4
+    assert slides.check_pdf(pdf, new_notebook(cells=[text("# T")])) == ["01_noise.pdf: 4 pages for 1 slides"]
+
+
+def test_the_browser_check_catches_what_an_audience_would_see(tmp_path, libraries):
+    cells = [
+        text("# Broken"),
+        text("## Too high\n\n" + "line\n\n" * 30),
+        text("## Too wide"),
+        code("x" * 130),
+        text('## Outside\n\n<img alt="a" src="https://x.org/a.png">'),
+        code("f()", "slide", html("<script>undefinedFunction()</script>")),
+        code("g()", "slide", html("<script>console.error('bad', 1); Promise.reject('lost')</script>")),
+        text("## Raw\n\nA lone $ sign"),
+        text("## Not TeX\n\n$\\frac{1}$ and $\\nosuchmacro$"),
+        text("## Lost <span style='display: none'>$$x$$</span><code>$y$</code>"),
+    ]
+    path, nb = write(tmp_path, cells)
+    deck = slides.build(path, tmp_path, libraries)
+    found = [m.removeprefix("01_noise.html: ") for m in slides.check_in_browser(deck, nb)]
+    expected = [
+        r"script error: .*undefinedFunction is not defined",
+        r"console\.error: bad 1",
+        r"did not load: https://x.org/a.png",
+        r"unhandled rejection: lost",
+        r"requested https://x.org/a.png",
+        r"slide 2 \(Too high\) is 1\d\d\d px high, must be at most 720",
+        r"slide 3 \(Too wide\) is 1\d\d\d px wide, must be at most 1280",
+        r"slide 7 \(Raw\) shows raw maths: 'A lone \$ sign'",
+        r"slide 8 \(Not TeX\) has a formula that MathJax cannot read: Missing argument for .frac",
+        r"slide 8 \(Not TeX\) has a formula that MathJax cannot read: Undefined control sequence \\nosuchmacro",
+        r"slide 9 \(Lost .*\) shows 1 formulas, the notebook has 2",
+    ]
+    print(*found, sep="\n")
+    missing = [p for p in expected if not any(re.fullmatch(p, m) for m in found)]
+    extra = [m for m in found if not any(re.fullmatch(p, m) for p in expected)]
+    assert (missing, extra) == ([], [])
+
+
+def test_figures_give_way_but_not_for_ever(tmp_path, libraries):
+    import io
+
+    from PIL import Image
+
+    def tall(height):
+        file = io.BytesIO()
+        Image.new("1", (400, height)).save(file, "png")
+        data = base64.b64encode(file.getvalue()).decode()
+        about = {"image/png": {"alt": "A black box"}}
+        return new_output("display_data", {"image/png": data}, metadata=about)
+
+    cells = [text("## One"), code("show()", "-", tall(900)), text("words\n\n" * 4, "-")]
+    cells += [text("## Two"), code("show()", "-", tall(400), tall(400)), text("words\n\n" * 4, "-")]
+    cells += [text("## Three"), code("show()", "-", tall(400), tall(400), tall(400))]
+    path, nb = write(tmp_path, cells)
+    deck = slides.build(path, tmp_path, libraries)
+    found = slides.check_in_browser(deck, nb)
+    assert len(found) == 2
+    assert re.fullmatch(r"01_noise.html: slide 2 \(Two\) is 8\d\d px high, must be at most 720", found[0])
+    assert re.fullmatch(r"01_noise.html: slide 3 \(Three\) is 9\d\d px high, must be at most 720", found[1])
+
+
+def test_a_deck_that_does_not_open_is_named(tmp_path, libraries):
+    path, nb = write(tmp_path, [text("# T")])
+    deck = slides.build(path, tmp_path, libraries | {"reveal_js": ""})
+    found = slides.check_in_browser(deck, nb)
+    assert found[-1] == "01_noise.html: the deck did not open"
+    assert any("Reveal is not defined" in m for m in found)
+
+
+# the command
+
+
+def test_without_a_browser_the_command_says_what_it_did_not_check(tmp_path, plain, monkeypatch, capsys):
+    monkeypatch.setattr(slides.shutil, "which", lambda name: None)
+    monkeypatch.setattr(slides, "browser_files", lambda: plain)
+    path, _ = write(tmp_path, good_cells())
+    assert slides.main(["--out", str(tmp_path), str(path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == (
+        "no Chromium on PATH: heights, formulas and errors in a browser were not checked; apt install chromium"
+    )
+    assert said[1].endswith("01_noise.html: 4 slides, 0.0 MB: ok")
+    slides.main(["--pdf", "--out", str(tmp_path), str(path)])
+    assert "were not checked, no PDF; apt install" in capsys.readouterr().out
+    assert not (tmp_path / "01_noise.pdf").exists()
+
+
+def test_the_command_fails_with_every_problem(tmp_path, plain, monkeypatch, capsys):
+    monkeypatch.setattr(slides.shutil, "which", lambda name: None)
+    monkeypatch.setattr(slides, "browser_files", lambda: plain)
+    for name in ("01_a.ipynb", "02_b.ipynb"):
+        write(tmp_path, [text("# T"), code("x" * 89)], name)
+    assert slides.main(["--out", str(tmp_path / "out"), str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.err == "".join(
+        f"{n}.html: slide 1 (T) has a code line of 89 columns, must be at most 88\n" for n in ("01_a", "02_b")
+    )
+    assert "ok" not in said.out
+
+
+def test_the_folders_are_notebooks_and_build_unless_told(tmp_path, plain, monkeypatch):
+    monkeypatch.setattr(slides.shutil, "which", lambda name: None)
+    monkeypatch.setattr(slides, "browser_files", lambda: plain)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    write(tmp_path / "notebooks", good_cells())
+    assert slides.main([]) == 0
+    assert (tmp_path / "build" / "slides" / "01_noise.html").is_file()
+
+
+def test_the_command_fails_with_the_libraries_error(wheel, monkeypatch, capsys, tmp_path):
+    wheel.unlink()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    assert slides.main(["--out", str(tmp_path)]) == 1
+    assert "slides need some-files==1.0 once" in capsys.readouterr().err
+
+
+def test_the_first_browser_on_path_is_used(monkeypatch):
+    there = {"chromium-browser": "/b", "google-chrome": "/c"}
+    monkeypatch.setattr(slides.shutil, "which", there.get)
+    assert slides.browser() == "/b"

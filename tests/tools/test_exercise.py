@@ -1,0 +1,480 @@
+"""The checker in all its states, its silence towards the notebook, and the bets."""
+
+import contextlib
+import random
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from course_lib import exercise as E
+
+X = torch.tensor([1.0, 2.0, 4.0])
+USED = " (the reference is used below until this passes)"
+
+
+def reference(x):
+    return 2 * x
+
+
+def check(fn):
+    return E.diagnose(fn(X), 2 * X, {"that is x squared": X**2, "that is x": X})
+
+
+WRONG = {"square": lambda x: x**2, "forgot the 2": lambda x: x, "sums": lambda x: x.sum()}
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """An empty session with the chapter `toy`, which has two exercises."""
+    monkeypatch.setattr(E, "REGISTRY", {})
+    monkeypatch.setattr(E, "PREDICTIONS", {})
+    monkeypatch.delenv("COURSE_SOLUTIONS", raising=False)
+    E.define("toy.double", reference, check, WRONG)
+    E.define("toy.again", reference, check, WRONG)
+
+
+def said(capsys):
+    return capsys.readouterr().out
+
+
+# --- the three states ---
+
+
+def test_a_stub_that_raises_is_to_do_and_the_reference_stands_in(capsys):
+    def stub(x):
+        raise NotImplementedError
+
+    assert E.exercise("toy.double")(stub) is reference
+    assert said(capsys) == f"[TODO] toy.double: not attempted yet{USED}\n"
+
+
+def dots(x): ...
+
+
+def documented(x):
+    """To be done."""
+
+
+def passes(x):
+    pass
+
+
+def gives_dots(x):
+    return ...
+
+
+@pytest.mark.parametrize("stub", [dots, documented, passes, gives_dots])
+def test_an_empty_body_is_to_do(stub, capsys):
+    assert E.exercise("toy.double")(stub) is reference
+    assert said(capsys).startswith("[TODO] ")
+
+
+def constant(x):
+    return 3
+
+
+def test_code_that_gives_none_is_told_about_return(capsys):
+    def forgot(x):
+        x = 2 * x
+
+    assert E.exercise("toy.double")(forgot) is reference
+    assert said(capsys) == (
+        f"[FAIL] toy.double: TypeError: your function returned None: is a return missing?{USED}\n"
+    )
+
+
+def test_a_right_answer_passes_and_is_kept(capsys):
+    def right(x):
+        return x + x
+
+    assert E.exercise("toy.double")(right) is right
+    assert said(capsys) == "[PASS] toy.double\n"
+    assert E.REGISTRY["toy.double"].state == "PASS"
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (WRONG["square"], "that is x squared"),
+        (WRONG["forgot the 2"], "that is x"),
+        (WRONG["sums"], "the shape is (), expected (3,)"),
+        (constant, "it returned int, expected a tensor"),
+        (lambda x: 2 * x + 1, "it gives 3 where 2 is expected"),
+    ],
+)
+def test_a_wrong_answer_gets_its_hint_and_the_reference(answer, hint, capsys):
+    assert E.exercise("toy.double")(answer) is reference
+    assert said(capsys) == f"[FAIL] toy.double: {hint}{USED}\n"
+    assert E.REGISTRY["toy.double"].state == "FAIL"
+
+
+def test_solutions_mode_puts_the_reference_in(monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_SOLUTIONS", "1")
+    assert E.exercise("toy.double")(dots) is reference
+    assert said(capsys) == "[PASS] toy.double (by the reference: COURSE_SOLUTIONS=1)\n"
+    assert not E.REGISTRY["toy.double"].attempted
+
+
+def test_other_values_of_the_switch_leave_the_exercise_to_the_reader(monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_SOLUTIONS", "0")
+    E.exercise("toy.double")(dots)
+    assert said(capsys).startswith("[TODO]")
+
+
+def test_solutions_mode_still_checks_the_reference(monkeypatch, capsys):
+    E.define("toy.broken", WRONG["square"], check, WRONG)
+    monkeypatch.setenv("COURSE_SOLUTIONS", "1")
+    E.exercise("toy.broken")(dots)
+    assert said(capsys).startswith("[FAIL] toy.broken: that is x squared")
+
+
+# --- crashes are feedback ---
+
+
+def test_a_crash_names_the_readers_line(tmp_path, capsys):
+    file = tmp_path / "cell.py"
+    file.write_text("import torch\ndef mine(x):\n    y = 2 * x\n    return torch.stack(y, 3.5)  # here\n")
+    space = {}
+    exec(compile(file.read_text(), str(file), "exec"), space)
+    assert E.exercise("toy.double")(space["mine"]) is reference
+    line = said(capsys)
+    assert line.startswith("[FAIL] toy.double: TypeError: ")
+    assert line.endswith(f", in line 4: return torch.stack(y, 3.5)  # here{USED}\n") and line.count("\n") == 1
+
+
+def test_a_crash_in_the_readers_helper_names_the_line_of_the_helper(tmp_path, capsys):
+    file = tmp_path / "cell.py"
+    file.write_text("def helper(x):\n    return x.nothing\ndef mine(x):\n    return helper(x)\n")
+    space = {}
+    exec(compile(file.read_text(), str(file), "exec"), space)
+    E.exercise("toy.double")(space["mine"])
+    assert "in line 2: return x.nothing" in said(capsys)
+
+
+def test_a_function_under_another_decorator_is_still_the_readers(capsys):
+    @torch.no_grad()
+    def mine(x):
+        return x.nothing
+
+    E.exercise("toy.double")(mine)
+    assert "return x.nothing" in said(capsys)
+
+
+def test_wrong_parameters_are_told_as_they_are(capsys):
+    E.exercise("toy.double")(lambda: 1)
+    assert " takes 0 positional arguments but 1 was given" + USED in said(capsys)
+
+
+def test_a_check_may_call_by_keyword(capsys):
+    E.define("toy.named", reference, lambda fn: E.diagnose(fn(x=X), 2 * X, {}), WRONG)
+    E.exercise("toy.named")(reference)
+    assert said(capsys) == "[PASS] toy.named\n"
+
+
+def test_a_result_of_the_wrong_kind_is_told_as_such(capsys):
+    E.define("toy.strict", reference, lambda fn: fn(X).shape and None, WRONG)
+    E.exercise("toy.strict")(lambda x: [x])
+    expected = "the check cannot use the list that you returned (AttributeError: 'list' object has no"
+    assert expected in said(capsys)
+
+
+def test_torchs_own_not_implemented_is_a_crash_not_a_stub(capsys):
+    def mine(x):
+        return x.to("meta").cpu()
+
+    E.exercise("toy.double")(mine)
+    assert said(capsys).startswith("[FAIL] toy.double: NotImplementedError: Cannot copy out of meta tensor")
+
+
+def test_a_crash_of_the_check_itself_is_an_error_of_the_course():
+    E.define("toy.bad", reference, lambda fn: 1 / 0, WRONG)
+    with pytest.raises(ZeroDivisionError):
+        E.exercise("toy.bad")(WRONG["square"])
+
+
+def test_only_functions_can_be_exercises():
+    with pytest.raises(TypeError, match=r"@exercise\('toy.double'\) goes over a function, not over Identity"):
+        E.exercise("toy.double")(torch.nn.Identity())
+
+
+# --- random state ---
+
+
+def draws():
+    return torch.rand(1).item(), np.random.rand(), random.random()
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_a_check_leaves_the_random_state_alone_and_is_the_same_each_time(crashes):
+    seen = []
+
+    def noisy(fn):
+        seen.append(draws())
+        if crashes:
+            fn(X)
+            raise ValueError
+        return "no"
+
+    E.define("toy.noisy", reference, noisy, WRONG)
+    judge = E.exercise("toy.noisy")  # made before the seed: type checks of lists draw from random, too
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    judge(WRONG["square"])
+    first = draws()
+    judge(WRONG["square"])
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    assert draws() == first
+    assert seen[0] == seen[1]
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    assert draws() == seen[0]
+
+
+@pytest.mark.parametrize(("initialised", "devices"), [(True, [0, 1]), (False, [])])
+def test_cuda_is_seeded_and_restored_where_the_notebook_uses_it(monkeypatch, initialised, devices):
+    forked, seeds = [], []
+    generator = types.SimpleNamespace(manual_seed=seeds.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: initialised)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "default_generators", [generator, generator])
+    monkeypatch.setattr(
+        torch.random, "fork_rng", lambda which: forked.append(which) or contextlib.nullcontext()
+    )
+    state = torch.get_rng_state()
+    with E.seeded():
+        assert torch.initial_seed() == 0
+    torch.set_rng_state(state)
+    assert forked == [devices] and seeds == [0] * len(devices)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device to have a CUDA random state")
+def test_a_check_leaves_the_random_state_of_cuda_alone():
+    torch.manual_seed(5)
+    want = torch.rand(2, device="cuda").tolist()
+    torch.manual_seed(5)
+    E.define("toy.noisy", reference, lambda fn: str(torch.rand(3, device="cuda").tolist()), WRONG)
+    assert E.grade(E.find("toy.noisy"), reference) == E.grade(E.find("toy.noisy"), reference)
+    assert torch.rand(2, device="cuda").tolist() == want
+
+
+# --- the registry ---
+
+
+def test_solutions_are_imported_when_asked_for(monkeypatch):
+    loaded = []
+
+    def load(module):
+        loaded.append(module)
+        E.define("algebra.one", reference, check, WRONG)
+
+    monkeypatch.setitem(sys.modules, "course_lib.solutions.algebra", types.ModuleType("algebra"))
+    sys.modules["course_lib.solutions.algebra"].__spec__ = types.SimpleNamespace()
+    monkeypatch.setattr(E.importlib, "import_module", load)
+    assert E.find("algebra.one").reference is reference
+    assert [spec.name for spec in E.of_chapter("algebra")] == ["algebra.one"]
+    assert loaded == ["course_lib.solutions.algebra"]
+
+
+def test_an_unknown_exercise_is_told_the_names_of_its_chapter():
+    with pytest.raises(
+        ValueError, match=r"no exercise is called 'toy.x'; this chapter has: toy.double, toy.again"
+    ):
+        E.exercise("toy.x")
+
+
+@pytest.mark.parametrize("chapter", ["nowhere", "no/where"])
+def test_an_unknown_chapter_is_an_error(chapter):
+    with pytest.raises(ValueError, match=f"a module of course_lib.solutions, not '{chapter}'"):
+        E.find(f"{chapter}.x")
+
+
+@pytest.mark.parametrize("name", ["double", "a.b.c"])
+def test_a_name_has_two_parts(name):
+    with pytest.raises(ValueError, match=f"'<chapter>.<exercise>', not '{name}'"):
+        E.define(name, reference, check, WRONG)
+
+
+def test_three_wrong_answers_are_required():
+    two = dict(list(WRONG.items())[:2])
+    with pytest.raises(ValueError, match=r"at least 3 wrong answers to toy\.two, not 2"):
+        E.define("toy.two", reference, check, two)
+
+
+def test_a_chapter_does_not_see_another_with_a_longer_name():
+    E.define("toys.x", reference, check, WRONG)
+    assert [spec.name for spec in E.of_chapter("toy")] == ["toy.double", "toy.again"]
+
+
+def test_progress_counts_what_passed(capsys):
+    E.exercise("toy.again")(reference)
+    said(capsys)
+    E.progress("toy")
+    assert said(capsys) == "1/2 exercises solved in chapter toy\n[TODO] toy.double\n[PASS] toy.again\n"
+
+
+def test_a_solution_is_shown_only_after_an_attempt(capsys):
+    E.exercise("toy.double")(dots)
+    E.exercise("toy.double")(dots)
+    said(capsys)
+    E.show_solution("toy.double")
+    assert said(capsys) == (
+        'toy.double: try it first. To see it all the same: show_solution("toy.double", anyway=True)\n'
+    )
+    E.exercise("toy.double")(passes)  # edited, but still to do
+    said(capsys)
+    E.show_solution("toy.double")
+    assert said(capsys) == "def reference(x):\n    return 2 * x\n"
+
+
+@pytest.mark.parametrize("answer", [reference, WRONG["square"]])
+def test_a_pass_or_a_fail_is_an_attempt_and_stays_one(answer, capsys):
+    E.exercise("toy.double")(answer)
+    E.exercise("toy.double")(answer)
+    said(capsys)
+    E.show_solution("toy.double")
+    assert said(capsys).startswith("def reference")
+
+
+def test_a_solution_can_be_insisted_on(capsys):
+    E.show_solution("toy.double", anyway=True)
+    assert said(capsys).startswith("def reference")
+
+
+def test_mistakes_list_the_wrong_answers_with_their_hints(monkeypatch):
+    shown = []
+    monkeypatch.setattr(E, "display", lambda bundle, raw: shown.append((bundle, raw)))
+    E.define(
+        "few.one", reference, check, {"x*x": WRONG["square"], "just x": WRONG["forgot the 2"], "sum": dots}
+    )
+    E.define("few.two", reference, check, WRONG)
+    E.mistakes("few")
+    ((bundle, raw),) = shown
+    assert raw is True
+    assert bundle["text/plain"].splitlines()[:5] == [
+        "few.one",
+        "- x*x: that is x squared",
+        "- just x: that is x",
+        "- sum: not attempted yet",
+        "few.two",
+    ]
+    assert bundle["text/markdown"].startswith(
+        "**few.one**\n\n- x\\*x: that is x squared\n- just x: that is x\n"
+    )
+    assert "\n- sum: not attempted yet\n\n**few.two**\n\n- square: " in bundle["text/markdown"]
+
+
+# --- helpers for checks ---
+
+
+def test_close_wants_a_tensor_of_the_same_shape_and_nearly_the_same_values():
+    want = torch.tensor([1.0, 2.0])
+    assert E.close(want + 0.9e-4, want) is True
+    assert E.close(want + 1.2e-4, want) is False
+    assert E.close(want - 1.2e-4, want) is False
+    assert E.close(want + 1, want, tol=1.0) is True
+    assert not E.close(torch.tensor([1.0, 2.5]), want)
+    assert not E.close(torch.tensor([1.0, torch.nan]), want)
+    assert not E.close([1.0, 2.0], want)
+    assert not E.close(torch.tensor([[1.0, 2.0]]), want)
+
+
+def test_diagnose_uses_its_tolerance_and_reports_the_worst_place():
+    want = torch.tensor([1.0, 2.0])
+    assert E.diagnose(want + 0.5, want, {}, tol=1.0) is None
+    assert E.diagnose(want + 0.9e-4, want, {}) is None and E.diagnose(want + 1.2e-4, want, {})
+    assert E.diagnose(want + 3, want, {"far": want + 3.5}, tol=1.0) == "far"
+    assert E.diagnose(torch.tensor([1.5, 5.0]), want, {"half": want / 2}) == "it gives 5 where 2 is expected"
+    assert E.diagnose(torch.tensor([9.0, torch.nan]), want, {}) == "it gives nan where 2 is expected"
+
+
+# --- predictions ---
+
+
+def ask(name="toy.steps", **kw):
+    E.predict(name, "How many?", ["ten", "a hundred", "a thousand"], **kw)
+
+
+def test_a_question_without_a_bet_says_how_to_bet(capsys):
+    ask()
+    assert said(capsys) == (
+        "Prediction toy.steps: How many?\n  a) ten\n  b) a hundred\n  c) a thousand\n"
+        'No bet yet: set bet="a"\n'
+    )
+
+
+def test_a_bet_is_recorded_and_stays_when_the_cell_runs_again(capsys):
+    ask(bet="b")
+    ask()
+    assert said(capsys).splitlines()[-1] == "Your bet: b"
+    ask(bet="c")
+    assert said(capsys).splitlines()[-1] == "Your bet: c"
+
+
+@pytest.mark.parametrize("bet", ["d", "B", "", "ab"])
+def test_a_bet_is_one_of_the_letters(bet):
+    with pytest.raises(ValueError, match=f"the bet on toy.steps must be one of a, b, c, not {bet!r}"):
+        ask(bet=bet)
+
+
+@pytest.mark.parametrize(
+    ("bet", "verdict"), [("a", "You bet a: wrong."), ("b", "You bet b: right."), (None, "You made no bet.")]
+)
+def test_settling_tells_the_answer_and_how_the_bet_went(bet, verdict, capsys):
+    ask(bet=bet)
+    said(capsys)
+    E.settle("toy.steps", "b", "The curve is flat there.")
+    assert said(capsys) == f"toy.steps: the answer is b) a hundred. {verdict} The curve is flat there.\n"
+
+
+def test_only_asked_questions_and_given_choices_can_be_settled():
+    with pytest.raises(
+        ValueError, match=r"no prediction is called 'toy.steps': run the predictions cell first"
+    ):
+        E.settle("toy.steps", "a", "")
+    ask()
+    with pytest.raises(ValueError, match=r"the answer to toy.steps must be one of a, b, c, not 'z'"):
+        E.settle("toy.steps", "z", "")
+
+
+def test_the_score_counts_right_bets_missing_ones_and_open_questions(capsys):
+    for name, bet in [("a", "a"), ("b", "b"), ("c", "c"), ("d", None)]:
+        ask(name, bet=bet)
+    for name in "abc":
+        E.settle(name, "a", "")
+    said(capsys)
+    E.score()
+    assert said(capsys) == "1 of 4 right, 1 without a bet, 1 not settled yet\n"
+    E.settle("d", "c", "")
+    said(capsys)
+    E.score()
+    assert said(capsys) == "1 of 4 right, 1 without a bet\n"
+
+
+def test_in_a_live_notebook_a_click_is_a_bet(monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(E, "live", lambda: True)
+    monkeypatch.setattr(E, "display", lambda bundle, raw: shown.append((bundle, raw)))
+    E.predict("toy.steps", "t < 1?", ["ten", "a hundred"], bet="a")
+    ((bundle, raw),) = shown
+    assert raw is True
+    assert bundle["text/plain"] == ("Prediction toy.steps: t < 1?\n  a) ten\n  b) a hundred\nYour bet: a")
+    assert set(bundle["application/vnd.jupyter.widget-view+json"]) == {
+        "version_major",
+        "version_minor",
+        "model_id",
+    }
+    asked = E.PREDICTIONS["toy.steps"]
+    assert asked.buttons.options == (("a) ten", "a"), ("b) a hundred", "b")) and asked.buttons.value == "a"
+    asked.buttons.value = "b"
+    E.settle("toy.steps", "b", "")
+    assert "You bet b: right." in said(capsys)
+    assert asked.buttons.disabled
+
+
+def test_the_buttons_come_with_their_question():
+    asked = E.Prediction({"a": "one", "b": "two"}, None)
+    box = E.ask(asked, "is 1 < 2?")
+    assert box.children[0].value == "is 1 &lt; 2?" and box.children[1] is asked.buttons
+    assert asked.buttons.description == "Your bet:" and asked.buttons.value is None
+    assert asked.buttons.layout.width == "max-content"

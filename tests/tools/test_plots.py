@@ -1,0 +1,415 @@
+"""What the figures draw, read back from their artists and their pixels."""
+
+import io
+import itertools
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from course_lib import plots
+
+ALT = "a sentence that is long enough"
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    calls = []
+    monkeypatch.setattr(plots, "display", lambda bundle, **kw: calls.append((bundle, kw)))
+    return calls
+
+
+def title(fig):
+    return fig.get_suptitle()
+
+
+def opened(data):
+    return Image.open(io.BytesIO(data))
+
+
+# --- colours ---
+
+MACHADO = {  # severe colour blindness, on linear RGB (Machado, Oliveira and Fernandes 2009)
+    "none": np.eye(3),
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.01182, 0.04294, 0.968881],
+    ],
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "tritan": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.3039],
+    ],
+}
+
+
+def linear(colour):
+    c = np.array(matplotlib.colors.to_rgb(colour))
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb):
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ rgb
+    f = np.cbrt(xyz / [0.9505, 1, 1.089] + 1e-9)
+    return np.array([116 * f[1], 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("eyes", MACHADO)
+def test_every_reader_can_tell_the_colours_apart(eyes):
+    seen = [lab((np.array(MACHADO[eyes]) @ linear(colour)).clip(0, 1)) for colour in plots.COLOURS.values()]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 28
+
+
+def test_roles_differ_in_marker_and_the_learned_colour_is_that_of_the_formulas():
+    assert list(plots.COLOURS) == ["data", "noise", "learned", "exact", "mask", "accent"]
+    assert plots.COLOURS["learned"] == "#b5179e"
+    assert len({marker for _, _, marker in plots.ROLES.values()}) == 6
+
+
+def test_a_label_that_names_a_role_looks_like_it_and_others_take_what_is_free():
+    colours = [c for c, _, _ in plots.looks(["the exact mean", "linear", "cosine", "data", "sqrt"])]
+    assert colours == [plots.COLOURS[r] for r in ("exact", "noise", "learned", "data", "mask")]
+    seven = plots.looks("pqrstuv")
+    assert len(set(seven)) == 6 and seven[6] == seven[0]
+    assert plots.looks([*plots.ROLES, "one more"])[6] == plots.ROLES["data"]
+
+
+# --- conversion and showing ---
+
+
+def test_arrays_come_from_tensors_of_any_kind_and_from_sequences():
+    x = torch.tensor([1.5, 2.0], dtype=torch.bfloat16, requires_grad=True)
+    assert plots.array(x).tolist() == [1.5, 2.0] and plots.array(x).dtype == np.float64
+    assert plots.array(range(3)).tolist() == [0, 1, 2] and plots.array([1]).dtype == np.float64
+
+
+def test_show_gives_a_png_with_its_sentence(shown):
+    fig = plots.curves([0, 1], {"data": [0, 1]}, "One line")
+    plots.show(fig, ALT)
+    ((bundle, kw),) = shown
+    assert set(bundle) == {"image/png", "text/plain"} and bundle["text/plain"] == ALT
+    assert kw == {"raw": True, "metadata": {"image/png": {"alt": ALT}}}
+    image = opened(bundle["image/png"])
+    assert image.format == "PNG" and image.mode == "P" and image.size == (800, 400) and image.info == {}
+    assert image.convert("RGB").getpixel((2, 2)) == (255, 255, 255)
+
+
+def test_white_stays_white_when_the_readers_style_is_dark():
+    fig = plots.curves([0, 1], {"data": [0, 1]}, "Dark")
+    fig.set_facecolor("black")
+    assert opened(plots.png(fig)).convert("RGB").getpixel((2, 2)) == (255, 255, 255)
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    one, two = (plots.png(plots.heat([[0, 1], [2, 3]], "Four")) for _ in range(2))
+    assert one == two
+
+
+@pytest.mark.parametrize("alt", ["", "nineteen characters", " " * 30])
+def test_a_picture_needs_a_sentence(alt, shown):
+    with pytest.raises(ValueError, match="alt must say in a sentence"):
+        plots.show(plots.heat([[0, 1]], "Two"), alt)
+    assert shown == []
+
+
+def test_twenty_characters_are_a_sentence():
+    plots.check_alt("twenty characters ok")
+
+
+def test_a_heavy_figure_is_drawn_with_fewer_dots_until_it_fits(monkeypatch):
+    seen = []
+
+    def render(dpi):
+        seen.append(dpi)
+        return Image.new("L", (1, 1)).convert("RGB")
+
+    sizes = iter([plots.LIMIT + 2, plots.LIMIT + 1, plots.LIMIT])
+    monkeypatch.setattr(plots, "encode", lambda image: bytes(next(sizes)))
+    assert len(plots.fit(render)) == plots.LIMIT == 60_000
+    assert seen == [100, 90, 80]
+
+
+def test_a_figure_that_never_fits_is_an_error(monkeypatch):
+    monkeypatch.setattr(plots, "encode", lambda image: bytes(70_000))
+    with pytest.raises(ValueError, match="must fit in 60000 bytes, but takes 70000 at 40 dots per inch"):
+        plots.fit(lambda dpi: None)
+
+
+def test_noise_fits_the_limit():
+    x = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert len(plots.png(plots.images(x, "Noise"))) <= 60_000
+
+
+def test_figures_are_unknown_to_pyplot_and_keep_the_message_inside():
+    before = plt.get_fignums()
+    fig = plots.curves([0, 1], {"data": [0, 1]}, "word " * 60)
+    assert plt.get_fignums() == before
+    fig.draw_without_rendering()
+    box = fig._suptitle.get_window_extent()
+    assert box.x1 <= fig.bbox.x1 and box.y0 > fig.axes[0].get_window_extent().y1
+    assert fig._suptitle.get_ha() == "left" and fig._suptitle.get_position()[0] == 0.01
+
+
+def test_the_style_is_set_once_for_all():
+    style = {name: matplotlib.rcParams[name] for name in ("font.size", "figure.titlesize", "axes.titlesize")}
+    assert style == {"font.size": 13, "figure.titlesize": 15, "axes.titlesize": 13}
+    assert matplotlib.rcParams["axes.titlelocation"] == "left"
+    assert matplotlib.rcParams["lines.linewidth"] == 2 and matplotlib.rcParams["image.cmap"] == "cividis"
+    assert matplotlib.rcParams["figure.facecolor"] == "white"
+    assert not matplotlib.rcParams["axes.spines.top"] and not matplotlib.rcParams["axes.spines.right"]
+
+
+def test_a_table_is_shown_as_text_and_as_markdown(shown):
+    plots.table(
+        [["ours", 3.14159, 10, "short"], ["the paper", 2.5, 1000, 7]], ["run", "bits", "steps", "why"]
+    )
+    ((bundle, kw),) = shown
+    assert kw == {"raw": True}
+    assert bundle["text/plain"].splitlines() == [
+        "run         bits  steps  why",
+        "ours       3.142     10  short",
+        "the paper    2.5   1000  7",
+    ]
+    assert bundle["text/markdown"].splitlines() == [
+        "| run | bits | steps | why |",
+        "| :-- | --: | --: | :-- |",
+        "| ours | 3.142 | 10 | short |",
+        "| the paper | 2.5 | 1000 | 7 |",
+    ]
+
+
+def test_a_ragged_table_is_an_error():
+    with pytest.raises(ValueError, match="each row must have 2 cells"):
+        plots.table([["a", 1], ["b"]], ["name", "value"])
+
+
+# --- lines and numbers ---
+
+
+def test_curves_draw_the_given_numbers():
+    x = torch.tensor([1.0, 2.0, 4.0])
+    fig = plots.curves(x, {"exact": x**2, "learned": [1, 2, 3]}, "Message", "time", "height")
+    (ax,) = fig.axes
+    exact, learned = ax.lines
+    assert title(fig) == "Message" and (ax.get_xlabel(), ax.get_ylabel()) == ("time", "height")
+    assert exact.get_xdata().tolist() == learned.get_xdata().tolist() == [1, 2, 4]
+    assert exact.get_ydata().tolist() == [1, 4, 16] and learned.get_ydata().tolist() == [1, 2, 3]
+    assert (exact.get_color(), exact.get_linestyle()) == ("#000000", "-")
+    assert (learned.get_color(), learned.get_linestyle()) == ("#b5179e", "--")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["exact", "learned"]
+    assert (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear") and not ax.collections
+    assert fig.get_size_inches().tolist() == [8, 4]
+
+
+def test_one_curve_needs_no_legend():
+    assert plots.curves([0, 1], {"data": [0, 1]}, "One").axes[0].get_legend() is None
+
+
+@pytest.mark.parametrize(("logx", "logy"), [(True, False), (False, True)])
+def test_each_axis_can_be_logarithmic(logx, logy):
+    ax = plots.curves([1, 2], {"data": [1, 2]}, "Log", logx=logx, logy=logy).axes[0]
+    assert (ax.get_xscale() == "log", ax.get_yscale() == "log") == (logx, logy)
+
+
+def test_a_band_shades_its_own_line_only():
+    lines = {"exact": [1, 2], "learned": [3, 4]}
+    (ax,) = plots.curves([0, 1], lines, "Band", band={"learned": ([2, 3], [5, 6])}).axes
+    (band,) = ax.collections
+    assert to_hex(band.get_facecolor()[0]) == "#b5179e" and band.get_alpha() == 0.2
+    assert {tuple(v) for v in band.get_paths()[0].vertices.tolist()} == {(0, 2), (1, 3), (0, 5), (1, 6)}
+
+
+def test_by_time_averages_in_equal_bins():
+    t = torch.tensor([0, 1, 4, 10, 10])
+    values = torch.tensor([1.0, 3.0, 5.0, 4.0, 8.0])
+    fig = plots.by_time(t, values, "Loss", "nats", bins=5)
+    (ax,) = fig.axes
+    (line,) = ax.lines
+    assert line.get_xdata().tolist() == [1, 5, 9]  # bins without a value are left out
+    assert line.get_ydata().tolist() == [2, 5, 6]
+    assert (title(fig), ax.get_xlabel(), ax.get_ylabel()) == ("Loss", "t", "nats")
+    vertices = ax.collections[0].get_paths()[0].vertices
+    low, high = 2 - 2 / np.sqrt(2), 2 + 2 / np.sqrt(2)
+    np.testing.assert_allclose(sorted({v for u, v in vertices if u == 1}), [low, high])
+
+
+def test_by_time_has_twenty_bins_of_loss_unless_told():
+    (ax,) = plots.by_time(np.arange(400), np.ones(400), "Loss").axes
+    assert len(ax.lines[0].get_xdata()) == 20 and ax.get_ylabel() == "loss"
+
+
+def test_bars_stand_in_order_with_their_numbers():
+    fig = plots.bars({"learned": torch.tensor(2.0), "data": 0.12345}, "Bars", "distance", {"learned": 0.5})
+    (ax,) = fig.axes
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([2, 0.12345])
+    assert [to_hex(bar.get_facecolor()) for bar in ax.patches] == ["#b5179e", "#1b63fe"]
+    assert [text.get_text() for text in ax.texts] == [" 2", " 0.123"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["learned", "data"]
+    assert ax.yaxis_inverted() and ax.get_xlabel() == "distance" and title(fig) == "Bars"
+    segments = [s.tolist() for s in ax.collections[0].get_segments()]
+    assert segments == [[[1.5, 0], [2.5, 0]], [[pytest.approx(0.12345), 1], [pytest.approx(0.12345), 1]]]
+    assert fig.get_size_inches().tolist() == [8, 2.2] and ax.margins()[0] == 0.15
+
+
+def test_bars_without_errors_have_none():
+    assert not plots.bars({"data": 1.0}, "Bars").axes[0].collections
+
+
+def test_heat_shows_the_matrix_with_its_scale():
+    fig = plots.heat(torch.tensor([[0.0, 1.0], [2.0, 3.0]]), "Heat", "to", "from")
+    ax, scale = fig.axes
+    (image,) = ax.images
+    assert image.get_array().tolist() == [[0, 1], [2, 3]] and image.get_interpolation() == "nearest"
+    assert (title(fig), ax.get_xlabel(), ax.get_ylabel()) == ("Heat", "to", "from")
+    assert ax.yaxis_inverted() and scale.get_ylim() == (0, 3)
+
+
+# --- samples ---
+
+
+def test_density_puts_a_histogram_under_the_exact_curve():
+    x = torch.tensor([0.1, 0.1, 0.6, 7.0])
+    fig = plots.density(x, ([0, 0.5, 1], [2, 1, 0]), "Message", "place", bins=2)
+    (ax,) = fig.axes
+    assert [bar.get_height() for bar in ax.patches] == [1, 0.5]  # 7.0 counts, but lies outside
+    assert [bar.get_x() for bar in ax.patches] == [0, 0.5]
+    assert to_hex(ax.patches[0].get_facecolor()) == "#b5179e" and ax.patches[0].get_alpha() == 0.5
+    (line,) = ax.lines
+    assert line.get_xdata().tolist() == [0, 0.5, 1] and line.get_ydata().tolist() == [2, 1, 0]
+    assert line.get_color() == "#000000"
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"samples", "exact"}
+    assert (title(fig), ax.get_xlabel(), ax.get_title()) == ("Message", "place", "")
+    assert fig.get_size_inches().tolist() == [6, 3.6]
+
+
+def test_density_of_a_function_covers_nearly_all_samples():
+    x = torch.arange(1001.0)
+    (ax,) = plots.density(x, lambda v: v**2, "Square").axes
+    (line,) = ax.lines
+    assert len(ax.patches) == 80 and ax.get_xlabel() == "x"
+    np.testing.assert_allclose(line.get_xdata(), np.linspace(1, 999, 401))
+    np.testing.assert_allclose(line.get_ydata(), np.linspace(1, 999, 401) ** 2)
+
+
+def test_density_panels_share_their_axes_and_their_range():
+    samples = {"10 steps": torch.linspace(-1, 0, 500), "50 steps": torch.linspace(0, 3, 500)[:, None]}
+    fig = plots.density_grid(samples, lambda v: v * 0, "Grid", bins=5)
+    first, second = fig.axes
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["10 steps", "50 steps"]
+    assert first.get_xlim() == second.get_xlim() and first.get_ylim() == second.get_ylim()
+    assert first.get_legend() and not second.get_legend()
+    assert len(first.patches) == len(second.patches) == 5
+    assert first.patches[0].get_x() == pytest.approx(-1, abs=0.01)
+    assert second.patches[-1].get_x() + second.patches[-1].get_width() == pytest.approx(3, abs=0.01)
+    assert fig.get_size_inches().tolist() == [6.4, 3.6]
+    assert [ax.get_xlabel() for ax in fig.axes] == ["x", "x"]
+
+
+def test_paths_run_in_the_order_of_time_between_two_histograms():
+    times = torch.tensor([4.0, 2.0, 0.0])
+    xs = torch.stack([torch.zeros(120), torch.ones(120), torch.linspace(0, 2, 120)])
+    fig = plots.paths(times, xs, "Way back")
+    start, middle, end = fig.axes
+    assert title(fig) == "Way back" and middle.get_xlim() == (4, 0) and middle.get_xlabel() == "t"
+    assert len(middle.lines) == 100 and middle.lines[99].get_xdata().tolist() == [4, 2, 0]
+    assert middle.lines[99].get_ydata().tolist() == pytest.approx([0, 1, xs[2, 99].item()])
+    assert middle.lines[0].get_color() == "#b5179e"
+    assert (start.get_xlabel(), end.get_xlabel()) == ("t = 4", "t = 0")
+    assert start.xaxis_inverted() and not end.xaxis_inverted()
+    assert len(start.patches) == 60
+    assert start.patches[0].get_width() == pytest.approx(30)  # all in one bin of width 1/30
+    assert sum(bar.get_width() for bar in end.patches) / 30 == pytest.approx(1)
+    assert end.patches[-1].get_width() > 0 and not start.get_xticks().size and not end.get_xticks().size
+    assert start.get_ylim() == middle.get_ylim()
+
+
+def test_scatter2d_draws_each_cloud_in_its_role():
+    fig = plots.scatter2d(
+        {"data": torch.tensor([[0.0, 1.0], [2.0, 3.0]]), "learned": np.ones((1, 2))}, "Clouds"
+    )
+    (ax,) = fig.axes
+    data, learned = ax.collections
+    assert data.get_offsets().tolist() == [[0, 1], [2, 3]] and learned.get_offsets().tolist() == [[1, 1]]
+    assert to_hex(data.get_facecolor()[0]) == "#1b63fe" and to_hex(learned.get_facecolor()[0]) == "#b5179e"
+    assert ax.get_aspect() == 1 and title(fig) == "Clouds"
+    assert len(data.get_paths()[0].vertices) != len(learned.get_paths()[0].vertices)  # a circle, a square
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["data", "learned"]
+
+
+# --- images ---
+
+
+def test_mosaic_puts_images_row_by_row_with_a_gap():
+    x = torch.arange(12.0).reshape(3, 1, 2, 2)
+    nan = np.nan
+    want = [[0, 1, nan, 4, 5], [2, 3, nan, 6, 7], [nan] * 5, [8, 9, nan, nan, nan], [10, 11, nan, nan, nan]]
+    np.testing.assert_array_equal(plots.mosaic(x, 2), want)
+    assert plots.mosaic(x[:2], 2).shape == (2, 5)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 3, 4, 4)])
+def test_images_have_one_channel(shape):
+    with pytest.raises(ValueError, match=r"images must have shape \(N, 1, H, W\), not \("):
+        plots.images(torch.zeros(shape), "Wrong")
+
+
+def test_images_are_grey_from_minus_one_to_one():
+    x = torch.linspace(-1, 1, 10)[:, None, None, None].expand(10, 1, 2, 3)
+    fig = plots.images(x, "Ten")
+    (ax,) = fig.axes
+    (image,) = ax.images
+    np.testing.assert_array_equal(image.get_array().filled(np.nan), plots.mosaic(x, 8))
+    assert image.get_clim() == (-1, 1) and image.get_cmap().name == "gray"
+    assert image.get_interpolation() == "nearest" and title(fig) == "Ten"
+    assert not len(ax.get_xticks()) and not len(ax.get_yticks())
+    assert not any(spine.get_visible() for spine in ax.spines.values())
+    assert fig.get_size_inches().tolist() == pytest.approx([8, 8 * 5 / 31 + 0.8])
+
+
+def test_many_images_stay_low_enough_for_a_slide():
+    fig = plots.images(torch.zeros(64, 1, 8, 8), "Square", columns=8)
+    assert fig.get_size_inches().tolist() == [8, 5]
+
+
+def test_filmstrip_picks_frames_evenly_a_row_per_example():
+    frames = ((t, torch.full((6, 1, 2, 2), t / 10.0)) for t in range(10, -1, -1))
+    fig = plots.filmstrip(frames, "Back", columns=3, rows=2)
+    (ax,) = fig.axes
+    cells = ax.images[0].get_array().filled(np.nan)
+    assert cells.shape == (5, 8)
+    assert cells[0, [0, 3, 6]].tolist() == cells[3, [0, 3, 6]].tolist() == pytest.approx([1, 0.5, 0])
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["10", "5", "0"]
+    assert ax.get_xticks().tolist() == [0.5, 3.5, 6.5]
+    assert ax.get_xlabel() == "t" and title(fig) == "Back"
+    assert ax.xaxis.get_tick_params()["length"] == 0 and ax.xaxis.get_tick_params()["labelsize"] == 11
+
+
+def test_filmstrip_keeps_examples_apart_and_decodes():
+    x = torch.tensor([0.25, -0.5]).reshape(2, 1)
+    decoded = lambda v: v.reshape(-1, 1, 1, 1)  # noqa: E731
+    frames = [(torch.tensor([3, 3]), x), (torch.tensor(0.5), x + 0.25)]
+    (ax,) = plots.filmstrip(frames, "Two", decode=decoded).axes
+    np.testing.assert_array_equal(
+        ax.images[0].get_array().filled(np.nan), [[0.25, np.nan, 0.5], [np.nan] * 3, [-0.5, np.nan, -0.25]]
+    )
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["3", "0.5"]
+
+
+def test_filmstrip_shows_nine_frames_of_four_examples_unless_told():
+    (ax,) = plots.filmstrip([(t, torch.zeros(5, 1, 1, 1)) for t in range(20)], "Nine").axes
+    assert ax.images[0].get_array().shape == (7, 17)
+
+
+def test_a_filmstrip_needs_frames():
+    with pytest.raises(ValueError, match="frames must hold at least one"):
+        plots.filmstrip(iter([]), "None")

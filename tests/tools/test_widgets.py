@@ -1,0 +1,213 @@
+"""Sliders that redraw, and the still picture that stands for them."""
+
+import io
+
+import ipywidgets
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
+
+from course_lib import plots, widgets
+
+ALT = "a bar that grows to the right as n <grows>"
+VIEW = "application/vnd.jupyter.widget-view+json"
+AT = [{"n": 1, "kind": "data"}, {"n": 2, "kind": "data"}, {"n": 5, "kind": "noise"}]
+SLIDERS = {"n": (0, 5, 1), "kind": ["data", "noise"]}
+
+
+def draw(n, kind):
+    if n == 0:
+        raise RuntimeError("n < 1")
+    return plots.bars({kind: n}, f"{n} of {kind}")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    calls = []
+    monkeypatch.setattr(widgets, "display", lambda bundle, **kw: calls.append((bundle, kw)))
+    return calls
+
+
+@pytest.fixture
+def live(monkeypatch):
+    monkeypatch.setattr(widgets, "live", lambda: True)
+
+
+def parts(play=None, sliders=SLIDERS, start=AT[1]):
+    *controls, picture, note = widgets.panel(draw, start, ALT, play, sliders).children
+    return controls, picture, note
+
+
+# --- where it is live ---
+
+
+class Kernel(InteractiveShell):
+    kernel = None
+
+
+@pytest.mark.parametrize(
+    ("shell", "static", "package", "want"),
+    [
+        (Kernel, "", True, True),
+        (Kernel, "0", True, True),
+        (Kernel, "1", True, False),
+        (Kernel, "", False, False),
+        (InteractiveShell, "", True, False),
+        (None, "", True, False),
+    ],
+)
+def test_live_means_a_kernel_with_widgets_that_is_not_static(monkeypatch, shell, static, package, want):
+    monkeypatch.setattr(widgets, "get_ipython", lambda: shell and shell.__new__(shell))
+    monkeypatch.setenv("COURSE_STATIC", static)
+    monkeypatch.setattr(widgets.importlib.util, "find_spec", {"ipywidgets": package or None}.get)
+    assert widgets.live() is want
+
+
+# --- one bundle ---
+
+
+def test_static_output_is_the_still_picture_and_its_sentence(shown, monkeypatch):
+    monkeypatch.setattr(widgets, "live", lambda: False)
+    widgets.explore(draw, AT, ALT, **SLIDERS)
+    ((bundle, kw),) = shown
+    assert bundle == {"image/png": widgets.still(draw, AT), "text/plain": ALT}
+    assert kw == {"raw": True, "metadata": {"image/png": {"alt": ALT}}}
+
+
+def test_live_output_is_one_bundle_with_the_widget_beside_the_picture(shown, live):
+    widgets.explore(draw, AT, ALT, play="n", **SLIDERS)
+    ((bundle, kw),) = shown
+    assert list(bundle) == ["image/png", "text/plain", VIEW]
+    assert kw == {"raw": True, "metadata": {"image/png": {"alt": ALT}}}
+    assert bundle[VIEW] == {"version_major": 2, "version_minor": 0, "model_id": bundle[VIEW]["model_id"]}
+    box = ipywidgets.widget_serialization["from_json"]("IPY_MODEL_" + bundle[VIEW]["model_id"], None)
+    player, slider = box.children[0].children
+    assert isinstance(player, ipywidgets.Play)
+    assert (slider.description, slider.value, box.children[1].value) == ("n", 2, "data")
+    assert box.children[3].value == "a bar that grows to the right as n &lt;grows&gt;"
+
+
+def test_the_still_picture_holds_the_three_figures_side_by_side():
+    image = Image.open(io.BytesIO(widgets.still(draw, AT))).convert("RGB")
+    assert image.size == (1200, 320)
+    thirds = [image.crop((400 * k, 0, 400 * k + 400, 320)) for k in range(3)]
+    colours = [{c for _, c in third.getcolors(99_999)} for third in thirds]
+    blue, grey = (27, 99, 254), (140, 140, 140)
+    near = lambda want, seen: any(max(abs(a - b) for a, b in zip(want, c, strict=True)) < 6 for c in seen)  # noqa: E731
+    assert [near(blue, seen) for seen in colours] == [True, True, False]
+    assert thirds[0].tobytes() != thirds[1].tobytes() and near(grey, colours[2])
+
+
+def test_the_still_figures_carry_their_values_and_keep_their_shape():
+    made = []
+
+    def tall(n, kind):
+        made.append(draw(n, kind))
+        made[-1].set_size_inches(8, 10)
+        return made[-1]
+
+    widgets.still(tall, AT)
+    assert [fig.get_supxlabel() for fig in made] == [
+        "n = 1, kind = data",
+        "n = 2, kind = data",
+        "n = 5, kind = noise",
+    ]
+    assert made[0].get_size_inches().tolist() == [4, 5]
+    assert made[0]._supxlabel.get_weight() == "bold"
+
+
+def test_pictures_of_different_size_stand_in_one_row_on_white():
+    row = widgets.beside([Image.new("RGB", (1, 1), "red"), Image.new("RGB", (2, 2), "blue")])
+    white, red, blue = (255, 255, 255), (255, 0, 0), (0, 0, 255)
+    assert [[row.getpixel((x, y)) for x in range(3)] for y in range(2)] == [
+        [red, blue, blue],
+        [white, blue, blue],
+    ]
+
+
+# --- the panel ---
+
+
+def test_moving_a_slider_redraws_the_picture():
+    (n, kind), picture, note = parts()
+    assert picture.format == "png" and picture.value == plots.png(draw(2, "data"))
+    n.value = 4
+    assert picture.value == plots.png(draw(4, "data"))
+    kind.value = "noise"
+    assert picture.value == plots.png(draw(4, "noise"))
+    assert note.value == "a bar that grows to the right as n &lt;grows&gt;"
+
+
+def test_an_error_in_draw_is_text_and_the_widget_lives_on():
+    (n, _), picture, note = parts()
+    before = picture.value
+    n.value = 0
+    assert note.value == "RuntimeError: n &lt; 1" and picture.value == before
+    n.value = 3
+    assert picture.value == plots.png(draw(3, "data")) and note.value.startswith("a bar")
+
+
+def test_play_walks_the_slider():
+    (row, kind), picture, _ = parts(play="n")
+    player, slider = row.children
+    assert (player.min, player.max, player.step, player.value, player.interval) == (0, 5, 1, 2, 500)
+    player.value = 3
+    assert slider.value == 3 and picture.value == plots.png(draw(3, "data"))
+    slider.value = 5
+    assert player.value == 5 and isinstance(kind, ipywidgets.Dropdown)
+
+
+@pytest.mark.parametrize(
+    ("spec", "start", "kind", "value"),
+    [
+        ((0, 10, 2), 4, ipywidgets.IntSlider, 4),
+        ((0, 10, 2, 6), 4, ipywidgets.IntSlider, 6),
+        ((0, 1, 0.25), 0.5, ipywidgets.FloatSlider, 0.5),
+        ((0.0, 1.0, 0.25, 0.75), 0.5, ipywidgets.FloatSlider, 0.75),
+        ([10, 50.0, 1000], 50, ipywidgets.SelectionSlider, 50),
+        (["linear", 2], "linear", ipywidgets.Dropdown, "linear"),
+    ],
+)
+def test_each_kind_of_slider(spec, start, kind, value):
+    made = widgets.control("steps", spec, start)
+    assert type(made) is kind and made.value == value and made.description == "steps"
+    assert made.style.description_width == "initial"
+    if isinstance(spec, tuple):
+        assert (made.min, made.max, made.step) == spec[:3] and not made.continuous_update
+    else:
+        assert list(made.options) == spec
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"at": AT[:2]}, "at must hold three dicts with the keys n, kind"),
+        ({"at": [*AT[:2], {"n": 1}]}, "at must hold three dicts with the keys n, kind"),
+        ({"n": (0, 5)}, r"n must be \(low, high, step\), \(low, high, step, start\) or a list, not \(0, 5\)"),
+        ({"n": (0, 5, 1, 2, 3)}, "n must be "),
+        ({"n": (2, 5, 1)}, r"at must keep to the slider n = \(2, 5, 1\), but has 1"),
+        ({"n": (0, 4, 1)}, "but has 5"),
+        ({"kind": ["data", "mask"]}, r"the slider kind = \['data', 'mask'\], but has 'noise'"),
+        ({"play": "m"}, "play must name a slider of integers, not 'm'"),
+        ({"play": "kind"}, "play must name a slider of integers"),
+        ({"play": "n", "n": (0, 5, 0.5)}, "play must name a slider of integers"),
+        ({"alt": "short"}, "alt must say in a sentence"),
+    ],
+)
+def test_bad_sliders_are_told_at_once(change, message, shown):
+    given = {"at": AT, "alt": ALT, **SLIDERS} | change
+    with pytest.raises(ValueError, match=message):
+        widgets.explore(draw, **given)
+    assert shown == []
+
+
+def test_the_ends_of_a_slider_are_allowed():
+    widgets.check_sliders({"n": (1, 5, 1), "kind": ["data", "noise"]}, AT, "n")
+
+
+def test_an_error_of_the_author_in_the_still_picture_is_raised(shown):
+    with pytest.raises(RuntimeError, match="n < 1"):
+        widgets.explore(draw, [{"n": 0, "kind": "data"}, *AT[1:]], ALT, **SLIDERS)
