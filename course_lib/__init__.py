@@ -1,6 +1,6 @@
 """From DDPM to SEDD: the library behind the notebooks.
 
-    shapes                                      what every tensor is called
+    shapes   files                              what every tensor is called; safe writing
     schedules   nets   data                     foundations; none knows what diffusion is
     process                                     the contract, and the one sampling loop
     ddpm                                        systems: one paper, one file, one notebook

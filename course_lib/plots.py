@@ -73,7 +73,7 @@ def png(fig: Figure) -> bytes:
 
 
 def fit(render: Callable[[int], Image.Image]) -> bytes:
-    """PNG of render(dots per inch), with 256 colours and as many dots per inch, up to 100, as LIMIT allows.
+    """PNG of render(dots per inch), with 64 colours and as many dots per inch, up to 100, as LIMIT allows.
 
     Raises ValueError where even 40 are too many.
     """
@@ -96,7 +96,7 @@ def pixels(fig: Figure, dpi: int) -> Image.Image:
 def encode(image: Image.Image) -> bytes:
     """PNG bytes with a palette, without date or software."""
     buffer = io.BytesIO()
-    image.quantize(256, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+    image.quantize(64, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
     return buffer.getvalue()
 
 
@@ -240,11 +240,11 @@ def histogram(ax: Axes, values: np.ndarray, edges: np.ndarray, **kw) -> None:
 def paths(times: Any, xs: Any, title: str) -> Figure:
     """1-D trajectories xs (times, n), left to right in the order of times, and histograms of both ends.
 
-    At most 100 are drawn; the histograms count all.
+    At most 50 are drawn; the histograms count all.
     """
     times, xs = array(times), array(xs)
     fig, (axes,) = panels(title, 1, 3, sharey=True, width_ratios=(1, 5, 1))
-    axes[1].plot(times, xs[:, :100], color=COLOURS["learned"], alpha=0.4, linewidth=0.8)
+    axes[1].plot(times, xs[:, :50], color=COLOURS["learned"], alpha=0.4, linewidth=0.8)
     axes[1].set(xlim=(times[0], times[-1]), xlabel="t")
     edges = np.linspace(xs.min(), xs.max(), 61)
     for ax, end in ((axes[0], 0), (axes[2], -1)):

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import tomllib
+import types
 
 import pytest
 import yaml
@@ -89,7 +90,7 @@ def test_no_supported_python_is_said_clearly():
         SetupError, match=r"needs Python 3\.11 to 3\.13; this is Python 3\.9 \(/here\)"
     ) as caught:
         environment.find_python("/here", "3.9", which=lambda name: None)
-    assert "make lab PYTHON=python3.13" in str(caught.value)
+    assert str(caught.value).endswith("name it: make lab PYTHON=python3.13")
 
 
 def test_version_of_asks_the_interpreter(tmp_path):
@@ -111,6 +112,18 @@ def test_the_script_is_plain_python_for_old_interpreters():
         [sys.executable, "-I", "-S", str(SCRIPT), "--help"], capture_output=True, text=True
     )
     assert answer.returncode == 0 and "--extra" in answer.stdout
+
+
+def test_the_interpreter_lies_where_venv_puts_it(tmp_path, monkeypatch):
+    for system, place in (("posix", ("bin", "python")), ("nt", ("Scripts", "python.exe"))):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "name", system)
+            found = environment.venv_python(tmp_path)
+        assert found.parts == (*tmp_path.parts, *place)
+
+
+def test_the_names_in_folders_already_made_do_not_change():
+    assert (MARKER, STAMP) == (".made-by-the-course", ".ready")
 
 
 # fresh, repeated, failed, killed
@@ -136,6 +149,9 @@ def test_fresh_install_then_nothing_to_do(project):
     }
     assert prepare(project, run, say=said.append) is False
     assert len(run.commands) == 3 and len(said) == 1
+    (project / ".venv.lock").unlink()
+    assert prepare(project, run) is False
+    assert not (project / ".venv.lock").exists(), "what is ready waits for no lock"
 
 
 @pytest.mark.parametrize(
@@ -143,14 +159,17 @@ def test_fresh_install_then_nothing_to_do(project):
     [
         (1, "creating the environment (exit code 7).\nOn Debian and Ubuntu, venv is a package"),
         (2, "installing the packages (exit code 7).\nCheck the network (or proxy) and the free disk"),
-        (3, "importing the packages (exit code 7).\nCheck the network"),
+        (
+            3,
+            "importing the packages (exit code 7).\nCheck the network (or proxy) and the free disk space (2 GB; 8 GB where torch brings CUDA along), ",
+        ),
     ],
 )
 def test_a_failed_install_is_explained_not_trusted_and_retried(project, step, says):
     with pytest.raises(SetupError) as caught:
         prepare(project, FakeRun(fail=step))
     assert str(caught.value).startswith("the end of what pip said\n\nSet-up failed while " + says)
-    assert "run the same command again" in str(caught.value)
+    assert str(caught.value).endswith(", then run the same command again: it starts afresh.")
     assert not (project / ".venv" / STAMP).exists()
     (project / ".venv" / "half-made").touch()
     run = FakeRun()
@@ -198,7 +217,7 @@ def test_a_folder_made_by_others_is_kept(project):
     (project / ".venv" / "pyvenv.cfg").write_text("mine")
     with pytest.raises(SetupError, match=r"\.venv exists and was not made by the course") as caught:
         prepare(project, FakeRun())
-    assert "COURSE_VENV" in str(caught.value)
+    assert str(caught.value).endswith("set the environment variable COURSE_VENV, say to .venv-course")
     assert [path.name for path in (project / ".venv").iterdir()] == ["pyvenv.cfg"]
 
 
@@ -355,6 +374,16 @@ def test_a_killed_holder_frees_the_lock_when_its_child_ends_too(tmp_path):
         assert len(said) == 1
     with open(lock, "w") as file:
         environment.try_lock(file)
+
+
+def test_windows_locks_one_byte_without_waiting(tmp_path, monkeypatch):
+    calls = []
+    windows = types.SimpleNamespace(LK_NBLCK=2, locking=lambda *arguments: calls.append(arguments))
+    with open(tmp_path / "lock", "w") as file, monkeypatch.context() as patched:
+        patched.setattr(os, "name", "nt")
+        patched.setitem(sys.modules, "msvcrt", windows)
+        environment.try_lock(file)
+        assert calls == [(file.fileno(), 2, 1)]
 
 
 def test_where_files_cannot_be_locked_it_goes_on_and_says_so(tmp_path):

@@ -144,7 +144,7 @@ def heading(cells) -> str:
     """The first heading among cells, without its marks; else the first words."""
     text = "\n".join(c.source for c in cells)
     found = re.search(r"^#+ +(.+)$", "\n".join(c.source for c in cells if c.cell_type == "markdown"), re.M)
-    return found.group(1).strip() if found else text.strip()[:40].split("\n")[0]
+    return found.group(1) if found else text[:40].split("\n")[0]
 
 
 def count_formulas(text: str) -> int:

@@ -55,5 +55,6 @@ mnist = Recipe(
     process=lambda: DDPM(table(cosine(), 1000), (1, 28, 28), levels=256, clip=1.0),
     model=lambda: UNet(1, (24, 48, 64)).to(memory_format=torch.channels_last),
     measure=measure,
-    steps=9000,
+    steps=4000,
+    lr=2e-3,
 )

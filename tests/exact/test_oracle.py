@@ -117,7 +117,7 @@ def test_data_oracle_is_bayes(device):
 def test_data_oracle_of_noise_is_the_mean_and_of_data_the_datum():
     data = torch.tensor([[0.0], [1.0], [5.0]])
     oracle = DataOracle(process(), data)
-    nothing_left, nearly_all_left = torch.full((1,), 1e-12).double(), torch.full((3,), 1 - 1e-9).double()
+    nothing_left, nearly_all_left = torch.tensor([1e-12]).double(), 1 - torch.full((3,), 1e-9).double()
     assert oracle.posterior_mean(torch.zeros(1, 1).double(), nothing_left).item() == pytest.approx(2, abs=1e-4)
     torch.testing.assert_close(oracle.posterior_mean(data.double(), nearly_all_left), data.double())
 

@@ -77,7 +77,9 @@ def test_examples_do_not_see_each_other(case):
 def test_gradients_reach_every_parameter(case):
     net, x, u, _ = case
     randomise(net)
-    net(x, u).square().sum().backward()
+    out = net(x, u)
+    out = net.logits(out) if isinstance(net, EmbeddingNet) else out
+    out.square().sum().backward()
     assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
@@ -93,12 +95,12 @@ def test_networks_run_under_autocast(case):
 @pytest.mark.parametrize(
     "net, count",
     [
-        (MLP(), 173186),
-        (UNet(), 401505),
-        (UNet(1, (24, 48, 64)), 519937),
-        (Transformer(), 1215360),
-        (TokenNet(7, 5), 1216901),
-        (EmbeddingNet(7, 4), 1216544),
+        (MLP(), 174082),
+        (UNet(), 368353),
+        (UNet(1, (24, 48, 64)), 445433),
+        (Transformer(), 1212416),
+        (TokenNet(7, 5), 1213957),
+        (EmbeddingNet(7, 4), 1213600),
     ],
 )
 def test_sizes(net, count):
@@ -112,7 +114,7 @@ def test_sizes(net, count):
 def test_time_features_exactly():
     u = torch.tensor([0.0, 0.5, 1.0])
     want = [[math.cos(v), math.cos(1000 * v), math.sin(v), math.sin(1000 * v)] for v in u.tolist()]
-    torch.testing.assert_close(time_features(u, 4), torch.tensor(want), atol=1e-4, rtol=0)
+    torch.testing.assert_close(time_features(u, 4), torch.tensor(want), atol=3e-4, rtol=0)
     three = time_features(u, 6)
     torch.testing.assert_close(three[:, 1], torch.cos(u * math.sqrt(1000)), atol=1e-5, rtol=0)
     assert time_features(u.double(), 4).dtype == torch.float32

@@ -44,12 +44,20 @@ def stanza(k):
 
 @pytest.fixture
 def nb():
-    """A good chapter 1: cells 1-3 open it, stanza k takes six cells from 4 + 6 (k - 1), five cells close it."""
-    cells = [text("card", "# 1. A chapter"), code("setup", "import torch", "skip"), text("predictions", "Bets")]
+    """A good chapter 1: three cells open it, stanza k starts at cell 6 k - 2, six cells close it."""
+    cells = [
+        text("card", "# 1. A chapter"),
+        code("setup", "import torch", "skip"),
+        text("predictions", "Bets"),
+    ]
     for k in range(1, 6):
         cells += stanza(k)
     cells += [code("train", "train()", "slide", image()), text("text", "## See it")]
-    cells += [text("paper", "Beside the paper"), text("close", "Three equations"), text("notes", "x", "notes")]
+    cells += [
+        text("paper", "Beside the paper"),
+        text("close", "Three equations"),
+        text("notes", "x", "notes"),
+    ]
     cells += [text("notes", "y", "notes")]
     return normalise(new_notebook(cells=cells))
 
@@ -118,7 +126,7 @@ LONG = "x = '" + "y" * 83 + "'"
 KINDS = ", ".join(lint.KINDS)
 CELL = "01_good.ipynb cell"
 
-# label: (breaker, rule, what it says); the notebook is brought back to normal form unless the breaker is about that
+# label: (breaker, rule, what it says); the notebook is brought back to normal form in between
 BROKEN = {
     "error": (
         gives(34, new_output("error", ename="E", evalue="e", traceback=[])),
@@ -164,7 +172,8 @@ BROKEN = {
     "slide type": (
         typed(2, "slides"),
         "slide_types",
-        f"{CELL} 2 (setup): has slide_type 'slides', must be one of slide, subslide, fragment, -, notes, skip",
+        f"{CELL} 2 (setup): has slide_type 'slides', "
+        "must be one of slide, subslide, fragment, -, notes, skip",
     ),
     "long code": (
         put(2, source="\n".join(["x = 1"] * 21)),

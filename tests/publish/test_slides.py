@@ -37,7 +37,11 @@ def html(source):
 
 def good_cells():
     return [
-        text("# 1. Noise & data\n\nAs $x_t$, see [the paper](https://arxiv.org/abs/2006.11239).", "slide", "card"),
+        text(
+            "# 1. Noise & data\n\nAs $x_t$, see [the paper](https://arxiv.org/abs/2006.11239).",
+            "slide",
+            "card",
+        ),
         text("3 minutes on $x_0$.", "notes"),
         text("A hidden word: xylophone.", "skip"),
         text("## 1.1 A step\n\n$$x = {\\color{#b5179e}{y}} + z \\tag{1.1}$$", "slide", "derivation"),
@@ -154,7 +158,9 @@ def test_without_a_registry_the_error_says_what_to_do(wheel, monkeypatch):
     wheel.unlink()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    with pytest.raises(slides.DeckError, match=r"slides need some-files==1.0 once.*or put the wheel into ") as error:
+    with pytest.raises(
+        slides.DeckError, match=r"slides need some-files==1.0 once.*or put the wheel into "
+    ) as error:
         slides.browser_files()
     assert "ERROR" in str(error.value) and str(wheel.parent) in str(error.value)
     assert list(wheel.parent.iterdir()) == []
@@ -196,7 +202,7 @@ def test_a_deck_shows_the_shown_and_keeps_alt_text(tmp_path, plain):
 
 def test_a_lost_picture_is_named(tmp_path, plain):
     path, _ = write(tmp_path, [text("# T\n\n![A red dot](lost.png)")])
-    with pytest.raises(slides.DeckError, match="^01_noise.ipynb: picture lost.png does not exist$"):
+    with pytest.raises(slides.DeckError, match=r"^01_noise.ipynb: picture lost.png does not exist$"):
         slides.build(path, tmp_path, plain)
 
 
@@ -260,7 +266,8 @@ def test_static_checks_name_what_is_added(added, tmp_path, plain):
 def test_static_checks_let_inner_references_pass(tmp_path, plain):
     path, nb = write(tmp_path, good_cells())
     deck = slides.build(path, tmp_path, plain)
-    added = '<style>p {background: url("data:,") url(#a)}</style><use href="#b"></use><script>"@import url(a)"</script>'
+    added = '<style>p {background: url("data:,") url(#a)}</style><use href="#b"></use>'
+    added += '<script>"@import url(a)"</script>'
     page = deck.read_text(encoding="utf-8")
     deck.write_text(page.replace("</body>", added + "</section></body>"), encoding="utf-8")
     assert slides.check_static(deck, nb) == []
@@ -358,7 +365,7 @@ def test_the_browser_check_catches_what_an_audience_would_see(tmp_path, librarie
         r"slide 3 \(Too wide\) is 1\d\d\d px wide, must be at most 1280",
         r"slide 7 \(Raw\) shows raw maths: 'A lone \$ sign'",
         r"slide 8 \(Not TeX\) has a formula that MathJax cannot read: Missing argument for .frac",
-        r"slide 8 \(Not TeX\) has a formula that MathJax cannot read: Undefined control sequence \\nosuchmacro",
+        r"slide 8 \(Not TeX\) has a formula that MathJax cannot read: Undefined .* \\nosuchmacro",
         r"slide 9 \(Lost .*\) shows 1 formulas, the notebook has 2",
     ]
     print(*found, sep="\n")
@@ -408,7 +415,8 @@ def test_without_a_browser_the_command_says_what_it_did_not_check(tmp_path, plai
     assert slides.main(["--out", str(tmp_path), str(path)]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == (
-        "no Chromium on PATH: heights, formulas and errors in a browser were not checked; apt install chromium"
+        "no Chromium on PATH: heights, formulas and errors in a browser were not checked; "
+        "apt install chromium"
     )
     assert said[1].endswith("01_noise.html: 4 slides, 0.0 MB: ok")
     slides.main(["--pdf", "--out", str(tmp_path), str(path)])

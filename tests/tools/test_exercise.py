@@ -66,7 +66,13 @@ def gives_dots(x):
     return ...
 
 
-@pytest.mark.parametrize("stub", [dots, documented, passes, gives_dots])
+def several(x):
+    """To be done."""
+    ...
+    pass
+
+
+@pytest.mark.parametrize("stub", [dots, documented, passes, gives_dots, several])
 def test_an_empty_body_is_to_do(stub, capsys):
     assert E.exercise("toy.double")(stub) is reference
     assert said(capsys).startswith("[TODO] ")
@@ -307,10 +313,14 @@ def test_a_chapter_does_not_see_another_with_a_longer_name():
 
 
 def test_progress_counts_what_passed(capsys):
+    E.define("toy.third", reference, check, WRONG)
     E.exercise("toy.again")(reference)
+    E.exercise("toy.third")(WRONG["square"])
     said(capsys)
     E.progress("toy")
-    assert said(capsys) == "1/2 exercises solved in chapter toy\n[TODO] toy.double\n[PASS] toy.again\n"
+    assert said(capsys) == (
+        "1/3 exercises solved in chapter toy\n[TODO] toy.double\n[PASS] toy.again\n[FAIL] toy.third\n"
+    )
 
 
 def test_a_solution_is_shown_only_after_an_attempt(capsys):

@@ -76,6 +76,17 @@ def test_roles_differ_in_marker_and_the_learned_colour_is_that_of_the_formulas()
     assert len({marker for _, _, marker in plots.ROLES.values()}) == 6
 
 
+def test_lines_and_markers_stay_as_they_are():
+    assert [role[1:] for role in plots.ROLES.values()] == [
+        ("-", "o"),
+        (":", "x"),
+        ("--", "s"),
+        ("-", "D"),
+        ("-.", "^"),
+        ((0, (5, 1, 1, 1, 1, 1)), "v"),
+    ]
+
+
 def test_a_label_that_names_a_role_looks_like_it_and_others_take_what_is_free():
     colours = [c for c, _, _ in plots.looks(["the exact mean", "linear", "cosine", "data", "sqrt"])]
     assert colours == [plots.COLOURS[r] for r in ("exact", "noise", "learned", "data", "mask")]
@@ -102,6 +113,11 @@ def test_show_gives_a_png_with_its_sentence(shown):
     image = opened(bundle["image/png"])
     assert image.format == "PNG" and image.mode == "P" and image.size == (800, 400) and image.info == {}
     assert image.convert("RGB").getpixel((2, 2)) == (255, 255, 255)
+
+
+def test_a_picture_of_many_colours_keeps_64():
+    picture = opened(plots.encode(Image.radial_gradient("L").convert("RGB")))
+    assert len(picture.getcolors()) == 64
 
 
 def test_white_stays_white_when_the_readers_style_is_dark():
@@ -140,9 +156,11 @@ def test_a_heavy_figure_is_drawn_with_fewer_dots_until_it_fits(monkeypatch):
 
 
 def test_a_figure_that_never_fits_is_an_error(monkeypatch):
+    seen = []
     monkeypatch.setattr(plots, "encode", lambda image: bytes(70_000))
     with pytest.raises(ValueError, match="must fit in 60000 bytes, but takes 70000 at 40 dots per inch"):
-        plots.fit(lambda dpi: None)
+        plots.fit(lambda dpi: seen.append(dpi) or Image.new("RGB", (1, 1)))
+    assert seen == [100, 90, 80, 70, 60, 50, 40]
 
 
 def test_noise_fits_the_limit():
@@ -166,6 +184,8 @@ def test_the_style_is_set_once_for_all():
     assert matplotlib.rcParams["axes.titlelocation"] == "left"
     assert matplotlib.rcParams["lines.linewidth"] == 2 and matplotlib.rcParams["image.cmap"] == "cividis"
     assert matplotlib.rcParams["figure.facecolor"] == "white"
+    assert matplotlib.rcParams["legend.edgecolor"] == "none"
+    assert matplotlib.rcParams["figure.constrained_layout.use"] is True
     assert not matplotlib.rcParams["axes.spines.top"] and not matplotlib.rcParams["axes.spines.right"]
 
 
@@ -226,6 +246,7 @@ def test_a_band_shades_its_own_line_only():
     (ax,) = plots.curves([0, 1], lines, "Band", band={"learned": ([2, 3], [5, 6])}).axes
     (band,) = ax.collections
     assert to_hex(band.get_facecolor()[0]) == "#b5179e" and band.get_alpha() == 0.2
+    assert band.get_linewidth() == 0
     assert {tuple(v) for v in band.get_paths()[0].vertices.tolist()} == {(0, 2), (1, 3), (0, 5), (1, 6)}
 
 
@@ -271,7 +292,16 @@ def test_heat_shows_the_matrix_with_its_scale():
     (image,) = ax.images
     assert image.get_array().tolist() == [[0, 1], [2, 3]] and image.get_interpolation() == "nearest"
     assert (title(fig), ax.get_xlabel(), ax.get_ylabel()) == ("Heat", "to", "from")
-    assert ax.yaxis_inverted() and scale.get_ylim() == (0, 3)
+    assert ax.yaxis_inverted() and scale.get_ylim() == (0, 3) and fig.get_size_inches().tolist() == [6, 4.5]
+
+
+def test_axes_have_no_name_unless_given():
+    figures = [
+        plots.curves([0, 1], {"data": [0, 1]}, "m"),
+        plots.bars({"data": 1}, "m"),
+        plots.heat([[1]], "m"),
+    ]
+    assert [(fig.axes[0].get_xlabel(), fig.axes[0].get_ylabel()) for fig in figures] == [("", "")] * 3
 
 
 # --- samples ---
@@ -321,9 +351,11 @@ def test_paths_run_in_the_order_of_time_between_two_histograms():
     fig = plots.paths(times, xs, "Way back")
     start, middle, end = fig.axes
     assert title(fig) == "Way back" and middle.get_xlim() == (4, 0) and middle.get_xlabel() == "t"
-    assert len(middle.lines) == 100 and middle.lines[99].get_xdata().tolist() == [4, 2, 0]
-    assert middle.lines[99].get_ydata().tolist() == pytest.approx([0, 1, xs[2, 99].item()])
-    assert middle.lines[0].get_color() == "#b5179e"
+    assert len(middle.lines) == 50 and middle.lines[49].get_xdata().tolist() == [4, 2, 0]
+    assert middle.lines[49].get_ydata().tolist() == pytest.approx([0, 1, xs[2, 49].item()])
+    line = middle.lines[0]
+    assert (line.get_color(), line.get_alpha(), line.get_linewidth()) == ("#b5179e", 0.4, 0.8)
+    assert middle.get_subplotspec().get_gridspec().get_width_ratios() == (1, 5, 1)
     assert (start.get_xlabel(), end.get_xlabel()) == ("t = 4", "t = 0")
     assert start.xaxis_inverted() and not end.xaxis_inverted()
     assert len(start.patches) == 60
@@ -341,7 +373,8 @@ def test_scatter2d_draws_each_cloud_in_its_role():
     data, learned = ax.collections
     assert data.get_offsets().tolist() == [[0, 1], [2, 3]] and learned.get_offsets().tolist() == [[1, 1]]
     assert to_hex(data.get_facecolor()[0]) == "#1b63fe" and to_hex(learned.get_facecolor()[0]) == "#b5179e"
-    assert ax.get_aspect() == 1 and title(fig) == "Clouds"
+    assert ax.get_aspect() == 1 and title(fig) == "Clouds" and fig.get_size_inches().tolist() == [6, 5]
+    assert (data.get_sizes(), data.get_alpha(), data.get_linewidths()) == ([16], 0.6, [1])
     assert len(data.get_paths()[0].vertices) != len(learned.get_paths()[0].vertices)  # a circle, a square
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["data", "learned"]
 

@@ -1,0 +1,226 @@
+"""Bounds against their exact means, distances against closed forms and scipy, the judge on real digits and noise."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+import torch
+
+from course_lib.data import digits, two_bumps
+from course_lib.ddpm import DDPM
+from course_lib.evaluate import Estimate, Judge, bound, bound_by_time, frechet, wasserstein
+from course_lib.oracle import MixtureOracle
+from course_lib.process import Process
+from course_lib.schedules import cosine, table
+
+
+class Toy(Process):
+    """T = 4; its bound is told from outside, and it notes how it was called."""
+
+    T = 4
+
+    def __init__(self, value):
+        super().__init__()
+        self.value, self.calls = value, []
+
+    def bound(self, model, data, t):
+        self.calls.append((model, data, t, torch.is_grad_enabled()))
+        return self.value(data, t)
+
+
+def net(x, u):
+    return x
+
+
+def columns(n):
+    return torch.linspace(0, 1, n)[:, None] ** 2
+
+
+# Bounds
+
+
+def test_estimate_in_words_and_bits():
+    e = Estimate(2.0, 0.5)
+    assert str(e) == "2.000 ± 0.500" and str(Estimate(-1.23456, 0.00987)) == "-1.235 ± 0.010"
+    bits = e.bits_per_dim(4)
+    assert bits == (pytest.approx(0.5 / math.log(2)), pytest.approx(0.125 / math.log(2)))
+    assert isinstance(bits, Estimate)
+
+
+def test_bound_is_mean_and_standard_error_over_examples():
+    x = columns(10)
+    e = bound(Toy(lambda x, t: x[:, 0].double()), net, x)
+    assert e.mean == pytest.approx(x.double().mean().item(), rel=1e-12)
+    assert e.se == pytest.approx(scipy.stats.sem(x.double()[:, 0]), rel=1e-12)
+
+
+def test_bound_goes_through_the_data_in_batches_without_gradients():
+    toy = Toy(lambda x, t: x[:, 0])
+    bound(toy, net, columns(10), batch=4)
+    assert [len(data) for _, data, _, _ in toy.calls] == [4, 4, 2]
+    assert all(model is net and not grad and len(t) == len(data) for model, data, t, grad in toy.calls)
+    assert torch.cat([data for _, data, _, _ in toy.calls]).equal(columns(10))
+    assert torch.cat([t for _, _, t, _ in toy.calls]).unique().tolist() == [1, 2, 3, 4]
+    big = Toy(lambda x, t: x[:, 0])
+    bound(big, net, columns(300))
+    assert [len(data) for _, data, _, _ in big.calls] == [256, 44]
+
+
+def test_bound_averages_its_repeats_within_each_example():
+    toy = Toy(lambda x, t: x[:, 0] + 3 * (len(toy.calls) - 2))  # x - 3, x, x + 3
+    e = bound(toy, net, columns(10), repeats=3)
+    assert len(toy.calls) == 3
+    assert e.mean == pytest.approx(columns(10).mean().item())
+    assert e.se == pytest.approx(scipy.stats.sem(columns(10)[:, 0]), rel=1e-6)
+
+
+def test_bound_by_time_is_the_mean_at_each_time():
+    toy, x = Toy(lambda x, t: x[:, 0] * t**2), columns(10)
+    by_time = bound_by_time(toy, net, x)
+    torch.testing.assert_close(by_time, x.mean() * torch.tensor([1.0, 4.0, 9.0, 16.0]))
+    assert all(model is net and not grad and len(data) == 10 for model, data, _, grad in toy.calls)
+
+
+def test_bound_is_unbiased_for_the_mean_of_bound_by_time():
+    # 2 examples, 4 times: each example meets each time equally often
+    toy, x = Toy(lambda x, t: x[:, 0] * t**2), torch.tensor([[1.0], [3.0]])
+    estimates = torch.tensor([bound(toy, net, x).mean for _ in range(2000)])
+    spread = estimates.std() / math.sqrt(2000)
+    assert abs(estimates.mean() - bound_by_time(toy, net, x).mean()) < 4 * spread < 1
+
+
+def test_bound_of_a_ddpm_matches_its_sum_over_times(device):
+    process, x = DDPM(table(cosine(), 20), (1,)).to(device), two_bumps().sample(2000).to(device)
+    oracle = MixtureOracle(process, two_bumps())
+    e = bound(process, oracle, x, repeats=5)
+    exact = bound_by_time(process, oracle, x)
+    assert exact.shape == (20,)
+    assert abs(e.mean - exact.mean().item()) < 5 * e.se < 1
+    assert e.mean > two_bumps().entropy() - 5 * e.se
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"repeats": 0}, "repeats must be at least 1, not 0"),
+        ({"batch": 0}, "batch must be at least 1, not 0"),
+        ({"data": columns(1)}, "data must hold at least 2 examples, not 1"),
+    ],
+)
+def test_bound_refuses(options, says, unchecked):
+    with pytest.raises(ValueError, match=says):
+        bound(Toy(None), net, **{"data": columns(4), **options})
+
+
+def test_bound_is_content_with_2_examples():
+    assert bound(Toy(lambda x, t: x[:, 0]), net, torch.tensor([[1.0], [3.0]])) == (2, 1)
+
+
+# The judge
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return Judge(*digits())
+
+
+def test_judge_knows_digits_from_noise(judge, device):
+    real, _ = digits("test")
+    assert judge.accepted(real.to(device)) > 0.75
+    assert judge.accepted(torch.randn(200, 1, 8, 8, device=device).clamp(-1, 1)) < 0.2
+    assert judge.accepted(real, above=0.0) == 1 and judge.accepted(real, above=1.0) == 0
+
+
+def test_judge_is_as_sure_as_ten_neighbours_agree(judge):
+    x, y = digits()
+    real = digits("test")[0][:20]
+    nearest = torch.cdist(real.flatten(1), x.flatten(1)).topk(10, largest=False).indices
+    want = torch.nn.functional.one_hot(y[nearest].long(), 10).double().mean(1).amax(1)
+    torch.testing.assert_close(judge.confidence(real), want)
+    assert judge.accepted(real) == (want > 0.95).double().mean().item()
+    assert judge.classifier.n_neighbors == 10
+
+
+def test_judges_features_are_principal_components(judge):
+    x = digits()[0].flatten(1).double()
+    variance = torch.linalg.eigvalsh(x.T.cov()).flip(0)[:30]
+    features = judge.features(digits()[0])
+    assert features.shape == (1438, 30) and features.dtype == torch.float64
+    torch.testing.assert_close(features.var(0), variance, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(features.mean(0), torch.zeros(30).double(), rtol=0, atol=1e-4)
+
+
+def test_judge_with_other_numbers():
+    x, y = digits()
+    small = Judge(x[:50], y[:50], neighbours=3, components=5)
+    assert small.classifier.n_neighbors == 3 and small.features(x[:4]).shape == (4, 5)
+
+
+# Distances
+
+
+def test_frechet_by_scipys_matrix_root():
+    a, b = torch.randn(50, 4) @ torch.randn(4, 4), torch.randn(70, 4) @ torch.randn(4, 4) + torch.arange(4)
+    S_a, S_b = np.cov(a.double().T), np.cov(b.double().T)
+    root = scipy.linalg.sqrtm(S_a @ S_b).real
+    shift = (a.double().mean(0) - b.double().mean(0)).square().sum().item()
+    want = shift + np.trace(S_a + S_b - 2 * root)
+    assert frechet(a, b) == pytest.approx(want, rel=1e-8)
+    assert frechet(b, a) == pytest.approx(want, rel=1e-8)
+
+
+def test_frechet_in_one_dimension(device):
+    a, b = 2 * torch.randn(30, 1), torch.randn(40, 1) + 3
+    want = (a.mean() - b.mean()) ** 2 + (a.std() - b.std()) ** 2
+    assert frechet(a.to(device), b.to(device)) == pytest.approx(want.item(), rel=1e-5)
+
+
+def test_frechet_of_a_sample_with_itself_and_its_shift():
+    a = torch.randn(5, 8)  # fewer samples than dimensions: singular covariances
+    assert frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet(a, a + 2) == pytest.approx(4 * 8, rel=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 1)])
+def test_frechet_refuses(sizes):
+    with pytest.raises(
+        ValueError, match=f"a and b must hold at least 2 samples each, not {sizes[0]} and {sizes[1]}"
+    ):
+        frechet(*(torch.randn(n, 2) for n in sizes))
+    assert math.isfinite(frechet(torch.randn(2, 2), torch.randn(2, 2)))
+
+
+def normal(x):
+    return torch.special.ndtr(x)
+
+
+def uniform(x):
+    return x.clamp(0, 1)
+
+
+def test_wasserstein_by_scipy(device):
+    x = 1.5 * torch.randn(300) + 0.3
+    quantiles = scipy.stats.norm.ppf((np.arange(100_000) + 0.5) / 100_000)
+    want = scipy.stats.wasserstein_distance(x, quantiles)
+    assert wasserstein(x.to(device), normal) == pytest.approx(want, abs=2e-3)
+
+
+def test_wasserstein_of_a_shifted_law_is_the_shift():
+    x = torch.from_numpy(scipy.stats.norm.ppf((np.arange(2000) + 0.5) / 2000)).float()
+    assert wasserstein(x, normal) < 0.003
+    for shift in (-0.5, 0.5, 20.0):
+        assert wasserstein(x + shift, normal) == pytest.approx(abs(shift), abs=0.02)
+
+
+@pytest.mark.parametrize("points", [[0.5], [0.5, 0.5], [0.5, 0.5 + 1e-6]])
+def test_wasserstein_sees_a_collapsed_sample(points):
+    assert wasserstein(torch.tensor(points), uniform) == pytest.approx(0.25, abs=1e-3)
+
+
+def test_wasserstein_reaches_a_law_on_either_side():
+    assert wasserstein(torch.tensor([10.0, 11.0]), uniform, points=40001) == pytest.approx(10, abs=1e-3)
+    assert wasserstein(torch.tensor([-11.0, -10.0]), uniform, points=40001) == pytest.approx(11, abs=1e-3)
+    mixed = torch.tensor([2.0, 0.0, 1.0])  # unsorted; F_3 - F on three pieces
+    assert wasserstein(mixed, uniform) == pytest.approx(0.5 * (1 / 9 + 4 / 9) + 1 / 3, abs=2e-3)
