@@ -33,6 +33,7 @@ unit: environment ## Run the library's tests
 
 notebooks: environment ## Run every notebook from a fresh kernel and store its outputs
 	$(PY) -m course_lib.publish.notebooks notebooks
+	$(PY) -m course_lib.publish.readme
 
 slides: environment ## Build one self-contained HTML file a chapter in build/slides
 	$(PY) -m course_lib.publish.slides

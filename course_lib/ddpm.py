@@ -91,7 +91,7 @@ class DDPM(Process):
         eps = torch.randn_like(x0) if eps is None else eps
         log = self.log_alpha_bar[t]
         r, sigma = (log / 2).exp().to(x0.dtype), (-torch.expm1(log)).sqrt().to(x0.dtype)
-        return torch.addcmul(like(r, x0) * x0, like(sigma, x0), eps)
+        return (like(r, x0) * x0).addcmul_(like(sigma, x0), eps)
 
     def prior(self, n: int) -> Batch:
         """x_T ~ N(0, I)."""

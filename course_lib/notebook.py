@@ -1,5 +1,6 @@
 """The first cell of a notebook, which says with what and in which mode it runs; and a quiet progress bar."""
 
+import json
 import os
 import platform
 import sys
@@ -72,7 +73,17 @@ def setup(chapter: str, seed: int = 0) -> Course:
     print(f"device: {course.device} | threads: {torch.get_num_threads()} | seed: {seed}")
     solutions = "solutions" if os.environ.get("COURSE_SOLUTIONS") == "1" else "yours"
     print(f"exercises: {solutions} | training: {'fast (a few steps)' if course.fast else 'full'}")
+    print(run_time(chapter))
     return course
+
+
+def run_time(chapter: str) -> str:
+    """How long the stored outputs of this notebook took to make."""
+    path = ROOT / "assets" / "run_times.json"
+    times = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if chapter not in times:
+        return "run time: not measured yet"
+    return "run time: {seconds} s when its outputs were stored, on {cores} CPU cores".format(**times[chapter])
 
 
 def best_device() -> torch.device:
@@ -96,7 +107,7 @@ def watched() -> bool:
     return live() or (sys.stderr.isatty() and os.environ.get("COURSE_STATIC") != "1")
 
 
-def progress(
+def watch(
     records: Iterable[Any], total: int, describe: str = "training", every: int = 20
 ) -> Iterator[Any]:
     """Pass training records through, under a bar where one is watched; at the end print steps and final loss.

@@ -157,12 +157,9 @@ def test_fresh_install_then_nothing_to_do(project):
 @pytest.mark.parametrize(
     ("step", "says"),
     [
-        (1, "creating the environment (exit code 7).\nOn Debian and Ubuntu, venv is a package"),
-        (2, "installing the packages (exit code 7).\nCheck the network (or proxy) and the free disk"),
-        (
-            3,
-            "importing the packages (exit code 7).\nCheck the network (or proxy) and the free disk space (2 GB; 8 GB where torch brings CUDA along), ",
-        ),
+        (1, "creating the environment (exit code 7).\nOn Debian and Ubuntu, venv is a package of its own: "),
+        (2, "installing the packages (exit code 7).\nCheck the network (or proxy) and the free disk space "),
+        (3, "importing the packages (exit code 7).\nCheck the network (or proxy) and the free disk space "),
     ],
 )
 def test_a_failed_install_is_explained_not_trusted_and_retried(project, step, says):
@@ -466,6 +463,15 @@ def test_main_turns_errors_into_a_message_and_an_exit_code(prepared, monkeypatch
     assert capsys.readouterr().err == says
 
 
+def test_the_script_ends_with_the_exit_code(tmp_path):
+    folder = tmp_path / "venv"
+    folder.mkdir()
+    (folder / "mine").touch()
+    command, base = [sys.executable, "-I", str(SCRIPT)], {**os.environ, "COURSE_VENV": str(folder)}
+    answer = subprocess.run(command, env=base, capture_output=True, text=True)
+    assert answer.returncode == 1 and "was not made by the course" in answer.stderr
+
+
 # the CI runner
 
 WITH_WORKERS = "-m pytest -n 2 --dist loadfile"
@@ -496,12 +502,9 @@ def test_a_stage_sees_one_thread_and_only_its_own_mode():
         "COURSE_STATIC": "1",
         "OMP_NUM_THREADS": "8",
     }
-    assert ci.environment({"COURSE_FAST": "1"}, base) == {
-        "PATH": "p",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "COURSE_FAST": "1",
-    }
+    plain = {"PATH": "p", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    assert ci.environment({}, base) == plain
+    assert ci.environment({"COURSE_FAST": "1"}, base) == {**plain, "COURSE_FAST": "1"}
 
 
 @pytest.mark.parametrize(
@@ -509,6 +512,7 @@ def test_a_stage_sees_one_thread_and_only_its_own_mode():
     [
         ("== 1 failed, 12 passed, 3 skipped in 4.05s ==", {"failed": 1, "passed": 12, "skipped": 3}),
         ("= 5 passed, 1 xfailed, 2 errors in 75.00s (0:01:15) =", {"passed": 5, "errors": 2}),
+        ("== 1 error in 0.20s ==", {"error": 1}),
         ("no tests ran in 0.01s", {}),
         ("3 passed the gate", {}),
     ],
@@ -575,6 +579,14 @@ def test_main_runs_the_named_stages_or_all(monkeypatch, capsys):
     assert (
         caught.value.code == 2 and "stage is units, must be one of: ruff, format" in capsys.readouterr().err
     )
+
+
+def test_the_runner_exits_with_the_code_of_the_stage_that_failed(tmp_path):
+    command = [sys.executable, "-m", "course_lib.publish.ci", "ruff", "unit"]
+    (tmp_path / "bad.py").write_text("import os\n")
+    base = {**os.environ, "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run(command, cwd=tmp_path, env=base, capture_output=True, text=True)
+    assert answer.returncode == 1 and answer.stdout.endswith("FAILED at stage: ruff\n")
 
 
 # files that must agree

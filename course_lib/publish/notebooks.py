@@ -2,15 +2,18 @@
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import sys
-import tempfile
+import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from course_lib.files import write_atomically, write_json
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 VOLATILE = ("collapsed", "scrolled", "execution", "trusted", "ExecuteTime")
@@ -142,17 +145,16 @@ def _failure(path, number, cell, error):
 
 def store(nb, path):
     """Write nb at path in one move: a reader sees the old file or the new one, never half of one."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text_of(nb))
-        if path.exists():
-            os.chmod(temporary, path.stat().st_mode)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_atomically(path, lambda file: file.write(text_of(nb).encode()))
+
+
+def store_seconds(path, seconds):
+    """Put a chapter's run time into assets/run_times.json, from which its first cell and the README take it."""
+    times = Path(path).resolve().parent.parent / "assets" / "run_times.json"
+    if times.parent.is_dir():
+        known = json.loads(times.read_text(encoding="utf-8")) if times.exists() else {}
+        entry = {"seconds": round(seconds), "cores": os.cpu_count()}
+        write_json(times, dict(sorted({**known, Path(path).stem: entry}.items())))
 
 
 def check(path) -> list[str]:
@@ -166,10 +168,13 @@ def check(path) -> list[str]:
 
 
 def _run(path):
+    start = time.monotonic()
     try:
-        store(execute(path), path)
+        nb = execute(path)
     except NotebookError as error:
         return [str(error)]
+    store(nb, path)
+    store_seconds(path, time.monotonic() - start)
     return []
 
 

@@ -1,5 +1,6 @@
 """The notebook tool: one run, one normal form, and no half-written file."""
 
+import json
 import os
 import stat
 
@@ -156,3 +157,15 @@ def test_find_takes_files_and_folders_in_order_and_names_what_is_missing(tmp_pat
     for bad in ("c.txt", "missing.ipynb", "empty"):
         with pytest.raises(ValueError, match=f"must be .ipynb files or folders that hold some.*{bad}"):
             notebooks.find([tmp_path / bad])
+
+
+def test_run_times_are_kept_for_all_notebooks(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    notebooks.store_seconds(tmp_path / "notebooks" / "02_b.ipynb", 3.6)  # no assets: nothing to write
+    (tmp_path / "assets").mkdir()
+    notebooks.store_seconds(tmp_path / "notebooks" / "02_b.ipynb", 3.6)
+    notebooks.store_seconds(tmp_path / "notebooks" / "01_a.ipynb", 61.2)
+    notebooks.store_seconds(tmp_path / "notebooks" / "02_b.ipynb", 5.2)
+    times = json.loads((tmp_path / "assets" / "run_times.json").read_text())
+    assert list(times) == ["01_a", "02_b"] and times["02_b"] == {"seconds": 5, "cores": os.cpu_count()}
+    assert times["01_a"]["seconds"] == 61

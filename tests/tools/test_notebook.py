@@ -178,35 +178,35 @@ def records(losses):
 
 def test_unwatched_training_prints_one_line_and_passes_the_records_through(capsys):
     given = records([torch.tensor([0.25, 0.75]), torch.tensor(0.25, requires_grad=True), 0.75])
-    assert list(notebook.progress(given, 3)) == given
+    assert list(notebook.watch(given, 3)) == given
     out, err = capsys.readouterr()
     assert out == "training: 3 steps, final loss 0.500\n" and err == ""
 
 
 def test_the_final_loss_is_the_mean_of_the_last_records(capsys):
-    list(notebook.progress(records([9.0] * 20 + [1.0] * 20), 40, "digits"))
-    list(notebook.progress(records([9.0, 1.0, 2.0]), 3, every=2))
+    list(notebook.watch(records([9.0] * 20 + [1.0] * 20), 40, "digits"))
+    list(notebook.watch(records([9.0, 1.0, 2.0]), 3, every=2))
     assert capsys.readouterr().out == (
         "digits: 40 steps, final loss 1.000\ntraining: 3 steps, final loss 1.500\n"
     )
 
 
 def test_a_run_that_stops_early_says_so(capsys):
-    for record in notebook.progress(records([1.0, 2.0, 3.0]), 3):
+    for record in notebook.watch(records([1.0, 2.0, 3.0]), 3):
         if record.loss == 2.0:
             break
     assert capsys.readouterr().out == "training: 2 of 3 steps, final loss 1.500\n"
 
 
 def test_no_records_no_line(capsys):
-    assert list(notebook.progress([], 3)) == []
+    assert list(notebook.watch([], 3)) == []
     assert capsys.readouterr().out == ""
 
 
 def test_a_watched_run_has_a_bar_that_reads_few_losses_and_ends_with_seconds(seen, capsys, monkeypatch):
     clock = iter([10.0, 12.5])
     monkeypatch.setattr(notebook.time, "perf_counter", lambda: next(clock))
-    list(notebook.progress(records([0.5, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0]), 7, "digits", every=3))
+    list(notebook.watch(records([0.5, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0]), 7, "digits", every=3))
     assert seen == [
         {"total": 7, "desc": "digits", "disable": False, "leave": False},
         {"loss": "2.000", "refresh": False},
@@ -222,7 +222,7 @@ def test_an_unwatched_run_reads_no_loss_before_its_end(monkeypatch):
     reads = []
     real = torch.Tensor.item
     monkeypatch.setattr(torch.Tensor, "item", lambda self: reads.append(1) or real(self))
-    for _ in notebook.progress(records(torch.rand(50).unbind()), 50):
+    for _ in notebook.watch(records(torch.rand(50).unbind()), 50):
         assert not reads
     assert len(reads) == 20
 
@@ -233,7 +233,7 @@ def test_a_crash_of_training_closes_the_bar_and_is_passed_on(seen):
         raise FloatingPointError("loss is NaN at step 1")
 
     with pytest.raises(FloatingPointError, match="NaN at step 1"):
-        list(notebook.progress(crashing(), 2))
+        list(notebook.watch(crashing(), 2))
     assert seen[-1] == "closed"
 
 
@@ -262,3 +262,12 @@ def test_a_bar_is_drawn_only_where_somebody_watches(monkeypatch, kernel, termina
     monkeypatch.setattr(notebook, "live", lambda: kernel)
     monkeypatch.setattr(sys, "stderr", Terminal() if terminal else io.StringIO())
     assert notebook.watched() is want
+
+
+def test_setup_says_how_long_a_stored_run_took(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "ROOT", tmp_path)
+    assert notebook.run_time("01_x") == "run time: not measured yet"
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "run_times.json").write_text('{"01_x": {"seconds": 42, "cores": 2}}')
+    assert notebook.run_time("01_x") == "run time: 42 s when its outputs were stored, on 2 CPU cores"
+    assert notebook.run_time("02_y") == "run time: not measured yet"

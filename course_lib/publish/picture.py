@@ -1,0 +1,28 @@
+"""The README's picture: digits made from noise by the shipped MNIST weights.
+
+    python -m course_lib.publish.picture
+"""
+
+import torch
+
+from course_lib.files import write_atomically
+from course_lib.plots import filmstrip, png
+from course_lib.process import sample
+from course_lib.publish.readme import ROOT
+from course_lib.recipes import find
+from course_lib.train import load_weights
+
+
+def draw(steps: int = 200):
+    """Figure: three reverse trajectories, noise to digit."""
+    recipe = find("ddpm.mnist")
+    model = recipe.fresh_model()
+    load_weights(ROOT / "assets" / recipe.chapter / "mnist.safetensors", model)
+    torch.manual_seed(3)
+    frames = list(sample(recipe.process(), model, 3, steps))
+    return filmstrip(frames, "From noise to digits: the network only ever learned to remove noise", columns=9, rows=3)
+
+
+if __name__ == "__main__":
+    picture = png(draw())
+    write_atomically(ROOT / "assets" / "01_ddpm" / "from_noise.png", lambda f: f.write(picture))

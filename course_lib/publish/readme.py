@@ -1,0 +1,102 @@
+"""Write the parts of README.md and assets/README.md that repeat what files already say, so that they cannot disagree.
+
+    python -m course_lib.publish.readme           rewrite them
+    python -m course_lib.publish.readme --check   exit 1 where one is out of date
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+
+from course_lib.files import write_atomically
+
+ROOT = Path(__file__).resolve().parents[2]
+MADE_BY = {  # ending of an asset's name: what it is and what writes it
+    ".safetensors": ("weights", "a recipe"),
+    ".log.json": ("training log and command", "a recipe"),
+    ".results.json": ("measured results", "a recipe"),
+    "paper.json": ("numbers of the paper, with their source", "by hand"),
+    "run_times.json": ("run times of the notebooks", "`make notebooks`"),
+    ".png": ("picture", "`python -m course_lib.publish.picture`"),
+}
+
+
+def chapters(root: Path = ROOT) -> str:
+    """Markdown table of the notebooks: title, question, measured run time."""
+    times = json.loads((root / "assets" / "run_times.json").read_text(encoding="utf-8"))
+    rows = ["| chapter | question | Run All, 2 cores |", "|:--|:--|--:|"]
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        card = nbformat.read(path, as_version=4).cells[0].source
+        title = re.search(r"^# (?:\d+\. )?(.*)$", card, re.M)[1]
+        question = re.search(r"^\*\*Question\.\*\* (.*)$", card, re.M)
+        seconds = f"{times[path.stem]['seconds']} s" if path.stem in times else "not measured"
+        link = f"[{path.stem[:2]} {title}](notebooks/{path.name})"
+        rows.append(f"| {link} | {question[1] if question else 'Where do I start?'} | {seconds} |")
+    return "\n".join(rows)
+
+
+def results(root: Path = ROOT) -> str:
+    """Markdown table of what the recipes measured."""
+    rows = ["| recipe | steps | bits/dim on test | accepted: samples / real / noise | made on |", "|:--|--:|--:|:--|:--|"]
+    for path in sorted((root / "assets").glob("*/*.results.json")):
+        r = json.loads(path.read_text(encoding="utf-8"))
+        log = json.loads(path.with_name(path.name.replace(".results.", ".log.")).read_text(encoding="utf-8"))
+        bits = f"{r['bits_per_dim']:.3f} ± {r['bits_per_dim_se']:.3f}"
+        accepted = " / ".join(f"{r['accepted'][k]:.2f}" for k in ("samples", "real", "noise"))
+        made = f"{log['device']}, {log['seconds'] / 60:.0f} min"
+        rows.append(f"| `{log['recipe']}` | {log['steps']} | {bits} | {accepted} | {made} |")
+    return "\n".join(rows)
+
+
+def index(root: Path = ROOT) -> str:
+    """Markdown table of every file under assets: what it is, who writes it, size, sha256."""
+    rows = ["| file | what | made by | bytes | sha256 |", "|:--|:--|:--|--:|:--|"]
+    for path in sorted((root / "assets").rglob("*")):
+        name = path.relative_to(root / "assets").as_posix()
+        if path.is_file() and name != "README.md":
+            what, maker = next(v for ending, v in MADE_BY.items() if name.endswith(ending))
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            rows.append(f"| {name} | {what} | {maker} | {path.stat().st_size} | {digest} |")
+    return "\n".join(rows)
+
+
+def fill(text: str, blocks: dict[str, str]) -> str:
+    """The text with what stands between <!-- name --> and <!-- end name --> replaced. ValueError if there is no such place."""
+    for name, block in blocks.items():
+        start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+        if text.count(start) != 1 or text.count(end) != 1:
+            raise ValueError(f"the page must hold {start} and {end} once each")
+        head, rest = text.split(start)
+        text = f"{head}{start}\n{block}\n{end}{rest.split(end)[1]}"
+    return text
+
+
+def pages(root: Path = ROOT) -> dict[Path, str]:
+    """Each generated page, as it should be."""
+    readme, assets = root / "README.md", root / "assets" / "README.md"
+    made = {readme: {"chapters": chapters(root), "results": results(root)}, assets: {"index": index(root)}}
+    return {path: fill(path.read_text(encoding="utf-8"), blocks) for path, blocks in made.items()}
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Exit status: 1 if --check found a page out of date."""
+    parser = argparse.ArgumentParser(prog="python -m course_lib.publish.readme")
+    parser.add_argument("--check", action="store_true")
+    check, stale = parser.parse_args(arguments).check, []
+    for path, text in pages(root).items():
+        if text != path.read_text(encoding="utf-8"):
+            stale.append(path)
+            if not check:
+                write_atomically(path, lambda f, text=text: f.write(text.encode()))
+    for path in stale:
+        print(f"{path.relative_to(root)}: {'out of date; run make notebooks' if check else 'written'}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
