@@ -121,12 +121,14 @@ Images = Float[Tensor, "N 1 H W"]
 
 
 def digits(split: str = "train") -> tuple[Images, Int[Tensor, " N"]]:
-    """scikit-learn's 8 x 8 digits, 17 grey levels, and their labels: every fifth is "test" (359), the rest "train" (1438).
+    """scikit-learn's 8 x 8 digits, 17 grey levels, and labels: every fifth is "test" (359), the rest "train" (1438).
 
-    UCI optical recognition of handwritten digits (E. Alpaydin, C. Kaynak 1998). Raises ImportError without scikit-learn.
+    UCI optical recognition of handwritten digits (Alpaydin & Kaynak 1998). Raises ImportError without scikit-learn.
     """
     data = needs("sklearn.datasets", "scikit-learn").load_digits()
-    return _split(torch.from_numpy(data.images).float()[:, None] / 8 - 1, torch.from_numpy(data.target), split)
+    return _split(
+        torch.from_numpy(data.images).float()[:, None] / 8 - 1, torch.from_numpy(data.target), split
+    )
 
 
 def mnist(split: str = "train") -> tuple[Images, Int[Tensor, " N"]]:

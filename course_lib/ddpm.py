@@ -113,7 +113,7 @@ class DDPM(Process):
         log_ts = log_t - log_s  # log of the signal kept between s and t
         lost_t, lost_s, lost_ts = torch.expm1(log_t), torch.expm1(log_s), torch.expm1(log_ts)
         from_x0 = (log_s / 2).exp() * lost_ts / lost_t
-        return from_x0, (log_ts / 2).exp() * lost_s / lost_t, -lost_ts * lost_s / lost_t
+        return from_x0, (log_ts / 2).exp() * lost_s / lost_t, (lost_ts * lost_s / lost_t).abs()
 
     # What the network says
 
@@ -164,7 +164,7 @@ class DDPM(Process):
         return left / 2 * exact(x0).square().flatten(1).sum(1) - self.dims / 2 * (left + torch.log1p(-left))
 
     def weight(self, t: Times) -> PerExample:
-        """What L_simple drops: L_{t-1} = weight * (squared error of the prediction, summed) + what no network changes."""
+        """What L_simple drops: L_{t-1} = weight * (summed squared error of the prediction) + a constant."""
         self.check_t("t", t, len(t), first=1)
         from_x0, _, var = self._reverse(t)
         b = self._x0_from[t, 1]
@@ -223,7 +223,9 @@ class DDPM(Process):
         self.check_t("s", s, n)
         if t.device.type == "cpu" and not (s < t).all():
             i = int((s >= t).nonzero()[0])
-            raise ValueError(f"s must be before t, but s = {s[i].item()} and t = {t[i].item()} in example {i}")
+            raise ValueError(
+                f"s must be before t, but s = {s[i].item()} and t = {t[i].item()} in example {i}"
+            )
 
 
 def log_prob_of_level(x: Tensor, mean: Tensor, sd: float, levels: int) -> Tensor:

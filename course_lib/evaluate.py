@@ -28,9 +28,7 @@ class Estimate(NamedTuple):
 
 
 @torch.no_grad()
-def bound(
-    process: Process, model: Network, data: Tensor, repeats: int = 1, batch: int = 256
-) -> Estimate:
+def bound(process: Process, model: Network, data: Tensor, repeats: int = 1, batch: int = 256) -> Estimate:
     """Mean of process.bound over the data, nats per example, `repeats` random times each, with its standard error.
 
     An unbiased estimate of the bound. The error is over examples, so it covers the draw of data, times and noise.
@@ -64,7 +62,9 @@ class Judge:
     image agree, which they seldom do far from the data. Features are the leading principal components.
     """
 
-    def __init__(self, x: Float[Tensor, "N *event"], y: Int[Tensor, " N"], neighbours: int = 10, components: int = 30):
+    def __init__(
+        self, x: Float[Tensor, "N *event"], y: Int[Tensor, " N"], neighbours: int = 10, components: int = 30
+    ):
         knn = needs("sklearn.neighbors", "scikit-learn").KNeighborsClassifier(neighbours)
         pca = needs("sklearn.decomposition", "scikit-learn").PCA(components, random_state=0)
         pixels = x.flatten(1).cpu().numpy()
@@ -73,6 +73,10 @@ class Judge:
     def features(self, x: Float[Tensor, "N *event"]) -> Float[Tensor, "N components"]:
         """Principal components, float64."""
         return torch.from_numpy(self.pca.transform(x.flatten(1).cpu().numpy())).double()
+
+    def label(self, x: Float[Tensor, "N *event"]) -> Int[Tensor, " N"]:
+        """The classifier's favourite class."""
+        return torch.from_numpy(self.classifier.predict(x.flatten(1).cpu().numpy()))
 
     def confidence(self, x: Float[Tensor, "N *event"]) -> Float[Tensor, " N"]:
         """The classifier's probability for its favourite class."""

@@ -167,11 +167,17 @@ def seeded() -> Iterator[None]:
 
 
 def progress(chapter: str) -> None:
-    """Print how many exercises of the chapter are solved, and the state of each."""
+    """Print how many exercises of the chapter are solved, and the state of each.
+
+    Raises RuntimeError if one is not although COURSE_SOLUTIONS=1: a solved run must solve all.
+    """
     specs = of_chapter(chapter)
     print(f"{sum(s.state == 'PASS' for s in specs)}/{len(specs)} exercises solved in chapter {chapter}")
     for spec in specs:
         print(f"[{spec.state}] {spec.name}")
+    unsolved = [spec.name for spec in specs if spec.state != "PASS"]
+    if unsolved and os.environ.get("COURSE_SOLUTIONS") == "1":
+        raise RuntimeError(f"COURSE_SOLUTIONS=1 must solve every exercise, but not {', '.join(unsolved)}")
 
 
 def show_solution(name: str, anyway: bool = False) -> None:

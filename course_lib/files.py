@@ -35,7 +35,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
     try:
         with os.fdopen(handle, "wb") as f:
             write(f)
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, path.stat().st_mode if path.exists() else 0o644)  # mkstemp made it private
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

@@ -118,7 +118,9 @@ class UNet(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"], u: PerExample) -> Float[Tensor, "B C H W"]:
         if x.shape[2] % self.factor or x.shape[3] % self.factor:
-            raise ValueError(f"x must have height and width divisible by {self.factor}, not {tuple(x.shape[2:])}")
+            raise ValueError(
+                f"x must have height and width divisible by {self.factor}, not {tuple(x.shape[2:])}"
+            )
         c, h, kept = self.time(u), self.enter(x), []
         for i, block in enumerate(self.down):
             h = block(F.avg_pool2d(h, 2) if i else h, c)
@@ -174,7 +176,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Bidirectional trunk: (B, L, H) and a time in, (B, L, H) out; any length. Positions where mask is False are not seen."""
+    """Bidirectional trunk: (B, L, H) and a time in, (B, L, H) out. Positions where mask is False are not seen."""
 
     def __init__(self, width: int = 128, heads: int = 4, depth: int = 4):
         super().__init__()

@@ -107,9 +107,7 @@ def watched() -> bool:
     return live() or (sys.stderr.isatty() and os.environ.get("COURSE_STATIC") != "1")
 
 
-def watch(
-    records: Iterable[Any], total: int, describe: str = "training", every: int = 20
-) -> Iterator[Any]:
+def watch(records: Iterable[Any], total: int, describe: str = "training", every: int = 20) -> Iterator[Any]:
     """Pass training records through, under a bar where one is watched; at the end print steps and final loss.
 
     The loss is read off the device once in `every` records, so that training does not wait for it; the final

@@ -4,7 +4,6 @@ They need no training, so they separate 'is the process right?' from 'did the ne
 model(x_t, u) like a network and answers in the process's own kind of prediction.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,7 +19,9 @@ class Oracle(nn.Module):
         super().__init__()
         self.process = process
 
-    def posterior_mean(self, x: Float[Tensor, "B *event"], alpha_bar: PerExample) -> Float[Tensor, "B *event"]:
+    def posterior_mean(
+        self, x: Float[Tensor, "B *event"], alpha_bar: PerExample
+    ) -> Float[Tensor, "B *event"]:
         """E[x_0 | x_t = x]."""
         raise NotImplementedError
 
@@ -75,5 +76,7 @@ class DataOracle(Oracle):
         square = a * data.square().sum(1) - 2 * a.sqrt() * (x.flatten(1) @ data.T)
         return (-square / (2 * (1 - a))).softmax(1)
 
-    def posterior_mean(self, x: Float[Tensor, "B *event"], alpha_bar: PerExample) -> Float[Tensor, "B *event"]:
+    def posterior_mean(
+        self, x: Float[Tensor, "B *event"], alpha_bar: PerExample
+    ) -> Float[Tensor, "B *event"]:
         return (self.weights(x, alpha_bar) @ self.data.flatten(1).to(x)).reshape(x.shape)

@@ -48,7 +48,7 @@ class Schedule:
         return log - torch.log(-torch.expm1(log))
 
     def rate(self, u: Tensor) -> Tensor:
-        """-d/du log alpha_bar(u): beta(t) of the SDE papers, sigma'(t) of SEDD; inf where nothing is left. By autodiff."""
+        """-d/du log alpha_bar(u) by autodiff: beta(t) of the SDE papers, sigma'(t) of SEDD; inf if nothing is left."""
         with torch.enable_grad():
             v = u.detach().requires_grad_()
             log = self.log_alpha_bar(v)
@@ -151,7 +151,9 @@ def ddpm_table(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tab
 def check_table(alpha_bar: Tensor) -> Tensor:
     """The table itself in float64, or an error that says where it is no alpha_bar: 1 at t = 0, then falling, > 0."""
     if not (isinstance(alpha_bar, Tensor) and alpha_bar.is_floating_point()):
-        raise TypeError(f"alpha_bar must be a float tensor, not {getattr(alpha_bar, 'dtype', type(alpha_bar))}")
+        raise TypeError(
+            f"alpha_bar must be a float tensor, not {getattr(alpha_bar, 'dtype', type(alpha_bar))}"
+        )
     if alpha_bar.ndim != 1 or len(alpha_bar) < 2:
         raise ValueError(f"alpha_bar must have shape (T + 1,) with T >= 1, not {tuple(alpha_bar.shape)}")
     values = alpha_bar.detach().cpu().double()

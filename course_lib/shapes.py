@@ -11,7 +11,9 @@ from torch import Tensor
 Times = Num[Tensor, " B"]  # one time per example: integer 0..T, or real in [0, 1]
 Tokens = Int[Tensor, "B L"]
 Mask = Bool[Tensor, "B L"]
-State = Num[Tensor, "B *event"]  # x_t: (B, 2) points, (B, C, H, W) images, (B, L, D) embeddings, (B, L) tokens
+State = Num[
+    Tensor, "B *event"
+]  # x_t: (B, 2) points, (B, C, H, W) images, (B, L, D) embeddings, (B, L) tokens
 PerExample = Float[Tensor, " B"]
 Table = Float[Tensor, " T_plus_1"]  # entry 0 is the data: the index is the paper's t
 Network = Callable[[Tensor, Tensor], Tensor]  # model(x_t, u), u = t / T

@@ -11,7 +11,7 @@ import nbformat.reader
 import nbformat.validator
 
 from course_lib.publish.notebooks import NORMAL_ID, find, normalise, refusals, where
-from course_lib.publish.slides import MAX_COLUMNS, slide_type
+from course_lib.publish.slides import MAX_COLUMNS, PICTURE_ONLY, slide_type
 
 KINDS = (
     "card", "setup", "predictions", "derivation", "code", "check", "experiment", "widget",
@@ -151,7 +151,7 @@ def slide_types(nb, path):
 def short_code(nb, path):
     found = []
     for i, c in numbered(nb, "code"):
-        lines, shown = c.source.splitlines(), slide_type(c) in SHOWN
+        lines, shown = c.source.splitlines(), slide_type(c) in SHOWN and PICTURE_ONLY not in tags(c)
         most, longest = (SLIDE_LINES if shown else CODE_LINES), max(map(len, lines), default=0)
         place = where(path, i, c)
         if len(lines) > most:

@@ -1,6 +1,6 @@
 """The README's picture: digits made from noise by the shipped MNIST weights.
 
-    python -m course_lib.publish.picture
+python -m course_lib.publish.picture
 """
 
 import torch
@@ -20,7 +20,9 @@ def draw(steps: int = 200):
     load_weights(ROOT / "assets" / recipe.chapter / "mnist.safetensors", model)
     torch.manual_seed(3)
     frames = list(sample(recipe.process(), model, 3, steps))
-    return filmstrip(frames, "From noise to digits: the network only ever learned to remove noise", columns=9, rows=3)
+    return filmstrip(
+        frames, "From noise to digits: the network only ever learned to remove noise", columns=9, rows=3
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Write the parts of README.md and assets/README.md that repeat what files already say, so that they cannot disagree.
 
-    python -m course_lib.publish.readme           rewrite them
-    python -m course_lib.publish.readme --check   exit 1 where one is out of date
+python -m course_lib.publish.readme           rewrite them
+python -m course_lib.publish.readme --check   exit 1 where one is out of date
 """
 
 import argparse
@@ -42,7 +42,10 @@ def chapters(root: Path = ROOT) -> str:
 
 def results(root: Path = ROOT) -> str:
     """Markdown table of what the recipes measured."""
-    rows = ["| recipe | steps | bits/dim on test | accepted: samples / real / noise | made on |", "|:--|--:|--:|:--|:--|"]
+    rows = [
+        "| recipe | steps | bits/dim on test | accepted: samples / real / noise | made on |",
+        "|:--|--:|--:|:--|:--|",
+    ]
     for path in sorted((root / "assets").glob("*/*.results.json")):
         r = json.loads(path.read_text(encoding="utf-8"))
         log = json.loads(path.with_name(path.name.replace(".results.", ".log.")).read_text(encoding="utf-8"))
@@ -66,7 +69,7 @@ def index(root: Path = ROOT) -> str:
 
 
 def fill(text: str, blocks: dict[str, str]) -> str:
-    """The text with what stands between <!-- name --> and <!-- end name --> replaced. ValueError if there is no such place."""
+    """The text with new blocks between <!-- name --> and <!-- end name -->. ValueError if there is no such place."""
     for name, block in blocks.items():
         start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
         if text.count(start) != 1 or text.count(end) != 1:

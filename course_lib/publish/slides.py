@@ -25,6 +25,7 @@ from course_lib.publish.notebooks import find
 WIDTH, HEIGHT = 1280, 720
 MAX_BYTES = 8_000_000
 MAX_COLUMNS = 88
+PICTURE_ONLY = "picture"  # tag of a code cell that shows only its output on slides
 TEMPLATE = Path(__file__).parent / "slides_template"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LOADS = {"img", "script", "link", "iframe", "source", "video", "audio", "embed", "object", "image", "use"}
@@ -197,6 +198,8 @@ def _ready(path):
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             cell.source = PICTURE.sub(lambda found: found[1] + _data_url(path, found[2]), cell.source)
+        elif PICTURE_ONLY in cell.metadata.get("tags", []):
+            cell.metadata["transient"] = {"remove_source": True}  # nbconvert's word for "show the output alone"
         cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
     return nb
 
@@ -259,7 +262,8 @@ def check_static(deck, nb) -> list[str]:
     if page.slides != len(wanted):
         found.append(f"{page.slides} slides, the notebook has {len(wanted)}")
     for number, cells in enumerate(wanted, start=1):
-        lines = "\n".join(c.source for c in cells if c.cell_type == "code").splitlines()
+        code = [c for c in cells if c.cell_type == "code" and PICTURE_ONLY not in c.metadata.get("tags", [])]
+        lines = "\n".join(c.source for c in code).splitlines()
         longest = max(map(len, lines), default=0)
         if longest > MAX_COLUMNS:
             found.append(

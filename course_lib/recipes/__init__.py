@@ -23,7 +23,7 @@ from .. import __version__
 from ..data import batches
 from ..files import write_json
 from ..process import Process
-from ..train import Record, save_weights, train, warmup_cosine
+from ..train import Record, load_weights, save_weights, train, warmup_cosine
 
 EVERY = 500  # steps between checkpoints
 
@@ -73,13 +73,21 @@ def run(recipe: Recipe, out: Path, command: str, steps: int | None = None, devic
             write_json(progress, {"steps": steps, "seconds": seconds, "losses": losses})
     log = about | {
         "seconds": round(seconds),
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{device}, {torch.get_num_threads()} thread(s)",
-        "versions": {"course_lib": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "device": torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{device}, {torch.get_num_threads()} thread(s)",
+        "versions": {
+            "course_lib": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "loss_every_100_steps": [round(mean(losses[i : i + 100]), 5) for i in range(0, steps, 100)],
     }
     save_weights(path.with_suffix(".safetensors"), record.average, about)
     write_json(path.with_suffix(".log.json"), log)
-    results = recipe.measure(recipe, record.average)
+    shipped = recipe.fresh_model().to(device)
+    load_weights(path.with_suffix(".safetensors"), shipped)  # measured as they are shipped, rounded
+    results = recipe.measure(recipe, shipped)
     write_json(path.with_suffix(".results.json"), results)
     checkpoint.unlink()
     progress.unlink()
@@ -92,7 +100,9 @@ def earlier(checkpoint: Path, progress: Path, steps: int) -> dict:
         return {"losses": [], "seconds": 0.0}
     past = json.loads(progress.read_text())
     if past["steps"] != steps:
-        raise ValueError(f"{checkpoint} is of a run of {past['steps']} steps, not {steps}: finish that or delete it")
+        raise ValueError(
+            f"{checkpoint} is of a run of {past['steps']} steps, not {steps}: finish that or delete it"
+        )
     return past
 
 
@@ -111,7 +121,9 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     recipe = find(chosen.recipe)
     out = chosen.out or Path(__file__).parents[2] / "assets" / recipe.chapter
-    command = f"python -m course_lib.recipes {chosen.recipe}" + (f" --steps {chosen.steps}" if chosen.steps else "")
+    command = f"python -m course_lib.recipes {chosen.recipe}" + (
+        f" --steps {chosen.steps}" if chosen.steps else ""
+    )
     print(run(recipe, out, command, chosen.steps, chosen.device))
 
 

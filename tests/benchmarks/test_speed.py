@@ -77,7 +77,10 @@ def test_sampler_with_a_null_network(benchmark, setting, who):
             state = theirs.step(out, t, state).prev_sample
         return state
 
-    call = {"course_lib": lambda: last(sample(ours, lambda x, u: out, len(x), STEPS)), "diffusers": their_loop}
+    call = {
+        "course_lib": lambda: last(sample(ours, lambda x, u: out, len(x), STEPS)),
+        "diffusers": their_loop,
+    }
     benchmark.group = f"sampler, {STEPS} steps, {name}"
     with torch.no_grad():
         benchmark.pedantic(call[who], rounds=10, warmup_rounds=1)
@@ -114,6 +117,10 @@ def test_training_loop(benchmark, who):
 
 @pytest.mark.parametrize("what", ["course_lib.ddpm", "torch and jaxtyping"])
 def test_import(benchmark, what):
-    code = {"course_lib.ddpm": "import course_lib.ddpm", "torch and jaxtyping": "import torch, jaxtyping"}[what]
+    code = {"course_lib.ddpm": "import course_lib.ddpm", "torch and jaxtyping": "import torch, jaxtyping"}[
+        what
+    ]
     benchmark.group = "import, in a new process"
-    benchmark.pedantic(lambda: subprocess.run([sys.executable, "-c", code], check=True), rounds=5, warmup_rounds=1)
+    benchmark.pedantic(
+        lambda: subprocess.run([sys.executable, "-c", code], check=True), rounds=5, warmup_rounds=1
+    )

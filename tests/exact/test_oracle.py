@@ -96,7 +96,9 @@ def test_tweedie_first_and_second_order():
         (score,) = torch.autograd.grad(law.log_prob(x).sum(), x, create_graph=True)
         trace = sum(torch.autograd.grad(score[:, i].sum(), x, retain_graph=True)[0][:, i] for i in range(2))
         mean, var = MixtureOracle(process((2,)), MIXTURE_2D).moments(x.detach(), torch.full((5,), a).double())
-        torch.testing.assert_close(mean, ((x + (1 - a) * score) / math.sqrt(a)).detach(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            mean, ((x + (1 - a) * score) / math.sqrt(a)).detach(), rtol=1e-6, atol=1e-6
+        )
         torch.testing.assert_close(var, (1 - a) / a * (2 + (1 - a) * trace), rtol=1e-5, atol=1e-6)
 
 
@@ -118,7 +120,9 @@ def test_data_oracle_of_noise_is_the_mean_and_of_data_the_datum():
     data = torch.tensor([[0.0], [1.0], [5.0]])
     oracle = DataOracle(process(), data)
     nothing_left, nearly_all_left = torch.tensor([1e-12]).double(), 1 - torch.full((3,), 1e-9).double()
-    assert oracle.posterior_mean(torch.zeros(1, 1).double(), nothing_left).item() == pytest.approx(2, abs=1e-4)
+    assert oracle.posterior_mean(torch.zeros(1, 1).double(), nothing_left).item() == pytest.approx(
+        2, abs=1e-4
+    )
     torch.testing.assert_close(oracle.posterior_mean(data.double(), nearly_all_left), data.double())
 
 
@@ -127,7 +131,9 @@ def test_data_oracle_of_two_equal_points_is_a_mixture_of_points():
     data = torch.tensor([[0.5, 1.0], [-1.0, 0.0]])
     x, a = torch.randn(4, 2, dtype=torch.float64), torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
     points = MixtureOracle(process((2,)), GaussianMixture([0.5, 0.5], data, [0.0, 0.0]))
-    torch.testing.assert_close(DataOracle(process((2,)), data).posterior_mean(x, a), points.posterior_mean(x, a))
+    torch.testing.assert_close(
+        DataOracle(process((2,)), data).posterior_mean(x, a), points.posterior_mean(x, a)
+    )
 
 
 def test_data_oracle_needs_data(unchecked):

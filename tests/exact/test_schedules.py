@@ -19,7 +19,10 @@ ALL = {
     "log-linear": (S.log_linear(), lambda u: 1 - (1 - 1e-3) * u),
     "geometric": (S.geometric(), lambda u: math.exp(-(1e-4 ** (1 - u)) * 20**u)),
     "linear, other ends": (S.linear(0.3, 5.0), lambda u: math.exp(-0.3 * u - 2.35 * u * u)),
-    "cosine, other s": (S.cosine(0.1), lambda u: (math.cos((u + 0.1) / 1.1 * math.pi / 2) / math.cos(math.pi / 22)) ** 2),
+    "cosine, other s": (
+        S.cosine(0.1),
+        lambda u: (math.cos((u + 0.1) / 1.1 * math.pi / 2) / math.cos(math.pi / 22)) ** 2,
+    ),
     "sqrt, other s": (S.sqrt(1e-6), lambda u: (1 - math.sqrt(u + 1e-6)) / 0.999),
     "log-linear, other eps": (S.log_linear(0.1), lambda u: 1 - 0.9 * u),
     "geometric, other ends": (S.geometric(0.01, 4.0), lambda u: math.exp(-(0.01 ** (1 - u)) * 4**u)),
@@ -47,7 +50,9 @@ def test_formula(pair):
     torch.testing.assert_close(schedule.log_alpha_bar(u), want.log(), rtol=1e-8, atol=1e-12)
     torch.testing.assert_close(schedule.noise(u), 1 - want, rtol=1e-9, atol=1e-12)
     inner = want < 1
-    torch.testing.assert_close(schedule.log_snr(u)[inner], (want / (1 - want)).log()[inner], rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(
+        schedule.log_snr(u)[inner], (want / (1 - want)).log()[inner], rtol=1e-8, atol=1e-8
+    )
 
 
 def test_rate_is_minus_the_slope_of_log_alpha_bar(pair):
@@ -69,7 +74,9 @@ def test_rates_in_closed_form():
     u = torch.tensor([0.2, 0.7], dtype=torch.float64)
     torch.testing.assert_close(S.linear().rate(u), 0.1 + 19.9 * u)
     torch.testing.assert_close(S.log_linear().rate(u), 0.999 / (1 - 0.999 * u))
-    torch.testing.assert_close(S.cosine().rate(u), math.pi / 1.008 * torch.tan((u + 0.008) / 1.008 * math.pi / 2))
+    torch.testing.assert_close(
+        S.cosine().rate(u), math.pi / 1.008 * torch.tan((u + 0.008) / 1.008 * math.pi / 2)
+    )
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "sqrt", "sigmoid"])
@@ -137,19 +144,25 @@ def test_ddpm_table_is_a_product_and_scales_with_T():
     for T in (21, 100, 4000):
         beta = [1000 / T * (1e-4 + (0.02 - 1e-4) * i / (T - 1)) for i in range(T)]
         want = [math.prod(1 - b for b in beta[:t]) for t in range(T + 1)]
-        torch.testing.assert_close(S.ddpm_table(T), torch.tensor(want, dtype=torch.float64), rtol=1e-9, atol=0)
+        torch.testing.assert_close(
+            S.ddpm_table(T), torch.tensor(want, dtype=torch.float64), rtol=1e-9, atol=0
+        )
     assert S.ddpm_table(1000, 1e-3, 0.01)[1].item() == pytest.approx(0.999)
 
 
 def test_sqrt_at_200_steps_is_every_tenth_of_2000():
-    torch.testing.assert_close(S.table(S.sqrt(), 200)[:-1], S.table(S.sqrt(), 2000)[::10][:-1], rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        S.table(S.sqrt(), 200)[:-1], S.table(S.sqrt(), 2000)[::10][:-1], rtol=1e-12, atol=0
+    )
 
 
 def test_three_names_of_one_schedule():
     """D3PM's beta_t = 1 / (T - t + 1) gives alpha_bar = 1 - t / T, which is log-linear with eps = 0."""
     T = 50
     beta = 1 / (T - torch.arange(1, T, dtype=torch.float64) + 1)
-    torch.testing.assert_close((1 - beta).cumprod(0), S.log_linear(0.0)(torch.arange(1, T, dtype=torch.float64) / T))
+    torch.testing.assert_close(
+        (1 - beta).cumprod(0), S.log_linear(0.0)(torch.arange(1, T, dtype=torch.float64) / T)
+    )
 
 
 @pytest.mark.parametrize("call, error, words", [

@@ -42,7 +42,11 @@ CASES = {
     "unet 28": (lambda: UNet(2, (8, 16, 24)), lambda: torch.randn(B, 2, 28, 28), (B, 2, 28, 28)),
     "unet oblong": (lambda: UNet(1, (8, 16)), lambda: torch.randn(B, 1, 8, 12), (B, 1, 8, 12)),
     "tokens": (lambda: TokenNet(7, 5, width=16, heads=2, depth=2), ids, (B, L, 5)),
-    "embeddings": (lambda: EmbeddingNet(7, 4, width=16, heads=2, depth=2), lambda: torch.randn(B, L, 4), (B, L, 4)),
+    "embeddings": (
+        lambda: EmbeddingNet(7, 4, width=16, heads=2, depth=2),
+        lambda: torch.randn(B, L, 4),
+        (B, L, 4),
+    ),
 }
 
 
@@ -156,7 +160,12 @@ def test_mlp_restated():
 @pytest.mark.parametrize("c_in, c_out", [(8, 16), (8, 8)])
 def test_res_block_restated(c_in, c_out):
     net, x, c = randomise(ResBlock(c_in, c_out, 4)), torch.randn(B, c_in, 5, 5), torch.randn(B, 4)
-    h = F.conv2d(F.silu(F.group_norm(x, 8, net.norm1.weight, net.norm1.bias)), net.conv1.weight, net.conv1.bias, padding=1)
+    h = F.conv2d(
+        F.silu(F.group_norm(x, 8, net.norm1.weight, net.norm1.bias)),
+        net.conv1.weight,
+        net.conv1.bias,
+        padding=1,
+    )
     film = net.film(c).reshape(B, 2, c_out, 1, 1)
     h = F.group_norm(h, 8, net.norm2.weight, net.norm2.bias) * (1 + film[:, 0]) + film[:, 1]
     h = F.conv2d(F.silu(h), net.conv2.weight, net.conv2.bias, padding=1)
@@ -200,20 +209,24 @@ def test_unet_restated():
     up1 = net.up[1](torch.cat([up2, d1], 1), c).repeat_interleave(2, 2).repeat_interleave(2, 3)
     up0 = net.up[0](torch.cat([up1, d0], 1), c)
     assert (d0.shape[1:], d1.shape[1:], d2.shape[1:]) == ((8, 8, 8), (16, 4, 4), (24, 2, 2))
-    torch.testing.assert_close(net(x, u), net.leave(F.silu(F.group_norm(up0, 8, net.norm.weight, net.norm.bias))))
+    torch.testing.assert_close(
+        net(x, u), net.leave(F.silu(F.group_norm(up0, 8, net.norm.weight, net.norm.bias)))
+    )
 
 
 def test_unet_defaults_and_names():
     net = UNet()
-    assert net.leave.weight.shape == net.enter.weight.shape[1::-1] + (3, 3) == (1, 32, 3, 3)
+    assert net.leave.weight.shape == (*net.enter.weight.shape[1::-1], 3, 3) == (1, 32, 3, 3)
     assert {n.split(".")[0] for n, _ in net.named_parameters()} == set(
-        "time enter down middle attend up norm leave".split()
+        ["time", "enter", "down", "middle", "attend", "up", "norm", "leave"]
     )
 
 
 @pytest.mark.parametrize("size", [(9, 8), (8, 10), (6, 8)])
 def test_unet_refuses_sizes(size):
-    with pytest.raises(ValueError, match=rf"x must have height and width divisible by 4, not \({size[0]}, {size[1]}\)"):
+    with pytest.raises(
+        ValueError, match=rf"x must have height and width divisible by 4, not \({size[0]}, {size[1]}\)"
+    ):
         UNet(1, (8, 8, 8))(torch.zeros(1, 1, *size), torch.zeros(1))
 
 
@@ -229,7 +242,9 @@ def test_rotary_angles_exactly(device):
     d, x = 8, torch.randn(2, 3, 5, 8, device=device)
     frequency = torch.tensor([10000 ** (-2 * i / d) for i in range(d // 2)], dtype=torch.float64)
     angle = torch.arange(5)[:, None] * frequency
-    z = torch.complex(x[..., :4].cpu().double(), x[..., 4:].cpu().double()) * torch.polar(torch.ones(5, 4).double(), angle)
+    z = torch.complex(x[..., :4].cpu().double(), x[..., 4:].cpu().double()) * torch.polar(
+        torch.ones(5, 4).double(), angle
+    )
     torch.testing.assert_close(rotate(x).cpu(), torch.cat([z.real, z.imag], -1).float(), rtol=1e-5, atol=1e-5)
     assert rotate(x.bfloat16()).dtype == torch.bfloat16
 
@@ -308,4 +323,6 @@ def test_logits_are_highest_for_the_nearest_embedding():
     net, x = randomise(EmbeddingNet(20, 3, 8, 2, 1), 1.0), torch.randn(4, 50, 3)
     distance = torch.cdist(x, net.embedding.weight.expand(4, -1, -1))
     assert net.logits(x).argmax(-1).equal(distance.argmin(-1))
-    torch.testing.assert_close(net.logits(x), (x.square().sum(-1, keepdim=True) - distance.square()) / 2, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        net.logits(x), (x.square().sum(-1, keepdim=True) - distance.square()) / 2, atol=1e-4, rtol=1e-4
+    )

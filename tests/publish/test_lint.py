@@ -420,6 +420,15 @@ def test_what_the_rules_must_let_pass(nb, path):
     assert problems(normalise(nb), path) == []
 
 
+def test_a_picture_cell_may_be_longer_and_wider(nb, path):
+    cell = nb.cells[33]
+    cell.metadata["tags"] = ["train", "picture"]
+    cell.source = "\n".join([LONG] * 20)
+    assert lint.short_code(nb, path) == []
+    cell.source += "\nx = 1"
+    assert lint.short_code(nb, path) == [f"{CELL} 34 (train, picture): has 21 lines, must have at most 20"]
+
+
 def test_one_image_can_be_wrong_in_two_ways(nb, path):
     nb.cells[35].source = "![](https://x.org/a.png)"
     assert [m.split(": ")[1] for m in lint.banned(nb, path)] == [

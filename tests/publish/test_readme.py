@@ -23,11 +23,17 @@ def project(tmp_path):
         nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(source)])
         nbformat.write(nb, tmp_path / "notebooks" / f"{name}.ipynb")
     (tmp_path / "assets" / "run_times.json").write_text('{"01_x": {"seconds": 7, "cores": 2}}')
-    results = {"bits_per_dim": 1.23456, "bits_per_dim_se": 0.01, "accepted": {"samples": 0.5, "real": 0.75, "noise": 0.1}}
+    results = {
+        "bits_per_dim": 1.23456,
+        "bits_per_dim_se": 0.01,
+        "accepted": {"samples": 0.5, "real": 0.75, "noise": 0.1},
+    }
     (assets / "a.results.json").write_text(json.dumps(results))
     log = {"recipe": "01_x/a", "steps": 10, "device": "cpu", "seconds": 90}
     (assets / "a.log.json").write_text(json.dumps(log))
-    (tmp_path / "README.md").write_text("top\n<!-- chapters -->\nold\n<!-- end chapters -->\n<!-- results -->\n<!-- end results -->\nend\n")
+    (tmp_path / "README.md").write_text(
+        "top\n<!-- chapters -->\nold\n<!-- end chapters -->\n<!-- results -->\n<!-- end results -->\nend\n"
+    )
     (tmp_path / "assets" / "README.md").write_text("<!-- index -->\n<!-- end index -->\n")
     return tmp_path
 
@@ -37,23 +43,40 @@ def test_tables(project):
         "| [00 Begin](notebooks/00_start.ipynb) | Where do I start? | not measured |",
         "| [01 A *title*](notebooks/01_x.ipynb) | Why? | 7 s |",
     ]
-    assert readme.results(project).splitlines()[2:] == ["| `01_x/a` | 10 | 1.235 ± 0.010 | 0.50 / 0.75 / 0.10 | cpu, 2 min |"]
+    assert readme.results(project).splitlines()[2:] == [
+        "| `01_x/a` | 10 | 1.235 ± 0.010 | 0.50 / 0.75 / 0.10 | cpu, 2 min |"
+    ]
     rows = readme.index(project).splitlines()[2:]
     path = project / "assets" / "01_x" / "a.log.json"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    assert rows[0] == f"| 01_x/a.log.json | training log and command | a recipe | {path.stat().st_size} | {digest} |"
-    assert [row.split(" | ")[0] for row in rows] == ["| 01_x/a.log.json", "| 01_x/a.results.json", "| run_times.json"]
+    assert (
+        rows[0]
+        == f"| 01_x/a.log.json | training log and command | a recipe | {path.stat().st_size} | {digest} |"
+    )
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| 01_x/a.log.json",
+        "| 01_x/a.results.json",
+        "| run_times.json",
+    ]
 
 
 def test_check_finds_and_writing_mends(project, capsys):
     assert readme.main(["--check"], project) == 1
-    assert capsys.readouterr().out.splitlines() == [
-        "README.md: out of date; run make notebooks",
-        "assets/README.md: out of date; run make notebooks",
-    ] and "old" in (project / "README.md").read_text()
+    assert (
+        capsys.readouterr().out.splitlines()
+        == [
+            "README.md: out of date; run make notebooks",
+            "assets/README.md: out of date; run make notebooks",
+        ]
+        and "old" in (project / "README.md").read_text()
+    )
     assert readme.main([], project) == 0 and "README.md: written" in capsys.readouterr().out
     text = (project / "README.md").read_text()
-    assert text.startswith("top\n<!-- chapters -->\n| chapter") and text.endswith("<!-- end results -->\nend\n") and "old" not in text
+    assert (
+        text.startswith("top\n<!-- chapters -->\n| chapter")
+        and text.endswith("<!-- end results -->\nend\n")
+        and "old" not in text
+    )
     assert readme.main(["--check"], project) == 0 and capsys.readouterr().out == ""
 
 

@@ -206,6 +206,16 @@ def test_a_lost_picture_is_named(tmp_path, plain):
         slides.build(path, tmp_path, plain)
 
 
+def test_a_picture_cell_shows_its_output_alone(tmp_path, plain):
+    cell = code("zebra = 1  # " + "x" * 90)
+    cell.metadata["tags"] = ["experiment", "picture"]
+    cell.outputs = [new_output("stream", name="stdout", text="giraffe")]
+    path, nb = write(tmp_path, [text("# T"), cell, code("lion = 2")])
+    page = slides.build(path, tmp_path, plain).read_text(encoding="utf-8")
+    assert "giraffe" in page and "lion" in page and "zebra" not in page
+    assert slides.check_static(tmp_path / "01_noise.html", nb) == []
+
+
 def test_a_deck_without_a_title_is_called_like_its_file(tmp_path, plain):
     path, _ = write(tmp_path, [code("# not a title"), text("## Nor this")])
     assert "<title>01_noise</title>" in slides.build(path, tmp_path, plain).read_text(encoding="utf-8")

@@ -143,6 +143,15 @@ def test_judge_is_as_sure_as_ten_neighbours_agree(judge):
     assert judge.classifier.n_neighbors == 10
 
 
+def test_judge_labels_by_the_majority(judge):
+    x, y = digits()
+    real, labels = digits("test")
+    nearest = torch.cdist(real[:20].flatten(1), x.flatten(1)).topk(10, largest=False).indices
+    votes = torch.nn.functional.one_hot(y[nearest].long(), 10).sum(1)
+    assert torch.equal(judge.label(real[:20]), votes.argmax(1))
+    assert (judge.label(real) == labels).double().mean() > 0.95
+
+
 def test_judges_features_are_principal_components(judge):
     x = digits()[0].flatten(1).double()
     variance = torch.linalg.eigvalsh(x.T.cov()).flip(0)[:30]

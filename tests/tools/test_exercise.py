@@ -323,6 +323,17 @@ def test_progress_counts_what_passed(capsys):
     )
 
 
+def test_a_solved_run_must_solve_all(capsys, monkeypatch):
+    monkeypatch.setenv("COURSE_SOLUTIONS", "1")
+    E.exercise("toy.again")(dots)
+    with pytest.raises(RuntimeError, match=r"must solve every exercise, but not toy\.double$"):
+        E.progress("toy")
+    E.exercise("toy.double")(dots)
+    said(capsys)
+    E.progress("toy")
+    assert said(capsys).startswith("2/2 exercises solved")
+
+
 def test_a_solution_is_shown_only_after_an_attempt(capsys):
     E.exercise("toy.double")(dots)
     E.exercise("toy.double")(dots)

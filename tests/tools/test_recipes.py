@@ -84,7 +84,7 @@ def test_a_run_writes_weights_log_and_results(tmp_path, capsys):
     records = list(TINY.train(TINY.fresh_model()))
     average = [p.half().float() for p in records[-1].average.parameters()]
     assert all(p.equal(a) for p, a in zip(model.parameters(), average, strict=True))
-    assert results["sum"] == sum(p.sum().item() for p in records[-1].average.parameters())
+    assert results["sum"] == sum(p.sum().item() for p in average)  # measured as shipped
     losses = [r.loss.mean().item() for r in records]
     got = log(folder)
     assert got.pop("loss_every_100_steps") == [round(sum(losses) / STEPS, 5)]
@@ -118,7 +118,9 @@ def test_training_by_a_recipe(steps):
     torch.testing.assert_close(list(slow.parameters()), list(fresh.parameters()))
     moved = max((a - b).abs().max().item() for a, b in zip(next(sharp.train(sharp.fresh_model())).average.parameters(),
                                                            fresh.parameters(), strict=True))  # fmt: skip
-    assert moved == pytest.approx(0.5 / 100, rel=1e-3)  # AdamW's first step is the learning rate: warm-up over 100
+    assert moved == pytest.approx(
+        0.5 / 100, rel=1e-3
+    )  # AdamW's first step is the learning rate: warm-up over 100
 
 
 def test_a_recipes_average_and_batches_are_its_own():
@@ -163,14 +165,20 @@ def test_interrupted_and_run_again(tmp_path, monkeypatch, dies_at):
     monkeypatch.setattr(Mortal, "dies_at", dies_at)
     with pytest.raises(KeyboardInterrupt):
         run(TINY, tmp_path / "part", "")
-    assert files(tmp_path / "part") == ({"tiny.checkpoint", "tiny.progress.json"} if dies_at > 2 else set()) if (
-        tmp_path / "part"
-    ).exists() else dies_at <= 2
+    assert (
+        files(tmp_path / "part") == ({"tiny.checkpoint", "tiny.progress.json"} if dies_at > 2 else set())
+        if (tmp_path / "part").exists()
+        else dies_at <= 2
+    )
     assert run(TINY, tmp_path / "part", "") == results
-    assert Mortal.calls == dies_at + STEPS - (dies_at - 1) // 2 * 2  # steps of the checkpoint are not done again
+    assert (
+        Mortal.calls == dies_at + STEPS - (dies_at - 1) // 2 * 2
+    )  # steps of the checkpoint are not done again
     assert files(tmp_path / "part") == files(tmp_path / "whole")
     for kind in ("safetensors", "results.json"):
-        assert (tmp_path / "part" / f"tiny.{kind}").read_bytes() == (tmp_path / "whole" / f"tiny.{kind}").read_bytes()
+        assert (tmp_path / "part" / f"tiny.{kind}").read_bytes() == (
+            tmp_path / "whole" / f"tiny.{kind}"
+        ).read_bytes()
     assert log(tmp_path / "part")["loss_every_100_steps"] == log(tmp_path / "whole")["loss_every_100_steps"]
 
 
@@ -205,7 +213,9 @@ def test_a_checkpoint_of_a_run_of_other_length_is_refused(tmp_path, monkeypatch)
     monkeypatch.setattr(Mortal, "dies_at", 4)
     with pytest.raises(KeyboardInterrupt):
         run(TINY, tmp_path, "")
-    with pytest.raises(ValueError, match=r"tiny.checkpoint is of a run of 7 steps, not 9: finish that or delete it"):
+    with pytest.raises(
+        ValueError, match=r"tiny.checkpoint is of a run of 7 steps, not 9: finish that or delete it"
+    ):
         run(TINY, tmp_path, "", steps=9)
 
 
@@ -274,7 +284,9 @@ def test_python_m(tmp_path):
 
 
 def test_measure(monkeypatch):
-    recipe = replace(ddpm.digits, process=lambda: DDPM(table(cosine(), 10), (1, 8, 8), levels=17, clip=1.0), seed=4)
+    recipe = replace(
+        ddpm.digits, process=lambda: DDPM(table(cosine(), 10), (1, 8, 8), levels=17, clip=1.0), seed=4
+    )
     torch.manual_seed(0)
     model = UNet(1, (8,))
     got = ddpm.measure(recipe, model, steps=2, n=60)
@@ -282,9 +294,13 @@ def test_measure(monkeypatch):
     assert got["sampling_steps"] == 2 and got["n"] == 60 and json.loads(json.dumps(got)) == got
     (x, y), (test, _) = data.digits(), data.digits("test")
     judge = Judge(x, y)
-    assert got["accepted"]["real"] == judge.accepted(test[:60]) > 0.75 and got["accepted"]["noise"] < 0.2
-    assert got["frechet"]["real"] == pytest.approx(frechet(judge.features(test[:60]), judge.features(x)))
-    assert got["frechet"]["real"] < got["frechet"]["samples"] and got["frechet"]["real"] < got["frechet"]["noise"]
+    real = test[[358 * i // 59 for i in range(60)]]  # spread over the file
+    assert got["accepted"]["real"] == judge.accepted(real) > 0.7 and got["accepted"]["noise"] < 0.2
+    assert got["frechet"]["real"] == pytest.approx(frechet(judge.features(real), judge.features(x)))
+    assert (
+        got["frechet"]["real"] < got["frechet"]["samples"]
+        and got["frechet"]["real"] < got["frechet"]["noise"]
+    )
     bits = bound(recipe.process(), model, test, repeats=20).bits_per_dim(64)
     assert abs(got["bits_per_dim"] - bits.mean) < 5 * bits.se
     assert got["bits_per_dim_se"] == pytest.approx(bits.se, rel=0.15)
@@ -293,7 +309,9 @@ def test_measure(monkeypatch):
     assert ddpm.measure(recipe, model, steps=1, n=10**6)["n"] == len(test)
 
 
-@pytest.mark.parametrize("n, sizes", [(1, [1]), (250, [250]), (251, [250, 1]), (500, [250, 250]), (620, [250, 250, 120])])
+@pytest.mark.parametrize(
+    "n, sizes", [(1, [1]), (250, [250]), (251, [250, 1]), (500, [250, 250]), (620, [250, 250, 120])]
+)
 def test_chunks(n, sizes):
     assert ddpm.chunks(n) == sizes and ddpm.chunks(5, 2) == [2, 2, 1]
 

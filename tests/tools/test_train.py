@@ -75,7 +75,9 @@ def test_killed_and_continued_equals_uninterrupted(tmp_path, stream, killed):
     losses, weights, averages = go(tmp_path / "whole", stream)
     before, _, _ = go(tmp_path / "part", stream, upto=killed)
     done = (killed - 1) // EVERY * EVERY  # the file is written when the record has been dealt with
-    after, *rest = go(tmp_path / "part", stream, seed=0 if done == 0 else 99)  # what was there before does not matter
+    after, *rest = go(
+        tmp_path / "part", stream, seed=0 if done == 0 else 99
+    )  # what was there before does not matter
     assert list(before) == list(range(1, killed + 1)) and list(after) == list(range(done + 1, STEPS + 1))
     assert before | after == losses and rest == [weights, averages]
     assert (tmp_path / "part").read_bytes() == (tmp_path / "whole").read_bytes()
@@ -144,13 +146,17 @@ def test_checkpoints_come_every_so_often_and_at_the_end(tmp_path):
         steps.append(load_tensors(path)[1]["step"] if path.exists() else 0)
         assert record.step == len(steps)
     assert steps == [0, 0, 0, 3, 3, 3, 6] and load_tensors(path)[1]["step"] == 7
-    assert list(train(process(), network(), shuffled(), 2)) and [p.name for p in path.parent.iterdir()] == ["f"]
+    assert list(train(process(), network(), shuffled(), 2)) and [p.name for p in path.parent.iterdir()] == [
+        "f"
+    ]
 
 
 def test_default_checkpoint_interval(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(Run, "save", lambda self, path: saved.append(self.last.step))
-    monkeypatch.setattr(Run, "step", lambda self, step, data: setattr(self, "last", replace(self.last, step=step)))
+    monkeypatch.setattr(
+        Run, "step", lambda self, step, data: setattr(self, "last", replace(self.last, step=step))
+    )
     monkeypatch.setattr(Run, "check_finite", lambda self: None)
     list(train(process(), network(), shuffled(), 2500, checkpoint=tmp_path / "f"))
     assert saved == [1000, 2000, 2500]
@@ -180,7 +186,9 @@ def test_a_process_really_killed(tmp_path):
     code = f"import test_train as t; t.go({str(tmp_path / 'part')!r}, consume=lambda r: print(r.step, flush=True))"
     folders = [str(Path(__file__).parent), str(Path(module.__file__).parents[1])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment
+    ) as child:
         for line in child.stdout:
             if line == "8\n":
                 child.kill()
@@ -219,7 +227,8 @@ def shuffled_keeping_seed():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"lr": lambda step: 0.01 / step}, {"ema": 0.5}, {"ema": 0.0}, {"clip": 1e-9}, {"clip": 1e9}]
+    "options",
+    [{}, {"lr": lambda step: 0.01 / step}, {"ema": 0.5}, {"ema": 0.0}, {"clip": 1e-9}, {"clip": 1e9}],
 )
 def test_train_is_the_bare_loop(options):
     mine, theirs = network(), network()
@@ -299,7 +308,9 @@ def test_low_precision_trains_nearly_the_same():
     def end(precision):
         return go(None, precision=precision)[0][STEPS][1]
 
-    torch.testing.assert_close(torch.tensor(end(torch.float16)), torch.tensor(end(None)), rtol=0.05, atol=0.02)
+    torch.testing.assert_close(
+        torch.tensor(end(torch.float16)), torch.tensor(end(None)), rtol=0.05, atol=0.02
+    )
     torch.testing.assert_close(torch.tensor(end(torch.bfloat16)), torch.tensor(end(None)), rtol=0.2, atol=0.1)
 
 
@@ -310,10 +321,14 @@ def test_gradients_are_clipped_after_unscaling():
         model = network()
         torch.manual_seed(0)
         list(train(process(), model, shuffled(), 1, precision=precision))
-        norms.append(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item())
+        norms.append(
+            nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
+        )
     assert norms[1] == pytest.approx(norms[0], rel=0.01)
     list(train(process(), model := network(), shuffled(), 1, clip=1e-3))
-    assert nn.utils.get_total_norm([p.grad for p in model.parameters()]).item() == pytest.approx(1e-3, rel=1e-2)
+    assert nn.utils.get_total_norm([p.grad for p in model.parameters()]).item() == pytest.approx(
+        1e-3, rel=1e-2
+    )
 
 
 def test_an_overflow_in_float16_skips_the_step():
@@ -422,7 +437,9 @@ def test_unread_losses_are_read_before_a_checkpoint_and_at_the_end(tmp_path, mon
 def test_warmup_cosine_values():
     lr = warmup_cosine(0.4, 300, warmup=100)
     assert [lr(1), lr(50), lr(100)] == pytest.approx([0.004, 0.2, 0.4])
-    assert [lr(150), lr(200), lr(250)] == pytest.approx([0.2 + 0.2 * math.sqrt(0.5), 0.2, 0.2 - 0.2 * math.sqrt(0.5)])
+    assert [lr(150), lr(200), lr(250)] == pytest.approx(
+        [0.2 + 0.2 * math.sqrt(0.5), 0.2, 0.2 - 0.2 * math.sqrt(0.5)]
+    )
     assert lr(300) == pytest.approx(0, abs=1e-12)
     assert warmup_cosine(0.4, 300)(50) == pytest.approx(0.2)
     assert warmup_cosine(0.4, 100)(100) == 0.4 and warmup_cosine(0.4, 2)(2) == pytest.approx(0.008)
@@ -453,7 +470,9 @@ def test_weights_are_float16_in_the_file_and_integers_stay(tmp_path):
         m.register_buffer("count", torch.tensor([count]))
     save_weights(tmp_path / "w", model, {})
     stored, about = load_tensors(tmp_path / "w")
-    assert {v.dtype for k, v in stored.items() if k != "count"} == {torch.float16} and about == {"kind": "weights"}
+    assert {v.dtype for k, v in stored.items() if k != "count"} == {torch.float16} and about == {
+        "kind": "weights"
+    }
     load_weights(str(tmp_path / "w"), other)
     assert other.count.item() == 70001 and other.enter.weight.dtype == torch.float32
     assert other.enter.weight.equal(model.enter.weight.half().float())
@@ -463,14 +482,18 @@ def test_weights_of_another_model_leave_this_one_alone(tmp_path):
     short, long = nn.Sequential(nn.Linear(1, 2)), nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 3))
     before = state(long)
     save_weights(tmp_path / "w", short, {})
-    with pytest.raises(ValueError, match=r"w belongs to another model: 1.weight has shape None there, \(3, 2\) here"):
+    with pytest.raises(
+        ValueError, match=r"w belongs to another model: 1.weight has shape None there, \(3, 2\) here"
+    ):
         load_weights(tmp_path / "w", long)
     save_weights(tmp_path / "w", nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 4)), {})
     with pytest.raises(ValueError, match=r"1.weight has shape \(4, 2\) there, \(3, 2\) here"):
         load_weights(tmp_path / "w", long)
     assert state(long) == before
     save_weights(tmp_path / "w", long, {})
-    with pytest.raises(ValueError, match=r"1.(weight has shape \(3, 2\)|bias has shape \(3,\)) there, None here"):
+    with pytest.raises(
+        ValueError, match=r"1.(weight has shape \(3, 2\)|bias has shape \(3,\)) there, None here"
+    ):
         load_weights(tmp_path / "w", short)
 
 
@@ -501,7 +524,12 @@ def test_damaged_files(tmp_path, checkpoint, damage):
     if damage == "pickle":
         torch.save({"a": torch.zeros(1)}, checkpoint)
     else:
-        damaged = {"cut": whole[:-10], "cut early": whole[:100], "empty": b"", "text": b"hello, world, how are you?"}
+        damaged = {
+            "cut": whole[:-10],
+            "cut early": whole[:100],
+            "empty": b"",
+            "text": b"hello, world, how are you?",
+        }
         checkpoint.write_bytes(damaged[damage])
     says = "checkpoint is damaged or not a safetensors file"
     with pytest.raises(ValueError, match=says):
@@ -512,7 +540,9 @@ def test_damaged_files(tmp_path, checkpoint, damage):
 
 def test_foreign_and_missing_files(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign")
-    with pytest.raises(ValueError, match="foreign was not written by this course: it does not say what it holds"):
+    with pytest.raises(
+        ValueError, match="foreign was not written by this course: it does not say what it holds"
+    ):
         load_weights(tmp_path / "foreign", network())
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign", {"format": "pt"})
     with pytest.raises(ValueError, match="foreign was not written by this course"):
