@@ -729,12 +729,19 @@ def test_make_alone_explains_every_target():
         ("test", '".venv/bin/python" -m course_lib.publish.ci'),
         ("lint", '".venv/bin/python" -m course_lib.publish.ci ruff format notebook-lint'),
         ("unit", '".venv/bin/python" -m course_lib.publish.ci unit'),
-        ("notebooks", '".venv/bin/python" -m course_lib.publish.notebooks notebooks'),
         ("slides", '".venv/bin/python" -m course_lib.publish.slides'),
     ],
 )
 def test_make_sets_up_then_runs(target, command):
     assert make("-n", target).splitlines() == ["python3 course_lib/publish/environment.py", command]
+
+
+@MAKE
+def test_make_notebooks_renews_the_pages_that_quote_them():
+    assert make("-n", "notebooks").splitlines()[1:] == [
+        '".venv/bin/python" -m course_lib.publish.notebooks notebooks',
+        '".venv/bin/python" -m course_lib.publish.readme',
+    ]
 
 
 @MAKE

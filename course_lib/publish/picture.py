@@ -25,6 +25,11 @@ def draw(steps: int = 200):
     )
 
 
-if __name__ == "__main__":
+def main(path=ROOT / "assets" / "01_ddpm" / "from_noise.png") -> None:
+    """Write the picture."""
     picture = png(draw())
-    write_atomically(ROOT / "assets" / "01_ddpm" / "from_noise.png", lambda f: f.write(picture))
+    write_atomically(path, lambda f: f.write(picture))
+
+
+if __name__ == "__main__":
+    main()

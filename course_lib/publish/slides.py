@@ -199,7 +199,9 @@ def _ready(path):
         if cell.cell_type == "markdown":
             cell.source = PICTURE.sub(lambda found: found[1] + _data_url(path, found[2]), cell.source)
         elif PICTURE_ONLY in cell.metadata.get("tags", []):
-            cell.metadata["transient"] = {"remove_source": True}  # nbconvert's word for "show the output alone"
+            cell.metadata["transient"] = {
+                "remove_source": True
+            }  # nbconvert's word for "show the output alone"
         cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
     return nb
 

@@ -6,7 +6,7 @@ import json
 import nbformat
 import pytest
 
-from course_lib.publish import readme
+from course_lib.publish import picture, readme
 
 
 def test_pages_are_up_to_date(capsys):
@@ -84,3 +84,15 @@ def test_a_page_without_its_place_is_an_error():
     with pytest.raises(ValueError, match="the page must hold <!-- x --> and <!-- end x --> once each"):
         readme.fill("no place", {"x": "y"})
     assert readme.fill("a <!-- x -->1<!-- end x --> b", {"x": "2"}) == "a <!-- x -->\n2\n<!-- end x --> b"
+
+
+def test_the_picture_is_made_of_shipped_weights(tmp_path, monkeypatch):
+    fig = picture.draw(steps=8)
+    cells = fig.axes[0].images[0].get_array()
+    assert cells.shape == (3 * 29 - 1, 9 * 29 - 1) and [x.get_text() for x in fig.axes[0].get_xticklabels()] == [
+        "1000", "875", "750", "625", "500", "375", "250", "125", "0",
+    ]  # fmt: skip
+    assert cells[:, -28:].min() < -0.9 < 0.9 < cells[:, -28:].max()  # ends in black and white
+    monkeypatch.setattr(picture, "draw", lambda: fig)
+    picture.main(tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")

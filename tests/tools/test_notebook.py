@@ -61,12 +61,14 @@ def course(**kw):
 
 def test_setup_tells_what_this_run_is(monkeypatch, capsys):
     monkeypatch.setattr(notebook, "best_device", lambda: torch.device("mps"))
+    monkeypatch.setattr(notebook, "run_time", lambda chapter: f"run time of {chapter}")
     got = notebook.setup("01_ddpm", seed=3)
     assert capsys.readouterr().out == (
         f"01_ddpm | course_lib {course_lib.__version__} | python {platform.python_version()} | "
         f"torch {torch.__version__} | numpy {np.__version__} | matplotlib {matplotlib.__version__}\n"
         f"device: mps | threads: {torch.get_num_threads()} | seed: 3\n"
         "exercises: yours | training: full\n"
+        "run time of 01_ddpm\n"
     )
     assert got == Course("01_ddpm", torch.device("mps"), fast=False, root=notebook.ROOT)
 
@@ -76,7 +78,7 @@ def test_setup_tells_its_modes(monkeypatch, capsys):
     monkeypatch.setenv("COURSE_SOLUTIONS", "1")
     assert notebook.setup("01_ddpm").fast is True
     out = capsys.readouterr().out
-    assert out.endswith("| seed: 0\nexercises: solutions | training: fast (a few steps)\n")
+    assert "| seed: 0\nexercises: solutions | training: fast (a few steps)\nrun time: " in out
 
 
 def test_setup_seeds_torch():
