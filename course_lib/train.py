@@ -47,7 +47,7 @@ def train(
     precision  torch.bfloat16 or torch.float16 runs the network under autocast; None is plain float32
     checkpoint a file written every `every` steps and at the end, and continued from if it is there. The batches must
                come in the same order again, or each be drawn afresh from torch's random state; then the continued
-               run equals the uninterrupted one bit for bit (CPU). If nothing is left to do, the last Record comes again.
+               run equals the uninterrupted one bit for bit (CPU). If nothing is left to do, the last Record is repeated.
 
     Raises FloatingPointError, naming step and t, when a loss is not finite; the last good checkpoint stays.
     """
@@ -118,7 +118,7 @@ class Run:
     # Losses that are not numbers
 
     def watch(self, step: int, t: Tensor, loss: Tensor) -> None:
-        """Look at each loss before it is used on a CPU; elsewhere only now and then, since looking makes the device wait."""
+        """On a CPU look at each loss before it is used; elsewhere only now and then: looking makes the device wait."""
         self.unread.append((step, t, loss))
         if self.device.type == "cpu" or len(self.unread) == 50:
             self.check_finite()
