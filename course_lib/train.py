@@ -47,7 +47,7 @@ def train(
     precision  torch.bfloat16 or torch.float16 runs the network under autocast; None is plain float32
     checkpoint a file written every `every` steps and at the end, and continued from if it is there. The batches must
                come in the same order again, or each be drawn afresh from torch's random state; then the continued
-               run equals the uninterrupted one bit for bit (CPU). If nothing is left to do, the last Record is repeated.
+               run equals the uninterrupted one bit for bit (CPU). If nothing is left to do, the last Record comes.
 
     Raises FloatingPointError, naming step and t, when a loss is not finite; the last good checkpoint stays.
     """

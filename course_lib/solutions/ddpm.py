@@ -580,7 +580,9 @@ def posterior_mean(x0, x_t, abar_s, abar_t):
     """Mean of q(x_s | x_t, x_0), s < t, multiplied out: nothing is divided by 1 - abar_s, which is 0 at s = 0."""
     alpha_ts = abar_t / abar_s  # what survives from s to t; times may skip, so not 1 - beta_t
     weight_x0 = abar_s.sqrt() * (1 - alpha_ts) / (1 - abar_t)
-    weight_x_t = alpha_ts.sqrt() * (1 - abar_s) / (1 - abar_t)  # the far one keeps what is lost to the near one
+    weight_x_t = (
+        alpha_ts.sqrt() * (1 - abar_s) / (1 - abar_t)
+    )  # the far one keeps what is lost to the near one
     return weight_x0 * x0 + weight_x_t * x_t
 
 
@@ -639,7 +641,9 @@ def gaussian_kl(mean1, var1, mean2, var2):
     """KL(N(mean1, var1) || N(mean2, var2)) in nats, summed over the last dimension; diagonal variances."""
     ratio = var1 / var2  # first over second, here and in the logarithm
     far = (mean1 - mean2).square() / var2  # measured in units of the second
-    return 0.5 * (ratio - ratio.log() - 1 + far).sum(-1)  # far has all dimensions: shared variances count in each
+    return 0.5 * (ratio - ratio.log() - 1 + far).sum(
+        -1
+    )  # far has all dimensions: shared variances count in each
 
 
 GAUSSIAN_KL: Mistakes = {
@@ -719,12 +723,12 @@ SIMPLE_LOSS = {
     "compared with x0": lambda model, x0, t, a: errors(model, x0, t, a, rand(x0), target=x0).mean(1),
     "t for u": lambda model, x0, t, a: errors(model, x0, t, a, rand(x0), u=t.float()).mean(1),
     "T + 1 for T": lambda model, x0, t, a: errors(model, x0, t, a, rand(x0), u=t / len(a)).mean(1),
-    "one noise for the batch": lambda model, x0, t, a: (
-        errors(model, x0, t, a, rand(x0[:1]).expand_as(x0)).mean(1)
-    ),
-    "fresh noise in the target": lambda model, x0, t, a: (
-        errors(model, x0, t, a, rand(x0), target=rand(x0)).mean(1)
-    ),
+    "one noise for the batch": lambda model, x0, t, a: errors(
+        model, x0, t, a, rand(x0[:1]).expand_as(x0)
+    ).mean(1),
+    "fresh noise in the target": lambda model, x0, t, a: errors(
+        model, x0, t, a, rand(x0), target=rand(x0)
+    ).mean(1),
     "summed over dimensions": lambda model, x0, t, a: errors(model, x0, t, a, rand(x0)).sum(1),
     "uniform noise": lambda model, x0, t, a: errors(model, x0, t, a, torch.rand_like(x0)).mean(1),
     "no gradient": lambda model, x0, t, a: simple_loss(model, x0, t, a).detach(),
@@ -760,15 +764,21 @@ def check_simple_loss(fn):
         return f"the network was given times up to {u.max():g}. It is told u, which runs from 0 to 1: what is T here?"
     if not close(u.sort().values, t.sort().values / T):
         values = ", ".join(f"{v:.3g}" for v in u)
-        return f"for t = 3, 1, 5, 2, 4 and a table of 6 entries the network was given u = {values}: what is T?"
+        return (
+            f"for t = 3, 1, 5, 2, 4 and a table of 6 entries the network was given u = {values}: what is T?"
+        )
     return reduction_hint(got) or noise_hint(torch.cat(spy.noise)) or value_hint(got, spy)
 
 
 def reduction_hint(got):
     if got.shape == ():
-        return "one number for the whole batch. The mean over the examples comes later: which dimensions go now?"
+        return (
+            "one number for the whole batch. The mean over the examples comes later: which dimensions go now?"
+        )
     if got.shape == (T,) and not got.requires_grad:
-        return "no gradient reaches the network through this loss: nothing would be learned. What cut the graph?"
+        return (
+            "no gradient reaches the network through this loss: nothing would be learned. What cut the graph?"
+        )
     return None
 
 
