@@ -35,8 +35,8 @@ notebooks: environment ## Run every notebook from a fresh kernel and store its o
 	$(PY) -m course_lib.publish.notebooks notebooks
 	$(PY) -m course_lib.publish.readme
 
-slides: environment ## Build one self-contained HTML file a chapter in build/slides
-	$(PY) -m course_lib.publish.slides
+slides: environment ## Build one self-contained HTML file a chapter in build/slides, and a PDF
+	$(PY) -m course_lib.publish.slides --pdf
 
 bench: ## Measure the library's speed against diffusers
 	@$(SETUP) --extra bench

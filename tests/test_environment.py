@@ -729,7 +729,7 @@ def test_make_alone_explains_every_target():
         ("test", '".venv/bin/python" -m course_lib.publish.ci'),
         ("lint", '".venv/bin/python" -m course_lib.publish.ci ruff format notebook-lint'),
         ("unit", '".venv/bin/python" -m course_lib.publish.ci unit'),
-        ("slides", '".venv/bin/python" -m course_lib.publish.slides'),
+        ("slides", '".venv/bin/python" -m course_lib.publish.slides --pdf'),
     ],
 )
 def test_make_sets_up_then_runs(target, command):

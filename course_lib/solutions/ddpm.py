@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..exercise import define, diagnose
+from ..exercise import close, define, diagnose
 from ..shapes import like
 
 ALPHA_BAR = torch.tensor([1.0, 0.9, 0.7, 0.45, 0.2, 0.05], dtype=torch.float64)  # T = 5
@@ -75,17 +75,17 @@ Q_SAMPLE: Mistakes = {
         "the times run along the last axis of x0, one per column. Which axis holds the examples, "
         "and what shape does alpha_bar[t] need?",
     ),
-    "one axis too few for images": (
-        lambda x0, t, a, eps: a[t][:, None].sqrt() * x0 + (1 - a[t])[:, None].sqrt() * eps,
-        "right for points; for images alpha_bar[t] lands on the second axis. "
-        "How many axes of size 1 must follow the first?",
+    "one coefficient per channel": (
+        lambda x0, t, a, eps: a[t].sqrt()[:, None] * x0 + (1 - a[t]).sqrt()[:, None] * eps,
+        "alpha_bar[t] is right for points and lands on the second axis of images: "
+        "how many axes of size 1 must follow the first?",
     ),
 }
 
 
 def check_q_sample(fn):
     t = torch.tensor([0, 2, 5])
-    for shape in ((3, 3), (3, 3, 3)):  # square: a coefficient on the wrong axis raises no error
+    for shape in ((3, 3), (3, 3, 3)):  # all axes alike: a wrong one raises no error
         x0, eps = torch.randn(2, *shape)
         for noise in (0 * eps, eps):  # first the signal alone
             if hint := compare(fn, q_sample, Q_SAMPLE, x0, t, ALPHA_BAR, noise):
@@ -130,6 +130,10 @@ SCHEDULE: Mistakes = {
         lambda T: torch.cat([torch.ones(1), 1 - torch.linspace(0.01, 0.5, T)]).double().cumprod(0),
         "this is a good schedule, but its betas rise all the way. The task is to show that they need not",
     ),
+    "nothing left at T": (
+        lambda T: torch.cat([schedule(T)[:-1], torch.zeros(1, dtype=torch.float64)]),
+        "alpha_bar_T is 0, not just small: then x_0 cannot be computed from x_T, since (1.14) divides by its root",
+    ),
     "one giant step": (
         lambda T: torch.cat([schedule(T)[:-1], schedule(T)[-1:] * 0.1]),
         "one of your steps has beta > 0.5: it destroys more than half of what is left at once",
@@ -144,7 +148,14 @@ def check_schedule(fn):
         if a.shape != (T + 1,):
             return hints[0] if a.shape == (T,) else f"the shape is {tuple(a.shape)}, expected ({T + 1},)"
         beta = 1 - a[1:] / a[:-1]
-        broken = [a[0] != 1, a[-1] >= 1e-3, (beta <= 0).any(), (beta.diff() > 0).all(), (beta > 0.5).any()]
+        broken = [
+            a[0] != 1,
+            a[-1] >= 1e-3,
+            (beta <= 0).any(),
+            (beta.diff() > 0).all(),
+            a[-1] <= 0,
+            (beta > 0.5).any(),
+        ]
         for hint, fault in zip(hints[1:], broken, strict=True):
             if fault:
                 return hint
@@ -258,10 +269,20 @@ GAUSSIAN_KL: Mistakes = {
 }
 
 
+SHARED_VARIANCE = "a variance of shape (B, 1) belongs to every dimension, and yours counts it once"
+
+
+def _sum_before_broadcast(m1, v1, m2, v2):
+    return 0.5 * ((m1 - m2) ** 2 / v2).sum(-1) + 0.5 * (v1 / v2 - 1 - (v1 / v2).log()).sum(-1)
+
+
 def check_gaussian_kl(fn):
     m1, m2 = torch.randn(2, 5, 3, dtype=torch.float64)
     v1, v2 = torch.rand(2, 5, 3, dtype=torch.float64) + 0.2
-    return compare(fn, gaussian_kl, GAUSSIAN_KL, m1, v1, m2, v2)
+    if hint := compare(fn, gaussian_kl, GAUSSIAN_KL, m1, v1, m2, v2):
+        return hint
+    shared = {"one variance for all": (_sum_before_broadcast, SHARED_VARIANCE)}
+    return compare(fn, gaussian_kl, shared, m1, v1[:, :1], m2, v2[:, :1])
 
 
 define("ddpm.gaussian_kl", gaussian_kl, check_gaussian_kl, functions(GAUSSIAN_KL))
@@ -288,6 +309,11 @@ def _shared_noise(model, x0, t, a):
     return (eps - model(q_sample(x0, t, a, eps), t / (len(a) - 1))).square().flatten(1).mean(1)
 
 
+def _uniform_noise(model, x0, t, a):
+    eps = torch.rand_like(x0)
+    return (eps - model(q_sample(x0, t, a, eps), t / (len(a) - 1))).square().flatten(1).mean(1)
+
+
 def _against_x0(model, x0, t, a):
     x_t = q_sample(x0, t, a, torch.randn_like(x0))
     return (x0 - model(x_t, t / (len(a) - 1))).square().flatten(1).mean(1)
@@ -305,7 +331,7 @@ SIMPLE_LOSS: Mistakes = {
     ),
     "t instead of t / T": (
         _raw_time,
-        "the network was given times above 1: it expects u = t / T",
+        "the network was not given u = t / T: it expects a share of T, 1 at the last time of the table",
     ),
     "compared with x0": (
         _against_x0,
@@ -314,6 +340,14 @@ SIMPLE_LOSS: Mistakes = {
     "other noise in the target": (
         _fresh_noise,
         "a network that finds the noise exactly has a loss of about 2: is the noise in x_t the one in the target?",
+    ),
+    "uniform noise": (
+        _uniform_noise,
+        "the noise in x_t has mean 0.5: torch.rand_like is uniform on [0, 1], the forward process is Gaussian",
+    ),
+    "detached": (
+        lambda model, x0, t, a: simple_loss(model, x0, t, a).detach(),
+        "the loss has no gradient: nothing would be learned. Is there a detach, an item or a no_grad in the way?",
     ),
     "one noise for the batch": (
         _shared_noise,
@@ -328,7 +362,7 @@ SIMPLE_LOSS: Mistakes = {
 
 def check_simple_loss(fn):
     hints = {label: hint for label, (_, hint) in SIMPLE_LOSS.items()}
-    x0, t, seen = torch.randn(5, 4, 3), torch.tensor([1, 2, 3, 4, 5]), {}
+    x0, t, seen = torch.randn(5, 40, 30), torch.tensor([1, 2, 3, 4, 5]), {}
 
     def found(x_t, u):  # the noise that really is in x_t
         seen["u"] = u
@@ -339,21 +373,24 @@ def check_simple_loss(fn):
     loss = fn(found, x0, t, ALPHA_BAR)
     if loss.shape != (5,):
         return hints["one number for the batch"]
-    if (seen["u"] > 1).any():
-        return hints["t instead of t / T"]
     hear(x0, seen["u"])
+    if not close(seen["u"].double(), t / T):
+        return hints["t instead of t / T"]
+    if abs(seen["eps"].mean()) > 0.1:
+        return hints["uniform noise"]
     if (seen["eps"] - seen["eps"][:1]).abs().max() < 1e-4:
         return hints["one noise for the batch"]
     if loss.abs().max() > 1e-4:
         right = (x0 - seen["eps"]).square().flatten(1).mean(1)
-        return (
-            hints["compared with x0"]
-            if (loss - right).abs().max() < 1e-4
-            else hints["other noise in the target"]
-        )
-    loss = fn(lambda x_t, u: found(x_t, u) + 0.5, x0, t, ALPHA_BAR)  # wrong by 0.5 everywhere: 0.25
+        return hints["compared with x0"] if close(loss, right) else hints["other noise in the target"]
+    weight = torch.tensor(0.5, requires_grad=True)
+    loss = fn(lambda x_t, u: found(x_t, u) + weight, x0, t, ALPHA_BAR)  # wrong by 0.5 everywhere: 0.25
+    if not loss.requires_grad:
+        return hints["detached"]
     want = torch.full((5,), 0.25)
-    return diagnose(loss.float(), want, {hints["sum over dimensions"]: 12 * want}, tol=1e-3)
+    return diagnose(
+        loss.detach().float(), want, {hints["sum over dimensions"]: x0[0].numel() * want}, tol=1e-3
+    )
 
 
 define("ddpm.simple_loss", simple_loss, check_simple_loss, functions(SIMPLE_LOSS))
@@ -571,240 +608,3 @@ def check_bits_per_dim(fn):
 
 
 define("ddpm.bits_per_dim", bits_per_dim, check_bits_per_dim, functions(BITS_PER_DIM))
-
-
-# --- posterior_mean ---
-
-
-def posterior_mean(x0, x_t, abar_s, abar_t):
-    """Mean of q(x_s | x_t, x_0), s < t, multiplied out: nothing is divided by 1 - abar_s, which is 0 at s = 0."""
-    alpha_ts = abar_t / abar_s  # what survives from s to t; times may skip, so not 1 - beta_t
-    weight_x0 = abar_s.sqrt() * (1 - alpha_ts) / (1 - abar_t)
-    weight_x_t = (
-        alpha_ts.sqrt() * (1 - abar_s) / (1 - abar_t)
-    )  # the far one keeps what is lost to the near one
-    return weight_x0 * x0 + weight_x_t * x_t
-
-
-def by_precision(x0, x_t, abar_s, abar_t):
-    """The same mean weighted by precision: NaN at s = 0."""
-    a = abar_t / abar_s
-    precision = a / (1 - a) + 1 / (1 - abar_s)
-    return (a.sqrt() / (1 - a) * x_t + abar_s.sqrt() / (1 - abar_s) * x0) / precision
-
-
-POSTERIOR_MEAN: Mistakes = {
-    "weighted by precision": (
-        by_precision,
-        "right for s > 0, but NaN at s = 0, where abar_s = 1. What do you divide by there? "
-        "Multiply the fraction out before you put in numbers.",
-    ),
-    "the two weights swapped": (
-        lambda x0, x_t, s, t: posterior_mean(x_t, x0, s, t),
-        "the weights of x0 and x_t are swapped. At s = 0 the answer must be x0: which weight must vanish?",
-    ),
-    "no root of alpha_ts on x_t": (
-        lambda x0, x_t, s, t: posterior_mean(x0, x_t / (t / s).sqrt(), s, t),
-        "the weight of x_t lacks a factor: the step from s to t shrank the signal. By how much?",
-    ),
-    "1 - abar_t for the step's beta": (
-        lambda x0, x_t, s, t: s.sqrt() * x0 + (t / s).sqrt() * (1 - s) / (1 - t) * x_t,
-        "the weight of x0 takes 1 - abar_t for the noise of the step. That is the noise since time 0: "
-        "how much of it came between s and t?",
-    ),
-    "divided by 1 - abar_s": (
-        lambda x0, x_t, s, t: posterior_mean(x0, x_t, s, t) * (1 - t) / (1 - s),
-        "both weights are too large by the same factor: both are divided by the noise at s. "
-        "Which marginal stands below the line in Bayes' rule?",
-    ),
-}
-
-
-def check_posterior_mean(fn):
-    x0, x_t = torch.randn(2, 3, 4, dtype=torch.float64)
-    abar_s, abar_t = torch.tensor([[0.9, 0.5, 0.8], [0.6, 0.1, 0.05]], dtype=torch.float64)[..., None]
-    if hint := compare(fn, posterior_mean, POSTERIOR_MEAN, x0, x_t, abar_s, abar_t):
-        return hint
-    abar_s[0] = 1  # s = 0 in the first example only
-    if fn(x0, x_t, abar_s, abar_t).isnan().any():
-        return POSTERIOR_MEAN["weighted by precision"][1]
-    return compare(fn, posterior_mean, POSTERIOR_MEAN, x0, x_t, abar_s, abar_t)
-
-
-define("ddpm.posterior_mean", posterior_mean, check_posterior_mean, functions(POSTERIOR_MEAN))
-
-
-# --- gaussian_kl ---
-
-
-def gaussian_kl(mean1, var1, mean2, var2):
-    """KL(N(mean1, var1) || N(mean2, var2)) in nats, summed over the last dimension; diagonal variances."""
-    ratio = var1 / var2  # first over second, here and in the logarithm
-    far = (mean1 - mean2).square() / var2  # measured in units of the second
-    return 0.5 * (ratio - ratio.log() - 1 + far).sum(
-        -1
-    )  # far has all dimensions: shared variances count in each
-
-
-GAUSSIAN_KL: Mistakes = {
-    "the -1 missing": (
-        lambda m1, v1, m2, v2: 0.5 * (v1 / v2 - (v1 / v2).log() + (m1 - m2).square() / v2).sum(-1),
-        "the divergence of a law from itself is not 0 but half the number of dimensions: a constant is missing",
-    ),
-    "mean over dimensions": (
-        lambda m1, v1, m2, v2: gaussian_kl(m1, v1, m2, v2) / m1.shape[-1],
-        "too small by the number of dimensions: do independent coordinates add up, or average?",
-    ),
-    "arguments reversed": (
-        lambda m1, v1, m2, v2: gaussian_kl(m2, v2, m1, v1),
-        "that is KL(N2 || N1), the other way round. Under which of the two laws is the mean of log N1/N2 taken?",
-    ),
-    "standard deviations for variances": (
-        lambda m1, v1, m2, v2: gaussian_kl(m1, v1.square(), m2, v2.square()),
-        "var1 and var2 are squared, as if they were standard deviations",
-    ),
-    "the log ratio upside down": (
-        lambda m1, v1, m2, v2: gaussian_kl(m1, v1, m2, v2) + (v1 / v2 + 0 * m1).log().sum(-1),
-        "the logarithm has the wrong sign: for equal means and var1 -> 0 you tend to minus infinity. "
-        "Can a KL be negative?",
-    ),
-    "a shared variance counted once": (
-        lambda m1, v1, m2, v2: (
-            0.5 * ((v1 / v2 - 1 - (v1 / v2).log()).sum(-1) + ((m1 - m2).square() / v2).sum(-1))
-        ),
-        "right where each dimension has its own variance. A variance of shape (B, 1) belongs to every "
-        "dimension: is it summed as often?",
-    ),
-}
-
-
-def check_gaussian_kl(fn):
-    mean1, mean2 = torch.randn(2, 4, 3, dtype=torch.float64)
-    var1, var2 = 0.5 + torch.rand(2, 4, 3, dtype=torch.float64)
-    shared = var1[:, :1], 3 * var1[:, :1]
-    for probe in (
-        (mean1, var1, mean1.clone(), var1.clone()),  # a law and itself
-        (mean1, torch.ones_like(var1), mean2, torch.ones_like(var1)),  # half the squared distance
-        (mean1, var1, mean2, 2 * var2),
-        (mean1, shared[0], mean2, shared[1]),
-    ):
-        if hint := compare(fn, gaussian_kl, GAUSSIAN_KL, *probe):
-            return hint
-    return None
-
-
-define("ddpm.gaussian_kl", gaussian_kl, check_gaussian_kl, functions(GAUSSIAN_KL))
-
-
-# --- simple_loss ---
-
-
-def simple_loss(model, x0, t, alpha_bar):
-    """|eps - model(x_t, t / T)|^2, mean over dimensions, one number per example."""
-    eps = torch.randn_like(x0)  # once: what the network must find is what was put in
-    x_t = q_sample(x0, t, alpha_bar, eps)
-    u = t / (len(alpha_bar) - 1)  # T + 1 entries
-    return (eps - model(x_t, u)).square().flatten(1).mean(1)  # dimensions only: the batch stays
-
-
-def errors(model, x0, t, alpha_bar, eps, target=None, u=None):
-    """(B, dims) squared errors with parts of the loss replaced, for the wrong answers."""
-    u = t / (len(alpha_bar) - 1) if u is None else u
-    out = model(q_sample(x0, t, alpha_bar, eps), u)
-    return ((eps if target is None else target) - out).square().flatten(1)
-
-
-def rand(x0):
-    return torch.randn_like(x0)
-
-
-SIMPLE_LOSS = {
-    "reduced to a scalar": lambda model, x0, t, a: errors(model, x0, t, a, rand(x0)).mean(),
-    "compared with x0": lambda model, x0, t, a: errors(model, x0, t, a, rand(x0), target=x0).mean(1),
-    "t for u": lambda model, x0, t, a: errors(model, x0, t, a, rand(x0), u=t.float()).mean(1),
-    "T + 1 for T": lambda model, x0, t, a: errors(model, x0, t, a, rand(x0), u=t / len(a)).mean(1),
-    "one noise for the batch": lambda model, x0, t, a: errors(
-        model, x0, t, a, rand(x0[:1]).expand_as(x0)
-    ).mean(1),
-    "fresh noise in the target": lambda model, x0, t, a: errors(
-        model, x0, t, a, rand(x0), target=rand(x0)
-    ).mean(1),
-    "summed over dimensions": lambda model, x0, t, a: errors(model, x0, t, a, rand(x0)).sum(1),
-    "uniform noise": lambda model, x0, t, a: errors(model, x0, t, a, torch.rand_like(x0)).mean(1),
-    "no gradient": lambda model, x0, t, a: simple_loss(model, x0, t, a).detach(),
-}
-
-
-class Spy:
-    """A network that knows x0: it finds the noise in x_t and answers that noise plus `off`, one number per example.
-
-    Every example has its own time, so the time says which example it is given.
-    """
-
-    def __init__(self, x0: Tensor, t: Tensor, off: Tensor):
-        self.x0, self.t, self.off = x0, t, off
-        self.weight = torch.ones((), requires_grad=True)
-        self.heard, self.noise, self.out = [], [], []
-
-    def __call__(self, x_t: Tensor, u: Tensor) -> Tensor:
-        hear(x_t, u)
-        i = (u[:, None] - self.t / T).abs().argmin(1)
-        r, sigma = like(ALPHA_BAR[self.t[i]].sqrt(), x_t), like((1 - ALPHA_BAR[self.t[i]]).sqrt(), x_t)
-        noise = (x_t - r * self.x0[i]) / sigma
-        self.heard.append(u), self.noise.append(noise), self.out.append(noise + like(self.off[i], x_t))
-        return (self.weight * self.out[-1]).float()
-
-
-def check_simple_loss(fn):
-    x0, t, off = torch.randn(T, 2, 500), torch.tensor([3, 1, 5, 2, 4]), torch.arange(1.0, T + 1) / 2
-    spy = Spy(x0, t, off)
-    got = fn(spy, x0, t, ALPHA_BAR)
-    u = torch.cat(spy.heard).double()
-    if u.max() > 1 + 1e-4:
-        return f"the network was given times up to {u.max():g}. It is told u, which runs from 0 to 1: what is T here?"
-    if not close(u.sort().values, t.sort().values / T):
-        values = ", ".join(f"{v:.3g}" for v in u)
-        return (
-            f"for t = 3, 1, 5, 2, 4 and a table of 6 entries the network was given u = {values}: what is T?"
-        )
-    return reduction_hint(got) or noise_hint(torch.cat(spy.noise)) or value_hint(got, spy)
-
-
-def reduction_hint(got):
-    if got.shape == ():
-        return (
-            "one number for the whole batch. The mean over the examples comes later: which dimensions go now?"
-        )
-    if got.shape == (T,) and not got.requires_grad:
-        return (
-            "no gradient reaches the network through this loss: nothing would be learned. What cut the graph?"
-        )
-    return None
-
-
-def noise_hint(noise):
-    if close(noise[0], noise[1], 1e-3):
-        return "every example got the same noise vector: which shape should the draw have?"
-    mean, sd = noise.mean().item(), noise.std().item()
-    if abs(mean) > 0.06 or abs(sd - 1) > 0.06:
-        return f"the noise found in x_t has mean {mean:.2f} and standard deviation {sd:.2f}, not 0 and 1"
-    return None
-
-
-def value_hint(got, spy):
-    want = spy.off.square()
-    if close(got, want + 2, 0.8):
-        return (
-            "an error of about 2 remains even for a network that finds the noise exactly: "
-            "is the eps in the target the eps that made x_t?"
-        )
-    against_x0 = (spy.x0 - torch.cat(spy.out)).square().flatten(1).mean(1)
-    suspects = {
-        "too large by the number of dimensions: a mean is asked for, so that small and large "
-        "pictures give losses of one size": want * spy.x0[0].numel(),
-        "the network's answer is compared with x0. What is this network asked to predict?": against_x0,
-    }
-    return diagnose(got, want, suspects, tol=1e-3)
-
-
-define("ddpm.simple_loss", simple_loss, check_simple_loss, SIMPLE_LOSS)

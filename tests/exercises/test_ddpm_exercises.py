@@ -118,6 +118,8 @@ def test_checks_hear_what_a_network_would_refuse():
     ("ddpm.ancestral", lambda m, x, ts, a: ddpm.ancestral(m, x, ts, a)[:1], "expected that of x_T, (4000, 1)"),
     ("ddpm.simple_loss", lambda m, x0, t, a: ddpm.simple_loss(m, x0, t, a) * 3, "0.25 is expected"),
     ("ddpm.bits_per_dim", lambda terms, prior, dims: 1.0, "is expected"),
+    ("ddpm.gaussian_kl", ddpm._sum_before_broadcast, ddpm.SHARED_VARIANCE),
+    ("ddpm.simple_loss", lambda m, x0, t, a: ddpm.simple_loss(m, x0, t, torch.cat([a, a[-1:]])), "u = t / T"),
 ])  # fmt: skip
 def test_unknown_mistakes_get_a_plain_description(name, answer, hint):
     state, text = grade(find(name), answer)

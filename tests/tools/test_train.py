@@ -198,6 +198,21 @@ def test_a_process_really_killed(tmp_path):
     assert rest == list(whole[1:]) and losses.items() <= whole[0].items()
 
 
+def test_a_gpus_random_state_is_kept_and_put_back(monkeypatch):
+    """With a stand-in for the GPU's generator, so that it is tested without one too."""
+    gpu, state_there = torch.device("cuda"), torch.arange(16, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state_there if device is gpu else None)
+    put_back = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *arguments: put_back.append(arguments))
+    run = Run(process(), network(), 1e-3, 0.9, 1.0, None)
+    run.device, run.random = gpu, module.random_state(gpu)
+    wanted = torch.rand(3)
+    run.restore_random()
+    assert torch.rand(3).equal(wanted) and len(put_back) == 1
+    assert put_back[0][0].equal(state_there) and put_back[0][1] is gpu
+    assert set(module.random_state(torch.device("cpu"))) == {"cpu"}
+
+
 # The step itself
 
 
@@ -279,6 +294,17 @@ def test_stops_when_the_consumer_stops():
 
     records = train(process(), network(), stream(), 100)
     assert [next(records).step for _ in range(3)] == [1, 2, 3] and len(used) == 3
+
+
+def test_batches_are_moved_to_the_device_of_the_model():
+    class Elsewhere:
+        """A batch that is a tensor only after it has been moved."""
+
+        def to(self, device, non_blocking):
+            assert non_blocking  # copies from pinned memory overlap with work
+            return two_bumps().sample(4).to(device, non_blocking=non_blocking)
+
+    assert len(list(train(process(), network(), [Elsewhere()] * 2, 2))) == 2
 
 
 def test_asks_for_no_batch_too_many():
