@@ -44,7 +44,7 @@ digits = Recipe(
     process=lambda: DDPM(table(cosine(), 1000), (1, 8, 8), levels=17, clip=1.0),
     model=lambda: UNet(1, (32, 64)),
     measure=measure,
-    steps=1500,
+    steps=1200,
     lr=2e-3,
     ema=0.995,
 )

@@ -317,6 +317,12 @@ def test_levels_far_from_the_mean_keep_their_digits():
     torch.testing.assert_close(got, torch.tensor([want, want], dtype=torch.float64), rtol=1e-7, atol=0)
 
 
+def test_levels_are_mirror_images_to_the_last_bit():
+    """Both tails are measured in the lower one: a mean above the bin is as exact as a mean below."""
+    x, mean = torch.zeros(40, dtype=torch.float64), torch.linspace(0.001, 0.09, 40, dtype=torch.float64)
+    assert torch.equal(log_prob_of_level(x, mean, 0.01, 256), log_prob_of_level(x, -mean, 0.01, 256))
+
+
 def test_bound_of_grey_levels_is_a_code_length():
     """exp(-L_0) summed over all images of two pixels is 1 when the network ignores x_1."""
     K = 3

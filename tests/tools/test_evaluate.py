@@ -233,3 +233,10 @@ def test_wasserstein_reaches_a_law_on_either_side():
     assert wasserstein(torch.tensor([-11.0, -10.0]), uniform, points=40001) == pytest.approx(11, abs=1e-3)
     mixed = torch.tensor([2.0, 0.0, 1.0])  # unsorted; F_3 - F on three pieces
     assert wasserstein(mixed, uniform) == pytest.approx(0.5 * (1 / 9 + 4 / 9) + 1 / 3, abs=2e-3)
+
+
+def test_wasserstein_in_double_precision_far_from_zero():
+    x = torch.linspace(-2, 2, 400, dtype=torch.float64)
+    near = wasserstein(x, normal)
+    assert wasserstein(x + 1e6, lambda v: normal(v - 1e6)) == pytest.approx(near, abs=1e-6)
+    assert wasserstein(x, normal, points=4001) == near != wasserstein(x, normal, points=4000)
