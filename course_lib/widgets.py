@@ -87,7 +87,8 @@ def panel(draw: Draw, start: dict[str, Any], alt: str, play: str | None, sliders
     import ipywidgets
 
     controls = {name: control(name, spec, start[name]) for name, spec in sliders.items()}
-    picture, note = ipywidgets.Image(format="png"), ipywidgets.HTML()
+    natural = {"align_self": "flex-start", "max_width": "100%"}  # a box would stretch it
+    picture, note = ipywidgets.Image(format="png", layout=natural), ipywidgets.HTML()
 
     def redraw(_: Any = None) -> None:
         try:

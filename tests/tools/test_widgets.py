@@ -211,3 +211,8 @@ def test_the_ends_of_a_slider_are_allowed():
 def test_an_error_of_the_author_in_the_still_picture_is_raised(shown):
     with pytest.raises(RuntimeError, match="n < 1"):
         widgets.explore(draw, [{"n": 0, "kind": "data"}, *AT[1:]], ALT, **SLIDERS)
+
+
+def test_the_picture_keeps_its_size_in_the_panel():
+    _, picture, _ = parts()
+    assert picture.layout.align_self == "flex-start" and picture.layout.max_width == "100%"
