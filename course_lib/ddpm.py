@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .process import Process
 from .schedules import check_table
-from .shapes import Network, PerExample, Table, Times, check_choice, check_count, exact, like
+from .shapes import Network, PerExample, Table, Times, check_choice, check_count, exact, like, repeated
 
 Batch = Float[Tensor, "B *event"]
 Prediction = Literal["eps", "x0", "v", "score"]
@@ -75,6 +75,7 @@ class DDPM(Process):
         self.predicts, self.variance, self.levels, self.clip = predicts, variance, levels, clip
         x0_from = torch.stack(conversion(predicts, "x0", self.log_alpha_bar), 1)
         self.register_buffer("_x0_from", x0_from)  # (T + 1, 2): x0 = a x_t + b (network's output)
+        self._rows = torch.cat([self.log_alpha_bar[:, None], x0_from], 1).tolist()  # the same on the host
         self.decoder_var = decoder_var or self._beta_tilde_2()
 
     @property
@@ -105,15 +106,15 @@ class DDPM(Process):
         return like(from_x0.to(x0.dtype), x0) * x0 + like(from_xt.to(x0.dtype), x0) * x_t, var
 
     @staticmethod
-    def _posterior(log_t: Tensor, log_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The posterior's weight of x_0, its weight of x_t, and its variance.
+    def _posterior(log_t, log_s, m=torch):
+        """The posterior's weight of x_0, its weight of x_t, and its variance; of tensors, or of numbers with m = math.
 
         Each minus-expm1 is a 1 - alpha_bar; the minus signs cancel in the two weights.
         """
         log_ts = log_t - log_s  # log of the signal kept between s and t
-        lost_t, lost_s, lost_ts = torch.expm1(log_t), torch.expm1(log_s), torch.expm1(log_ts)
-        from_x0 = (log_s / 2).exp() * lost_ts / lost_t
-        return from_x0, (log_ts / 2).exp() * lost_s / lost_t, (lost_ts * lost_s / lost_t).abs()
+        lost_t, lost_s, lost_ts = m.expm1(log_t), m.expm1(log_s), m.expm1(log_ts)
+        from_x0 = m.exp(log_s / 2) * lost_ts / lost_t
+        return from_x0, m.exp(log_ts / 2) * lost_s / lost_t, abs(lost_ts * lost_s / lost_t)
 
     # What the network says
 
@@ -195,17 +196,30 @@ class DDPM(Process):
         """x_s = mean + sd z: Algorithm 2 for any s < t. Without noise at s = 0, because there the variance is 0."""
         self.check_state("x", x)
         self.check_step(len(x), t, s)
-        log_t, log_s = self.log_alpha_bar[t], self.log_alpha_bar[s]
-        from_x0, from_xt, var = self._posterior(log_t, log_s)
-        if self.variance == "large":
-            var = torch.where(s > 0, -torch.expm1(log_t - log_s), var)
-        x_s = torch.randn_like(x).mul_(like(var.sqrt().to(x.dtype), x))
-        if self.clip is not None:
-            x0 = self.predict_x0(model, x, t)
-            return x_s.addcmul_(like(from_xt.to(x.dtype), x), x).addcmul_(like(from_x0.to(x.dtype), x), x0)
-        a, b = self._x0_from[t].unbind(1)  # x0 = a x + b out goes into the mean: two passes over x, not four
-        kx, ko = like((from_xt + from_x0 * a).to(x.dtype), x), like((from_x0 * b).to(x.dtype), x)
-        return x_s.addcmul_(kx, x).addcmul_(ko, model(x, self.u(t)).to(x.dtype))
+        from_x, from_said, sd = self._step_numbers(x, t, s)
+        x_s = torch.randn_like(x).mul_(sd).addcmul_(from_x, x)
+        said = model(x, self.u(t)).to(x.dtype) if self.clip is None else self.predict_x0(model, x, t)
+        return x_s.addcmul_(from_said, said)
+
+    def _step_numbers(self, x: Batch, t: Times, s: Times) -> list[Tensor]:
+        """What multiplies x, the network's output (with clip: its estimate of x_0) and the noise, each fit for x.
+
+        On a CPU, times that are one repeated value (as `sample` gives them) are worked out as plain numbers: a dozen
+        operations on tensors of B entries would take as long as the noise.
+        """
+        if x.device.type == "cpu" and repeated(t) and repeated(s):
+            (log_t, a, b), (log_s, _, _) = self._rows[t[0].item()], self._rows[s[0].item()]
+            m, later = math, s[0].item() > 0
+        else:
+            log_t, log_s, (a, b) = self.log_alpha_bar[t], self.log_alpha_bar[s], self._x0_from[t].unbind(1)
+            m, later = torch, s > 0
+        from_x0, from_xt, var = self._posterior(log_t, log_s, m)
+        if self.variance == "large":  # only before the last step, where beta-tilde is 0
+            var = var + (-m.expm1(log_t - log_s) - var) * later
+        if self.clip is None:  # x0 = a x + b out goes into the mean: two passes over x, not four
+            from_xt, from_x0 = from_xt + from_x0 * a, from_x0 * b
+        numbers = (from_xt, from_x0, var**0.5)
+        return [torch.as_tensor(v, dtype=x.dtype) if m is math else like(v.to(x.dtype), x) for v in numbers]
 
     # Bad input
 

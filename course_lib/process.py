@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .shapes import Network, PerExample, State, Times, check_count
+from .shapes import Network, PerExample, State, Times, check_count, repeated
 
 
 class Process(nn.Module):
@@ -94,7 +94,7 @@ class Process(nn.Module):
         if t.is_floating_point() == whole or t.is_complex() or t.dtype == torch.bool:
             raise TypeError(f"{name} must hold {'integers' if whole else 'floats'}, not {t.dtype}")
         if t.device.type == "cpu":
-            low, high = t.min().item(), t.max().item()
+            low, high = (t[0].item(),) * 2 if repeated(t) else (t.min().item(), t.max().item())
             if not (low >= first and high <= self.T):
                 raise ValueError(f"{name} must lie in [{first}, {self.T}], but spans [{low}, {high}]")
 

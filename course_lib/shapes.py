@@ -24,6 +24,11 @@ def like(v: Shaped[Tensor, " B"], x: Tensor) -> Tensor:
     return v.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def repeated(t: Tensor) -> bool:
+    """True for one value that stands once in memory and is shown to every example, as `expand` makes it."""
+    return t.stride(0) == 0
+
+
 def exact(x: Tensor) -> Tensor:
     """x in the widest float its device has: float64, but float32 on MPS, which has no float64."""
     return x.float() if x.device.type == "mps" else x.double()

@@ -10,7 +10,7 @@ from course_lib.ddpm import DDPM
 from course_lib.evaluate import bound
 from course_lib.nets import MLP, UNet
 from course_lib.process import Process, last, sample
-from course_lib.shapes import check_choice, check_count, exact, like
+from course_lib.shapes import check_choice, check_count, exact, like, repeated
 from course_lib.train import train
 
 B = 8
@@ -210,6 +210,7 @@ def test_shape_helpers():
     v = torch.tensor([1.0, 2.0])
     assert like(v, torch.zeros(2, 3, 4)).shape == (2, 1, 1) and like(v, torch.zeros(2)).shape == (2,)
     assert exact(v).dtype == torch.float64
+    assert repeated(v[0].expand(3)) and not repeated(v)
     check_count("n", 1)
     check_choice("k", "a", ("a", "b"))
     with pytest.raises(ValueError, match="k must be one of a, b, not 'c'"):

@@ -345,10 +345,13 @@ def test_step_has_the_mean_and_variance_of_the_posterior(kind, variance, clip, p
     process = DDPM(process.alpha_bar, (2,), predicts=kind, variance=variance, clip=clip)
     model = lambda x, u: 0.3 * x + 0.2  # noqa: E731
     for t, s in [(20, 19), (20, 5), (2, 1), (process.T, 7)]:
-        x = f64(1, 2).expand(40000, 2)
-        t_, s_ = torch.full((40000,), t), torch.full((40000,), s)
+        x = f64(1, 2).expand(1000, 2)
+        t_, s_ = torch.full((1000,), t), torch.full((1000,), s)
         torch.manual_seed(0)
         got = process.step(model, x, t_, s_)
+        torch.manual_seed(0)
+        once = process.step(model, x, torch.tensor(t).expand(1000), torch.tensor(s).expand(1000))
+        torch.testing.assert_close(once, got, rtol=1e-12, atol=1e-12)  # as sample() gives the times
         torch.manual_seed(0)
         z = torch.randn_like(x)
         x0 = process.convert(0.3 * x + 0.2, x, t_, "x0")
@@ -367,6 +370,10 @@ def test_no_noise_at_s_0(variance, process):
         process.step(model, x, t, s), process.predict_x0(model, x, t), rtol=1e-9, atol=1e-9
     )
     assert torch.equal(process.step(model, x, t, s), process.step(model, x, t, s))
+    t, s = torch.tensor(8).expand(8), torch.tensor(0).expand(8)
+    torch.testing.assert_close(
+        process.step(model, x, t, s), process.predict_x0(model, x, t), rtol=1e-9, atol=1e-9
+    )
 
 
 def variance_after(process, s2, steps):
@@ -494,6 +501,8 @@ I = torch.tensor
     ("step", {"s": I([-1, 2, 3])}, ValueError, r"s must lie in \[0, 60\]"),
     ("step", {"t": I([4, 5, 99])}, ValueError, r"t must lie in \[1, 60\]"),
     ("step", {"x": torch.randn(3, 3)}, ValueError, "x must have shape"),
+    ("step", {"t": I(99).expand(3)}, ValueError, r"t must lie in \[1, 60\], but spans \[99, 99\]"),
+    ("step", {"t": I(5).expand(3), "s": I(5).expand(3)}, ValueError, "s = 5 and t = 5 in example 0"),
     ("posterior", {"s": I([4, 2, 3])}, ValueError, "before t"),
     ("posterior", {"x_t": torch.randn(3, 3)}, ValueError, "x_t must have shape"),
     ("convert", {"t": I([0, 1, 2])}, ValueError, r"\[1, 60\]"),
