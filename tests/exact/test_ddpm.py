@@ -361,6 +361,16 @@ def test_step_has_the_mean_and_variance_of_the_posterior(kind, variance, clip, p
         torch.testing.assert_close(got, mean + var[:, None].sqrt() * z, rtol=1e-6, atol=1e-8)
 
 
+def test_one_shared_time_is_not_taken_for_two(process):
+    """t the same for all and s not, or the other way round: each example keeps its own pair."""
+    x, model = f64(3, 1), lambda x, u: 0.3 * x
+    for t, s in [(I(30).expand(3), I([1, 20, 0])), (I([30, 9, 12]), I(5).expand(3))]:
+        torch.manual_seed(0)
+        mixed = process.step(model, x, t, s)
+        torch.manual_seed(0)
+        torch.testing.assert_close(mixed, process.step(model, x, t.clone(), s.clone()), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_no_noise_at_s_0(variance, process):
     process = DDPM(process.alpha_bar, (1,), variance=variance)
