@@ -20,6 +20,7 @@ from typing import NamedTuple
 import nbformat
 from nbconvert.exporters import SlidesExporter
 
+from course_lib.files import write_atomically
 from course_lib.publish.notebooks import find
 
 WIDTH, HEIGHT = 1280, 720
@@ -185,10 +186,7 @@ def build(path, out, libraries) -> Path:
     resources = {"metadata": {"name": path.stem, "path": str(path.parent)}}
     resources["course"] = {"title": title, **libraries}
     text, _ = exporter.from_notebook_node(nb, resources=resources)
-    deck.parent.mkdir(parents=True, exist_ok=True)
-    temporary = deck.with_suffix(".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, deck)
+    write_atomically(deck, lambda file: file.write(text.encode()))
     return deck
 
 
