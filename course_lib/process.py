@@ -102,7 +102,9 @@ class Process(nn.Module):
         """Move tables between devices without losing digits: float64 stays, except on MPS, which has none."""
         device = fn(torch.zeros(1)).device
         narrow = torch.float32 if device.type == "mps" else torch.float64
-        for name, v in list(self.named_buffers()):
+        for child in self.children():
+            child._apply(fn)
+        for name, v in list(self.named_buffers(recurse=False)):
             self.register_buffer(name, v.to(device, narrow if v.is_floating_point() else v.dtype))
         return self
 
