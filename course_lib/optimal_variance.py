@@ -269,7 +269,7 @@ def optimal_grid(cost: Costs, steps: int) -> Times:
     """The falling times T = t_0 > ... > t_steps = 0 of least total cost[t, s], by dynamic programming.
 
     best[k][t] = min_s cost[t, s] + best[k - 1][s] is the least cost of reaching 0 from t in k steps: O(steps T^2).
-    Bao et al. 2022, optimal trajectory.  Raises ValueError unless 1 <= steps <= T, and where every grid has infinite cost.
+    Bao et al. 2022, "optimal trajectory".  ValueError unless 1 <= steps <= T, or where every grid costs infinity.
     """
     T = len(cost) - 1
     check_count("steps", steps)
