@@ -149,7 +149,7 @@ class UNet(nn.Module):
 class TwoHeads(nn.Module):
     """A frozen U-Net, and a new head that reads the same features: twice the channels, its own answer first.
 
-    Only the head is trained, which costs a forward pass and next to no backward pass.
+    Only the head is trained, which costs a forward pass and next to no backward pass, and only the head is saved.
     """
 
     def __init__(self, backbone: UNet):
@@ -164,6 +164,14 @@ class TwoHeads(nn.Module):
             h = self.backbone.features(x, u)
             said = self.backbone.read(h)
         return torch.cat([said, self.head(h)], 1)
+
+    def state_dict(self, *args, **kwargs):
+        """The head's: the backbone's weights are kept where it came from."""
+        return self.head.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """Into the head."""
+        return self.head.load_state_dict(state_dict, *args, **kwargs)
 
 
 # Sequences
