@@ -150,7 +150,8 @@ def main(arguments: list[str] | None = None) -> None:
         f" --steps {chosen.steps}" if chosen.steps else ""
     )
     if isinstance(recipe, Measurement):
-        print(take(recipe, out, command, chosen.device))
+        take(recipe, out, command, chosen.device)
+        print(out / f"{recipe.name}.results.json")
     else:
         print(run(recipe, out, command, chosen.steps, chosen.device))
 
