@@ -50,6 +50,8 @@ class DDPM(Process):
     clip       estimates of x_0 are cut to [-clip, clip] (1 for images), None for no cut
     """
 
+    draws = True  # False in a system whose steps have no noise: then none is drawn
+
     def __init__(
         self,
         alpha_bar: Table,
@@ -218,7 +220,7 @@ class DDPM(Process):
         self.check_state("x", x)
         self.check_step(len(x), t, s)
         from_x, from_said, sd = self._step_numbers(x, t, s)
-        x_s = torch.randn_like(x).mul_(sd).addcmul_(from_x, x)
+        x_s = torch.randn_like(x).mul_(sd).addcmul_(from_x, x) if self.draws else from_x * x
         said = model(x, self.u(t)).to(x.dtype) if self.clip is None else self.predict_x0(model, x, t)
         return x_s.addcmul_(from_said, said)
 

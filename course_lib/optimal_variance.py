@@ -49,7 +49,7 @@ class DDIM(DDPM):
         super().__init__(alpha_bar, shape, predicts, "small", levels, decoder_var, clip)
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], not {eta}")
-        self.eta = eta
+        self.eta, self.draws = eta, eta > 0
         self.register_buffer("grid", None if grid is None else check_grid(grid, self.T))
 
     def times(self, steps: int) -> Times:
@@ -145,7 +145,7 @@ class Analytic(DDIM):
         last_noise: bool = False,
     ):
         super().__init__(alpha_bar, shape, predicts, eta, grid, levels, decoder_var, clip)
-        self.last_noise = last_noise
+        self.last_noise, self.draws = last_noise, True
         spread = torch.full_like(self.alpha_bar, math.nan) if spread is None else check_spread(spread, self.T)
         self.register_buffer("spread", spread)
         self._spread_rows = spread.tolist()  # the same on the host
