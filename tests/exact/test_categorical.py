@@ -13,7 +13,9 @@ V, T, L = 4, 6, 3
 TABLE = tensor([1.0, 0.9, 0.62, 0.4, 0.3, 0.11, 0.02], dtype=torch.float64)
 BETA = tensor([0.05, 0.3, 0.2, 0.6, 0.9, 0.5], dtype=torch.float64)
 PI = tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
-RATES = tensor([[-2.0, 1, 0.5, 0.5], [1, -1, 0, 0], [0.5, 0, -0.5, 0], [0.5, 0, 0, -0.5]], dtype=torch.float64)
+RATES = tensor(
+    [[-2.0, 1, 0.5, 0.5], [1, -1, 0, 0], [0.5, 0, -0.5, 0], [0.5, 0, 0, -0.5]], dtype=torch.float64
+)
 
 NOISES = {
     "replace": lambda: C.Replace(PI, TABLE),
@@ -98,7 +100,9 @@ def test_rows_are_laws_and_symmetric_noise_is_doubly_stochastic(name):
     assert (Q >= 0).all() and Q.dtype == torch.float64
     torch.testing.assert_close(Q.sum(2), torch.ones(T, noise.K).double())
     columns = torch.allclose(Q.sum(1), torch.ones(T, noise.K).double())
-    assert columns == (name in DOUBLY or name == "uniform to 0")  # a transposed absorbing matrix would pass here
+    assert columns == (
+        name in DOUBLY or name == "uniform to 0"
+    )  # a transposed absorbing matrix would pass here
 
 
 def test_gaussian_by_row_sums_would_not_keep_the_uniform_law():
