@@ -1,5 +1,7 @@
 """Categorical noise against matrices written out entry by entry, Bayes' rule by enumeration, and counting."""
 
+# ruff: noqa: E501 (one line for each bad input)
+
 import math
 
 import pytest
