@@ -52,6 +52,95 @@ def test_each_wrong_answer_gets_its_own_hint(name, label):
     assert grade(SPECS[name], SPECS[name].wrong[label]) == ("FAIL", TABLES[name][label][1])
 
 
+# What each wrong answer says, by hand: a wrong answer with a second mistake would teach the wrong hint
+
+ZERO, ONE, LN2 = torch.tensor([[0]]), torch.tensor([[1]]), math.log(2)
+HALVES = torch.tensor([[[0.5, 0.5], [0.25, 0.75], [0.5, 0.5]]]).double().log()
+POST = torch.tensor([[[0.5, 0.3, 0.2]]]).double()
+NAN = float("nan")
+PROBES = {
+    "d3pm.uniform_marginal": (ZERO, 0.36, 3),
+    "d3pm.multinomial_posterior": (ZERO, ONE, 0.5, 0.8, 2),  # brackets (.75, .25) and (.1, .9)
+    "d3pm.absorbing_step": (2, 0.3),
+    "d3pm.gaussian_step": (3, 1 / LN2),  # weights 1, 1/2, 1/16
+    "d3pm.absorbing_loss": (
+        HALVES,
+        torch.tensor([[0, 0, 1]]),
+        torch.tensor([[2, 2, 1]]),
+        torch.tensor([2]),
+        6,
+    ),
+    "d3pm.leave_one_out": (POST, ZERO, 0.4),
+    "d3pm.hybrid": (torch.tensor([2.0]), torch.tensor([3.0]), 0.1, 10),
+}
+A, B, C = 2 ** (-4 / 9), 2 ** (-16 / 9), 2 ** (-1 / 4)
+Z, Y = 1 + 2 * A + 2 * B, 2 + 2 * C
+SAID = {  # in the order of each table
+    "d3pm.uniform_marginal": [
+        [0.36, 0.32, 0.32], [0.36, 0.64 / 3, 0.64 / 3], [2.2 / 3, 0.4 / 3, 0.4 / 3], [0.76, 0.12, 0.12],
+        [1, 0.64, 0.64],
+    ],
+    "d3pm.multinomial_posterior": [
+        [0.75, 0.25], [0.425, 0.575], [0.075, 0.225], [0.5, 0.5], [0.5625, 0.4375],
+    ],
+    "d3pm.absorbing_step": [
+        [[0.7, 0, 0], [0, 0.7, 0], [0.3, 0.3, 1]], [[0.7, 0, 0.3], [0, 0.7, 0.3], [0.15, 0.15, 0.7]],
+        [[0.85, 0.15, 0], [0.15, 0.85, 0], [0, 0, 1]], [[0.7, 0, 0.3], [0, 0.7, 0.3], [0, 0, 0.7]],
+        [[0.7, 0.3], [0, 1]],
+    ],
+    "d3pm.gaussian_step": [  # first two rows; the third is the first one turned round
+        [[0.64, 0.32, 0.04], [0.25, 0.5, 0.25]],
+        [[(1 + A + B) / Z, A / Z, B / Z], [A / Z, (1 + 2 * B) / Z, A / Z]],
+        [[16 / 34, 8 / 34, 1 / 34], [8 / 34, 16 / 34, 8 / 34]],
+        [[0.64, 0.32, 0.04], [0.32, 0.36, 0.32]],
+        [[(1.5 + C) / Y, C / Y, 0.5 / Y], [C / Y, 2 / Y, C / Y]],
+    ],
+    "d3pm.absorbing_loss": [[12 * LN2], [4.5 * LN2], [3 * LN2], [LN2], [1.5 * LN2]],
+    "d3pm.leave_one_out": [
+        [0.75, 0.15, 0.1], [0.5 / 0.6, 1.5, 1], [0, NAN, NAN], [1 / 3, 0.4, 4 / 15], [0.5, 0.3, 0.2],
+    ],
+    "d3pm.hybrid": [[32], [20.3], 23, [21], [2.3]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_wrong_answers_make_the_one_mistake_that_they_are_named_after(name):
+    for wrong, values in zip(SPECS[name].wrong.values(), SAID[name], strict=True):
+        got, want = wrong(*PROBES[name]).double(), torch.tensor(values, dtype=torch.float64)
+        if name == "d3pm.gaussian_step":
+            torch.testing.assert_close(got[2], got[0].flip(0))
+            got = got[:2]
+        got = got[0, 0] if got.ndim == 3 else got
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-9, equal_nan=True)
+
+
+MISJUDGED = {
+    "columns instead of rows": {
+        "absorbing noise": "rows", "absorbing noise, transposed": "none",
+        "Gaussian noise, each row by its own sum": "rows", "absorbing noise where uniform noise is wanted": "rows",
+        "the same rows where no uniform end is wanted": "rows",
+    },
+    "rows only": {
+        "Gaussian noise, each row by its own sum": "none", "absorbing noise where uniform noise is wanted": "none",
+    },
+    "demands a symmetric matrix": {"a step around a ring": "law"},
+    "wants a uniform end from every noise": {
+        "absorbing noise": "law", "the same rows where no uniform end is wanted": "law",
+    },
+    "never looks for negative entries": {
+        "band noise that moves too much": "none", "band noise that moves too much, rows off": "rows",
+    },
+    "rows asked first": {"band noise that moves too much, rows off": "rows"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("label", d3pm.FAULT)
+def test_wrong_detectors_misjudge_what_their_hint_speaks_of(label):
+    wrong, cases = SPECS["d3pm.fault"].wrong[label], d3pm.patients()
+    said = {name: wrong(Q, uniform) for name, (Q, uniform, _) in cases.items()}
+    assert {name: v for name, v in said.items() if v != cases[name][2]} == MISJUDGED[label]
+
+
 # Other right answers
 
 
