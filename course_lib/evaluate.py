@@ -123,8 +123,8 @@ def wasserstein(x: PerExample, cdf: Callable[[Tensor], Tensor], points: int = 40
 class NGram:
     """Interpolated Kneser-Ney model of a row of tokens: what the last order - 1 tokens say about the next.
 
-    p_k(w | h) = max(c(h w) - D, 0) / c(h) + D N(h .) / c(h) p_{k-1}(w | h without its first token), p_0 = 1 / K. c is the
-    number of occurrences at the top order and of left neighbours below it, N(h .) the number of followers, and
+    p_k(w | h) = max(c(h w) - D, 0) / c(h) + D N(h .) / c(h) p_{k-1}(w | h without its first token), and p_0 = 1 / K.
+    c is the number of occurrences at the top order and of left neighbours below it, N(h .) that of followers, and
     D = n_1 / (n_1 + 2 n_2) from the numbers of k-grams seen once and twice.  Kneser & Ney 1995; Chen & Goodman 1999.
     """
 
