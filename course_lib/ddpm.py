@@ -251,16 +251,6 @@ class DDPM(Process):
             want = ", ".join(["B >= 1", *map(str, self.shape)])
             raise ValueError(f"{name} must have shape ({want}), not {tuple(x.shape)}")
 
-    def check_step(self, n: int, t: Tensor, s: Tensor) -> None:
-        """Raise unless 0 <= s < t <= T, one pair per example."""
-        self.check_t("t", t, n, first=1)
-        self.check_t("s", s, n)
-        if t.device.type == "cpu" and not (s < t).all():
-            i = int((s >= t).nonzero()[0])
-            raise ValueError(
-                f"s must be before t, but s = {s[i].item()} and t = {t[i].item()} in example {i}"
-            )
-
 
 def log_prob_of_level(x: Tensor, mean: Tensor, sd: float | Tensor, levels: int) -> Tensor:
     """log of the mass that N(mean, sd^2) puts on x's bin; the two outer bins are open. Elementwise.  (eq. 13)
