@@ -160,12 +160,23 @@ def judged(judge: Judge, space: Tensor, x: Tensor, groups: int = 10) -> dict:
     return {"accepted": judge.accepted(x), "frechet": frechet(features, space), "frechet_se": spread**0.5}
 
 
+def short_start(T: int, steps: int) -> Tensor:
+    """T, then even times from 0.95 T to 0: the guess at T, where x_0 is all but lost, gets little weight."""
+    return torch.cat([torch.tensor([T]), torch.linspace(int(0.95 * T), 0, steps).round().long()])
+
+
 def quality(
-    images: Callable, methods: Callable[[], dict[str, Method]], steps: dict[int, set[str]], n: int, bits: bool
+    images: Callable,
+    methods: Callable[[], dict[str, Method]],
+    steps: dict[int, set[str]],
+    n: int,
+    bits: bool,
+    short: tuple[int, ...] = (),
 ) -> Callable[[str], dict]:
     """n samples per method and number of steps, judged; and the bound on test images where `bits`.
 
-    steps: number of steps -> names of the methods that are run with so many; an empty set for all.
+    steps  number of steps -> names of the methods that are run with so many, an empty set for all; even times
+    short  numbers of steps that all methods are also run with at the times `short_start`
     """
 
     def results(device: str) -> dict:
@@ -179,11 +190,15 @@ def quality(
         out |= {"real": judged(judge, space, some), "noise": judged(judge, space, noise)}
         for name, (process, model) in methods().items():
             process, model, row = process.to(device), model.to(device), {}
-            for k in (k for k, names in steps.items() if not names or name in names):
+            runs = {str(k): process.times(k) for k, names in steps.items() if not names or name in names}
+            runs |= {f"{k}, short start": short_start(process.T, k).to(device) for k in short}
+            for k, times in runs.items():
+                process.times = lambda steps, times=times: times
                 torch.manual_seed(0)
-                made = [last(sample(process, model, m, k))[1].cpu() for m in ddpm.chunks(n)]
-                row[str(k)] = judged(judge, space, torch.cat(made))
-                print(f"{name}, {k} steps: {row[str(k)]}", flush=True)
+                made = [last(sample(process, model, m, len(times) - 1))[1].cpu() for m in ddpm.chunks(n)]
+                row[k] = judged(judge, space, torch.cat(made))
+                print(f"{name}, {k} steps: {row[k]}", flush=True)
+            del process.times
             out["methods"][name] = {"steps": row}
             if bits and getattr(process, "eta", 1.0) > 0:
                 torch.manual_seed(0)
@@ -201,5 +216,5 @@ digits_quality = Measurement(
     quality(data.digits, digits_methods, {5: set(), 10: set(), 25: set(), 50: set(), 250: FIXED}, 1000, True),
 )
 mnist_quality = Measurement(
-    CHAPTER, "mnist_quality", quality(data.mnist, mnist_methods, {10: set(), 50: set()}, 400, False)
+    CHAPTER, "mnist_quality", quality(data.mnist, mnist_methods, {10: set(), 50: set()}, 400, False, (10,))
 )
