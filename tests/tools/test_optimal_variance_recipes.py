@@ -134,6 +134,7 @@ def test_the_table_in_small():
         torch.manual_seed(0)
         made = last(sample(there, model, 30, len(times) - 1))[1]
         assert row["frechet"] == frechet(judge.features(made), judge.features(x))
+    assert out["floor"] == ov.floor(judge.features(x), 30) and "accepted" not in out["floor"]
     assert rows["DDPM, small"]["bits_per_dim"] > 0 and "bits_per_dim" not in rows["DDIM"]
     torch.manual_seed(0)
     torch.randn(30, 1, 8, 8)  # the noise image row is drawn first
@@ -143,6 +144,22 @@ def test_the_table_in_small():
     torch.manual_seed(0)
     bits = bound(process, model, test, repeats=10).bits_per_dim(64)
     assert rows["DDPM, small"]["bits_per_dim_se"] == bits.se
+
+
+def test_the_floor_is_the_bias_of_few_samples():
+    """Draws of the fitted Gaussian itself: far apart when few, nearly 0 when many, and by trace over n for the mean."""
+    torch.manual_seed(0)
+    space = torch.randn(500, 3).double() @ torch.tensor([[2.0, 0, 0], [1, 1, 0], [0, 0, 0.1]]).double() + 5
+    few, many = ov.floor(space, 50), ov.floor(space, 20_000)
+    assert (
+        0 < many["frechet"] < 0.002 < few["frechet"] < 1 and few["frechet_se"] > 10 * many["frechet_se"] > 0
+    )
+    assert few["frechet"] > space.T.cov().trace() / 50 * 0.8
+    root = torch.linalg.cholesky(space.T.cov())
+    torch.manual_seed(0)
+    draws = [frechet(space.mean(0) + torch.randn(50, 3).double() @ root.T, space) for _ in range(20)]
+    assert few["frechet"] == pytest.approx(sum(draws) / 20)
+    assert few["frechet_se"] == pytest.approx(torch.tensor(draws).double().std().item())
 
 
 class _Half(torch.nn.Module):
