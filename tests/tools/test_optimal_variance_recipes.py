@@ -162,6 +162,18 @@ def test_the_floor_is_the_bias_of_few_samples():
     assert few["frechet_se"] == pytest.approx(torch.tensor(draws).double().std().item())
 
 
+def test_all_methods_start_from_the_same_noise():
+    a, model = table(cosine(), 10), _Half()
+    seen = {}
+    for eta in (0.0, 1.0):
+        process = DDIM(a, (1, 8, 8), eta=eta, clip=1.0)
+        prior, seen[eta] = process.prior, []
+        process.prior = lambda n, prior=prior, out=seen[eta]: out.append(prior(n)) or out[-1]
+        assert ov.draws(process, model, 300, 2).shape == (300, 1, 8, 8)
+    assert torch.equal(torch.cat(seen[0.0]), torch.cat(seen[1.0])) and len(seen[0.0]) == 2
+    assert not torch.equal(seen[0.0][0][:50], seen[0.0][1])
+
+
 class _Half(torch.nn.Module):
     def forward(self, x, u):
         return 0.5 * x
