@@ -1,5 +1,6 @@
 """DDIM, learned, analytic and predicted variances against Bayes, quadrature, enumeration and closed forms."""
 
+import functools
 import itertools
 import math
 
@@ -244,7 +245,7 @@ def test_small_optimal_grids_against_all_grids():
 
 @pytest.mark.parametrize("levels", [None, 17])
 def test_optimal_grid_of_the_mixture_beats_even_steps(levels):
-    c = exact_spread(LINEAR, two_bumps())
+    c = bumps_spread()
     process = V.Analytic(LINEAR, (1,), spread=c, levels=levels)
     J = V.costs(process, c)
     total = lambda g: J[g[:-1], g[1:]].sum().item()  # noqa: E731
@@ -277,6 +278,12 @@ def exact_spread(a, mixture, times=None):
         p = mixture.noised(a[t]).log_prob(x).exp()
         out[t] = (p * oracle.variance(x, a[t].expand(len(x)))[:, 0]).sum() * h
     return out
+
+
+@functools.cache
+def bumps_spread():
+    """Of the two bumps under LINEAR, at all times."""
+    return exact_spread(LINEAR, two_bumps())
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
@@ -521,7 +528,7 @@ def test_the_gap_to_the_entropy():
     The numbers come from a separate program (a grid of K times rounded from 1..1000, both ends visited).
     """
     mixture, a = two_bumps(), LINEAR
-    c = exact_spread(a, mixture)
+    c = bumps_spread()
     power = (mixture.weights * (mixture.means[:, 0] ** 2 + mixture.sds**2)).sum()
     L_T = 0.5 * (a[-1] * (power - 1) - torch.log1p(-a[-1]))
     table = {
@@ -569,8 +576,7 @@ def test_a_grid_of_a_long_table_is_a_short_table():
 
 
 def test_a_better_grid_closes_the_gap_further():
-    mixture = two_bumps()
-    c = exact_spread(LINEAR, mixture)
+    mixture, c = two_bumps(), bumps_spread()
     process = V.Analytic(LINEAR, (1,), spread=c)
     J = V.costs(process, c)
     even, best = process.times(20), V.optimal_grid(J, 20)
