@@ -11,6 +11,7 @@ from course_lib.d3pm import D3PM, Ordered
 from course_lib.ddpm import DDPM
 from course_lib.evaluate import bound
 from course_lib.nets import MLP, TokenNet, UNet
+from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, LossAware, Renoise
 from course_lib.process import Process, last, sample
 from course_lib.shapes import check_choice, check_count, exact, like, repeated
 from course_lib.train import train
@@ -22,6 +23,25 @@ SYSTEMS = {  # name: (process, network, batch of data)
         DDPM(S.table(S.cosine(), 50), (1, 8, 8), predicts="v", variance="large", levels=17, clip=1.0),
         UNet(1, (8, 16)),
         (torch.randint(0, 17, (B, 1, 8, 8)) / 8 - 1),
+    ),
+    "ddim": lambda: (DDIM(S.ddpm_table(50), (2,), eta=0.5), MLP((2,), 32, 2), torch.randn(B, 2)),
+    "analytic": lambda: (
+        Analytic(S.ddpm_table(50), (2,), eta=0.5, spread=torch.linspace(0, 1, 51)),
+        MLP((2,), 32, 2),
+        torch.randn(B, 2),
+    ),
+    "renoise": lambda: (Renoise(S.ddpm_table(50), (2,)), MLP((2,), 32, 2), torch.randn(B, 2)),
+    "learned": lambda: (
+        Learned(S.table(S.cosine(), 50), (1, 8, 8), levels=17, clip=1.0),
+        UNet(1, (8, 16), answers=2),
+        (torch.randint(0, 17, (B, 1, 8, 8)) / 8 - 1),
+    ),
+    "npr": lambda: (NPR(S.ddpm_table(50), (5, 3)), MLP((5, 3), 32, 2, answers=2), torch.randn(B, 5, 3)),
+    "sn": lambda: (SN(S.ddpm_table(50), (2,)), MLP((2,), 32, 2, answers=2), torch.randn(B, 2)),
+    "loss-aware": lambda: (
+        LossAware(DDPM(S.ddpm_table(50), (2,))),
+        MLP((2,), 32, 2),
+        torch.randn(B, 2),
     ),
     "d3pm, uniform": lambda: tokens(C.Uniform(5, S.table(S.cosine(power=1), 50))),
     "d3pm, absorbing": lambda: tokens(
