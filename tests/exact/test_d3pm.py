@@ -347,6 +347,20 @@ def test_rows_give_the_same_loss_and_samples():
     assert abs(outcomes[0][-1] - outcomes[1][-1]) < 0.04
 
 
+def test_a_network_that_takes_rows_is_asked_for_rows_only():
+    process, asked = D3PM(C.Absorbing(V, LINE), 5), []
+
+    def net(x, u, rows):  # fails without rows
+        asked.append(rows)
+        return torch.zeros(int(rows.sum()), V)
+
+    net.takes_rows = True
+    x0 = torch.randint(0, V, (8, 5))
+    process.loss(net, x0, process.sample_t(8))
+    x = process.step(net, torch.full((8, 5), V), torch.full((8,), T), torch.full((8,), T - 1))
+    assert len(asked) == 2 and asked[1].equal(x != V) and 0 < asked[1].sum() < 40
+
+
 def test_half_precision_logits_are_widened():
     assert upcast(torch.zeros(1).half()).dtype == upcast(torch.zeros(1).bfloat16()).dtype == torch.float32
     assert upcast(torch.zeros(1).double()).dtype == torch.float64
