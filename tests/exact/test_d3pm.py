@@ -453,6 +453,15 @@ def test_counting_masks_by_drawing():
     )
 
 
+@pytest.mark.parametrize("alpha_bar", [[1.0, 0.6, 0.3], [1.0, 0.5, 0.0]])
+def test_counting_masks_exactly(alpha_bar):
+    """A network that knows nothing pays log V per token, no more and no less, prior term included."""
+    process = D3PM(C.Absorbing(V, torch.tensor(alpha_bar, dtype=torch.float64)), 4)
+    x0 = torch.tensor([[0, 2, 1, 1]]).expand(4, -1)
+    got = MaskCount(process).bound(lambda x, u: torch.zeros(*x.shape, V), x0, tensor([1, 2, 3, 4]))
+    assert got.mean().item() == pytest.approx(4 * math.log(V)) and got.dtype == torch.float64
+
+
 def test_weights_of_counts_tend_to_one_over_n():
     process = D3PM(C.Absorbing(V, S.table(S.log_linear(0.0), 3000, max_beta=1.0)), 6)
     n = torch.arange(1, 7).double()
