@@ -4,18 +4,24 @@ They need no training, so they separate 'is the process right?' from 'did the ne
 model(x_t, u) like a network and answers in the process's own kind of prediction.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .data import GaussianMixture
-from .ddpm import DDPM, conversion
+from .ddpm import mix
+from .process import Process
 from .shapes import PerExample, exact, like
 
 
 class Oracle(nn.Module):
-    """A network that answers from posterior_mean(x_t, alpha_bar) = E[x_0 | x_t], in exact arithmetic."""
+    """A network that answers from posterior_mean(x_t, alpha_bar) = E[x_0 | x_t], in exact arithmetic.
 
-    def __init__(self, process: DDPM):
+    The process says by kernel(u) = (r, sigma) that x_t = r x_0 + sigma eps. Divided by its size (r^2 + sigma^2)^(1/2),
+    any such x_t is one of r^2 + sigma^2 = 1, so one posterior_mean serves them all.
+    """
+
+    def __init__(self, process: Process):
         super().__init__()
         self.process = process
 
@@ -26,16 +32,17 @@ class Oracle(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "B *event"], u: PerExample) -> Float[Tensor, "B *event"]:
-        log = self.process.log_alpha_bar[(u * self.process.T).round().long()]
-        z = exact(x)
-        a, b = conversion("x0", self.process.predicts, log)
-        return (like(a, z) * z + like(b, z) * self.posterior_mean(z, log.exp())).to(x.dtype)
+        r, sigma = self.process.kernel(u)
+        z, size = exact(x), torch.hypot(r, sigma)
+        mean = self.posterior_mean(z / like(size, z), (r / size).square())
+        a, b = mix("x0", self.process.predicts, r, sigma)
+        return (like(a, z) * z + like(b, z) * mean).to(x.dtype)
 
 
 class MixtureOracle(Oracle):
     """The perfect network for data from a Gaussian mixture (points (B, d))."""
 
-    def __init__(self, process: DDPM, mixture: GaussianMixture):
+    def __init__(self, process: Process, mixture: GaussianMixture):
         super().__init__(process)
         self.mixture = mixture
 
@@ -63,7 +70,7 @@ class MixtureOracle(Oracle):
 class DataOracle(Oracle):
     """The perfect network for a finite data set: it has seen exactly these N examples, each equally often."""
 
-    def __init__(self, process: DDPM, data: Float[Tensor, "N *event"]):
+    def __init__(self, process: Process, data: Float[Tensor, "N *event"]):
         super().__init__(process)
         if not len(data):
             raise ValueError("data must not be empty")
