@@ -127,6 +127,12 @@ class SDE(Process):
             return self._row_at(t[0].item())
         return self._row(exact(t))
 
+    def rows(self, t: Times, s: Times) -> tuple[Row, Row]:
+        """The numbers at t and at s, both as floats or both as tensors."""
+        if repeated(t) and repeated(s):
+            return self.row(t), self.row(s)
+        return self._row(exact(t)), self._row(exact(s))
+
     def _row_of_float(self, t: float) -> Row:
         row = self._row(torch.tensor([t], dtype=self.span.dtype, device=self.span.device))
         return Row(*[v.item() for v in row])
@@ -287,7 +293,7 @@ class SDE(Process):
         """
         self.check_state("x", x)
         self.check_step(len(x), t, s)
-        now, then = self.row(t), self.row(s)
+        now, then = self.rows(t, s)
         dt = now.t - then.t
         from_x, from_eps, sd = fit(
             x, 1 - dt * now.f, -dt * now.g2 / now.std, (now.g2 * dt) ** 0.5 * (then.t > 0)
@@ -455,7 +461,7 @@ class Ancestral(Sampler):
 
     def move(self, model: Network, x: Batch, t: Times, s: Times) -> Batch:
         """x_s ~ q(x_s | x_t, x_0 = the network's estimate)."""
-        now, then = self.sde.row(t), self.sde.row(s)
+        now, then = self.sde.rows(t, s)
         log_kept = 2 * (then.log_sigma - now.log_sigma)  # of the share of noise that stays
         kept, new = now.m.exp(log_kept), -now.m.expm1(log_kept)
         from_x, from_x0, sd = fit(x, then.mean / now.mean * kept, then.mean * new, then.std * new**0.5)
@@ -575,10 +581,9 @@ class DPMSolver(Sampler):
 
     def move(self, model: Network, x: Batch, t: Times, s: Times) -> Batch:
         """x_s = (std_s / std_t) x - m_s (e^-h - 1) (x0 + h / (2 h_last) (x0 - x0_last)), h = lambda_s - lambda_t."""
-        now, then, x0 = self.sde.row(t), self.sde.row(s), self.sde.predict_x0(model, x, t)
-        m = now.m if now.m is then.m else torch
+        (now, then), x0 = self.sde.rows(t, s), self.sde.predict_x0(model, x, t)
         h = now.log_sigma - then.log_sigma
-        gain, past = -then.mean * m.expm1(-h), self.recall(t, x)
+        gain, past = -then.mean * now.m.expm1(-h), self.recall(t, x)
         self.past = (s, x0, h)
         if past is None:
             from_x, from_x0 = fit(x, then.std / now.std, gain)
