@@ -23,9 +23,11 @@ SYSTEMS = {  # name: (process, network, batch of data)
         (torch.randint(0, 17, (B, 1, 8, 8)) / 8 - 1),
     ),
     "sde, vp": lambda: points(VP(S.linear(), (2,), t_min=1e-3)),
-    "sde, sub-vp, likelihood": lambda: points(SubVP(S.cosine(), (2,), "v", "likelihood", t_min=1e-3)),
+    "sde, sub-vp, likelihood": lambda: points(
+        SubVP(S.cosine(), (2,), predicts="v", weighting="likelihood", t_min=1e-3)
+    ),
     "sde, ve": lambda: points(VE((2,), predicts="score", t_min=1e-3)),
-    "sde, ancestral": lambda: points(Ancestral(VP(S.cosine(), (2,), "x0"))),
+    "sde, ancestral": lambda: points(Ancestral(VP(S.cosine(), (2,), predicts="x0"))),
     "sde, predictor-corrector": lambda: points(PredictorCorrector(DPMSolver(VP(S.linear(), (2,))))),
     "sde, heun": lambda: points(Heun(VE((2,)))),
     "sde, rk4": lambda: points(RK4(VP(S.linear(), (2,), clip=3.0))),
