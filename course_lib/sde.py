@@ -385,7 +385,7 @@ class VE(SDE):
         super().__init__(shape, **settings)
 
     def log_mean(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
+        return 0 * t
 
     def log_std(self, t: Tensor) -> Tensor:
         return math.log(self.sigma_min) + torch.expm1(2 * self.ratio * t).log() / 2

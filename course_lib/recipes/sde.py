@@ -44,7 +44,7 @@ def process(t_min: float = 2e-2, clip: float | None = 1.0) -> VP:
 
 
 def trained(weighting: str = "likelihood") -> VP:
-    """What the recipe trains: a density of dequantised digits. Before t_min and after t_max there is nothing to learn."""
+    """What the recipe trains: a density of dequantised digits, between times where there is something to learn."""
     return VP(cosine(), (1, 8, 8), weighting=weighting, t_min=5e-3, t_max=0.97)
 
 
