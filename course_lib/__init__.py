@@ -2,8 +2,9 @@
 
     shapes   files                              what every tensor is called; safe writing
     schedules   nets   data                     foundations; none knows what diffusion is
+    categorical                                 noise on tokens
     process                                     the contract, and the one sampling loop
-    ddpm        sde                             systems: one paper, one file, one notebook
+    ddpm   sde   d3pm                           systems: one paper, one file, one notebook
     train   evaluate   plots   widgets          tools; they know the contract, never a system
     oracle                                      perfect networks, for tests and first experiments
     exercise   solutions   notebook             what happens inside a notebook

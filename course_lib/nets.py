@@ -196,16 +196,32 @@ class Transformer(nn.Module):
 
 
 class TokenNet(nn.Module):
-    """Tokens in, one number per vocabulary entry out: D3PM reads logits, SEDD reads log ratios."""
+    """Tokens in, one number per vocabulary entry out: D3PM reads logits, SEDD reads log ratios.
 
-    def __init__(self, K_in: int, K_out: int, width: int = 128, heads: int = 4, depth: int = 4):
+    rows (B, L) asks for these positions only and gets (n, K_out): with many tokens the head is the dearest part.
+    spread > 0 adds a depthwise convolution over that many tokens to either side of the embedding, so that the trunk
+    starts from pieces of words.
+    """
+
+    def __init__(
+        self, K_in: int, K_out: int, width: int = 128, heads: int = 4, depth: int = 4, spread: int = 0
+    ):
         super().__init__()
         self.embedding = nn.Embedding(K_in, width)
+        reach = 2 * spread + 1
+        self.spread = nn.Conv1d(width, width, reach, padding=spread, groups=width) if spread else None
         self.trunk = Transformer(width, heads, depth)
         self.head = zero(nn.Linear(width, K_out))
+        self.takes_rows = K_out >= 1024  # for fewer, picking rows costs what it saves, and a GPU would wait
 
-    def forward(self, x: Tokens, u: PerExample, mask: Mask | None = None) -> Float[Tensor, "B L K_out"]:
-        return self.head(self.trunk(self.embedding(x), u, mask))
+    def forward(
+        self, x: Tokens, u: PerExample, mask: Mask | None = None, rows: Mask | None = None
+    ) -> Float[Tensor, "*rows K_out"]:
+        h = self.embedding(x)
+        if self.spread:
+            h = h + self.spread(h.transpose(1, 2)).transpose(1, 2)
+        h = self.trunk(h, u, mask)
+        return self.head(h if rows is None else h[rows])
 
 
 class EmbeddingNet(nn.Module):

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .data import GaussianMixture
+from .d3pm import D3PM
+from .data import GaussianMixture, MarkovLanguage
 from .ddpm import mix
 from .process import Process
-from .shapes import PerExample, exact, like
+from .shapes import PerExample, Tokens, exact, like
 
 
 class Oracle(nn.Module):
@@ -87,3 +88,41 @@ class DataOracle(Oracle):
         self, x: Float[Tensor, "B *event"], alpha_bar: PerExample
     ) -> Float[Tensor, "B *event"]:
         return (self.weights(x, alpha_bar) @ self.data.flatten(1).to(x)).reshape(x.shape)
+
+
+class MarkovOracle(nn.Module):
+    """The perfect network for sentences of a MarkovLanguage: forward-backward, all positions at once.
+
+    It answers as process.predicts asks: with log p(x_0 at i | the other tokens of x_t), log p(x_0 at i | x_t), or the
+    log score of the V tokens; `loo` gives the first whatever is asked. float64.
+    """
+
+    def __init__(self, process: D3PM, language: MarkovLanguage):
+        super().__init__()
+        if process.noise.V != language.K:
+            raise ValueError(f"the language must have the noise's {process.noise.V} tokens, not {language.K}")
+        self.process, self.language = process, language
+
+    def loo(self, x: Tokens, t: Tensor) -> Float[Tensor, "B L V"]:
+        """log p(x_0 at i = k | the other tokens of x_t): what comes from the left times what comes from the right."""
+        noise, move = self.process.noise, self.language.move.to(x.device)
+        seen = noise.likelihood(x, torch.zeros_like(t), t)[..., : noise.V]  # (B, L, V)
+        said = torch.nn.functional.one_hot(x, noise.K)[..., : noise.V]  # put there by clamp, not by the noise
+        seen = normalised(torch.where(seen.amax(-1, keepdim=True) > 0, seen, said))
+        left, right = [self.language.start.to(x.device).expand(len(x), -1)], [torch.ones_like(seen[:, 0])]
+        for i in range(1, x.shape[1]):
+            left.append(normalised(left[-1] * seen[:, i - 1]) @ move)
+            right.append(normalised((right[-1] * seen[:, -i]) @ move.T))
+        return normalised(torch.stack(left, 1) * torch.stack(right[::-1], 1)).log()
+
+    def forward(self, x: Tokens, u: PerExample) -> Float[Tensor, "B L V"]:
+        t = (u * self.process.T).round().long()
+        loo, noise = self.loo(x, t), self.process.noise
+        if self.process.predicts == "score":
+            return noise.score_from_loo(loo, x, t)[..., : noise.V]
+        return loo if self.process.predicts == "loo" else noise.posterior_from_loo(loo, x, t)
+
+
+def normalised(p: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:
+    """p over its sum."""
+    return p / p.sum(-1, keepdim=True)

@@ -196,6 +196,15 @@ def heat(matrix: Any, title: str, xlabel: str = "", ylabel: str = "") -> Figure:
     return fig
 
 
+def heats(matrices: dict[str, Any], title: str) -> Figure:
+    """Square matrices side by side, each on its own scale from 0 to its largest entry; row 0 on top."""
+    fig, axes = panels(title, 1, len(matrices), (max(6, 2.1 * len(matrices)), 3))
+    for ax, (label, matrix) in zip(axes[0], matrices.items(), strict=True):
+        ax.imshow(array(matrix), interpolation="nearest", vmin=0)
+        ax.set(title=label, xticks=[], yticks=[])
+    return fig
+
+
 # --- samples of laws in one and two dimensions ---
 
 
@@ -319,4 +328,29 @@ def filmstrip(
     ax.set_xticks(np.arange(len(picked)) * step + (step - 2) / 2, times)
     ax.tick_params(length=0, labelsize=11)
     ax.set_xlabel("t")
+    return fig
+
+
+# --- text ---
+
+
+def microscope(lines: dict[str, str], title: str, shade: Any = None, size: int = 13) -> Figure:
+    """Texts of one length below each other, a cell per character, on a background from white (0) to yellow (1).
+
+    lines: label at the left -> text; shade (lines, characters), for instance the model's confidence.
+    """
+    texts = list(lines.values())
+    length = len(texts[0])
+    if any(len(text) != length for text in texts):
+        raise ValueError(f"lines must have one length, not {sorted({len(text) for text in texts})}")
+    shade = np.zeros((len(texts), length)) if shade is None else array(shade)
+    fig, ((ax,),) = panels(title, size=(10, 0.8 + 0.3 * len(texts)))
+    ax.imshow(shade, cmap="YlOrBr", vmin=0, vmax=2, aspect="auto", interpolation="nearest")
+    for row, text in enumerate(texts):
+        for column, character in enumerate(text):
+            ax.text(column, row, character, ha="center", va="center", fontsize=size, family="monospace")
+    ax.set_yticks(range(len(texts)), list(lines))
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
     return fig

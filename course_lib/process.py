@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .shapes import Network, PerExample, State, Times, check_count, repeated
+from .schedules import Tables
+from .shapes import Mask, Network, PerExample, State, Times, Tokens, check_count, repeated
 
 
-class Process(nn.Module):
+class Process(Tables):
     """The contract. A system fills in corrupt, loss, prior and step; the rest has defaults.
 
-    It is a module only for its buffers (the tables), so that process.to(device) moves them. It has no parameters.
+    It is a module only for its tables, which process.to(device) moves. It has no parameters.
     """
 
     T: int | float
@@ -81,11 +82,6 @@ class Process(nn.Module):
         """t / T as float32: the time that every network is given."""
         return t.float() / self.T
 
-    @property
-    def device(self) -> torch.device:
-        """Where the tables are; the process's own draws are made there."""
-        return next(self.buffers(), torch.empty(0)).device
-
     def check_t(self, name: str, t: Tensor, n: int, first: int = 0) -> None:
         """Raise unless t is one time per example in [first, T], of the process's kind (integer or real).
 
@@ -120,14 +116,6 @@ class Process(nn.Module):
                 f"s must be before t, but s = {s[i].item()} and t = {t[i].item()} in example {i}"
             )
 
-    def _apply(self, fn, recurse: bool = True):
-        """Move tables between devices without losing digits: float64 stays, except on MPS, which has none."""
-        device = fn(torch.zeros(1)).device
-        narrow = torch.float32 if device.type == "mps" else torch.float64
-        for name, v in list(self.named_buffers()):
-            self.register_buffer(name, v.to(device, narrow if v.is_floating_point() else v.dtype))
-        return self
-
 
 def sample(
     process: Process,
@@ -153,6 +141,18 @@ def _sample(process, model, n, times, clamp):
         with torch.no_grad():
             x = clamp(process.step(model, x, t.expand(n), s.expand(n)))
         yield hour, x
+
+
+def keep(known: Mask, context: Tokens) -> Callable[[Tensor], Tensor]:
+    """For `sample(..., clamp=keep(known, context))`: put the context back wherever it is known.
+
+    A prompt and an infilling task are this alike. Exact for absorbing noise, where a known token is an unmasked one.
+    """
+    if known.shape != context.shape:
+        raise ValueError(
+            f"known and context must have one shape, not {tuple(known.shape)} and {tuple(context.shape)}"
+        )
+    return lambda x: torch.where(known, context, x)
 
 
 def last(states: Iterable):

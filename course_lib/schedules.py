@@ -12,9 +12,28 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .shapes import Table, check_count
+
+
+class Tables(nn.Module):
+    """A module for its buffers only, the tables, so that .to(device) moves them. It has no parameters."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tables are; the module's own draws are made there."""
+        return next(self.buffers(), torch.empty(0)).device
+
+    def _apply(self, fn, recurse: bool = True):
+        """Move tables between devices without losing digits: float64 stays, except on MPS, which has none."""
+        for child in self.children():
+            child._apply(fn)
+        device = fn(torch.zeros(1)).device
+        narrow = torch.float32 if device.type == "mps" else torch.float64
+        for name, v in list(self.named_buffers(recurse=False)):
+            self.register_buffer(name, v.to(device, narrow if v.is_floating_point() else v.dtype))
+        return self
 
 
 class Schedule:
@@ -64,15 +83,18 @@ def linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
     return Schedule("linear", lambda u: -beta_min * u - (beta_max - beta_min) / 2 * u.square())
 
 
-def cosine(s: float = 0.008) -> Schedule:
-    """alpha_bar = f(u) / f(0), f(u) = cos^2(pi/2 (u + s) / (1 + s)).  Nichol & Dhariwal 2021, eq. 17."""
+def cosine(s: float = 0.008, power: int = 2) -> Schedule:
+    """alpha_bar = f(u) / f(0), f(u) = cos^power(pi/2 (u + s) / (1 + s)).  Nichol & Dhariwal 2021, eq. 17.
+
+    Multinomial diffusion and D3PM have power 1: theirs is the square root of the Gaussian one.
+    """
     a, scale = s / (1 + s) * math.pi / 2, math.pi / 2 / (1 + s)
 
     def log_alpha_bar(u: Tensor) -> Tensor:
         # cos(a + d) / cos(a) = 1 - 2 sin^2(d/2) - sin(d) tan(a): no difference of nearly equal logs
         d = scale * u
         lost = 2 * (d / 2).sin().square() + d.sin() * math.tan(a)
-        return 2 * torch.log1p(-lost.clamp(max=1))
+        return power * torch.log1p(-lost.clamp(max=1))
 
     return Schedule("cosine", log_alpha_bar)
 
@@ -124,14 +146,16 @@ def table(schedule: Schedule, T: int, max_beta: float = 0.999) -> Table:
     """alpha_bar at t = 0, 1, ..., T in float64; entry 0 is exactly 1, so alpha_bar[t] is the paper's.
 
     Made from the steps beta_t = 1 - alpha_bar(t) / alpha_bar(t-1), clipped at max_beta as in improved DDPM,
-    so that a schedule that ends at 0 still leaves a little. Raises ValueError where alpha_bar does not fall.
+    so that a schedule that ends at 0 still leaves a little; max_beta = 1 lets it end there (categorical noise may).
+    Raises ValueError where alpha_bar does not fall.
     """
     check_count("T", T)
-    if not 0 < max_beta < 1:
-        raise ValueError(f"max_beta must lie between 0 and 1, not {max_beta}")
+    if not 0 < max_beta <= 1:
+        raise ValueError(f"max_beta must lie in (0, 1], not {max_beta}")
     log = schedule.log_alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64))
-    steps = log.diff().clamp(min=math.log1p(-max_beta))
-    return check_table(torch.cat([torch.zeros(1, dtype=torch.float64), steps.cumsum(0)]).exp())
+    steps = log.diff().clamp(min=math.log1p(-max_beta) if max_beta < 1 else -math.inf)
+    alpha_bar = torch.cat([torch.zeros(1, dtype=torch.float64), steps.cumsum(0)]).exp()
+    return check_table(alpha_bar, to_zero=max_beta == 1)
 
 
 def ddpm_table(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Table:
@@ -148,8 +172,11 @@ def ddpm_table(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tab
     return check_table(torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-beta).cumsum(0)]).exp())
 
 
-def check_table(alpha_bar: Tensor) -> Tensor:
-    """The table itself in float64, or an error that says where it is no alpha_bar: 1 at t = 0, then falling, > 0."""
+def check_table(alpha_bar: Tensor, to_zero: bool = False) -> Tensor:
+    """The table itself in float64, or an error that says where it is no alpha_bar: 1 at t = 0, then falling, > 0.
+
+    to_zero allows 0 at t = T.
+    """
     if not (isinstance(alpha_bar, Tensor) and alpha_bar.is_floating_point()):
         raise TypeError(
             f"alpha_bar must be a float tensor, not {getattr(alpha_bar, 'dtype', type(alpha_bar))}"
@@ -159,7 +186,8 @@ def check_table(alpha_bar: Tensor) -> Tensor:
     values = alpha_bar.detach().cpu().double()
     faults = {
         "finite": ~values.isfinite(),
-        "positive": values <= 0,
+        "positive": (values < 0)
+        | ((values == 0) & ~(to_zero & (torch.arange(len(values)) == len(values) - 1))),
         "exactly 1 at t = 0": (values != 1) & (torch.arange(len(values)) == 0),
         "smaller at each t than before": torch.cat([torch.tensor([False]), values.diff() >= 0]),
     }

@@ -447,10 +447,6 @@ class Sampler(Process):
         """x_s from x_t."""
         raise NotImplementedError
 
-    def _apply(self, fn, recurse: bool = True):
-        self.sde._apply(fn)
-        return self
-
 
 class Ancestral(Sampler):
     """Draw from q(x_s | x_t, x_0) with the network's x_0: exact when x_0 is known, at any step.  (appendix F)

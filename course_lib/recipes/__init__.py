@@ -2,6 +2,7 @@
 
     python -m course_lib.recipes ddpm.mnist            make assets/01_ddpm/mnist.* (continues if interrupted)
     python -m course_lib.recipes ddpm.mnist --steps 50 --out /tmp/try
+    python -m course_lib.recipes ddpm.mnist --measure  measure the weights that are there again
 
 A run writes <name>.safetensors (averaged weights), <name>.log.json (loss, command, seconds, versions) and
 <name>.results.json (what the recipe measures). Notebooks and README read these files; nobody types their numbers.
@@ -85,12 +86,18 @@ def run(recipe: Recipe, out: Path, command: str, steps: int | None = None, devic
     }
     save_weights(path.with_suffix(".safetensors"), record.average, about)
     write_json(path.with_suffix(".log.json"), log)
-    shipped = recipe.fresh_model().to(device)
-    load_weights(path.with_suffix(".safetensors"), shipped)  # measured as they are shipped, rounded
-    results = recipe.measure(recipe, shipped)
-    write_json(path.with_suffix(".results.json"), results)
+    results = measure(recipe, out, device)
     checkpoint.unlink()
     progress.unlink()
+    return results
+
+
+def measure(recipe: Recipe, out: Path, device: str = "cpu") -> dict:
+    """Measure the weights in out as they are shipped, rounded, and write the results beside them."""
+    path, shipped = Path(out) / recipe.name, recipe.fresh_model().to(device)
+    load_weights(path.with_suffix(".safetensors"), shipped)
+    results = recipe.measure(recipe, shipped)
+    write_json(path.with_suffix(".results.json"), results)
     return results
 
 
@@ -118,9 +125,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="fewer or more steps than the recipe's")
     parser.add_argument("--out", type=Path, help="folder for the files (default: assets/<chapter>)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--measure", action="store_true", help="train nothing: measure the weights in --out again"
+    )
     chosen = parser.parse_args(arguments)
     recipe = find(chosen.recipe)
     out = chosen.out or Path(__file__).parents[2] / "assets" / recipe.chapter
+    if chosen.measure:
+        print(measure(recipe, out, chosen.device))
+        return
     command = f"python -m course_lib.recipes {chosen.recipe}" + (
         f" --steps {chosen.steps}" if chosen.steps else ""
     )

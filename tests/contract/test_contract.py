@@ -5,10 +5,12 @@ from inspect import signature
 import pytest
 import torch
 
+from course_lib import categorical as C
 from course_lib import schedules as S
+from course_lib.d3pm import D3PM, Ordered
 from course_lib.ddpm import DDPM
 from course_lib.evaluate import bound
-from course_lib.nets import MLP, UNet
+from course_lib.nets import MLP, TokenNet, UNet
 from course_lib.process import Process, last, sample
 from course_lib.sde import RK4, VE, VP, Ancestral, DPMSolver, Heun, PredictorCorrector, ProbabilityFlow, SubVP
 from course_lib.shapes import check_choice, check_count, exact, like, repeated
@@ -33,12 +35,25 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "sde, rk4": lambda: points(RK4(VP(S.linear(), (2,), clip=3.0))),
     "sde, dpm-solver": lambda: points(DPMSolver(VP(S.linear(), (2,)))),
     "sde, probability flow": lambda: points(ProbabilityFlow(VP(S.linear(), (2,)), 1e-2, 1e-2)),
+    "d3pm, uniform": lambda: tokens(C.Uniform(5, S.table(S.cosine(power=1), 50))),
+    "d3pm, absorbing": lambda: tokens(
+        C.Absorbing(5, S.table(S.log_linear(0.0), 50, max_beta=1.0)), ce_weight=0.1
+    ),
+    "d3pm, gaussian": lambda: tokens(C.gaussian(5, torch.linspace(0.02, 0.5, 50)), predicts="posterior"),
+    "d3pm, mask and uniform": lambda: tokens(C.MaskUniform(5, S.table(S.log_linear(), 50)), predicts="score"),
+    "d3pm, ordered": lambda: (Ordered(5, 50), TokenNet(6, 5, 16, 2, 1), torch.randint(0, 5, (B, 50))),
 }
 
 
 def points(process):
     """A system of points in the plane: small network, random data."""
     return process, MLP((2,), 32, 2), torch.randn(B, 2)
+
+
+def tokens(noise, **options):
+    """A D3PM of 6 tokens, its network and a batch."""
+    net = TokenNet(noise.K, 5, 16, 2, 1, spread=1)
+    return D3PM(noise, 6, **options), net, torch.randint(0, 5, (B, 6))
 
 
 @pytest.fixture(params=SYSTEMS)

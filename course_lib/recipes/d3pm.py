@@ -1,0 +1,107 @@
+"""D3PM on the State of the Union: one network, three ways to train it, each about 20 minutes on one CPU core; and a
+small one that takes a minute.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from .. import schedules
+from ..categorical import Absorbing, Uniform
+from ..d3pm import D3PM, MaskCount
+from ..data import ALPHABET, addresses, decode, windows
+from ..evaluate import Estimate, NGram, bound, entropy_of_tokens
+from ..nets import TokenNet
+from ..process import Process, last, sample
+from . import Recipe
+
+K, LENGTH, T = len(ALPHABET), 128, 1000
+STEPS = (4, 16, 64, 256, 1000)
+
+
+def text(split: str) -> tuple[torch.Tensor, None]:
+    """Windows of 128 characters, no labels."""
+    return windows(addresses(split), LENGTH), None
+
+
+def absorbing_process() -> D3PM:
+    """MASK at the rate 1 / (T - t + 1), so that alpha_bar falls on a line to 0."""
+    return D3PM(Absorbing(K, schedules.table(schedules.log_linear(0.0), T, max_beta=1.0)), LENGTH)
+
+
+def uniform_process(**options) -> D3PM:
+    """Random characters by the cosine schedule of multinomial diffusion."""
+    return D3PM(Uniform(K, schedules.table(schedules.cosine(power=1), T)), LENGTH, **options)
+
+
+def network(process: Process, width: int = 96, depth: int = 3) -> TokenNet:
+    """Half a million weights, the same for all of them; 0.16 million for the one of a minute."""
+    return TokenNet(process.noise.K, K, width, heads=4, depth=depth, spread=4)
+
+
+def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 32) -> dict:
+    """The bound on the test addresses, and samples at several numbers of steps, in bits per character."""
+    device = next(model.parameters()).device
+    process, row, (test, _) = recipe.process().to(device), addresses("train"), recipe.data("test")
+    torch.manual_seed(recipe.seed)
+    bits = bits_per_char(process, model, test.to(device), repeats)
+    results = {
+        "bits_per_char": bits.mean,
+        "bits_per_char_se": bits.se,
+        "windows": len(test),
+        "repeats": repeats,
+    }
+    if recipe.name == "hybrid":  # the same weights, read as what the cross-entropy taught them to be
+        read = D3PM(process.noise, LENGTH, predicts="posterior")
+        results["read_as_posterior"] = dict(
+            zip(("mean", "se"), bits_per_char(read, model, test, repeats), strict=True)
+        )
+    models = {order: NGram(row, K, order) for order in range(1, 8)}
+    results["ngram_bits"] = {order: ngram.bits(test) for order, ngram in models.items()}
+    words, judge = set(decode(row).split()), models[5]
+    real = test[torch.linspace(0, len(test) - 1, n).long()]
+    made = {steps: last(sample(process, model, n, steps))[1].cpu() for steps in STEPS}
+    results["steps"] = {steps: quality(x, judge, words) for steps, x in made.items()}
+    results["real"] = quality(real, judge, words)
+    results["samples"] = {steps: [decode(text) for text in x[:2]] for steps, x in made.items()}
+    return results
+
+
+def bits_per_char(process: D3PM, model: nn.Module, data: torch.Tensor, repeats: int) -> Estimate:
+    """The bound in bits per character; by number of masks where the noise is absorbing."""
+    evaluator = MaskCount(process) if isinstance(process.noise, Absorbing) else process
+    return bound(evaluator, model, data, repeats=repeats).bits_per_dim(LENGTH)
+
+
+def quality(x: torch.Tensor, judge: NGram, words: set[str]) -> dict:
+    """How a 5-gram model of real text likes it, how varied its characters are, how many of its words are real."""
+    inner = [word for text in x for word in decode(text).split()[1:-1]]  # the first and the last are cut off
+    return {
+        "judged_bits": judge.bits(x, skip=4),
+        "entropy": entropy_of_tokens(x),
+        "words_known": sum(word in words for word in inner) / max(1, len(inner)),
+    }
+
+
+def recipe(name: str, process: Callable[[], D3PM], **options) -> Recipe:
+    """What they have in common."""
+    common = {"steps": 6000, "lr": 3e-3, "model": lambda: network(process())}
+    return Recipe(
+        chapter="06_d3pm",
+        name=name,
+        data=text,
+        process=process,
+        measure=measure,
+        batch=16,
+        ema=0.995,
+        **common | options,
+    )
+
+
+absorbing = recipe("absorbing", absorbing_process)
+uniform = recipe("uniform", uniform_process)
+minute = recipe(
+    "minute", absorbing_process, steps=600, lr=5e-3, model=lambda: network(absorbing_process(), 64, 2)
+)
+hybrid = recipe("hybrid", lambda: uniform_process(ce_weight=0.01))  # as D3PM's code weighs it
