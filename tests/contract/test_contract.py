@@ -12,7 +12,18 @@ from course_lib.ddpm import DDPM
 from course_lib.evaluate import bound
 from course_lib.nets import MLP, TokenNet, UNet
 from course_lib.process import Process, last, sample
-from course_lib.sde import RK4, VE, VP, Ancestral, DPMSolver, Heun, PredictorCorrector, ProbabilityFlow, SubVP
+from course_lib.sde import (
+    RK4,
+    VE,
+    VP,
+    Ancestral,
+    DPMSolver,
+    Heun,
+    PredictorCorrector,
+    ProbabilityFlow,
+    Renoise,
+    SubVP,
+)
 from course_lib.shapes import check_choice, check_count, exact, like, repeated
 from course_lib.train import train
 
@@ -31,6 +42,7 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "sde, ve": lambda: points(VE((2,), predicts="score", t_min=1e-3)),
     "sde, ancestral": lambda: points(Ancestral(VP(S.cosine(), (2,), predicts="x0"))),
     "sde, predictor-corrector": lambda: points(PredictorCorrector(DPMSolver(VP(S.linear(), (2,))))),
+    "sde, renoise": lambda: points(Renoise(VP(S.linear(), (2,)), 0.5)),
     "sde, heun": lambda: points(Heun(VE((2,)))),
     "sde, rk4": lambda: points(RK4(VP(S.linear(), (2,), clip=3.0))),
     "sde, dpm-solver": lambda: points(DPMSolver(VP(S.linear(), (2,)))),
