@@ -465,40 +465,40 @@ class Ancestral(Sampler):
         return x_s.addcmul_(from_x0, self.sde.predict_x0(model, x, t))
 
 
-class Renoise(Sampler):
-    """Estimate x_0, then noise it again: x_s = m_s x_0 + std_s (sqrt(1 - renewed) eps + sqrt(renewed) z).
+class Renewal(Sampler):
+    """Estimate x_0, then noise it again: x_s = m_s x_0 + std_s (sqrt(1 - share) eps + sqrt(share) z).
 
-    renewed   share of the noise's variance that is drawn anew, in [0, 1]: 0 is DDIM without noise, 1 forgets x_t,
+    share   share of the noise's variance that is drawn anew, in [0, 1]: 0 is DDIM without noise, 1 forgets x_t,
               1 - (sigma_s / sigma_t)^2 would be `Ancestral`
 
     If the model answers with a draw from p(x_0 | x_t), as oracle.PosteriorDraw does, every marginal is kept at any
-    step and any `renewed`: (x_0, x_t) is then drawn from their joint law, so eps is N(0, I) and knows nothing of x_0.
+    step and any `share`: (x_0, x_t) is then drawn from their joint law, so eps is N(0, I) and knows nothing of x_0.
     With the mean E[x_0 | x_t] in its place the variance of x_s lacks lost(t, s) E Var(x_0 | x_t).
-    Su's unified diffusion model (kexue.fm/archives/9271), which draws x_0 and re-noises it, is renewed = 1.
+    Su's unified diffusion model (kexue.fm/archives/9271), which draws x_0 and re-noises it, is share = 1.
     """
 
-    def __init__(self, sde: SDE, renewed: float = 1.0):
+    def __init__(self, sde: SDE, share: float = 1.0):
         super().__init__(sde)
-        if not 0 <= renewed <= 1:
-            raise ValueError(f"renewed must lie in [0, 1], not {renewed}")
-        self.renewed = renewed
+        if not 0 <= share <= 1:
+            raise ValueError(f"share must lie in [0, 1], not {share}")
+        self.share = share
 
     def move(self, model: Network, x: Batch, t: Times, s: Times) -> Batch:
         """The model's (x_0, eps), put together again at s with other noise."""
         then, (x0, eps) = self.sde.row(s), self.sde.estimate(model, x, t)
-        shares = then.mean, math.sqrt(1 - self.renewed) * then.std, math.sqrt(self.renewed) * then.std
+        shares = then.mean, math.sqrt(1 - self.share) * then.std, math.sqrt(self.share) * then.std
         from_x0, from_eps, sd = fit(x, *shares)
         x_s = torch.randn_like(x).mul_(sd).addcmul_(from_x0, x0)
         return x_s.addcmul_(from_eps, eps)
 
     def lost(self, t: Times, s: Times) -> PerExample:
-        """(m_s - sqrt(1 - renewed) std_s m_t / std_t)^2, float64: times E Var(x_0 | x_t), what x_s lacks with the mean.
+        """(m_s - sqrt(1 - share) std_s m_t / std_t)^2, float64: times E Var(x_0 | x_t), what x_s lacks with the mean.
 
-        x_s is this root times x_0 plus a multiple of x_t. For renewed = 1 and VP: alpha_bar_s E Var(x_0 | x_t).
+        x_s is this root times x_0 plus a multiple of x_t. For share = 1 and VP: alpha_bar_s E Var(x_0 | x_t).
         """
         self.check_step(len(t), t, s)
         now, then = (self.sde._row(exact(v)) for v in (t, s))
-        kept = math.sqrt(1 - self.renewed) * then.std * now.mean / now.std
+        kept = math.sqrt(1 - self.share) * then.std * now.mean / now.std
         return (then.mean - kept).square()
 
 

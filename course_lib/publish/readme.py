@@ -49,10 +49,11 @@ def results(root: Path = ROOT) -> str:
     for path in sorted((root / "assets").glob("*/*.results.json")):
         r = json.loads(path.read_text(encoding="utf-8"))
         log = json.loads(path.with_name(path.name.replace(".results.", ".log.")).read_text(encoding="utf-8"))
-        bits = f"{r['bits_per_dim']:.3f} ± {r['bits_per_dim_se']:.3f}"
-        accepted = " / ".join(f"{r['accepted'][k]:.2f}" for k in ("samples", "real", "noise"))
+        bits = f"{r['bits_per_dim']:.3f} ± {r['bits_per_dim_se']:.3f}" if "bits_per_dim" in r else "-"
+        shares = r.get("accepted", {})
+        accepted = " / ".join(f"{shares[k]:.2f}" for k in ("samples", "real", "noise") if k in shares) or "-"
         made = f"{log['device']}, {log['seconds'] / 60:.0f} min"
-        rows.append(f"| `{log['recipe']}` | {log['steps']} | {bits} | {accepted} | {made} |")
+        rows.append(f"| `{log['recipe']}` | {log.get('steps', '-')} | {bits} | {accepted} | {made} |")
     return "\n".join(rows)
 
 

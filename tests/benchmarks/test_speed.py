@@ -13,6 +13,7 @@ import torch
 from course_lib.data import batches
 from course_lib.ddpm import DDPM
 from course_lib.nets import UNet
+from course_lib.optimal_variance import DDIM
 from course_lib.process import last, sample
 from course_lib.schedules import cosine, ddpm_table, table
 from course_lib.train import train
@@ -82,6 +83,28 @@ def test_sampler_with_a_null_network(benchmark, setting, who):
         "diffusers": their_loop,
     }
     benchmark.group = f"sampler, {STEPS} steps, {name}"
+    with torch.no_grad():
+        benchmark.pedantic(call[who], rounds=10, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("who", ["course_lib", "diffusers"])
+def test_ddim_sampler_with_a_null_network(benchmark, setting, who):
+    name, ddpm, _, x, out = setting
+    ours = DDIM(ddpm.alpha_bar.cpu(), x.shape[1:]).to(DEVICE)
+    theirs = diffusers.DDIMScheduler(1000, beta_schedule="linear", clip_sample=False)
+    theirs.set_timesteps(STEPS)
+
+    def their_loop():
+        state = torch.randn_like(x)
+        for t in theirs.timesteps:
+            state = theirs.step(out, t, state).prev_sample
+        return state
+
+    call = {
+        "course_lib": lambda: last(sample(ours, lambda x, u: out, len(x), STEPS)),
+        "diffusers": their_loop,
+    }
+    benchmark.group = f"DDIM sampler, {STEPS} steps, {name}"
     with torch.no_grad():
         benchmark.pedantic(call[who], rounds=10, warmup_rounds=1)
 

@@ -11,6 +11,7 @@ from course_lib.d3pm import D3PM, Ordered
 from course_lib.ddpm import DDPM
 from course_lib.evaluate import bound
 from course_lib.nets import MLP, TokenNet, UNet
+from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, LossAware, Renoise
 from course_lib.process import Process, last, sample
 from course_lib.sde import (
     RK4,
@@ -21,7 +22,7 @@ from course_lib.sde import (
     Heun,
     PredictorCorrector,
     ProbabilityFlow,
-    Renoise,
+    Renewal,
     SubVP,
 )
 from course_lib.shapes import check_choice, check_count, exact, like, repeated
@@ -35,6 +36,25 @@ SYSTEMS = {  # name: (process, network, batch of data)
         UNet(1, (8, 16)),
         (torch.randint(0, 17, (B, 1, 8, 8)) / 8 - 1),
     ),
+    "ddim": lambda: (DDIM(S.ddpm_table(50), (2,), eta=0.5), MLP((2,), 32, 2), torch.randn(B, 2)),
+    "analytic": lambda: (
+        Analytic(S.ddpm_table(50), (2,), eta=0.5, spread=torch.linspace(0, 1, 51)),
+        MLP((2,), 32, 2),
+        torch.randn(B, 2),
+    ),
+    "renoise": lambda: (Renoise(S.ddpm_table(50), (2,)), MLP((2,), 32, 2), torch.randn(B, 2)),
+    "learned": lambda: (
+        Learned(S.table(S.cosine(), 50), (1, 8, 8), levels=17, clip=1.0),
+        UNet(1, (8, 16), answers=2),
+        (torch.randint(0, 17, (B, 1, 8, 8)) / 8 - 1),
+    ),
+    "npr": lambda: (NPR(S.ddpm_table(50), (5, 3)), MLP((5, 3), 32, 2, answers=2), torch.randn(B, 5, 3)),
+    "sn": lambda: (SN(S.ddpm_table(50), (2,)), MLP((2,), 32, 2, answers=2), torch.randn(B, 2)),
+    "loss-aware": lambda: (
+        LossAware(DDPM(S.ddpm_table(50), (2,))),
+        MLP((2,), 32, 2),
+        torch.randn(B, 2),
+    ),
     "sde, vp": lambda: points(VP(S.linear(), (2,), t_min=1e-3)),
     "sde, sub-vp, likelihood": lambda: points(
         SubVP(S.cosine(), (2,), predicts="v", weighting="likelihood", t_min=1e-3)
@@ -42,7 +62,7 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "sde, ve": lambda: points(VE((2,), predicts="score", t_min=1e-3)),
     "sde, ancestral": lambda: points(Ancestral(VP(S.cosine(), (2,), predicts="x0"))),
     "sde, predictor-corrector": lambda: points(PredictorCorrector(DPMSolver(VP(S.linear(), (2,))))),
-    "sde, renoise": lambda: points(Renoise(VP(S.linear(), (2,)), 0.5)),
+    "sde, renewal": lambda: points(Renewal(VP(S.linear(), (2,)), 0.5)),
     "sde, heun": lambda: points(Heun(VE((2,)))),
     "sde, rk4": lambda: points(RK4(VP(S.linear(), (2,), clip=3.0))),
     "sde, dpm-solver": lambda: points(DPMSolver(VP(S.linear(), (2,)))),

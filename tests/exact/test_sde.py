@@ -25,7 +25,7 @@ from course_lib.sde import (
     Heun,
     PredictorCorrector,
     ProbabilityFlow,
-    Renoise,
+    Renewal,
     Sampler,
     SubVP,
     bits_per_dim,
@@ -45,7 +45,7 @@ SDES = {
 }
 THREE = GaussianMixture([0.2, 0.5, 0.3], [[0.0, 1.0], [2.0, -1.0], [-1.5, 0.3]], [0.5, 1.0, 0.2])
 KINDS = ["eps", "x0", "v", "score"]
-WAYS = [lambda s: s, Ancestral, Renoise, PredictorCorrector, Heun, RK4, DPMSolver, ProbabilityFlow]
+WAYS = [lambda s: s, Ancestral, Renewal, PredictorCorrector, Heun, RK4, DPMSolver, ProbabilityFlow]
 
 
 @pytest.fixture(params=SDES)
@@ -427,12 +427,12 @@ class Draws(Gauss):
         return super().__call__(x, u) + var.sqrt() * torch.randn_like(x)
 
 
-@pytest.mark.parametrize("renewed", [0.0, 0.3, 1.0])
-def test_renoise_is_what_it_says(renewed, make):
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_renoise_is_what_it_says(share, make):
     sde, model = make(shape=(2,)), lambda x, u: 0.3 * x - 0.1
     x, t, s = torch.randn(4, 2, dtype=torch.float64), f64(0.1, 0.4, 0.9, 0.3), f64(0.0, 0.3, 0.5, 0.01)
     torch.manual_seed(1)
-    got = Renoise(sde, renewed).step(model, x, t, s)
+    got = Renewal(sde, share).step(model, x, t, s)
     torch.manual_seed(1)
     z, (m_t, std_t), (m_s, std_s) = (
         torch.randn_like(x),
@@ -440,29 +440,29 @@ def test_renoise_is_what_it_says(renewed, make):
     )
     eps = model(x, t)
     x0 = (x - std_t * eps) / m_t
-    same(got, m_s * x0 + std_s * (math.sqrt(1 - renewed) * eps + math.sqrt(renewed) * z))
+    same(got, m_s * x0 + std_s * (math.sqrt(1 - share) * eps + math.sqrt(share) * z))
     same(got[0], x0[0])
 
 
 def test_renoise_spans_from_ddim_to_ancestral(make):
     sde, x = make(shape=(1,)), torch.randn(3, 1, dtype=torch.float64)
     model, t, s = MixtureOracle(sde, two_bumps()), one(0.7, 3), one(0.35, 3)
-    same(Renoise(sde, 0.0).step(model, x, t, s), DPMSolver(sde).step(model, x, t, s))
+    same(Renewal(sde, 0.0).step(model, x, t, s), DPMSolver(sde).step(model, x, t, s))
     (m_t, std_t), (m_s, std_s) = (tuple(v.item() for v in sde.kernel(f64(h))) for h in (0.7, 0.35))
     share = 1 - (std_s * m_t / (m_s * std_t)) ** 2
     runs = []
-    for way in (Renoise(sde, share), Ancestral(sde)):
+    for way in (Renewal(sde, share), Ancestral(sde)):
         torch.manual_seed(0)
         runs.append(way.step(model, x, t, s))
     same(*runs)
-    assert Renoise(sde).renewed == 1.0
+    assert Renewal(sde).share == 1.0
 
 
-@pytest.mark.parametrize("renewed", [0.0, 0.4, 1.0])
-def test_renoising_a_draw_keeps_the_marginal_and_the_mean_loses_variance(renewed, make):
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_renoising_a_draw_keeps_the_marginal_and_the_mean_loses_variance(share, make):
     """Data N(0, s^2), where x_s = a x_t + b (draw's own noise) + c z: its variance in closed form, at any step."""
     sde, S2 = make(shape=(1,)), 0.8**2
-    way = Renoise(sde, renewed)
+    way = Renewal(sde, share)
     for t, s in ((0.9, 0.7), (0.9, 0.05), (0.4, 0.2)):
         (m_t, std_t), (m_s, std_s) = (tuple(v.item() for v in sde.kernel(f64(h))) for h in (t, s))
         marginal = m_s**2 * S2 + std_s**2
@@ -471,7 +471,7 @@ def test_renoising_a_draw_keeps_the_marginal_and_the_mean_loses_variance(renewed
         lost = way.lost(f64(t), f64(s)).item()
         mean_only = a**2 * (m_t**2 * S2 + std_t**2) + c**2
         assert mean_only == pytest.approx(marginal - lost * posterior, rel=1e-9)
-        at, ends = Renoise(make(shape=(1,), predicts="x0"), renewed), []
+        at, ends = Renewal(make(shape=(1,), predicts="x0"), share), []
         for x0 in (0.0, 1.0):
             torch.manual_seed(3)
             ends.append(at.step(lambda x, u: 0 * x + x0, one(0.5)[:, None], one(t), one(s)))  # noqa: B023
@@ -487,14 +487,14 @@ def test_a_chain_of_renoised_draws_ends_in_the_data(make):
         torch.manual_seed(0)
         x = spread_at(sde, 0.8, 0.9) * torch.randn(n, 1, dtype=torch.float64)
         for t, s in ((0.9, 0.5), (0.5, 0.2), (0.2, 0.0)):
-            x = Renoise(sde).step(model, x, one(t, n), one(s, n))
+            x = Renewal(sde).step(model, x, one(t, n), one(s, n))
         spread[name] = x.std().item()
     assert abs(spread["draws"] / 0.8 - 1) < 0.02 and spread["means"] < 0.9 * spread["draws"]
 
 
 def test_what_renoising_loses_in_vp_is_alpha_bar():
     t, s = f64(0.5, 0.9), f64(0.2, 0.1)
-    same(Renoise(VP(S.cosine(), (1,))).lost(t, s), S.cosine()(s))
+    same(Renewal(VP(S.cosine(), (1,))).lost(t, s), S.cosine()(s))
 
 
 # Fixed-step ODE solvers
@@ -531,7 +531,7 @@ def test_heun_and_rk4_are_the_textbooks(make):
 
 
 @pytest.mark.parametrize(
-    "way, calls", [(Heun, 2), (RK4, 4), (DPMSolver, 1), (Ancestral, 1), (Renoise, 1), (lambda s: s, 1)]
+    "way, calls", [(Heun, 2), (RK4, 4), (DPMSolver, 1), (Ancestral, 1), (Renewal, 1), (lambda s: s, 1)]
 )
 def test_calls_of_the_network(way, calls):
     sde, heard = VP(S.linear(), (2,)), []
@@ -654,7 +654,7 @@ def test_one_time_for_all_equals_a_time_for_each(way, make):
         same(mixed[::3], end[::3])
 
 
-@pytest.mark.parametrize("way", [w for w in WAYS if w not in (PredictorCorrector, Renoise)])
+@pytest.mark.parametrize("way", [w for w in WAYS if w not in (PredictorCorrector, Renewal)])
 def test_perfect_networks_give_the_data(way):
     """All ways back lead to the law of the data: two bumps, moments of each."""
     sde = VP(S.linear(), (1,))
@@ -965,9 +965,9 @@ X = torch.zeros(2, 2)
     (lambda: Heun(DDPM(S.ddpm_table(50), (2,))), TypeError, "sde must be an SDE, .*, not DDPM"),
     (lambda: PredictorCorrector(VE((2,)), corrections=0), ValueError, "corrections must be at least 1"),
     (lambda: PredictorCorrector(VE((2,)), ratio=0.0), ValueError, "ratio must be positive, not 0.0"),
-    (lambda: Renoise(VE((2,)), 1.1), ValueError, r"renewed must lie in \[0, 1\], not 1.1"),
-    (lambda: Renoise(VE((2,)), -0.1), ValueError, r"renewed must lie in \[0, 1\], not -0.1"),
-    (lambda: Renoise(VE((2,))).lost(torch.tensor([0.1]), torch.tensor([0.2])), ValueError, "s must be before t"),
+    (lambda: Renewal(VE((2,)), 1.1), ValueError, r"share must lie in \[0, 1\], not 1.1"),
+    (lambda: Renewal(VE((2,)), -0.1), ValueError, r"share must lie in \[0, 1\], not -0.1"),
+    (lambda: Renewal(VE((2,))).lost(torch.tensor([0.1]), torch.tensor([0.2])), ValueError, "s must be before t"),
     (lambda: ProbabilityFlow(VE((2,)), rtol=0.0), ValueError, "rtol and atol must be positive, not 0.0"),
     (lambda: ProbabilityFlow(VE((2,)), atol=-1.0), ValueError, "rtol and atol must be positive"),
     (lambda: ProbabilityFlow(VE((2,)), method="euler"), ValueError, "method must be one of RK45, RK23"),
@@ -1011,7 +1011,7 @@ def test_bad_steps_are_named(way, unchecked):
 def test_a_drift_that_is_not_finite_names_its_time(way, value):
     p = way(VP(S.linear(), (2,)))
     bad = lambda x, u: torch.where(u[:, None] < 0.45, value, 0 * x)  # noqa: E731
-    t = "0.4" if way in (WAYS[0], Ancestral, Renoise, DPMSolver) else r"0\.\d+"
+    t = "0.4" if way in (WAYS[0], Ancestral, Renewal, DPMSolver) else r"0\.\d+"
     with pytest.raises(FloatingPointError, match=rf"the drift at t = {t} is not finite in 2 of 2 examples"):
         x = p.step(bad, X + 0.1, torch.tensor(0.8).expand(2), torch.tensor(0.4).expand(2))
         p.step(bad, x, torch.tensor(0.4).expand(2), torch.tensor(0.2).expand(2))

@@ -60,6 +60,19 @@ def test_tables(project):
     ]
 
 
+def test_a_recipe_shows_what_it_has(project):
+    """A measurement has no steps, no bound, and perhaps its own results."""
+    assets = project / "assets" / "01_x"
+    (assets / "b.results.json").write_text(json.dumps({"accepted": {"real": 0.75}, "methods": {}}))
+    (assets / "b.log.json").write_text(json.dumps({"recipe": "01_x/b", "device": "cpu", "seconds": 30}))
+    (assets / "c.results.json").write_text("{}")
+    (assets / "c.log.json").write_text(json.dumps({"recipe": "01_x/c", "device": "cpu", "seconds": 31}))
+    assert readme.results(project).splitlines()[3:] == [
+        "| `01_x/b` | - | - | 0.75 | cpu, 0 min |",
+        "| `01_x/c` | - | - | - | cpu, 1 min |",
+    ]
+
+
 def test_check_finds_and_writing_mends(project, capsys):
     assert readme.main(["--check"], project) == 1
     assert (
