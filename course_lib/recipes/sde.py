@@ -1,13 +1,12 @@
 """Digits in continuous time: trained for likelihood, and what chapter 1's weights are worth as an ODE."""
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from .. import data
-from ..evaluate import Judge, bound, frechet
+from ..evaluate import Judge, bound
 from ..nets import UNet
 from ..process import Process, last, sample
 from ..schedules import cosine
@@ -24,9 +23,10 @@ from ..sde import (
     rademacher,
 )
 from ..train import load_weights
-from . import Recipe, find
+from . import ASSETS, Recipe, find
+from .ddpm import chunks
+from .optimal_variance import judged
 
-ASSETS = Path(__file__).parents[2] / "assets"
 STARTS = (1e-5, 1e-3, 1e-2, 2e-2, 4e-2)  # t_min; the noise is half a grey level at about 0.03
 WAYS = {  # what, calls of the network per step, from the SDE
     "Euler-Maruyama": (1, lambda sde: sde),
@@ -36,6 +36,7 @@ WAYS = {  # what, calls of the network per step, from the SDE
     "DPM-Solver++(2M)": (1, DPMSolver),
 }
 CALLS = (8, 16, 32, 64)  # of the network, for each sample
+DRAWN = 1000  # samples for each way and number of calls
 
 
 def process(t_min: float = 2e-2, clip: float | None = 1.0) -> VP:
@@ -57,17 +58,27 @@ def dequantised(split: str) -> tuple[Tensor, Tensor]:
         return dequantise(x.repeat(copies, 1, 1, 1), 17), y.repeat(copies)
 
 
-def measure(recipe: Recipe, model: nn.Module, n: int | None = None, calls: tuple[int, ...] = CALLS) -> dict:
-    """Bound, ODE likelihood and samples of this network; then chapter 1's weights by start time and by solver."""
+def measure(
+    recipe: Recipe, model: nn.Module, n: int | None = None, drawn: int = DRAWN, calls: tuple[int, ...] = CALLS
+) -> dict:
+    """Bound, ODE likelihood and samples of this network; then chapter 1's weights by start time and by solver.
+
+    n: of the test images (all of them by default); drawn: samples for each way and number of calls
+    """
     device = next(model.parameters()).device
     (x, y), test = data.digits("train"), data.digits("test")[0][:n]
     judge, earlier = Judge(x, y), find("ddpm.digits").fresh_model().to(device)
     load_weights(ASSETS / "01_ddpm" / "digits.safetensors", earlier)
     torch.manual_seed(recipe.seed)
-    smooth, points = (recipe.data("train")[0], recipe.data("test")[0][:n]), (x, test)
+    smooth, points, space = (
+        (recipe.data("train")[0], recipe.data("test")[0][:n]),
+        (x, test),
+        judge.features(x),
+    )
     bits = likelihoods(model, recipe.process().to(device), *smooth)
-    made = draw(DPMSolver(recipe.process()).to(device), model, len(test), 32)
-    shown = {"samples": made, "real": test, "noise": torch.randn(test.shape).clamp(-1, 1)}
+    made = draw(DPMSolver(recipe.process()).to(device), model, drawn, 32)
+    shown = {"samples": made, "real": test, "noise": torch.randn(made.shape).clamp(-1, 1)}
+    scores = {k: judged(judge, space, v) for k, v in shown.items()}
     return {
         "bits_per_dim": bits["bound"],
         "bits_per_dim_se": bits["bound_se"],
@@ -75,10 +86,10 @@ def measure(recipe: Recipe, model: nn.Module, n: int | None = None, calls: tuple
         "ode_se": bits["ode_se"],
         "sampling_steps": 32,
         "n": len(test),
-        "accepted": {k: judge.accepted(v) for k, v in shown.items()},
-        "frechet": {k: frechet(judge.features(v), judge.features(x)) for k, v in shown.items()},
+        "drawn": drawn,
+        **{part: {k: v[part] for k, v in scores.items()} for part in ("accepted", "frechet", "frechet_se")},
         "chapter_1": [{"t_min": t} | likelihoods(earlier, process(t).to(device), *points) for t in STARTS],
-        "solvers": solvers(earlier, judge, x, len(test), calls),
+        "solvers": solvers(earlier, judge, space, drawn, calls),
     }
 
 
@@ -115,17 +126,17 @@ def spread(sde: SDE, model: nn.Module, x: Tensor) -> float:
 def draw(way: Process, model: nn.Module, n: int, steps: int) -> Tensor:
     """n samples, on the CPU, from the same noise for the same n."""
     torch.manual_seed(0)
-    return last(sample(way, model, n, steps))[1].cpu()
+    return torch.cat([last(sample(way, model, k, steps))[1].cpu() for k in chunks(n)])
 
 
-def solvers(model: nn.Module, judge: Judge, x: Tensor, n: int, calls: tuple[int, ...]) -> list[dict]:
-    """Frechet distance to the training digits, and share accepted, of each way back for each number of calls."""
+def solvers(model: nn.Module, judge: Judge, space: Tensor, n: int, calls: tuple[int, ...]) -> list[dict]:
+    """Frechet distance to the training digits' features, and share accepted, of each way for each number of calls."""
     device, rows = next(model.parameters()).device, []
     for name, (each, way) in WAYS.items():
         for k in calls:
             made = draw(way(process()).to(device), model, n, k // each)
-            score = frechet(judge.features(made), judge.features(x))
-            rows.append({"way": name, "calls": k, "frechet": score, "accepted": judge.accepted(made)})
+            rows.append({"way": name, "calls": k} | judged(judge, space, made))
+            print(rows[-1], flush=True)
     return rows
 
 
