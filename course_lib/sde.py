@@ -116,6 +116,15 @@ class SDE(Process):
         """t itself, in its own precision: what a network is given."""
         return t
 
+    def times(self, steps: int) -> Times:
+        """steps + 1 falling times from 1 to 0. The 1 is read as t_max, so all others are even between t_max and 0.
+
+        Without that the first step would be shorter than the next by any factor, which DPM-Solver++ takes badly.
+        """
+        times = super().times(steps) * self.t_max
+        times[0] = self.T
+        return times
+
     def kernel(self, u: PerExample) -> tuple[PerExample, PerExample]:
         """(m, std) of x_t = m x_0 + std eps at time u, float64."""
         t = exact(u).clamp(max=self.t_max)
@@ -436,6 +445,10 @@ class Sampler(Process):
     def prior(self, n: int) -> Batch:
         """That of the SDE."""
         return self.sde.prior(n)
+
+    def times(self, steps: int) -> Times:
+        """That of the SDE."""
+        return self.sde.times(steps)
 
     def step(self, model: Network, x: Batch, t: Times, s: Times) -> Batch:
         """Check the input, then `move`."""

@@ -177,6 +177,25 @@ def test_a_schedule_that_ends_at_0_is_read_up_to_a_little():
     assert S.cosine()(f64(last_time(S.cosine()))).item() >= LEAST
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_times_are_even_below_t_max(way):
+    """The first is called 1 and read as t_max: all steps are equally long, for every way back."""
+    times = way(VP(S.linear(), (2,), t_max=0.6)).times(4)
+    same(times, torch.tensor([1.0, 0.45, 0.3, 0.15, 0.0]))
+    same(way(VE((2,))).times(2), torch.tensor([1.0, 0.5, 0.0]))
+
+
+def test_dpm_solver_bears_an_end_that_is_cut():
+    """t_max just above a time of the even grid: the first two steps are alike all the same."""
+    runs = []
+    for t_max in (0.9, 0.91):
+        sde = VP(S.cosine(), (1,), t_max=t_max)
+        torch.manual_seed(0)
+        x = last(sample(DPMSolver(sde), lambda x, u: x * u[:, None], 200, 10))[1]
+        runs.append(x.std().item())
+    assert abs(runs[0] / runs[1] - 1) < 0.1
+
+
 def test_a_network_of_chapter_1_fits_as_it_is():
     """alpha_bar(t / T) of the table is that of the SDE, and the network is asked at the same u."""
     ddpm, sde = DDPM(S.table(S.cosine(), 1000), (2,)), VP(S.cosine(), (2,))
