@@ -1,5 +1,6 @@
 """DDIM, learned, analytic and predicted variances against Bayes, quadrature, enumeration and closed forms."""
 
+import functools
 import itertools
 import math
 
@@ -121,6 +122,25 @@ def test_parity_with_diffusers_on_an_aligned_grid(eta):
         close(mean + lambda2[:, None].sqrt().float() * z, want, rtol=1e-4, atol=1e-4)
 
 
+def test_where_diffusers_grid_is_misaligned():
+    """The chapter's counts: steps of its DDIM that do not arrive where the next one starts. Ours always do."""
+    diffusers = pytest.importorskip("diffusers")
+    counts = {}
+    for spacing in ("leading", "linspace", "trailing"):
+        for n in (10, 30):
+            theirs = diffusers.DDIMScheduler(1000, beta_schedule="linear", timestep_spacing=spacing)
+            theirs.set_timesteps(n)
+            t = theirs.timesteps.tolist()
+            arrives = [max(v - 1000 // n, -1) for v in t]  # -1 is the data
+            counts[spacing, n] = sum(a != b for a, b in zip(arrives, [*t[1:], -1], strict=True))
+            ours = [(t, s) for t, s in itertools.pairwise(V.DDIM(LINEAR, (1,)).times(n).tolist())]
+            assert all(a[1] == b[0] for a, b in itertools.pairwise(ours)) and ours[-1][1] == 0
+    assert counts == {
+        ("leading", 10): 0, ("leading", 30): 0, ("linspace", 10): 9, ("linspace", 30): 29,
+        ("trailing", 10): 0, ("trailing", 30): 10,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.7, 1.0])
 def test_every_member_keeps_the_marginals(eta, table):
     """Push q(x_t | x_0) through the step with the true x_0: mean sqrt(abar_s) x_0, variance 1 - abar_s."""
@@ -225,7 +245,7 @@ def test_small_optimal_grids_against_all_grids():
 
 @pytest.mark.parametrize("levels", [None, 17])
 def test_optimal_grid_of_the_mixture_beats_even_steps(levels):
-    c = exact_spread(LINEAR, two_bumps())
+    c = bumps_spread()
     process = V.Analytic(LINEAR, (1,), spread=c, levels=levels)
     J = V.costs(process, c)
     total = lambda g: J[g[:-1], g[1:]].sum().item()  # noqa: E731
@@ -258,6 +278,12 @@ def exact_spread(a, mixture, times=None):
         p = mixture.noised(a[t]).log_prob(x).exp()
         out[t] = (p * oracle.variance(x, a[t].expand(len(x)))[:, 0]).sum() * h
     return out
+
+
+@functools.cache
+def bumps_spread():
+    """Of the two bumps under LINEAR, at all times."""
+    return exact_spread(LINEAR, two_bumps())
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
@@ -502,7 +528,7 @@ def test_the_gap_to_the_entropy():
     The numbers come from a separate program (a grid of K times rounded from 1..1000, both ends visited).
     """
     mixture, a = two_bumps(), LINEAR
-    c = exact_spread(a, mixture)
+    c = bumps_spread()
     power = (mixture.weights * (mixture.means[:, 0] ** 2 + mixture.sds**2)).sum()
     L_T = 0.5 * (a[-1] * (power - 1) - torch.log1p(-a[-1]))
     table = {
@@ -525,9 +551,32 @@ def test_the_gap_to_the_entropy():
     assert all(1.6 < g * k < 2.2 for g, k in zip(gaps["best"], counts, strict=True))
 
 
+def test_the_gap_of_the_cosine_schedule():
+    """It falls like 1 / K too, with a smaller constant."""
+    mixture, a = two_bumps(), S.table(S.cosine(), 1000)
+    c = exact_spread(a, mixture)
+    J, power = V.costs(V.Analytic(a, (1,), spread=c), c), (mixture.weights @ (mixture.means[:, 0] ** 2))
+    L_T = 0.5 * (a[-1] * (power + mixture.weights @ mixture.sds**2 - 1) - torch.log1p(-a[-1]))
+    for steps in (25, 50, 100, 250, 1000):
+        g = torch.cat([torch.linspace(1000, 1, steps, dtype=torch.float64).round().long(), I([0])])
+        assert 1.05 < (J[g[:-1], g[1:]].sum() + L_T - mixture.entropy()).item() * steps < 1.25
+
+
+def test_a_grid_of_a_long_table_is_a_short_table():
+    """Steps between the times of a grid are the neighbouring steps of the sub-table: respacing needs no new betas."""
+    long, grid = S.table(S.sqrt(), 200), torch.arange(0, 201, 10)
+    close(
+        S.table(S.sqrt(), 20)[1:-1], long[grid][1:-1], rtol=1e-12, atol=0
+    )  # the last is clipped differently
+    for eta in (0.0, 0.5, 1.0):
+        t = torch.arange(1, 21)
+        mine = V.DDIM(long[grid], (1,), eta=eta)._kernel(t, t - 1)
+        for a, b in zip(mine, V.DDIM(long, (1,), eta=eta)._kernel(10 * t, 10 * t - 10), strict=True):
+            close(a, b, rtol=1e-9, atol=1e-14)
+
+
 def test_a_better_grid_closes_the_gap_further():
-    mixture = two_bumps()
-    c = exact_spread(LINEAR, mixture)
+    mixture, c = two_bumps(), bumps_spread()
     process = V.Analytic(LINEAR, (1,), spread=c)
     J = V.costs(process, c)
     even, best = process.times(20), V.optimal_grid(J, 20)

@@ -169,7 +169,7 @@ def test_three_names_of_one_schedule():
     (lambda: S.table(S.linear(), 0), ValueError, "T must be at least 1, not 0"),
     (lambda: S.table(S.linear(), 10.0), TypeError, "T must be an int, not float"),
     (lambda: S.table(S.linear(), True), TypeError, "T must be an int, not bool"),
-    (lambda: S.table(S.linear(), 10, max_beta=1.0), ValueError, "max_beta"),
+    (lambda: S.table(S.linear(), 10, max_beta=1.1), ValueError, "max_beta"),
     (lambda: S.table(S.linear(), 10, max_beta=0.0), ValueError, "max_beta"),
     (lambda: S.table(S.linear(-1.0, -2.0), 10), ValueError, r"smaller at each t than before, but alpha_bar\[1\]"),
     (lambda: S.table(S.Schedule("broken", lambda u: u * math.nan), 10), ValueError, "finite"),

@@ -12,6 +12,7 @@ from course_lib.ddpm import DDPM
 from course_lib.evaluate import Judge, bound, frechet
 from course_lib.files import load_tensors
 from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, spread
+from course_lib.process import last, sample
 from course_lib.recipes import ASSETS, Measurement, ddpm, find, main, take
 from course_lib.recipes import optimal_variance as ov
 from course_lib.schedules import cosine, table
@@ -116,13 +117,25 @@ def test_the_table_in_small():
     for process, _ in methods.values():
         process.u = lambda t: t.float() / 10
     networks = {k: (p, _Half()) for k, (p, _) in methods.items()}
-    out = ov.quality(data.digits, lambda: networks, {2: set(), 5: {"DDIM"}}, 30, True)("cpu")
+    out = ov.quality(data.digits, lambda: networks, {2: set(), 5: {"DDIM"}}, 30, True, (3,))("cpu")
     assert json.loads(json.dumps(out)) == out and (out["n"], out["n_real"]) == (30, 30)
     rows = out["methods"]
-    assert set(rows["DDPM, small"]["steps"]) == {"2"} and set(rows["DDIM"]["steps"]) == {"2", "5"}
-    assert rows["DDPM, small"]["bits_per_dim"] > 0 and "bits_per_dim" not in rows["DDIM"]
     (x, y), (test, _) = data.digits(), data.digits("test")
     judge = Judge(x, y)
+    assert [*rows["DDPM, small"]["steps"]] == ["2", "3, short start"]
+    assert [*rows["DDIM"]["steps"]] == ["2", "5", "3, short start"]
+    assert ov.short_start(1000, 10)[:3].tolist() == [1000, 950, 844]
+    assert ov.short_start(10, 3).tolist() == [10, 9, 4, 0]
+    even, short = rows["DDIM"]["steps"]["2"], rows["DDIM"]["steps"]["3, short start"]
+    process, model = networks["DDIM"]
+    for row, times in ((even, [10, 5, 0]), (short, [10, 9, 4, 0])):
+        there = DDIM(process.alpha_bar, (1, 8, 8), clip=1.0, grid=torch.tensor(times))
+        there.u = process.u
+        torch.manual_seed(0)
+        made = last(sample(there, model, 30, len(times) - 1))[1]
+        assert row["frechet"] == frechet(judge.features(made), judge.features(x))
+    assert out["floor"] == ov.floor(judge.features(x), 30) and "accepted" not in out["floor"]
+    assert rows["DDPM, small"]["bits_per_dim"] > 0 and "bits_per_dim" not in rows["DDIM"]
     torch.manual_seed(0)
     torch.randn(30, 1, 8, 8)  # the noise image row is drawn first
     some = test[torch.randperm(len(test))[:30]]
@@ -131,6 +144,34 @@ def test_the_table_in_small():
     torch.manual_seed(0)
     bits = bound(process, model, test, repeats=10).bits_per_dim(64)
     assert rows["DDPM, small"]["bits_per_dim_se"] == bits.se
+
+
+def test_the_floor_is_the_bias_of_few_samples():
+    """Draws of the fitted Gaussian itself: far apart when few, nearly 0 when many, and by trace over n for the mean."""
+    torch.manual_seed(0)
+    space = torch.randn(500, 3).double() @ torch.tensor([[2.0, 0, 0], [1, 1, 0], [0, 0, 0.1]]).double() + 5
+    few, many = ov.floor(space, 50), ov.floor(space, 20_000)
+    assert (
+        0 < many["frechet"] < 0.002 < few["frechet"] < 1 and few["frechet_se"] > 10 * many["frechet_se"] > 0
+    )
+    assert few["frechet"] > space.T.cov().trace() / 50 * 0.8
+    root = torch.linalg.cholesky(space.T.cov())
+    torch.manual_seed(0)
+    draws = [frechet(space.mean(0) + torch.randn(50, 3).double() @ root.T, space) for _ in range(20)]
+    assert few["frechet"] == pytest.approx(sum(draws) / 20)
+    assert few["frechet_se"] == pytest.approx(torch.tensor(draws).double().std().item())
+
+
+def test_all_methods_start_from_the_same_noise():
+    a, model = table(cosine(), 10), _Half()
+    seen = {}
+    for eta in (0.0, 1.0):
+        process = DDIM(a, (1, 8, 8), eta=eta, clip=1.0)
+        prior, seen[eta] = process.prior, []
+        process.prior = lambda n, prior=prior, out=seen[eta]: out.append(prior(n)) or out[-1]
+        assert ov.draws(process, model, 300, 2).shape == (300, 1, 8, 8)
+    assert torch.equal(torch.cat(seen[0.0]), torch.cat(seen[1.0])) and len(seen[0.0]) == 2
+    assert not torch.equal(seen[0.0][0][:50], seen[0.0][1])
 
 
 class _Half(torch.nn.Module):
