@@ -182,8 +182,8 @@ def addresses(split: str = "train") -> Int[Tensor, " N"]:
 
 def letters(text: str) -> str:
     """The text in a-z and single spaces: accents and capitals go, all else becomes a space."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z]+", " ", plain).strip()
+    apart = unicodedata.normalize("NFKD", text.lower())  # an accented letter is now a letter and its accent
+    return re.sub(r"[^a-z]+", " ", "".join(c for c in apart if not unicodedata.combining(c))).strip()
 
 
 def encode(text: str) -> Int[Tensor, " N"]:

@@ -193,6 +193,7 @@ def heat(matrix: Any, title: str, xlabel: str = "", ylabel: str = "") -> Figure:
     fig, ((ax,),) = panels(title, size=(6, 4.5))
     fig.colorbar(ax.imshow(array(matrix), interpolation="nearest"))
     ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.locator_params(integer=True)
     return fig
 
 

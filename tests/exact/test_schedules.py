@@ -23,6 +23,10 @@ ALL = {
         S.cosine(0.1),
         lambda u: (math.cos((u + 0.1) / 1.1 * math.pi / 2) / math.cos(math.pi / 22)) ** 2,
     ),
+    "cosine, power 1": (
+        S.cosine(power=1),
+        lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) / math.cos(0.008 / 1.008 * math.pi / 2),
+    ),
     "sqrt, other s": (S.sqrt(1e-6), lambda u: (1 - math.sqrt(u + 1e-6)) / 0.999),
     "log-linear, other eps": (S.log_linear(0.1), lambda u: 1 - 0.9 * u),
     "geometric, other ends": (S.geometric(0.01, 4.0), lambda u: math.exp(-(0.01 ** (1 - u)) * 4**u)),
@@ -169,7 +173,7 @@ def test_three_names_of_one_schedule():
     (lambda: S.table(S.linear(), 0), ValueError, "T must be at least 1, not 0"),
     (lambda: S.table(S.linear(), 10.0), TypeError, "T must be an int, not float"),
     (lambda: S.table(S.linear(), True), TypeError, "T must be an int, not bool"),
-    (lambda: S.table(S.linear(), 10, max_beta=1.1), ValueError, "max_beta"),
+    (lambda: S.table(S.linear(), 10, max_beta=1.1), ValueError, r"max_beta must lie in \(0, 1\], not 1.1"),
     (lambda: S.table(S.linear(), 10, max_beta=0.0), ValueError, "max_beta"),
     (lambda: S.table(S.linear(-1.0, -2.0), 10), ValueError, r"smaller at each t than before, but alpha_bar\[1\]"),
     (lambda: S.table(S.Schedule("broken", lambda u: u * math.nan), 10), ValueError, "finite"),
@@ -189,6 +193,36 @@ def test_three_names_of_one_schedule():
 def test_bad_tables(call, error, words, unchecked):
     with pytest.raises(error, match=words):
         call()
+
+
+def test_a_table_may_end_at_zero_if_told():
+    """Categorical noise may forget all: alpha_bar[T] = 0, but nowhere before T and never less."""
+    got = S.table(S.log_linear(0.0), 8, max_beta=1.0)
+    torch.testing.assert_close(got, 1 - torch.arange(9, dtype=torch.float64) / 8)
+    assert got[-1] == 0 and S.table(S.log_linear(0.0), 8)[-1] > 0
+    assert S.check_table(torch.tensor([1.0, 0.0]), to_zero=True).tolist() == [1, 0]
+    for bad, says in (([1.0, 0.0, 0.0], "positive"), ([1.0, -0.1], "positive")):
+        with pytest.raises(ValueError, match=says):
+            S.check_table(torch.tensor(bad), to_zero=True)
+
+
+def test_tables_move_without_losing_digits():
+    class Inner(S.Tables):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("a", torch.tensor([1 / 3], dtype=torch.float64))
+            self.register_buffer("n", torch.tensor([2]))
+
+    class Outer(S.Tables):
+        def __init__(self):
+            super().__init__()
+            self.inner = Inner()
+
+    outer = Outer().float().half().to("cpu", torch.float32)
+    assert outer.inner.a.dtype == torch.float64 and outer.inner.a.item() == 1 / 3
+    assert outer.inner.n.dtype == torch.int64 and outer.device == outer.inner.device == torch.device("cpu")
+    assert S.Tables().device == torch.device("cpu")  # nothing in it: where torch makes its tensors
+    assert outer.to("meta").inner.a.device.type == "meta"
 
 
 def test_good_table_comes_back_in_float64():

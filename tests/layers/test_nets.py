@@ -42,6 +42,7 @@ CASES = {
     "unet 28": (lambda: UNet(2, (8, 16, 24)), lambda: torch.randn(B, 2, 28, 28), (B, 2, 28, 28)),
     "unet oblong": (lambda: UNet(1, (8, 16)), lambda: torch.randn(B, 1, 8, 12), (B, 1, 8, 12)),
     "tokens": (lambda: TokenNet(7, 5, width=16, heads=2, depth=2), ids, (B, L, 5)),
+    "tokens, spread": (lambda: TokenNet(7, 5, width=16, heads=2, depth=2, spread=2), ids, (B, L, 5)),
     "embeddings": (
         lambda: EmbeddingNet(7, 4, width=16, heads=2, depth=2),
         lambda: torch.randn(B, L, 4),
@@ -104,6 +105,8 @@ def test_networks_run_under_autocast(case):
         (UNet(1, (24, 48, 64)), 445433),
         (Transformer(), 1212416),
         (TokenNet(7, 5), 1213957),
+        (TokenNet(28, 27, 96, 4, 3, spread=4), 523995),
+        (TokenNet(28, 27, 64, 4, 2, spread=4), 162011),
         (EmbeddingNet(7, 4), 1213600),
     ],
 )
@@ -310,6 +313,25 @@ def test_transformer_refuses_odd_heads():
 def test_tokens_go_in_by_their_embedding():
     net, x, u = randomise(TokenNet(7, 5, 16, 2, 1)), ids(), torch.rand(B)
     torch.testing.assert_close(net(x, u), net.head(net.trunk(net.embedding.weight[x], u)))
+
+
+def test_spread_adds_what_stands_around():
+    net, x, u = randomise(TokenNet(7, 5, 16, 2, 1, spread=2)), ids(), torch.rand(B)
+    e = F.pad(net.embedding.weight[x], (0, 0, 2, 2))
+    w = net.spread.weight[:, 0]  # (width, 5): one filter for each channel
+    around = sum(e[:, i : i + L] * w[:, i] for i in range(5)) + net.spread.bias
+    want = net.head(net.trunk(net.embedding.weight[x] + around, u))
+    torch.testing.assert_close(net(x, u), want, rtol=1e-4, atol=1e-5)
+    assert TokenNet(7, 5, 16, 2, 1).spread is None
+
+
+def test_rows_are_the_same_numbers_at_the_positions_asked_for():
+    net, x, u = randomise(TokenNet(7, 5, 16, 2, 1)), ids(), torch.rand(B)
+    where = torch.rand(B, L) < 0.5
+    torch.testing.assert_close(net(x, u, rows=where), net(x, u)[where])
+    assert net(x, u, rows=torch.zeros_like(where)).shape == (0, 5)
+    assert not net.takes_rows and not TokenNet(7, 1023, 8, 2, 1).takes_rows
+    assert TokenNet(7, 1024, 8, 2, 1).takes_rows  # with a small head, picking costs what it saves
 
 
 def test_embedding_net_restated():

@@ -446,3 +446,44 @@ def test_filmstrip_shows_nine_frames_of_four_examples_unless_told():
 def test_a_filmstrip_needs_frames():
     with pytest.raises(ValueError, match="frames must hold at least one"):
         plots.filmstrip(iter([]), "None")
+
+
+# --- tokens ---
+
+
+def test_heats_stand_side_by_side_each_on_its_own_scale():
+    a, b = np.eye(3), np.full((3, 3), 0.25)
+    b[0, 2] = 0.5
+    fig = plots.heats({"one": torch.tensor(a), "two": b}, "both")
+    drawn = [ax.images[0] for ax in fig.axes]
+    assert title(fig) == "both" and [ax.get_title(loc="left") for ax in fig.axes] == ["one", "two"]
+    assert np.array_equal(drawn[0].get_array(), a) and np.array_equal(drawn[1].get_array(), b)
+    assert [image.get_clim() for image in drawn] == [(0, 1), (0, 0.5)]
+    assert all(len(ax.get_xticks()) == len(ax.get_yticks()) == 0 for ax in fig.axes)
+
+
+def test_a_heat_map_counts_in_whole_numbers():
+    fig = plots.heat(np.eye(3), "identity")
+    assert all(float(v).is_integer() for v in fig.axes[0].get_xticks())
+
+
+def test_microscope_has_a_cell_for_each_character():
+    shade = torch.tensor([[0.0, 0.5, 1.0], [1.0, 0.0, 0.0]])
+    fig = plots.microscope({"t = 1": "abc", "t = 0": "d f"}, "letters", shade)
+    (ax,) = fig.axes
+    assert title(fig) == "letters"
+    at = {(round(x.get_position()[1]), round(x.get_position()[0])): x.get_text() for x in ax.texts}
+    assert at == {(0, 0): "a", (0, 1): "b", (0, 2): "c", (1, 0): "d", (1, 1): " ", (1, 2): "f"}
+    assert np.array_equal(ax.images[0].get_array(), shade.numpy()) and ax.images[0].get_clim() == (0, 2)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["t = 1", "t = 0"]
+    assert len(ax.get_xticks()) == 0 and {x.get_fontsize() for x in ax.texts} == {13}
+
+
+def test_microscope_without_shade_is_white_and_its_letters_have_a_size():
+    (ax,) = plots.microscope({"": "ab"}, "letters", size=9).axes
+    assert not ax.images[0].get_array().any() and {x.get_fontsize() for x in ax.texts} == {9}
+
+
+def test_lines_under_the_microscope_have_one_length():
+    with pytest.raises(ValueError, match=r"lines must have one length, not \[1, 2\]"):
+        plots.microscope({"a": "x", "b": "yz"}, "letters")

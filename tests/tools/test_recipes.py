@@ -274,6 +274,21 @@ def test_command_line_without_options(monkeypatch):
     assert calls == [(ddpm.digits, folder, "python -m course_lib.recipes ddpm.digits", None, device)]
 
 
+def test_measuring_again_trains_nothing(tmp_path, small, capsys):
+    options = ["ddpm.digits", "--out", str(tmp_path), "--device", "cpu"]
+    main([*options, "--steps", "2"])
+    before = (tmp_path / "digits.safetensors").read_bytes()
+    results = tmp_path / "digits.results.json"
+    first = results.read_text()
+    results.unlink()
+    capsys.readouterr()
+    main([*options, "--measure"])
+    assert results.read_text() == first and (tmp_path / "digits.safetensors").read_bytes() == before
+    assert capsys.readouterr().out.startswith("{'name': 'digits', 'sum': ")
+    with pytest.raises(FileNotFoundError, match="digits.safetensors"):
+        main(["ddpm.digits", "--measure", "--out", str(tmp_path / "none")])
+
+
 def test_python_m(tmp_path):
     command = [sys.executable, "-m", "course_lib.recipes", "ddpm.nosuch", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(recipes.__file__).parents[2])
