@@ -428,6 +428,7 @@ def test_residual_estimator_is_a_mean_over_examples_repeats_and_dimensions():
     limit = data.double().var(0, correction=0).mean()  # what guessing the mean of each coordinate misses
     close(V.spread(process, lambda x, u: torch.full_like(x, 5.0), data)[1:], limit.expand(50))
     assert V.spread(process, lambda x, u: x, data, limit=0.0)[1:].eq(0).all()
+    assert V.spread(process, lambda x, u: 0 * x, data[:2])[1:].gt(0).all()  # two examples are enough
 
 
 def test_score_norm_estimator_is_its_formula_and_is_cut():
@@ -927,6 +928,7 @@ def test_loss_aware_times_follow_the_loss_and_stay_unbiased():
     close((p * weighted).sum(), I(losses).double().mean())  # sum_t p_t L_t / (T p_t) = mean L, exactly
     close(weighted, (I(losses).double() / (5 * p)).float())
     assert (process.losses[2] == 4).all()  # the plain loss is remembered
+    close(aware([1e-9 * v for v in losses]).p(), want)  # only ratios count
 
 
 def test_optimal_law_is_proportional_to_the_root_mean_square():
