@@ -29,11 +29,15 @@ MADE_OF = {
 
 
 def conversion(source: Prediction, target: Prediction, log_alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
-    """The (a, b) for which target = a x_t + b source, at each log alpha_bar < 0.
+    """The (a, b) for which target = a x_t + b source, at each log alpha_bar < 0."""
+    return mix(source, target, (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt())
 
-    Two linear equations (x_t = r x0 + sigma eps, and what the source is made of) solved for x0 and eps.
+
+def mix(source: Prediction, target: Prediction, r: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The (a, b) for which target = a x_t + b source where x_t = r x0 + sigma eps, r and sigma > 0.
+
+    Two linear equations (that one, and what the source is made of) solved for x0 and eps.
     """
-    r, sigma = (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
     p, q = MADE_OF[source](r, sigma)
     p_, q_ = MADE_OF[target](r, sigma)
     det = r * q - sigma * p
@@ -95,6 +99,11 @@ class DDPM(Process):
         log = self.log_alpha_bar[t]
         r, sigma = (log / 2).exp().to(x0.dtype), (-torch.expm1(log)).sqrt().to(x0.dtype)
         return (like(r, x0) * x0).addcmul_(like(sigma, x0), eps)
+
+    def kernel(self, u: PerExample) -> tuple[PerExample, PerExample]:
+        """(r, sigma) of x_t = r x_0 + sigma eps at u = t / T, float64: what an oracle asks."""
+        log = self.log_alpha_bar[(u * self.T).round().long()]
+        return (log / 2).exp(), (-torch.expm1(log)).sqrt()
 
     def prior(self, n: int) -> Batch:
         """x_T ~ N(0, I)."""
@@ -240,16 +249,6 @@ class DDPM(Process):
             from_xt, from_x0 = from_xt + from_x0 * a, from_x0 * b
         numbers = (from_xt, from_x0, var**0.5)
         return [torch.as_tensor(v, dtype=x.dtype) if m is math else like(v.to(x.dtype), x) for v in numbers]
-
-    # Bad input
-
-    def check_state(self, name: str, x: Tensor) -> None:
-        """Raise unless x is a floating (B, *shape) with B >= 1."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"{name} must be a float tensor, not {getattr(x, 'dtype', type(x).__name__)}")
-        if tuple(x.shape[1:]) != self.shape or len(x) < 1:
-            want = ", ".join(["B >= 1", *map(str, self.shape)])
-            raise ValueError(f"{name} must have shape ({want}), not {tuple(x.shape)}")
 
 
 def log_prob_of_level(x: Tensor, mean: Tensor, sd: float | Tensor, levels: int) -> Tensor:

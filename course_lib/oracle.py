@@ -10,15 +10,20 @@ from torch import Tensor, nn
 
 from .d3pm import D3PM
 from .data import GaussianMixture, MarkovLanguage
-from .ddpm import DDPM, conversion
+from .ddpm import mix
 from .optimal_variance import NPR, SN
+from .process import Process
 from .shapes import PerExample, Tokens, exact, like
 
 
 class Oracle(nn.Module):
-    """A network that answers from posterior_mean(x_t, alpha_bar) = E[x_0 | x_t], in exact arithmetic."""
+    """A network that answers from posterior_mean(x_t, alpha_bar) = E[x_0 | x_t], in exact arithmetic.
 
-    def __init__(self, process: DDPM):
+    The process says by kernel(u) = (r, sigma) that x_t = r x_0 + sigma eps. Divided by its size (r^2 + sigma^2)^(1/2),
+    any such x_t is one of r^2 + sigma^2 = 1, so one posterior_mean serves them all.
+    """
+
+    def __init__(self, process: Process):
         super().__init__()
         self.process = process
 
@@ -29,16 +34,17 @@ class Oracle(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "B *event"], u: PerExample) -> Float[Tensor, "B *event"]:
-        log = self.process.log_alpha_bar[(u * self.process.T).round().long()]
-        z = exact(x)
-        a, b = conversion("x0", self.process.predicts, log)
-        return (like(a, z) * z + like(b, z) * self.posterior_mean(z, log.exp())).to(x.dtype)
+        r, sigma = self.process.kernel(u)
+        z, size = exact(x), torch.hypot(r, sigma)
+        mean = self.posterior_mean(z / like(size, z), (r / size).square())
+        a, b = mix("x0", self.process.predicts, r, sigma)
+        return (like(a, z) * z + like(b, z) * mean).to(x.dtype)
 
 
 class MixtureOracle(Oracle):
     """The perfect network for data from a Gaussian mixture (points (B, d))."""
 
-    def __init__(self, process: DDPM, mixture: GaussianMixture):
+    def __init__(self, process: Process, mixture: GaussianMixture):
         super().__init__(process)
         self.mixture = mixture
 
@@ -103,7 +109,7 @@ class VarianceOracle(MixtureOracle):
 class DataOracle(Oracle):
     """The perfect network for a finite data set: it has seen exactly these N examples, each equally often."""
 
-    def __init__(self, process: DDPM, data: Float[Tensor, "N *event"]):
+    def __init__(self, process: Process, data: Float[Tensor, "N *event"]):
         super().__init__(process)
         if not len(data):
             raise ValueError("data must not be empty")

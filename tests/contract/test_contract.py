@@ -13,6 +13,18 @@ from course_lib.evaluate import bound
 from course_lib.nets import MLP, TokenNet, UNet
 from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, LossAware, Renoise
 from course_lib.process import Process, last, sample
+from course_lib.sde import (
+    RK4,
+    VE,
+    VP,
+    Ancestral,
+    DPMSolver,
+    Heun,
+    PredictorCorrector,
+    ProbabilityFlow,
+    Renewal,
+    SubVP,
+)
 from course_lib.shapes import check_choice, check_count, exact, like, repeated
 from course_lib.train import train
 
@@ -43,6 +55,18 @@ SYSTEMS = {  # name: (process, network, batch of data)
         MLP((2,), 32, 2),
         torch.randn(B, 2),
     ),
+    "sde, vp": lambda: points(VP(S.linear(), (2,), t_min=1e-3)),
+    "sde, sub-vp, likelihood": lambda: points(
+        SubVP(S.cosine(), (2,), predicts="v", weighting="likelihood", t_min=1e-3)
+    ),
+    "sde, ve": lambda: points(VE((2,), predicts="score", t_min=1e-3)),
+    "sde, ancestral": lambda: points(Ancestral(VP(S.cosine(), (2,), predicts="x0"))),
+    "sde, predictor-corrector": lambda: points(PredictorCorrector(DPMSolver(VP(S.linear(), (2,))))),
+    "sde, renewal": lambda: points(Renewal(VP(S.linear(), (2,)), 0.5)),
+    "sde, heun": lambda: points(Heun(VE((2,)))),
+    "sde, rk4": lambda: points(RK4(VP(S.linear(), (2,), clip=3.0))),
+    "sde, dpm-solver": lambda: points(DPMSolver(VP(S.linear(), (2,)))),
+    "sde, probability flow": lambda: points(ProbabilityFlow(VP(S.linear(), (2,)), 1e-2, 1e-2)),
     "d3pm, uniform": lambda: tokens(C.Uniform(5, S.table(S.cosine(power=1), 50))),
     "d3pm, absorbing": lambda: tokens(
         C.Absorbing(5, S.table(S.log_linear(0.0), 50, max_beta=1.0)), ce_weight=0.1
@@ -51,6 +75,11 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "d3pm, mask and uniform": lambda: tokens(C.MaskUniform(5, S.table(S.log_linear(), 50)), predicts="score"),
     "d3pm, ordered": lambda: (Ordered(5, 50), TokenNet(6, 5, 16, 2, 1), torch.randint(0, 5, (B, 50))),
 }
+
+
+def points(process):
+    """A system of points in the plane: small network, random data."""
+    return process, MLP((2,), 32, 2), torch.randn(B, 2)
 
 
 def tokens(noise, **options):
@@ -79,6 +108,10 @@ def test_times_run_from_T_down_to_0(system):
 
 def test_training_times_are_stratified(system):
     process = system[0]
+    if not isinstance(process.T, int):
+        t = process.sample_t(50)
+        assert ((t.sort().values * 50).ceil() == torch.arange(1, 51)).all()
+        return
     t = process.sample_t(5 * process.T)
     assert (t.bincount(minlength=process.T + 1)[1:] == 5).all() and t.min() == 1 and t.max() == process.T
     assert not torch.equal(t, t.sort().values)  # in random order
@@ -111,7 +144,7 @@ def test_examples_do_not_see_each_other(system):
 def test_no_noise_at_time_0(system):
     process, model, data = system
     x0 = process.encode(model, data)
-    torch.testing.assert_close(process.corrupt(x0, torch.zeros(B, dtype=torch.long)), x0)
+    torch.testing.assert_close(process.corrupt(x0, process.times(1)[-1].expand(B)), x0)
 
 
 def test_sampling_ends_in_data(system):
