@@ -1152,8 +1152,10 @@ def test_statistics_that_do_not_exist_are_asked_for_in_vain():
 @pytest.mark.parametrize("method, change, words", [
     ("loss", {"t": I([0, 1, 2])}, r"\[1, 60\]"),
     ("loss", {"x0": torch.randn(3, 2)}, "x0 must have shape"),
+    ("loss", {"x0": torch.tensor(1.0)}, "x0 must have shape"),
     ("term", {"t": I([0, 1, 2])}, r"\[1, 60\]"),
     ("term", {"x0": torch.randn(3, 2)}, "x0 must have shape"),
+    ("term", {"x0": torch.tensor(1.0)}, "x0 must have shape"),
     ("step", {"s": I([4, 2, 3])}, "s must be before t"),
     ("step", {"x": torch.randn(3, 2)}, "x must have shape"),
     ("step", {"model": lambda x, u: x}, "the network's output must be twice x"),
