@@ -96,7 +96,7 @@ class Process(Tables):
 
     def check_step(self, n: int, t: Tensor, s: Tensor) -> None:
         """Raise unless 0 <= s < t <= T, one pair per example."""
-        self.check_t("t", t, n, first=1)
+        self.check_t("t", t, n, first=int(isinstance(self.T, int)))
         self.check_t("s", s, n)
         if t.device.type == "cpu" and not (s < t).all():
             i = int((s >= t).nonzero()[0])
