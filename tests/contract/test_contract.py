@@ -10,8 +10,10 @@ from course_lib import schedules as S
 from course_lib.d3pm import D3PM, Ordered
 from course_lib.ddpm import DDPM
 from course_lib.evaluate import bound
+from course_lib.mdlm import MDLM
 from course_lib.nets import MLP, TokenNet, UNet
 from course_lib.process import Process, last, sample
+from course_lib.sedd import SEDD
 from course_lib.shapes import check_choice, check_count, exact, like, repeated
 from course_lib.train import train
 
@@ -30,6 +32,12 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "d3pm, gaussian": lambda: tokens(C.gaussian(5, torch.linspace(0.02, 0.5, 50)), predicts="posterior"),
     "d3pm, mask and uniform": lambda: tokens(C.MaskUniform(5, S.table(S.log_linear(), 50)), predicts="score"),
     "d3pm, ordered": lambda: (Ordered(5, 50), TokenNet(6, 5, 16, 2, 1), torch.randint(0, 5, (B, 50))),
+    "sedd, uniform": lambda: ratios(C.Uniform(5, S.geometric(1e-3, 8.0))),
+    "sedd, uniform, euler": lambda: ratios(C.Uniform(5, S.log_linear()), sampler="euler"),
+    "sedd, absorbing": lambda: ratios(C.Absorbing(5, S.log_linear())),
+    "sedd, absorbing, not scaled": lambda: ratios(C.Absorbing(5, S.geometric()), scaled=False),
+    "sedd, mask and uniform": lambda: ratios(C.MaskUniform(5, S.log_linear())),
+    "mdlm": lambda: ratios(C.Absorbing(5, S.log_linear(0.01)), MDLM),
 }
 
 
@@ -37,6 +45,12 @@ def tokens(noise, **options):
     """A D3PM of 6 tokens, its network and a batch."""
     net = TokenNet(noise.K, 5, 16, 2, 1, spread=1)
     return D3PM(noise, 6, **options), net, torch.randint(0, 5, (B, 6))
+
+
+def ratios(noise, kind=SEDD, **options):
+    """A system in continuous time, of 6 tokens, its network and a batch."""
+    net = TokenNet(noise.K, 5, 16, 2, 1, spread=1)
+    return kind(noise, 6, **options), net, torch.randint(0, 5, (B, 6))
 
 
 @pytest.fixture(params=SYSTEMS)
@@ -59,6 +73,10 @@ def test_times_run_from_T_down_to_0(system):
 
 def test_training_times_are_stratified(system):
     process = system[0]
+    if not isinstance(process.T, int):
+        t = process.sample_t(50)
+        assert ((t.sort().values * 50).ceil() == torch.arange(1, 51)).all()
+        return
     t = process.sample_t(5 * process.T)
     assert (t.bincount(minlength=process.T + 1)[1:] == 5).all() and t.min() == 1 and t.max() == process.T
     assert not torch.equal(t, t.sort().values)  # in random order
@@ -91,7 +109,7 @@ def test_examples_do_not_see_each_other(system):
 def test_no_noise_at_time_0(system):
     process, model, data = system
     x0 = process.encode(model, data)
-    torch.testing.assert_close(process.corrupt(x0, torch.zeros(B, dtype=torch.long)), x0)
+    torch.testing.assert_close(process.corrupt(x0, process.times(1)[-1].expand(B)), x0)
 
 
 def test_sampling_ends_in_data(system):
