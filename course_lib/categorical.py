@@ -576,7 +576,7 @@ def band(K: int, beta: Float[Tensor, " T"], width: int) -> Chain:
 def _spread(w: Float[Tensor, " K"]) -> Float[Tensor, "K K"]:
     """The symmetric matrix with w[|i - j|] off the diagonal, and rows that sum to 1."""
     i = torch.arange(len(w))
-    Q = w[(i[:, None] - i).abs()].fill_diagonal_(0)
+    Q = w[(i[:, None] - i).abs()]
     return Q + (1 - Q.sum(1)).diag()
 
 

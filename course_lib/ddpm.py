@@ -29,11 +29,15 @@ MADE_OF = {
 
 
 def conversion(source: Prediction, target: Prediction, log_alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
-    """The (a, b) for which target = a x_t + b source, at each log alpha_bar < 0.
+    """The (a, b) for which target = a x_t + b source, at each log alpha_bar < 0."""
+    return mix(source, target, (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt())
 
-    Two linear equations (x_t = r x0 + sigma eps, and what the source is made of) solved for x0 and eps.
+
+def mix(source: Prediction, target: Prediction, r: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The (a, b) for which target = a x_t + b source where x_t = r x0 + sigma eps, r and sigma > 0.
+
+    Two linear equations (that one, and what the source is made of) solved for x0 and eps.
     """
-    r, sigma = (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
     p, q = MADE_OF[source](r, sigma)
     p_, q_ = MADE_OF[target](r, sigma)
     det = r * q - sigma * p
@@ -49,6 +53,8 @@ class DDPM(Process):
     decoder_var  variance of p(x_0 | x_1) in the bound; by default beta-tilde at t = 2, as in improved DDPM
     clip       estimates of x_0 are cut to [-clip, clip] (1 for images), None for no cut
     """
+
+    draws = True  # False in a system whose steps have no noise: then none is drawn
 
     def __init__(
         self,
@@ -94,6 +100,11 @@ class DDPM(Process):
         r, sigma = (log / 2).exp().to(x0.dtype), (-torch.expm1(log)).sqrt().to(x0.dtype)
         return (like(r, x0) * x0).addcmul_(like(sigma, x0), eps)
 
+    def kernel(self, u: PerExample) -> tuple[PerExample, PerExample]:
+        """(r, sigma) of x_t = r x_0 + sigma eps at u = t / T, float64: what an oracle asks."""
+        log = self.log_alpha_bar[(u * self.T).round().long()]
+        return (log / 2).exp(), (-torch.expm1(log)).sqrt()
+
     def prior(self, n: int) -> Batch:
         """x_T ~ N(0, I)."""
         return torch.randn(n, *self.shape, device=self.device)
@@ -102,7 +113,7 @@ class DDPM(Process):
         """Mean and variance of q(x_s | x_t, x_0), for any s < t; mean x_0 and variance 0 at s = 0.  (eqs. 6 and 7)"""
         self.check_state("x_t", x_t)
         self.check_step(len(x_t), t, s)
-        from_x0, from_xt, var = self._posterior(self.log_alpha_bar[t], self.log_alpha_bar[s])
+        from_x0, from_xt, var, _ = self._kernel(t, s)
         return like(from_x0.to(x0.dtype), x0) * x0 + like(from_xt.to(x0.dtype), x0) * x_t, var
 
     @staticmethod
@@ -115,6 +126,22 @@ class DDPM(Process):
         lost_t, lost_s, lost_ts = m.expm1(log_t), m.expm1(log_s), m.expm1(log_ts)
         from_x0 = m.exp(log_s / 2) * lost_ts / lost_t
         return from_x0, m.exp(log_ts / 2) * lost_s / lost_t, abs(lost_ts * lost_s / lost_t)
+
+    def _kernel(self, t, s, m=torch):
+        """Of the step t -> s: weight of x_0, weight of x_t, the variance if x_0 were known, and the variance p has.
+
+        Times are tensors, or plain ints with m = math. What a system of this family changes, it changes here.
+        """
+        log_t, log_s = self._logs(t, s, m)
+        from_x0, from_xt, small = self._posterior(log_t, log_s, m)
+        if self.variance == "small":
+            return from_x0, from_xt, small, small
+        # only before the last step, where beta-tilde is 0
+        return from_x0, from_xt, small, small + (-m.expm1(log_t - log_s) - small) * (s > 0)
+
+    def _logs(self, t, s, m):
+        """log alpha_bar at both times."""
+        return [self._rows[v][0] if m is math else self.log_alpha_bar[v] for v in (t, s)]
 
     # What the network says
 
@@ -138,9 +165,12 @@ class DDPM(Process):
         self.check_t("t", t, len(x0), first=1)
         eps = torch.randn_like(x0)
         x_t = self.corrupt(x0, t, eps)
+        return self._simple(model(x_t, self.u(t)), x_t, eps, t)
+
+    def _simple(self, out: Batch, x_t: Batch, eps: Batch, t: Times) -> PerExample:
         a, b = conversion("eps", self.predicts, self.log_alpha_bar[t])  # target = a x_t + b eps
-        target = like(a.to(x0.dtype), x0) * x_t + like(b.to(x0.dtype), x0) * eps
-        return (target - model(x_t, self.u(t))).float().square().flatten(1).mean(1)
+        target = like(a.to(x_t.dtype), x_t) * x_t + like(b.to(x_t.dtype), x_t) * eps
+        return (target - out).float().square().flatten(1).mean(1)
 
     def bound(self, model: Network, x0: Batch, t: Times) -> PerExample:
         """T L_{t-1} + L_T in nats, float64: the mean over t = 1..T is the negative ELBO of x_0.  (eq. 5)"""
@@ -156,7 +186,7 @@ class DDPM(Process):
         first = t == 1
         ratio = torch.where(first, 1.0, beta_tilde / var)
         kl = self.dims / 2 * (ratio - 1 - ratio.log()) + from_x0.square() * error / (2 * var)
-        return torch.where(first, self._reconstruction(x0, x0_hat, error), kl)
+        return torch.where(first, self._reconstruction(x0, x0_hat, self.decoder_var), kl)
 
     def prior_term(self, x0: Batch) -> PerExample:
         """L_T = KL(q(x_T | x_0) || N(0, I)) in nats per example; no network can change it."""
@@ -173,16 +203,18 @@ class DDPM(Process):
 
     def _reverse(self, t: Times) -> tuple[Tensor, Tensor, Tensor]:
         """For the step t -> t - 1: weight of x_0 in the mean, beta-tilde, and the variance that p has in the bound."""
-        from_x0, _, beta_tilde = self._posterior(self.log_alpha_bar[t], self.log_alpha_bar[t - 1])
-        var = beta_tilde if self.variance == "small" else self.beta[t]
+        from_x0, _, beta_tilde, var = self._kernel(t, t - 1)
         return from_x0, beta_tilde, torch.where(t == 1, self.decoder_var, var)
 
-    def _reconstruction(self, x0: Batch, mean: Batch, error: PerExample) -> PerExample:
+    def _reconstruction(self, x0: Batch, mean: Batch, var: float | Batch) -> PerExample:
         """L_0 = -log p(x_0 | x_1) in nats: a density, or the probability of the grey level."""
+        x0, mean = exact(x0), exact(mean)
+        var = torch.as_tensor(var, dtype=x0.dtype, device=x0.device)
         if self.levels is None:
-            return self.dims / 2 * math.log(2 * math.pi * self.decoder_var) + error / (2 * self.decoder_var)
-        sd = math.sqrt(self.decoder_var)
-        return -log_prob_of_level(exact(x0), exact(mean), sd, self.levels).flatten(1).sum(1)
+            log_p = -((x0 - mean).square() / var + (2 * math.pi * var).log()) / 2
+        else:
+            log_p = log_prob_of_level(x0, mean, var.sqrt(), self.levels)
+        return -log_p.flatten(1).sum(1)
 
     def _beta_tilde_2(self) -> float:
         """beta-tilde at t = 2, improved DDPM's stand-in for t = 1, where it is 0. beta_1 if T = 1."""
@@ -197,7 +229,7 @@ class DDPM(Process):
         self.check_state("x", x)
         self.check_step(len(x), t, s)
         from_x, from_said, sd = self._step_numbers(x, t, s)
-        x_s = torch.randn_like(x).mul_(sd).addcmul_(from_x, x)
+        x_s = torch.randn_like(x).mul_(sd).addcmul_(from_x, x) if self.draws else from_x * x
         said = model(x, self.u(t)).to(x.dtype) if self.clip is None else self.predict_x0(model, x, t)
         return x_s.addcmul_(from_said, said)
 
@@ -208,31 +240,18 @@ class DDPM(Process):
         operations on tensors of B entries would take as long as the noise.
         """
         if x.device.type == "cpu" and repeated(t) and repeated(s):
-            (log_t, a, b), (log_s, _, _) = self._rows[t[0].item()], self._rows[s[0].item()]
-            m, later = math, s[0].item() > 0
+            m, t, s = math, t[0].item(), s[0].item()
+            _, a, b = self._rows[t]
         else:
-            log_t, log_s, (a, b) = self.log_alpha_bar[t], self.log_alpha_bar[s], self._x0_from[t].unbind(1)
-            m, later = torch, s > 0
-        from_x0, from_xt, var = self._posterior(log_t, log_s, m)
-        if self.variance == "large":  # only before the last step, where beta-tilde is 0
-            var = var + (-m.expm1(log_t - log_s) - var) * later
+            m, (a, b) = torch, self._x0_from[t].unbind(1)
+        from_x0, from_xt, _, var = self._kernel(t, s, m)
         if self.clip is None:  # x0 = a x + b out goes into the mean: two passes over x, not four
             from_xt, from_x0 = from_xt + from_x0 * a, from_x0 * b
         numbers = (from_xt, from_x0, var**0.5)
         return [torch.as_tensor(v, dtype=x.dtype) if m is math else like(v.to(x.dtype), x) for v in numbers]
 
-    # Bad input
 
-    def check_state(self, name: str, x: Tensor) -> None:
-        """Raise unless x is a floating (B, *shape) with B >= 1."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"{name} must be a float tensor, not {getattr(x, 'dtype', type(x).__name__)}")
-        if tuple(x.shape[1:]) != self.shape or len(x) < 1:
-            want = ", ".join(["B >= 1", *map(str, self.shape)])
-            raise ValueError(f"{name} must have shape ({want}), not {tuple(x.shape)}")
-
-
-def log_prob_of_level(x: Tensor, mean: Tensor, sd: float, levels: int) -> Tensor:
+def log_prob_of_level(x: Tensor, mean: Tensor, sd: float | Tensor, levels: int) -> Tensor:
     """log of the mass that N(mean, sd^2) puts on x's bin; the two outer bins are open. Elementwise.  (eq. 13)
 
     The difference of two normal CDFs is taken in logs and in the lower tail, where it does not cancel.

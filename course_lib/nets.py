@@ -42,22 +42,26 @@ class TimeEmbedding(nn.Sequential):
 
 
 class MLP(nn.Module):
-    """For points of any small shape: residual layers, each shifted and scaled by the time."""
+    """For points of any small shape: residual layers, each shifted and scaled by the time.
 
-    def __init__(self, shape: tuple[int, ...] = (2,), width: int = 128, depth: int = 3):
+    answers: how many numbers it says per coordinate; the last axis of the output is that much longer.
+    """
+
+    def __init__(self, shape: tuple[int, ...] = (2,), width: int = 128, depth: int = 3, answers: int = 1):
         super().__init__()
         dims = math.prod(shape)
+        self.answers = answers
         self.time = TimeEmbedding(width)
-        self.enter, self.leave = nn.Linear(dims, width), zero(nn.Linear(width, dims))
+        self.enter, self.leave = nn.Linear(dims, width), zero(nn.Linear(width, dims * answers))
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.film = nn.Linear(width, 2 * width * depth)
 
-    def forward(self, x: Float[Tensor, "B *event"], u: PerExample) -> Float[Tensor, "B *event"]:
+    def forward(self, x: Float[Tensor, "B *event"], u: PerExample) -> Float[Tensor, "B *out"]:
         h = self.enter(x.flatten(1))
         film = self.film(self.time(u)).chunk(2 * len(self.layers), 1)
         for layer, scale, shift in zip(self.layers, film[::2], film[1::2], strict=True):
             h = h + F.silu(layer(h) * (1 + scale) + shift)
-        return self.leave(h).reshape(x.shape)
+        return self.leave(h).reshape(*x.shape[:-1], -1)
 
 
 # Images
@@ -101,9 +105,10 @@ class UNet(nn.Module):
 
     widths: channels at each resolution, multiples of 8; each after the first halves height and width,
     which 2^(len(widths) - 1) must divide.
+    answers: how many numbers it says per pixel and channel; the output has that many times the channels.
     """
 
-    def __init__(self, channels: int = 1, widths: tuple[int, ...] = (32, 64)):
+    def __init__(self, channels: int = 1, widths: tuple[int, ...] = (32, 64), answers: int = 1):
         super().__init__()
         if any(w % 8 for w in widths):
             raise ValueError(f"widths must be multiples of 8, not {widths}")
@@ -114,9 +119,18 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList(ResBlock(widths[-1], widths[-1], c_time) for _ in range(2))
         self.attend = PixelAttention(widths[-1])
         self.up = nn.ModuleList(ResBlock(2 * w, a, c_time) for a, w in zip(above, widths, strict=True))
-        self.norm, self.leave = nn.GroupNorm(8, widths[0]), zero(nn.Conv2d(widths[0], channels, 3, padding=1))
+        self.norm = nn.GroupNorm(8, widths[0])
+        self.leave = zero(nn.Conv2d(widths[0], channels * answers, 3, padding=1))
 
-    def forward(self, x: Float[Tensor, "B C H W"], u: PerExample) -> Float[Tensor, "B C H W"]:
+    def forward(self, x: Float[Tensor, "B C H W"], u: PerExample) -> Float[Tensor, "B C_out H W"]:
+        return self.read(self.features(x, u))
+
+    def read(self, h: Float[Tensor, "B width H W"]) -> Float[Tensor, "B C_out H W"]:
+        """What the network says, from its last features."""
+        return self.leave(F.silu(self.norm(h)))
+
+    def features(self, x: Float[Tensor, "B C H W"], u: PerExample) -> Float[Tensor, "B width H W"]:
+        """The last feature maps, before they are read."""
         if x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise ValueError(
                 f"x must have height and width divisible by {self.factor}, not {tuple(x.shape[2:])}"
@@ -129,7 +143,35 @@ class UNet(nn.Module):
         for i, block in reversed(list(enumerate(self.up))):
             h = block(torch.cat([h, kept[i]], 1), c)
             h = F.interpolate(h, scale_factor=2.0) if i else h
-        return self.leave(F.silu(self.norm(h)))
+        return h
+
+
+class TwoHeads(nn.Module):
+    """A frozen U-Net, and a new head that reads the same features: twice the channels, its own answer first.
+
+    Only the head is trained, which costs a forward pass and next to no backward pass, and only the head is saved.
+    """
+
+    def __init__(self, backbone: UNet):
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        norm, leave = backbone.norm, backbone.leave
+        head = nn.Conv2d(leave.in_channels, leave.out_channels, 3, padding=1)
+        self.head = nn.Sequential(nn.GroupNorm(norm.num_groups, norm.num_channels), nn.SiLU(), zero(head))
+
+    def forward(self, x: Float[Tensor, "B C H W"], u: PerExample) -> Float[Tensor, "B C_out H W"]:
+        with torch.no_grad():
+            h = self.backbone.features(x, u)
+            said = self.backbone.read(h)
+        return torch.cat([said, self.head(h)], 1)
+
+    def state_dict(self, *args, **kwargs):
+        """The head's: the backbone's weights are kept where it came from."""
+        return self.head.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """Into the head."""
+        return self.head.load_state_dict(state_dict, *args, **kwargs)
 
 
 # Sequences

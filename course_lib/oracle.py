@@ -10,15 +10,21 @@ from torch import Tensor, nn
 
 from .d3pm import D3PM
 from .data import GaussianMixture, MarkovLanguage
-from .ddpm import DDPM, conversion
+from .ddpm import mix
+from .optimal_variance import NPR, SN
+from .process import Process
 from .sedd import SEDD
 from .shapes import PerExample, Tokens, exact, like
 
 
 class Oracle(nn.Module):
-    """A network that answers from posterior_mean(x_t, alpha_bar) = E[x_0 | x_t], in exact arithmetic."""
+    """A network that answers from posterior_mean(x_t, alpha_bar) = E[x_0 | x_t], in exact arithmetic.
 
-    def __init__(self, process: DDPM):
+    The process says by kernel(u) = (r, sigma) that x_t = r x_0 + sigma eps. Divided by its size (r^2 + sigma^2)^(1/2),
+    any such x_t is one of r^2 + sigma^2 = 1, so one posterior_mean serves them all.
+    """
+
+    def __init__(self, process: Process):
         super().__init__()
         self.process = process
 
@@ -29,23 +35,24 @@ class Oracle(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "B *event"], u: PerExample) -> Float[Tensor, "B *event"]:
-        log = self.process.log_alpha_bar[(u * self.process.T).round().long()]
-        z = exact(x)
-        a, b = conversion("x0", self.process.predicts, log)
-        return (like(a, z) * z + like(b, z) * self.posterior_mean(z, log.exp())).to(x.dtype)
+        r, sigma = self.process.kernel(u)
+        z, size = exact(x), torch.hypot(r, sigma)
+        mean = self.posterior_mean(z / like(size, z), (r / size).square())
+        a, b = mix("x0", self.process.predicts, r, sigma)
+        return (like(a, z) * z + like(b, z) * mean).to(x.dtype)
 
 
 class MixtureOracle(Oracle):
     """The perfect network for data from a Gaussian mixture (points (B, d))."""
 
-    def __init__(self, process: DDPM, mixture: GaussianMixture):
+    def __init__(self, process: Process, mixture: GaussianMixture):
         super().__init__(process)
         self.mixture = mixture
 
-    def moments(
+    def posterior(
         self, x: Float[Tensor, "B d"], alpha_bar: PerExample
-    ) -> tuple[Float[Tensor, "B d"], Float[Tensor, " B"]]:
-        """E[x_0 | x_t] and Var(x_0 | x_t) summed over dimensions: Bayes in each bump, then a mixture over bumps."""
+    ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K d"], Float[Tensor, "B K"]]:
+        """p(x_0 | x_t), again a mixture: weights, means and variances of its bumps. Bayes in each bump."""
         means, sds, weights = (v.to(x) for v in (self.mixture.means, self.mixture.sds, self.mixture.weights))
         a = alpha_bar[:, None]  # (B, 1) against (K,)
         var_t = a * sds.square() + 1 - a  # (B, K): variance of x_t in each bump
@@ -53,20 +60,57 @@ class MixtureOracle(Oracle):
         log_w = weights.log() - x.shape[1] / 2 * var_t.log() - far.square().sum(-1) / (2 * var_t)
         w = log_w.softmax(1)  # which bump x_t came from
         gain = a.sqrt() * sds.square() / var_t
-        mean_k = means + gain[..., None] * far
-        mean = (w[..., None] * mean_k).sum(1)
-        inside = x.shape[1] * sds.square() * (1 - a) / var_t
-        between = (mean_k - mean[:, None]).square().sum(-1)
-        return mean, (w * (inside + between)).sum(1)
+        return w, means + gain[..., None] * far, sds.square() * (1 - a) / var_t
+
+    def variance(self, x: Float[Tensor, "B d"], alpha_bar: PerExample) -> Float[Tensor, "B d"]:
+        """Var(x_0 | x_t) of each coordinate: the mean variance inside the bumps, and the variance between them."""
+        w, means, inside = self.posterior(x, alpha_bar)
+        mean = (w[..., None] * means).sum(1)
+        between = (means - mean[:, None]).square()
+        return (w[..., None] * (inside[..., None] + between)).sum(1)
+
+    def moments(
+        self, x: Float[Tensor, "B d"], alpha_bar: PerExample
+    ) -> tuple[Float[Tensor, "B d"], Float[Tensor, " B"]]:
+        """E[x_0 | x_t], and Var(x_0 | x_t) summed over dimensions."""
+        return self.posterior_mean(x, alpha_bar), self.variance(x, alpha_bar).sum(1)
 
     def posterior_mean(self, x: Float[Tensor, "B d"], alpha_bar: PerExample) -> Float[Tensor, "B d"]:
-        return self.moments(x, alpha_bar)[0]
+        w, means, _ = self.posterior(x, alpha_bar)
+        return (w[..., None] * means).sum(1)
+
+
+class PosteriorDraw(MixtureOracle):
+    """Answers with a fresh draw from p(x_0 | x_t) instead of its mean: not a good guess, but a good sampler."""
+
+    def posterior_mean(self, x: Float[Tensor, "B d"], alpha_bar: PerExample) -> Float[Tensor, "B d"]:
+        """One draw per example."""
+        w, means, var = self.posterior(x, alpha_bar)
+        k = torch.multinomial(w, 1).squeeze(1)
+        b = torch.arange(len(x), device=x.device)
+        return means[b, k] + var[b, k, None].sqrt() * torch.randn_like(x)
+
+
+class VarianceOracle(MixtureOracle):
+    """The perfect network of NPR and SN: its prediction, and E[(eps - eps_hat)^2 | x_t], for SN E[eps^2 | x_t]."""
+
+    def __init__(self, process: NPR, mixture: GaussianMixture):
+        super().__init__(process, mixture)
+
+    def forward(self, x: Float[Tensor, "B d"], u: PerExample) -> Float[Tensor, "B two_d"]:
+        log, z = self.process.log_alpha_bar[(u * self.process.T).round().long()], exact(x)
+        a = log.exp()
+        head = (a / -torch.expm1(log))[:, None] * self.variance(z, a)
+        if isinstance(self.process, SN):
+            eps = (z - a.sqrt()[:, None] * self.posterior_mean(z, a)) / (-torch.expm1(log)).sqrt()[:, None]
+            head = head + eps.square()
+        return torch.cat([super().forward(x, u), head.to(x.dtype)], 1)
 
 
 class DataOracle(Oracle):
     """The perfect network for a finite data set: it has seen exactly these N examples, each equally often."""
 
-    def __init__(self, process: DDPM, data: Float[Tensor, "N *event"]):
+    def __init__(self, process: Process, data: Float[Tensor, "N *event"]):
         super().__init__(process)
         if not len(data):
             raise ValueError("data must not be empty")

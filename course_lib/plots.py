@@ -190,7 +190,7 @@ def bars(values: dict[str, Any], title: str, xlabel: str = "", error: dict[str, 
 
 def heat(matrix: Any, title: str, xlabel: str = "", ylabel: str = "") -> Figure:
     """A matrix as colours, row 0 on top, with the scale beside it."""
-    fig, ((ax,),) = panels(title, size=(6, 4.5))
+    fig, ((ax,),) = panels(title, size=(6, 4))
     fig.colorbar(ax.imshow(array(matrix), interpolation="nearest"))
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.locator_params(integer=True)

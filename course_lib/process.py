@@ -43,6 +43,10 @@ class Process(Tables):
         """Draw x_s ~ p(x_s | x_t) for any earlier time s < t."""
         raise NotImplementedError
 
+    def fresh(self) -> "Process":
+        """What one run of `sample` steps with: itself, or a copy for a process that remembers its last steps."""
+        return self
+
     def encode(self, model: Network, data) -> State:
         """Data to state x_0. The identity unless the system embeds its data."""
         return data
@@ -94,6 +98,14 @@ class Process(Tables):
             if not (low >= first and high <= self.T):
                 raise ValueError(f"{name} must lie in [{first}, {self.T}], but spans [{low}, {high}]")
 
+    def check_state(self, name: str, x: Tensor) -> None:
+        """Raise unless x is a floating (B, *shape) with B >= 1. For systems that set `shape`."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"{name} must be a float tensor, not {getattr(x, 'dtype', type(x).__name__)}")
+        if tuple(x.shape[1:]) != self.shape or len(x) < 1:
+            want = ", ".join(["B >= 1", *map(str, self.shape)])
+            raise ValueError(f"{name} must have shape ({want}), not {tuple(x.shape)}")
+
     def check_step(self, n: int, t: Tensor, s: Tensor) -> None:
         """Raise unless 0 <= s < t <= T, one pair per example."""
         self.check_t("t", t, n, first=int(isinstance(self.T, int)))
@@ -118,7 +130,7 @@ def sample(
     Raises ValueError for n < 1 or steps outside 1..T, at the call. `last(...)` keeps only the end.
     """
     check_count("n", n)
-    return _sample(process, model, n, process.times(steps), clamp or (lambda x: x))
+    return _sample(process.fresh(), model, n, process.times(steps), clamp or (lambda x: x))
 
 
 def _sample(process, model, n, times, clamp):

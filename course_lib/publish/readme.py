@@ -41,19 +41,34 @@ def chapters(root: Path = ROOT) -> str:
 
 
 def results(root: Path = ROOT) -> str:
-    """Markdown table of what the recipes measured."""
-    rows = [
-        "| recipe | steps | bits/dim on test | accepted: samples / real / noise | made on |",
-        "|:--|--:|--:|:--|:--|",
-    ]
+    """Markdown table of the recipes that measured a bound or samples; others speak in their notebooks only."""
+    rows = ["| recipe | steps | bits on test | real enough | made on |", "|:--|--:|--:|:--|:--|"]
     for path in sorted((root / "assets").glob("*/*.results.json")):
         r = json.loads(path.read_text(encoding="utf-8"))
         log = json.loads(path.with_name(path.name.replace(".results.", ".log.")).read_text(encoding="utf-8"))
-        bits = f"{r['bits_per_dim']:.3f} ± {r['bits_per_dim_se']:.3f}"
-        accepted = " / ".join(f"{r['accepted'][k]:.2f}" for k in ("samples", "real", "noise"))
         made = f"{log['device']}, {log['seconds'] / 60:.0f} min"
-        rows.append(f"| `{log['recipe']}` | {log['steps']} | {bits} | {accepted} | {made} |")
+        if (bits(r), likeness(r)) != ("-", "-"):
+            rows.append(
+                f"| `{log['recipe']}` | {log.get('steps', '-')} | {bits(r)} | {likeness(r)} | {made} |"
+            )
     return "\n".join(rows)
+
+
+def bits(r: dict) -> str:
+    """The bound with its standard error, per dimension or per character; "-" where none was measured."""
+    for key, unit in (("bits_per_dim", "/ dim"), ("bits_per_char", "/ char")):
+        if key in r:
+            return f"{r[key]:.3f} ± {r[f'{key}_se']:.3f} {unit}"
+    return "-"
+
+
+def likeness(r: dict) -> str:
+    """Share of samples, of real pictures and of noise that a judge accepts; of text, the share of known words."""
+    if "words_known" in r.get("real", {}):
+        most = max(r["steps"], key=int)
+        return f"{r['steps'][most]['words_known']:.2f} / {r['real']['words_known']:.2f} of words"
+    shares = r.get("accepted", {})
+    return " / ".join(f"{shares[k]:.2f}" for k in ("samples", "real", "noise") if k in shares) or "-"
 
 
 def index(root: Path = ROOT) -> str:

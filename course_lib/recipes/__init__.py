@@ -5,7 +5,8 @@
     python -m course_lib.recipes ddpm.mnist --measure  measure the weights that are there again
 
 A run writes <name>.safetensors (averaged weights), <name>.log.json (loss, command, seconds, versions) and
-<name>.results.json (what the recipe measures). Notebooks and README read these files; nobody types their numbers.
+<name>.results.json (what the recipe measures). A Measurement trains nothing and writes the last two only.
+Notebooks and README read these files; nobody types their numbers.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from ..process import Process
 from ..train import Record, load_weights, save_weights, train, warmup_cosine
 
 EVERY = 500  # steps between checkpoints
+ASSETS = Path(__file__).parents[2] / "assets"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,15 @@ class Recipe:
         return train(self.process().to(device), model, stream, steps, lr=lr, ema=self.ema, **options)
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """A run without training, of weights that are there already: measure(device) gives a JSON-able dict."""
+
+    chapter: str
+    name: str
+    measure: Callable[[str], dict]
+
+
 def run(recipe: Recipe, out: Path, command: str, steps: int | None = None, device: str = "cpu") -> dict:
     """Train, save and measure; continues from <name>.checkpoint if the last run was interrupted."""
     steps, path = recipe.steps if steps is None else steps, Path(out) / recipe.name
@@ -72,18 +83,8 @@ def run(recipe: Recipe, out: Path, command: str, steps: int | None = None, devic
         if record.step % EVERY == 0 or record.step == steps:  # just before the checkpoint
             losses, seconds = [float(x) for x in losses], time.perf_counter() - start
             write_json(progress, {"steps": steps, "seconds": seconds, "losses": losses})
-    log = about | {
-        "seconds": round(seconds),
-        "device": torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"{device}, {torch.get_num_threads()} thread(s)",
-        "versions": {
-            "course_lib": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "loss_every_100_steps": [round(mean(losses[i : i + 100]), 5) for i in range(0, steps, 100)],
-    }
+    log = about | made_on(device, seconds)
+    log["loss_every_100_steps"] = [round(mean(losses[i : i + 100]), 5) for i in range(0, steps, 100)]
     save_weights(path.with_suffix(".safetensors"), record.average, about)
     write_json(path.with_suffix(".log.json"), log)
     results = measure(recipe, out, device)
@@ -99,6 +100,30 @@ def measure(recipe: Recipe, out: Path, device: str = "cpu") -> dict:
     results = recipe.measure(recipe, shipped)
     write_json(path.with_suffix(".results.json"), results)
     return results
+
+
+def take(measurement: Measurement, out: Path, command: str, device: str = "cpu") -> dict:
+    """Measure and write <name>.log.json and <name>.results.json."""
+    path, start = Path(out) / measurement.name, time.perf_counter()
+    results = measurement.measure(device)
+    about = {"recipe": f"{measurement.chapter}/{measurement.name}", "command": command}
+    write_json(path.with_suffix(".log.json"), about | made_on(device, time.perf_counter() - start))
+    write_json(path.with_suffix(".results.json"), results)
+    return results
+
+
+def made_on(device: str, seconds: float) -> dict:
+    """How long it took, on what, and with which versions."""
+    cpu = f"{device}, {torch.get_num_threads()} thread(s)"
+    return {
+        "seconds": round(seconds),
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu,
+        "versions": {
+            "course_lib": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
 
 
 def earlier(checkpoint: Path, progress: Path, steps: int) -> dict:
@@ -130,17 +155,21 @@ def main(arguments: list[str] | None = None) -> None:
     )
     chosen = parser.parse_args(arguments)
     recipe = find(chosen.recipe)
-    out = chosen.out or Path(__file__).parents[2] / "assets" / recipe.chapter
-    if chosen.measure:
+    out = chosen.out or ASSETS / recipe.chapter
+    if chosen.measure and isinstance(recipe, Recipe):
         print(measure(recipe, out, chosen.device))
         return
     command = f"python -m course_lib.recipes {chosen.recipe}" + (
         f" --steps {chosen.steps}" if chosen.steps else ""
     )
-    print(run(recipe, out, command, chosen.steps, chosen.device))
+    if isinstance(recipe, Measurement):
+        take(recipe, out, command, chosen.device)
+        print(out / f"{recipe.name}.results.json")
+    else:
+        print(run(recipe, out, command, chosen.steps, chosen.device))
 
 
-def find(name: str) -> Recipe:
+def find(name: str) -> Recipe | Measurement:
     """The recipe called system.name. Raises ValueError that lists what there is."""
     system, _, short = name.partition(".")
     try:
@@ -149,7 +178,7 @@ def find(name: str) -> Recipe:
         if error.name != f"{__name__}.{system}":  # the recipes are there, and need a package that is not
             raise
         raise ValueError(f"no recipes for {system!r}: there is no file recipes/{system}.py") from None
-    have = {k: v for k, v in vars(module).items() if isinstance(v, Recipe)}
+    have = {k: v for k, v in vars(module).items() if isinstance(v, (Recipe, Measurement))}
     if short not in have:
         raise ValueError(f"no recipe {name!r}; there is " + ", ".join(f"{system}.{k}" for k in have))
     return have[short]

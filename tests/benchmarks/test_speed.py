@@ -6,6 +6,7 @@ The figure in brackets is the ratio to the fastest of the group. Nothing here as
 import copy
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ import torch
 from course_lib.data import batches
 from course_lib.ddpm import DDPM
 from course_lib.nets import UNet
+from course_lib.optimal_variance import DDIM
 from course_lib.process import last, sample
-from course_lib.schedules import cosine, ddpm_table, table
+from course_lib.schedules import Schedule, cosine, ddpm_table, linear, table
+from course_lib.sde import VP, DPMSolver, ProbabilityFlow, rademacher
 from course_lib.train import train
 
 diffusers = pytest.importorskip("diffusers", reason='needs the extra "bench": pip install -e ".[bench]"')
@@ -84,6 +87,114 @@ def test_sampler_with_a_null_network(benchmark, setting, who):
     benchmark.group = f"sampler, {STEPS} steps, {name}"
     with torch.no_grad():
         benchmark.pedantic(call[who], rounds=10, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("who", ["course_lib", "diffusers"])
+def test_ddim_sampler_with_a_null_network(benchmark, setting, who):
+    name, ddpm, _, x, out = setting
+    ours = DDIM(ddpm.alpha_bar.cpu(), x.shape[1:]).to(DEVICE)
+    theirs = diffusers.DDIMScheduler(1000, beta_schedule="linear", clip_sample=False)
+    theirs.set_timesteps(STEPS)
+
+    def their_loop():
+        state = torch.randn_like(x)
+        for t in theirs.timesteps:
+            state = theirs.step(out, t, state).prev_sample
+        return state
+
+    call = {
+        "course_lib": lambda: last(sample(ours, lambda x, u: out, len(x), STEPS)),
+        "diffusers": their_loop,
+    }
+    benchmark.group = f"DDIM sampler, {STEPS} steps, {name}"
+    with torch.no_grad():
+        benchmark.pedantic(call[who], rounds=10, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("who", ["course_lib", "diffusers"])
+def test_dpm_solver_with_a_null_network(benchmark, setting, who):
+    """DPM-Solver++(2M), x_1 to x_0. Theirs works on a table of 1,000 times, ours on the schedule itself."""
+    name, _, _, x, out = setting
+    ours = DPMSolver(VP(linear(), x.shape[1:])).to(DEVICE)
+    theirs = diffusers.DPMSolverMultistepScheduler(1000, beta_schedule="linear")
+
+    def their_loop():
+        theirs.set_timesteps(STEPS)  # it counts its steps, so each run must begin anew
+        state = torch.randn_like(x)
+        for t in theirs.timesteps:
+            state = theirs.step(out, t, state).prev_sample
+        return state
+
+    call = {
+        "course_lib": lambda: last(sample(ours, lambda x, u: out, len(x), STEPS)),
+        "diffusers": their_loop,
+    }
+    benchmark.group = f"DPM-Solver++(2M), {STEPS} steps, {name}"
+    with torch.no_grad():
+        benchmark.pedantic(call[who], rounds=10, warmup_rounds=1)
+
+
+class Table(VP):
+    """VP whose schedule is a table, as theirs: no rate, which this solver does not need."""
+
+    def drift(self, t):
+        return 0 * t
+
+    diffusion2 = drift
+
+
+def test_dpm_solver_gives_the_samples_of_diffusers():
+    """The same times, the same table, a network that is not trivial: equal up to their float32 table."""
+    theirs = diffusers.DPMSolverMultistepScheduler(1000, beta_schedule="linear")
+    theirs.set_timesteps(20)
+    log = torch.cat([torch.ones(1), theirs.alphas_cumprod]).double().log()
+    steps = Schedule("table", lambda u: log[(u * 1000).round().long()])
+    ours = DPMSolver(Table(steps, (3,), t_min=1e-3, t_max=1.0))
+    x = state = torch.randn(50, 3, dtype=torch.float64)
+    hours = [*((t.item() + 1) / 1000 for t in theirs.timesteps), 0.0]
+    for t, s in pairwise(hours):
+        u = torch.tensor([t], dtype=torch.float64).expand(50)
+        x = ours.step(lambda x, u: torch.tanh(x), x, u, torch.tensor([s], dtype=torch.float64).expand(50))
+    for t in theirs.timesteps:
+        state = theirs.step(torch.tanh(state), t, state).prev_sample
+    torch.testing.assert_close(x, state, rtol=1e-3, atol=1e-3)
+    assert x.std() > 0.1
+
+
+class TwoCalls(ProbabilityFlow):
+    """The right-hand side as score_sde computes it: drift and divergence from one call of the network each."""
+
+    def at(self, t, x):
+        self.x, self.t = x, super().at(t, x)
+        return self.t
+
+    def solve(self, rhs, y, start, end):
+        def twice(t, y):
+            out = rhs(t, y)  # the divergence, and a drift that is thrown away
+            n = len(self.x)
+            with torch.no_grad():
+                v = self.sde.velocity(
+                    self.model, torch.tensor(y[n:]).reshape(self.x.shape).to(self.x), self.t
+                )
+            out[n:] = v.double().cpu().numpy().ravel()
+            return out
+
+        return super().solve(twice, y, start, end)
+
+
+@pytest.mark.parametrize("who", ["one call", "two calls"])
+def test_ode_likelihood(benchmark, who):
+    """The same solve to the same density; only the number of forward passes for each right-hand side differs."""
+    torch.manual_seed(0)
+    sde, model = VP(cosine(), (1, 8, 8), t_min=0.02).to(DEVICE), UNet(1, (32, 64)).to(DEVICE)
+    for p in model.parameters():
+        p.data += 0.02 * torch.randn_like(p)
+    x = torch.rand(16, 1, 8, 8, device=DEVICE) * 2 - 1
+    probe = rademacher(x)
+    ode = {"one call": ProbabilityFlow, "two calls": TwoCalls}[who](sde, 1e-3, 1e-3)
+    ode.model = model
+    benchmark.group = "ODE likelihood by RK45, 16 digits"
+    benchmark.pedantic(lambda: ode.log_prob(model, x, probe), rounds=4, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("who", ["train", "bare loop"])

@@ -12,7 +12,20 @@ from course_lib.ddpm import DDPM
 from course_lib.evaluate import bound
 from course_lib.mdlm import MDLM
 from course_lib.nets import MLP, TokenNet, UNet
+from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, LossAware, Renoise
 from course_lib.process import Process, last, sample
+from course_lib.sde import (
+    RK4,
+    VE,
+    VP,
+    Ancestral,
+    DPMSolver,
+    Heun,
+    PredictorCorrector,
+    ProbabilityFlow,
+    Renewal,
+    SubVP,
+)
 from course_lib.sedd import SEDD
 from course_lib.shapes import check_choice, check_count, exact, like, repeated
 from course_lib.train import train
@@ -25,6 +38,37 @@ SYSTEMS = {  # name: (process, network, batch of data)
         UNet(1, (8, 16)),
         (torch.randint(0, 17, (B, 1, 8, 8)) / 8 - 1),
     ),
+    "ddim": lambda: (DDIM(S.ddpm_table(50), (2,), eta=0.5), MLP((2,), 32, 2), torch.randn(B, 2)),
+    "analytic": lambda: (
+        Analytic(S.ddpm_table(50), (2,), eta=0.5, spread=torch.linspace(0, 1, 51)),
+        MLP((2,), 32, 2),
+        torch.randn(B, 2),
+    ),
+    "renoise": lambda: (Renoise(S.ddpm_table(50), (2,)), MLP((2,), 32, 2), torch.randn(B, 2)),
+    "learned": lambda: (
+        Learned(S.table(S.cosine(), 50), (1, 8, 8), levels=17, clip=1.0),
+        UNet(1, (8, 16), answers=2),
+        (torch.randint(0, 17, (B, 1, 8, 8)) / 8 - 1),
+    ),
+    "npr": lambda: (NPR(S.ddpm_table(50), (5, 3)), MLP((5, 3), 32, 2, answers=2), torch.randn(B, 5, 3)),
+    "sn": lambda: (SN(S.ddpm_table(50), (2,)), MLP((2,), 32, 2, answers=2), torch.randn(B, 2)),
+    "loss-aware": lambda: (
+        LossAware(DDPM(S.ddpm_table(50), (2,))),
+        MLP((2,), 32, 2),
+        torch.randn(B, 2),
+    ),
+    "sde, vp": lambda: points(VP(S.linear(), (2,), t_min=1e-3)),
+    "sde, sub-vp, likelihood": lambda: points(
+        SubVP(S.cosine(), (2,), predicts="v", weighting="likelihood", t_min=1e-3)
+    ),
+    "sde, ve": lambda: points(VE((2,), predicts="score", t_min=1e-3)),
+    "sde, ancestral": lambda: points(Ancestral(VP(S.cosine(), (2,), predicts="x0"))),
+    "sde, predictor-corrector": lambda: points(PredictorCorrector(DPMSolver(VP(S.linear(), (2,))))),
+    "sde, renewal": lambda: points(Renewal(VP(S.linear(), (2,)), 0.5)),
+    "sde, heun": lambda: points(Heun(VE((2,)))),
+    "sde, rk4": lambda: points(RK4(VP(S.linear(), (2,), clip=3.0))),
+    "sde, dpm-solver": lambda: points(DPMSolver(VP(S.linear(), (2,)))),
+    "sde, probability flow": lambda: points(ProbabilityFlow(VP(S.linear(), (2,)), 1e-2, 1e-2)),
     "d3pm, uniform": lambda: tokens(C.Uniform(5, S.table(S.cosine(power=1), 50))),
     "d3pm, absorbing": lambda: tokens(
         C.Absorbing(5, S.table(S.log_linear(0.0), 50, max_beta=1.0)), ce_weight=0.1
@@ -39,6 +83,11 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "sedd, mask and uniform": lambda: ratios(C.MaskUniform(5, S.log_linear())),
     "mdlm": lambda: ratios(C.Absorbing(5, S.log_linear(0.01)), MDLM),
 }
+
+
+def points(process):
+    """A system of points in the plane: small network, random data."""
+    return process, MLP((2,), 32, 2), torch.randn(B, 2)
 
 
 def tokens(noise, **options):

@@ -347,6 +347,20 @@ def test_rows_give_the_same_loss_and_samples():
     assert abs(outcomes[0][-1] - outcomes[1][-1]) < 0.04
 
 
+def test_a_network_that_takes_rows_is_asked_for_rows_only():
+    process, asked = D3PM(C.Absorbing(V, LINE), 5), []
+
+    def net(x, u, rows):  # fails without rows
+        asked.append(rows)
+        return torch.zeros(int(rows.sum()), V)
+
+    net.takes_rows = True
+    x0 = torch.randint(0, V, (8, 5))
+    process.loss(net, x0, process.sample_t(8))
+    x = process.step(net, torch.full((8, 5), V), torch.full((8,), T), torch.full((8,), T - 1))
+    assert len(asked) == 2 and asked[1].equal(x != V) and 0 < asked[1].sum() < 40
+
+
 def test_half_precision_logits_are_widened():
     assert upcast(torch.zeros(1).half()).dtype == upcast(torch.zeros(1).bfloat16()).dtype == torch.float32
     assert upcast(torch.zeros(1).double()).dtype == torch.float64
@@ -437,6 +451,15 @@ def test_counting_masks_by_drawing():
         abs(loss.mean() - (want - process.prior_term(SENTENCES).mean()) / L) < 0.03
         and loss.dtype == torch.float32
     )
+
+
+@pytest.mark.parametrize("alpha_bar", [[1.0, 0.6, 0.3], [1.0, 0.5, 0.0]])
+def test_counting_masks_exactly(alpha_bar):
+    """A network that knows nothing pays log V per token, no more and no less, prior term included."""
+    process = D3PM(C.Absorbing(V, torch.tensor(alpha_bar, dtype=torch.float64)), 4)
+    x0 = torch.tensor([[0, 2, 1, 1]]).expand(4, -1)
+    got = MaskCount(process).bound(lambda x, u: torch.zeros(*x.shape, V), x0, tensor([1, 2, 3, 4]))
+    assert got.mean().item() == pytest.approx(4 * math.log(V)) and got.dtype == torch.float64
 
 
 def test_weights_of_counts_tend_to_one_over_n():

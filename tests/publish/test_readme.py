@@ -44,7 +44,7 @@ def test_tables(project):
         "| [01 A *title*](notebooks/01_x.ipynb) | Why? | 7 s |",
     ]
     assert readme.results(project).splitlines()[2:] == [
-        "| `01_x/a` | 10 | 1.235 ± 0.010 | 0.50 / 0.75 / 0.10 | cpu, 2 min |"
+        "| `01_x/a` | 10 | 1.235 ± 0.010 / dim | 0.50 / 0.75 / 0.10 | cpu, 2 min |"
     ]
     rows = readme.index(project).splitlines()[2:]
     path = project / "assets" / "01_x" / "a.log.json"
@@ -57,6 +57,23 @@ def test_tables(project):
         "| 01_x/a.log.json",
         "| 01_x/a.results.json",
         "| run_times.json",
+    ]
+
+
+def test_a_recipe_shows_what_it_has(project):
+    """A measurement has no steps, and perhaps no bound; what has neither bound nor samples is left out."""
+    assets = project / "assets" / "01_x"
+    (assets / "b.results.json").write_text(json.dumps({"accepted": {"real": 0.75}, "methods": {}}))
+    (assets / "b.log.json").write_text(json.dumps({"recipe": "01_x/b", "device": "cpu", "seconds": 30}))
+    words = {"words_known": 0.4}
+    text = {"bits_per_char": 2.5, "bits_per_char_se": 0.25, "real": {"words_known": 0.9}}
+    (assets / "d.results.json").write_text(json.dumps(text | {"steps": {"1000": words, "64": {}}}))
+    (assets / "d.log.json").write_text(json.dumps({"recipe": "01_x/d", "device": "cpu", "seconds": 1}))
+    (assets / "c.results.json").write_text("{}")
+    (assets / "c.log.json").write_text(json.dumps({"recipe": "01_x/c", "device": "cpu", "seconds": 31}))
+    assert readme.results(project).splitlines()[3:] == [
+        "| `01_x/b` | - | - | 0.75 | cpu, 0 min |",
+        "| `01_x/d` | - | 2.500 ± 0.250 / char | 0.40 / 0.90 of words | cpu, 0 min |",
     ]
 
 

@@ -292,7 +292,7 @@ def test_heat_shows_the_matrix_with_its_scale():
     (image,) = ax.images
     assert image.get_array().tolist() == [[0, 1], [2, 3]] and image.get_interpolation() == "nearest"
     assert (title(fig), ax.get_xlabel(), ax.get_ylabel()) == ("Heat", "to", "from")
-    assert ax.yaxis_inverted() and scale.get_ylim() == (0, 3) and fig.get_size_inches().tolist() == [6, 4.5]
+    assert ax.yaxis_inverted() and scale.get_ylim() == (0, 3) and fig.get_size_inches().tolist() == [6, 4]
 
 
 def test_axes_have_no_name_unless_given():

@@ -19,7 +19,7 @@ function fitFigures() {
   document.body.classList.add("measuring");
   for (const slide of document.querySelectorAll("section:not(:has(section))")) {
     const images = [...slide.querySelectorAll(".figure img")];
-    const share = images.length && Math.ceil((slide.scrollHeight - 720) / images.length);
+    const share = images.length && Math.ceil((slide.scrollHeight - 700) / images.length);
     if (share > 0)
       for (const image of images) image.style.maxHeight = Math.max(240, image.offsetHeight - share) + "px";
   }

@@ -1,0 +1,239 @@
+"""Variances for chapter 1's networks: a learned one, two heads, the analytic statistics, and the table of all.
+
+In this order (each needs the one before): learned, npr, sn, digits_spread, digits_quality; mnist_spread, mnist_quality.
+Less than an hour together on one CPU core.
+"""
+
+import json
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .. import data
+from ..ddpm import DDPM
+from ..evaluate import Judge, bound, frechet
+from ..nets import TwoHeads, UNet
+from ..optimal_variance import DDIM, NPR, SN, Analytic, Learned, spread
+from ..process import Process, last, sample
+from ..schedules import cosine, table
+from ..train import load_weights
+from . import ASSETS, Measurement, Recipe, ddpm
+
+CHAPTER = "02_optimal_variance"
+DIGITS = {"shape": (1, 8, 8), "levels": 17, "clip": 1.0}
+MNIST = {"shape": (1, 28, 28), "levels": 256, "clip": 1.0}
+
+
+def alpha_bar() -> Tensor:
+    """Chapter 1's table."""
+    return table(cosine(), 1000)
+
+
+def shipped(recipe: Recipe) -> nn.Module:
+    """A recipe's network with its shipped weights."""
+    model = recipe.fresh_model()
+    load_weights(ASSETS / recipe.chapter / f"{recipe.name}.safetensors", model)
+    return model
+
+
+def two_heads() -> TwoHeads:
+    """Chapter 1's digits network, frozen, with a new head."""
+    return TwoHeads(shipped(ddpm.digits))
+
+
+def measure(recipe: Recipe, model: nn.Module) -> dict:
+    """Chapter 1's measurements, with 50 steps."""
+    return ddpm.measure(recipe, model, steps=50)
+
+
+learned = Recipe(
+    chapter=CHAPTER,
+    name="learned",
+    data=data.digits,
+    process=lambda: Learned(alpha_bar(), **DIGITS),
+    model=lambda: UNet(1, (32, 64), answers=2),
+    measure=measure,
+    steps=1200,
+    lr=2e-3,
+    ema=0.995,
+)
+
+npr = Recipe(
+    chapter=CHAPTER,
+    name="npr",
+    data=data.digits,
+    process=lambda: NPR(alpha_bar(), **DIGITS),
+    model=two_heads,
+    measure=measure,
+    steps=500,
+    lr=1e-2,
+    ema=0.99,
+)
+
+sn = Recipe(
+    chapter=CHAPTER,
+    name="sn",
+    data=data.digits,
+    process=lambda: SN(alpha_bar(), **DIGITS),
+    model=two_heads,
+    measure=measure,
+    steps=500,
+    lr=1e-2,
+    ema=0.99,
+)
+
+
+# The analytic statistics
+
+
+def statistics(backbone: Recipe, residual: int, score_norm: int) -> Callable[[str], dict]:
+    """E Var(x_0 | x_t) at t = 0..1000 by both estimators, from that many training images each."""
+
+    def tables(device: str) -> dict:
+        process, model = backbone.process().to(device), shipped(backbone).to(device)
+        x = backbone.data("train")[0]
+        out = {}
+        for estimator, n in (("residual", residual), ("score norm", score_norm)):
+            torch.manual_seed(0)
+            some = x[torch.randperm(len(x))[:n]].to(device)
+            values = spread(process, model, some, estimator)
+            out[estimator] = {"n": n, "spread": [float(f"{v:.6g}") for v in values.tolist()]}
+        return out
+
+    return tables
+
+
+def read_spread(name: str, estimator: str = "residual") -> Tensor:
+    """The table that the measurement `name` left in the chapter's assets."""
+    results = json.loads((ASSETS / CHAPTER / f"{name}.results.json").read_text(encoding="utf-8"))
+    return torch.tensor(results[estimator]["spread"], dtype=torch.float64)
+
+
+digits_spread = Measurement(CHAPTER, "digits_spread", statistics(ddpm.digits, 64, 16))
+mnist_spread = Measurement(CHAPTER, "mnist_spread", statistics(ddpm.mnist, 12, 4))
+
+
+# The table: quality against number of steps
+
+Method = tuple[Process, nn.Module]
+
+
+def digits_methods() -> dict[str, Method]:
+    """Every way to set the variance, with the network it needs."""
+    a, c, plain = alpha_bar(), read_spread("digits_spread"), shipped(ddpm.digits)
+    head, head_sn = shipped(npr), shipped(sn)
+    return {
+        "DDPM, small": (DDPM(a, **DIGITS), plain),
+        "DDPM, large": (DDPM(a, variance="large", **DIGITS), plain),
+        "DDPM, learned": (learned.process(), shipped(learned)),
+        "Analytic-DDPM": (Analytic(a, spread=c, **DIGITS), plain),
+        "NPR-DDPM": (npr.process(), head),
+        "SN-DDPM": (sn.process(), head_sn),
+        "DDIM": (DDIM(a, **DIGITS), plain),
+        "Analytic-DDIM": (Analytic(a, eta=0.0, spread=c, **DIGITS), plain),
+        "NPR-DDIM": (NPR(a, eta=0.0, **DIGITS), head),
+    }
+
+
+def mnist_methods() -> dict[str, Method]:
+    """The ways that need nothing but chapter 1's network and the statistics."""
+    a, c, plain = alpha_bar(), read_spread("mnist_spread"), shipped(ddpm.mnist)
+    return {
+        "DDPM, small": (DDPM(a, **MNIST), plain),
+        "DDPM, large": (DDPM(a, variance="large", **MNIST), plain),
+        "Analytic-DDPM": (Analytic(a, spread=c, **MNIST), plain),
+        "DDIM": (DDIM(a, **MNIST), plain),
+        "Analytic-DDIM": (Analytic(a, eta=0.0, spread=c, **MNIST), plain),
+    }
+
+
+def floor(space: Tensor, n: int) -> dict:
+    """What n draws from the Gaussian with the training images' own moments score: the estimate's own bias."""
+    root = torch.linalg.cholesky(space.T.cov())
+    torch.manual_seed(0)
+    values = [frechet(space.mean(0) + torch.randn(n, len(root)).double() @ root.T, space) for _ in range(20)]
+    values = torch.tensor(values)
+    return {"frechet": values.mean().item(), "frechet_se": values.std().item()}
+
+
+def judged(judge: Judge, space: Tensor, x: Tensor, groups: int = 10) -> dict:
+    """Share accepted, Frechet distance to the training images' features, and its standard error.
+
+    The error is the jackknife's, leaving out one of `groups` groups of samples at a time.
+    """
+    features = judge.features(x)
+    parts = features.split(-(-len(x) // groups))
+    without = [frechet(torch.cat([*parts[:i], *parts[i + 1 :]]), space) for i in range(len(parts))]
+    spread = torch.tensor(without).var(correction=0).item() * (len(parts) - 1)
+    return {"accepted": judge.accepted(x), "frechet": frechet(features, space), "frechet_se": spread**0.5}
+
+
+def short_start(T: int, steps: int) -> Tensor:
+    """T, then even times from 0.95 T to 0: the guess at T, where x_0 is all but lost, gets little weight."""
+    return torch.cat([torch.tensor([T]), torch.linspace(int(0.95 * T), 0, steps).round().long()])
+
+
+def draws(process: Process, model: nn.Module, n: int, steps: int) -> Tensor:
+    """n samples, on the CPU. Seeded so that all methods start from the same x_T: their differences are surer."""
+    made = []
+    for i, m in enumerate(ddpm.chunks(n)):
+        torch.manual_seed(i)
+        made.append(last(sample(process, model, m, steps))[1].cpu())
+    return torch.cat(made)
+
+
+def quality(
+    images: Callable,
+    methods: Callable[[], dict[str, Method]],
+    steps: dict[int, set[str]],
+    n: int,
+    bits: bool,
+    short: tuple[int, ...] = (),
+) -> Callable[[str], dict]:
+    """n samples per method and number of steps, judged; and the bound on test images where `bits`.
+
+    steps  number of steps -> names of the methods that are run with so many, an empty set for all; even times
+    short  numbers of steps that all methods are also run with at the times `short_start`
+    """
+
+    def results(device: str) -> dict:
+        (x, y), (test, _) = images("train"), images("test")
+        judge = Judge(x, y)
+        space = judge.features(x)
+        torch.manual_seed(0)
+        noise = torch.randn(n, *x.shape[1:]).clamp(-1, 1)
+        some = test[torch.randperm(len(test))[:n]]  # as many, if there are; the files are sorted by digit
+        out: dict = {"n": n, "n_real": len(some), "methods": {}}
+        out |= {
+            "real": judged(judge, space, some),
+            "noise": judged(judge, space, noise),
+            "floor": floor(space, n),
+        }
+        for name, (process, model) in methods().items():
+            process, model, row = process.to(device), model.to(device), {}
+            runs = {str(k): process.times(k) for k, names in steps.items() if not names or name in names}
+            runs |= {f"{k}, short start": short_start(process.T, k).to(device) for k in short}
+            for k, times in runs.items():
+                process.times = lambda steps, times=times: times
+                row[k] = judged(judge, space, draws(process, model, n, len(times) - 1))
+                print(f"{name}, {k} steps: {row[k]}", flush=True)
+            del process.times
+            out["methods"][name] = {"steps": row}
+            if bits and getattr(process, "eta", 1.0) > 0:
+                torch.manual_seed(0)
+                estimate = bound(process, model, test.to(device), repeats=10).bits_per_dim(process.dims)
+                out["methods"][name] |= {"bits_per_dim": estimate.mean, "bits_per_dim_se": estimate.se}
+        return out
+
+    return results
+
+
+digits_quality = Measurement(
+    CHAPTER,
+    "digits_quality",
+    quality(data.digits, digits_methods, {5: set(), 10: set(), 25: set(), 50: set()}, 1000, True),
+)
+mnist_quality = Measurement(
+    CHAPTER, "mnist_quality", quality(data.mnist, mnist_methods, {10: set(), 50: set()}, 400, False, (10,))
+)

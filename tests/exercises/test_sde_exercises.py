@@ -1,0 +1,103 @@
+"""Chapter 3's exercises: references pass, so do other right answers, and each wrong one gets its own hint."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from course_lib.exercise import find, grade, of_chapter
+from course_lib.solutions import sde
+
+SPECS = {spec.name: spec for spec in of_chapter("sde")}
+WRONG = [(name, label) for name, spec in SPECS.items() for label in spec.wrong]
+TABLES = {
+    "sde.moments": sde.MOMENTS, "sde.reverse_step": sde.REVERSE_STEP, "sde.heun": sde.HEUN,
+    "sde.hutchinson": sde.HUTCHINSON, "sde.log_likelihood": sde.LOG_LIKELIHOOD, "sde.dpm_step": sde.DPM_STEP,
+    "sde.grid": sde.GRID,
+}  # fmt: skip
+
+
+def test_the_chapter_has_its_exercises():
+    assert list(SPECS) == list(TABLES) and all(len(spec.wrong) >= 4 for spec in SPECS.values())
+    hints = [hint for table in TABLES.values() for _, hint in table.values()]
+    assert len(hints) == len(set(hints))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_reference_passes_and_a_stub_is_still_to_do(name):
+    assert grade(SPECS[name], SPECS[name].reference) == ("PASS", "")
+
+    def stub(*args):
+        raise NotImplementedError
+
+    assert grade(SPECS[name], stub)[0] == "TODO"
+
+
+@pytest.mark.parametrize("name, label", WRONG)
+def test_each_wrong_answer_gets_its_own_hint(name, label):
+    assert grade(SPECS[name], SPECS[name].wrong[label]) == ("FAIL", TABLES[name][label][1])
+
+
+def euler_moments(f, g2, times):
+    m, V = 1.0, 0.0
+    for t, s in zip(times[:-1].tolist(), times[1:].tolist(), strict=True):
+        t, dt = torch.tensor(t, dtype=torch.float64), s - t
+        m, V = m + f(t) * m * dt, V + (2 * f(t) * V + g2(t)) * dt
+    return torch.tensor([m, V])
+
+
+def rows_hutchinson(field, x, probe):
+    jacobian = torch.autograd.functional.jacobian(lambda x: field(x).flatten(1).sum(0), x).flatten(2)
+    e = probe.flatten(1)
+    return torch.einsum("bi,ibj,bj->b", e, jacobian, e)
+
+
+OTHER = {
+    "sde.moments": euler_moments,
+    "sde.reverse_step": lambda x, s, f, g2, dt, z: (1 - f * dt) * x + g2 * (dt * s) + z * g2.sqrt() * dt.sqrt(),
+    "sde.heun": lambda v, x, t, s: (x + (s - t) * v(x, t) + x + (s - t) * v(x + (s - t) * v(x, t), s)) / 2,
+    "sde.hutchinson": rows_hutchinson,
+    "sde.log_likelihood": lambda p, d, t: p + ((d[1:] + d[:-1]) / 2 * t.diff()[:, None]).sum(0),
+    "sde.dpm_step": lambda x, x0, old, a, b, c: c[1] * (x / b[1] + (c[0] / c[1] - b[0] / b[1]) * (
+        x0 + (x0 - old) * torch.log(c[0] * b[1] / c[1] / b[0]) / torch.log(b[0] * a[1] / b[1] / a[0]) / 2)),
+    "sde.grid": lambda n: torch.linspace(1, 0, n + 1).double() ** 1.7,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_other_right_answers_pass(name):
+    assert grade(SPECS[name], OTHER[name]) == ("PASS", "")
+
+
+@pytest.mark.parametrize("name, answer, hint", [
+    ("sde.moments", lambda f, g2, times: torch.ones(3), "the shape is (3,), expected (2,)"),
+    ("sde.moments", lambda f, g2, times: torch.tensor([1.0, 0.5]), "the mean is off"),
+    ("sde.moments", lambda f, g2, times: torch.tensor([0.3679, 0.123]), "the variance is 0.123, expected"),
+    ("sde.heun", lambda v, x, t, s: x, "is expected"),
+    ("sde.hutchinson", lambda f, x, e: torch.zeros(1), "the shape is (1,), expected (4,)"),
+    ("sde.hutchinson", lambda f, x, e: sde.hutchinson(f, x, e) * (x.ndim == 2), "is expected"),
+    ("sde.grid", lambda n: torch.ones(3), "the shape is (3,), expected (9,)"),
+    ("sde.grid", lambda n: 0.9 * sde.grid(n), "the first time is 0.9, expected 1"),
+    ("sde.grid", lambda n: torch.linspace(1, 0, n + 1).double() ** 1.05, "but not by a factor of 2"),
+])  # fmt: skip
+def test_unknown_mistakes_get_a_plain_description(name, answer, hint):
+    state, text = grade(find(name), answer)
+    assert state == "FAIL" and hint in text
+
+
+def test_the_error_of_a_grid_is_that_of_the_library():
+    from course_lib.schedules import linear
+    from course_lib.sde import VP, Heun
+
+    process, times = VP(linear(), (1,)), sde.grid(8)
+    x = torch.ones(1, 1, dtype=torch.float64)
+
+    def model(x, u):
+        mean, std = process.kernel(u)
+        return x * (std / (mean**2 * 0.09 + std**2))[:, None]
+
+    for t, s in pairwise(times):
+        x = Heun(process).step(model, x, t.expand(1), s.expand(1))
+    mean, std = process.kernel(times[:1])
+    want = abs(x.item() - (0.3 / (mean**2 * 0.09 + std**2).sqrt()).item())
+    assert abs(sde.grid_error(times) - want) < 1e-9
