@@ -14,6 +14,7 @@ from ..data import addresses, decode
 from ..evaluate import Estimate, NGram, bound
 from ..process import last, sample
 from ..sedd import SEDD, Counted, first_hitting
+from ..shapes import Network
 from . import Recipe
 from .d3pm import LENGTH, K, network, quality, text
 
@@ -72,7 +73,7 @@ def samplers(process: SEDD, model: nn.Module, n: int) -> dict[str, Callable[[int
 
 
 @torch.no_grad()
-def race(process: SEDD, model: nn.Module, n: int, steps: int, bits: int) -> torch.Tensor:
+def race(process: SEDD, model: Network, n: int, steps: int, bits: int) -> torch.Tensor:
     """Samples by a race over all V + 1 states with uniform numbers of few bits: the trap of chapter 6, made large.
 
     A vocabulary of 50,000 and float32 (24 bits) stand to each other as 27 letters and some 13 bits.
