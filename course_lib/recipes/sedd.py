@@ -12,6 +12,7 @@ from .. import schedules
 from ..categorical import Absorbing, Uniform
 from ..data import addresses, decode
 from ..evaluate import Estimate, NGram, bound
+from ..mdlm import MDLM
 from ..process import last, sample
 from ..sedd import SEDD, Counted, first_hitting
 from ..shapes import Network
@@ -31,6 +32,11 @@ def uniform_process(**options) -> SEDD:
     return SEDD(Uniform(K, schedules.geometric()), LENGTH, **options)
 
 
+def mdlm_process() -> MDLM:
+    """The same masks, and the mass of the scores right by construction."""
+    return MDLM(Absorbing(K, schedules.log_linear()), LENGTH)
+
+
 def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> dict:
     """The bound on the test addresses in bits per character, and texts by sampler and number of steps."""
     device = next(model.parameters()).device
@@ -45,15 +51,17 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
         made["first hitting"] = {LENGTH: last(first_hitting(process, model, n))[1].cpu()}
         made["coarse race"] = {bits: race(process, model, n, RACE_STEPS, bits) for bits in (11, 14, 52)}
     real = test[torch.linspace(0, len(test) - 1, n).long()]
+    judged = {
+        name: {steps: quality(x, judge, words) for steps, x in by_steps.items()}
+        for name, by_steps in made.items()
+    }
     return {
         "bits_per_char": bits.mean,
         "bits_per_char_se": bits.se,
         "windows": len(test),
         "repeats": repeats,
-        "steps": {
-            name: {steps: quality(x, judge, words) for steps, x in by_steps.items()}
-            for name, by_steps in made.items()
-        },
+        "steps": judged.pop("tweedie"),
+        "samplers": judged,
         "real": quality(real, judge, words),
         "samples": {
             name: {steps: decode(x[0]) for steps, x in by_steps.items()} for name, by_steps in made.items()
@@ -62,10 +70,10 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
 
 
 def samplers(process: SEDD, model: nn.Module, n: int) -> dict[str, Callable[[int], torch.Tensor]]:
-    """Tweedie and Euler as functions of the number of steps."""
-    kinds = {
-        name: SEDD(process.noise, LENGTH, sampler=name).to(process.device) for name in ("tweedie", "euler")
-    }
+    """Tweedie and Euler as functions of the number of steps; MDLM has the first only."""
+    kinds = {"tweedie": process}
+    if not isinstance(process, MDLM):
+        kinds["euler"] = SEDD(process.noise, LENGTH, sampler="euler").to(process.device)
     return {
         name: lambda steps, kind=kind: last(sample(kind, model, n, steps))[1].cpu()
         for name, kind in kinds.items()
@@ -112,6 +120,7 @@ def recipe(name: str, process: Callable[[], SEDD], **options) -> Recipe:
 
 absorbing = recipe("absorbing", absorbing_process)
 uniform = recipe("uniform", uniform_process)
+mdlm = recipe("mdlm", mdlm_process)
 minute = recipe(
     "minute", absorbing_process, steps=600, lr=5e-3, model=lambda: network(absorbing_process(), 64, 2)
 )

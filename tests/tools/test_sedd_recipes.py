@@ -12,6 +12,7 @@ from course_lib import recipes
 from course_lib.categorical import Absorbing, Uniform
 from course_lib.data import addresses, decode, windows
 from course_lib.evaluate import NGram, bound
+from course_lib.mdlm import MDLM
 from course_lib.process import last, sample
 from course_lib.recipes import d3pm, sedd
 from course_lib.schedules import geometric, log_linear
@@ -20,6 +21,7 @@ from course_lib.sedd import SEDD, Counted
 CASES = {  # noise, schedule, steps, lr, weights
     "absorbing": (Absorbing, log_linear(), 6000, 3e-3, 523995),
     "uniform": (Uniform, geometric(), 6000, 3e-3, 523899),
+    "mdlm": (Absorbing, log_linear(), 6000, 3e-3, 523995),
     "minute": (Absorbing, log_linear(), 600, 5e-3, 162011),
 }
 
@@ -36,6 +38,7 @@ def test_the_recipes_that_made_the_shipped_weights(name):
     process, model = r.process(), r.fresh_model()
     assert (r.chapter, r.name, r.steps, r.lr) == ("07_sedd", name, steps, lr)
     assert type(process.noise) is kind and process.sampler == "tweedie" and process.scaled
+    assert type(process) is (MDLM if name == "mdlm" else SEDD)
     assert (process.length, process.noise.V) == (128, 27) and r.measure is sedd.measure
     u = torch.linspace(0, 1, 7).double()
     torch.testing.assert_close(process.noise.schedule(u), schedule(u))
@@ -56,7 +59,7 @@ def test_the_same_budget_as_chapter_6(name):
     assert str(mine.fresh_model()) == str(theirs.fresh_model())
 
 
-@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+@pytest.mark.parametrize("name", ["absorbing", "uniform", "mdlm"])
 def test_measure(name, few, monkeypatch):
     monkeypatch.setattr(sedd, "STEPS", (2, 3))
     monkeypatch.setattr(sedd, "RACE_STEPS", 2)
@@ -66,16 +69,16 @@ def test_measure(name, few, monkeypatch):
     torch.manual_seed(1)
     model = recipe.fresh_model()
     got = sedd.measure(recipe, model, repeats=2, n=3)
-    keys = {"bits_per_char", "bits_per_char_se", "windows", "repeats", "steps", "real", "samples"}
+    keys = {"bits_per_char", "bits_per_char_se", "windows", "repeats", "steps", "samplers", "real", "samples"}
     assert set(got) == keys and json.loads(json.dumps(got))["windows"] == 12 and got["repeats"] == 2
     assert got["bits_per_char"] == pytest.approx(math.log2(27), rel=0.25)
-    extra = {"first hitting", "coarse race"} if name == "absorbing" else set()
-    assert set(got["steps"]) == set(got["samples"]) == {"tweedie", "euler"} | extra
-    assert set(got["steps"]["tweedie"]) == {2, 3} and all(
-        len(t) == 128 for t in got["samples"]["euler"].values()
-    )
+    extra = set() if name == "uniform" else {"first hitting", "coarse race"}
+    other = set() if name == "mdlm" else {"euler"}
+    assert set(got["samples"]) == {"tweedie"} | other | extra and set(got["samplers"]) == other | extra
+    assert all(set(by_steps) == {2, 3} for by_steps in (got["steps"], *(got["samplers"][k] for k in other)))
+    assert all(len(t) == 128 for t in got["samples"]["tweedie"].values())
     if extra:
-        assert set(got["steps"]["first hitting"]) == {128} and set(got["steps"]["coarse race"]) == {
+        assert set(got["samplers"]["first hitting"]) == {128} and set(got["samplers"]["coarse race"]) == {
             11,
             14,
             52,
