@@ -194,8 +194,12 @@ class Semigroup(Noise):
         self.register_buffer("log_alpha_bar", log)
 
     def log_alpha(self, t: Times) -> PerExample:
-        """log alpha_bar at t, float64; -inf where nothing is left."""
-        return self.schedule.log_alpha_bar(exact(t)) if self.schedule else self.log_alpha_bar[t]
+        """log alpha_bar at t, float64; -inf where nothing is left. Time 0 is the data: a schedule that starts below 1
+        does so at once, just after 0.
+        """
+        if not self.schedule:
+            return self.log_alpha_bar[t]
+        return torch.where(t == 0, 0.0, self.schedule.log_alpha_bar(exact(t)))
 
     def kept(self, s: Times, t: Times) -> PerExample:
         """log(alpha_t / alpha_s): how much of x_s is left in x_t."""
@@ -213,6 +217,10 @@ class Semigroup(Noise):
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
         """Column x of Q(alpha), float64."""
+        raise NotImplementedError
+
+    def rates(self, x: Tokens) -> Law:
+        """Column x of R, but 0 at x itself: how fast each other state becomes x; Q = expm(-log alpha R). float64."""
         raise NotImplementedError
 
 
@@ -243,6 +251,9 @@ class Replace(Semigroup):
         a, lost = kept_and_lost(log_alpha, x)
         flat = (lost * self.pi[x])[..., None].repeat(1, 1, self.K)
         return flat.scatter_add_(-1, x[..., None], a.expand(x.shape)[..., None])
+
+    def rates(self, x: Tokens) -> Law:
+        return self.pi[x][..., None] * (1 - F.one_hot(x, self.K))
 
     def corrupt(self, x_s: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_t ~ q(x_t | x_s): one uniform number per token says whether to keep it and, if not, what comes."""
@@ -343,6 +354,10 @@ class Absorbing(Semigroup):
         masked = torch.cat([lost.expand(-1, self.V), torch.ones_like(lost)], -1)[:, None]  # (B, 1, K)
         return torch.where((x == self.mask)[..., None], masked, kept)
 
+    def rates(self, x: Tokens) -> Law:
+        is_mask = exact(x == self.mask)[..., None]
+        return F.pad(is_mask.expand(-1, -1, self.V), (0, 1))
+
     def corrupt(self, x_s: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_t ~ q(x_t | x_s)."""
         return torch.where(happens(like(self.kept(s, t).exp(), x_s).expand(x_s.shape)), x_s, self.mask)
@@ -409,6 +424,11 @@ class MaskUniform(Semigroup):
         real = flat + kept * F.one_hot(x, self.K)[..., : self.V]
         return torch.cat([real, exact(is_mask)], -1)
 
+    def rates(self, x: Tokens) -> Law:
+        is_mask = exact(x == self.mask)[..., None]
+        speed = self.mask_share * is_mask + (1 - self.mask_share) / self.V * (1 - is_mask)
+        return F.pad(speed.expand(-1, -1, self.V), (0, 1)) * (1 - F.one_hot(x, self.K))
+
 
 # Structured noise: dense K x K
 
@@ -446,6 +466,9 @@ class Neighbours(Semigroup):
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
         return ((self.vectors[x] * self._power(log_alpha)) @ self.vectors.T).clamp(min=0)
+
+    def rates(self, x: Tokens) -> Law:
+        return ((self.vectors[x] * self.values) @ self.vectors.T).clamp(min=0) * (1 - F.one_hot(x, self.K))
 
 
 def nearest_neighbours(embeddings: Float[Tensor, "K D"], k: int) -> Float[Tensor, "K K"]:

@@ -213,9 +213,12 @@ class MaskCount(Process):
     def _weighted(self, model, x0, n) -> PerExample:
         self.check_t("t", n, len(x0), first=1)
         x_t = self.corrupt(x0, n)
-        told = draw(self.times_given[n]) + 1
         masks = x_t == self.process.noise.mask
-        return self.weight[n] * self.process.surprise(model, x0, x_t, told, masks).sum(1)
+        return self.weight[n] * self.process.surprise(model, x0, x_t, self.told(n), masks).sum(1)
+
+    def told(self, n: Times) -> Times:
+        """The time that the network is told: drawn from its law given n masks."""
+        return draw(self.times_given[n]) + 1
 
 
 class Ordered(Process):

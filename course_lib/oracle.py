@@ -13,6 +13,7 @@ from .data import GaussianMixture, MarkovLanguage
 from .ddpm import mix
 from .optimal_variance import NPR, SN
 from .process import Process
+from .sedd import SEDD
 from .shapes import PerExample, Tokens, exact, like
 
 
@@ -131,11 +132,11 @@ class DataOracle(Oracle):
 class MarkovOracle(nn.Module):
     """The perfect network for sentences of a MarkovLanguage: forward-backward, all positions at once.
 
-    It answers as process.predicts asks: with log p(x_0 at i | the other tokens of x_t), log p(x_0 at i | x_t), or the
-    log score of the V tokens; `loo` gives the first whatever is asked. float64.
+    It answers as the process asks: with log p(x_0 at i | the other tokens of x_t), log p(x_0 at i | x_t), or the log
+    score of the V tokens, for SEDD scaled as its network's is; `loo` gives the first whatever is asked. float64.
     """
 
-    def __init__(self, process: D3PM, language: MarkovLanguage):
+    def __init__(self, process: D3PM | SEDD, language: MarkovLanguage):
         super().__init__()
         if process.noise.V != language.K:
             raise ValueError(f"the language must have the noise's {process.noise.V} tokens, not {language.K}")
@@ -154,6 +155,8 @@ class MarkovOracle(nn.Module):
         return normalised(torch.stack(left, 1) * torch.stack(right[::-1], 1)).log()
 
     def forward(self, x: Tokens, u: PerExample) -> Float[Tensor, "B L V"]:
+        if isinstance(self.process, SEDD):
+            return self.process.answer(self.loo(x, u), x, u)
         t = (u * self.process.T).round().long()
         loo, noise = self.loo(x, t), self.process.noise
         if self.process.predicts == "score":

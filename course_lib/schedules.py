@@ -74,6 +74,15 @@ class Schedule:
             slope = torch.autograd.grad(log.sum(), v)[0]
         return torch.where(log.isinf(), torch.inf, -slope)
 
+    def inverse(self, log_alpha_bar: Tensor) -> Tensor:
+        """The u in [0, 1] at which log alpha_bar(u) is this, by bisection; the nearer end if there is none."""
+        low, high = torch.zeros_like(log_alpha_bar), torch.ones_like(log_alpha_bar)
+        for _ in range(60):
+            middle = (low + high) / 2
+            early = self.log_alpha_bar(middle) > log_alpha_bar
+            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+        return (low + high) / 2
+
 
 def linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
     """alpha_bar = exp(-beta_min u - (beta_max - beta_min) u^2 / 2): DDPM's linear betas with T -> infinity.

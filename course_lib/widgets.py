@@ -13,7 +13,7 @@ from PIL import Image
 
 from . import plots
 
-Spec = tuple | list
+Spec = tuple | list | str
 Draw = Callable[..., Figure]
 
 
@@ -32,7 +32,8 @@ def view(widget: Any) -> dict[str, dict]:
 def explore(draw: Draw, at: list[dict[str, Any]], alt: str, play: str | None = None, **sliders: Spec) -> None:
     """Show draw(**values) under sliders; on GitHub, in slides and in print, its pictures at the values `at`.
 
-    A slider is (low, high, step), (low, high, step, start) or a list; it starts at the middle picture.
+    A slider is (low, high, step), (low, high, step, start) or a list; it starts at the middle picture. A string,
+    what to say in it while it is empty, makes a box to type in.
     play names a slider of integers that gets a play button.
     """
     plots.check_alt(alt)
@@ -48,6 +49,10 @@ def check_sliders(sliders: dict[str, Spec], at: list[dict[str, Any]], play: str 
     if len(at) != 3 or any(set(values) != set(sliders) for values in at):
         raise ValueError(f"at must hold three dicts with the keys {', '.join(sliders)}, not {at}")
     for name, spec in sliders.items():
+        if isinstance(spec, str):
+            if any(not isinstance(values[name], str) for values in at):
+                raise ValueError(f"at must hold texts for {name}, not {[values[name] for values in at]}")
+            continue
         if isinstance(spec, tuple) and len(spec) not in (3, 4):
             raise ValueError(
                 f"{name} must be (low, high, step), (low, high, step, start) or a list, not {spec}"
@@ -109,6 +114,9 @@ def control(name: str, spec: Spec, start: Any) -> Any:
     import ipywidgets
 
     common = {"description": name, "style": {"description_width": "initial"}}
+    if isinstance(spec, str):
+        wide = {"width": "100%"}
+        return ipywidgets.Text(value=start, placeholder=spec, continuous_update=False, layout=wide, **common)
     if isinstance(spec, list):
         numbers = all(isinstance(v, (int, float)) for v in spec)
         kind = ipywidgets.SelectionSlider if numbers else ipywidgets.Dropdown

@@ -68,7 +68,7 @@ def test_only_a_few_know_a_system(path):
 
 
 def test_the_checks_above_see_imports(tmp_path):
-    known = {"d3pm", "data", "ddpm", "optimal_variance", "process", "shapes"}
+    known = {"d3pm", "data", "ddpm", "optimal_variance", "process", "sedd", "shapes"}
     assert set(imports(ROOT / "oracle.py")) == known
     assert {"data", "ddpm", "evaluate", "nets", "recipes"} <= set(imports(ROOT / "recipes" / "ddpm.py"))
     assert {"ddpm"} <= SYSTEMS and set(RANKS) >= TOOLS

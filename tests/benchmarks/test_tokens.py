@@ -9,7 +9,9 @@ import torch.nn.functional as F
 
 from course_lib.categorical import Absorbing, Uniform
 from course_lib.d3pm import D3PM
-from course_lib.schedules import cosine, log_linear, table
+from course_lib.mdlm import MDLM
+from course_lib.schedules import cosine, geometric, log_linear, table
+from course_lib.sedd import SEDD, score_entropy_replace
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 T, K, BIG = 1000, 256, 50_257
@@ -110,3 +112,102 @@ def test_sampling_when_one_in_a_hundred_opens(benchmark, who):
 
     call = {"course_lib": lambda: process.step(network, x, t, t - 1), "Gumbel everywhere": everywhere}
     timed(benchmark, "one step of sampling, 1 % opens, K = 50,257, 8 x 256", call[who], rounds=10)
+
+
+# SEDD
+
+
+def printed_uniform(log_s, sigma, x_t, x0):
+    """Score entropy for uniform noise term by term as SEDD's paper and code have it, all over the full vocabulary."""
+    K = log_s.shape[-1]
+    e1 = torch.where(sigma < 0.5, torch.expm1(sigma), sigma.exp() - 1)
+    rho = 1 - K / (e1 + K)
+    here = lambda v: v.gather(-1, x_t[..., None])[..., 0]  # noqa: E731
+    neg = log_s.mean(-1) - here(log_s) / K
+    neg = torch.where(x_t == x0, rho * neg, log_s.gather(-1, x0[..., None])[..., 0] / e1 + neg)
+    const = torch.where(
+        x_t == x0, (K - 1) / K * rho * (rho.log() - 1), ((-rho.log() - 1) / rho - (K - 2)) / K
+    )
+    s = log_s.exp()
+    return s.mean(-1) - here(s) / K - neg + const
+
+
+def definition(log_s, sigma, x_t, x0):
+    """The definition: one term for every neighbour, rho_y as a law over the vocabulary."""
+    K, a = log_s.shape[-1], (-sigma).exp()[..., None]
+    q = F.one_hot(x0, K) * a + (1 - a) / K
+    rho = q / q.gather(-1, x_t[..., None])
+    terms = log_s.exp() - rho * log_s + rho * (rho.log() - 1)
+    return terms.scatter(-1, x_t[..., None], 0.0).sum(-1) / K
+
+
+@pytest.mark.parametrize("who", ["course_lib", "definition", "released form"])
+def test_score_entropy_uniform(benchmark, who):
+    noise = Uniform(BIG, geometric()).to(DEVICE)
+    torch.manual_seed(0)
+    log_s = torch.randn(4, 256, BIG, device=DEVICE, requires_grad=True)
+    x0 = torch.randint(0, BIG, (4, 256), device=DEVICE)
+    t = torch.tensor([0.5, 0.7, 0.8, 0.9], device=DEVICE)
+    x_t, log_alpha = noise.corrupt(x0, torch.zeros_like(t), t), noise.log_alpha(t)
+    sigma = -log_alpha.float()[:, None]
+    loss = {
+        "course_lib": lambda: score_entropy_replace(noise, log_s, x0, x_t, log_alpha).sum(),
+        "definition": lambda: definition(log_s, sigma, x_t, x0).sum(),
+        "released form": lambda: printed_uniform(log_s, sigma, x_t, x0).sum(),
+    }[who]
+
+    def call():
+        log_s.grad = None
+        loss().backward()
+
+    if DEVICE == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    timed(benchmark, "score entropy and its gradient, uniform, K = 50,257, 4 x 256", call, 4)
+    if DEVICE == "cuda":
+        benchmark.extra_info["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30
+
+
+@pytest.mark.parametrize("who", ["course_lib", "head everywhere"])
+def test_absorbing_head_and_loss(benchmark, who):
+    process = SEDD(Absorbing(BIG, log_linear()), 256).to(DEVICE)
+    torch.manual_seed(0)
+    model = Head(4, 256).to(DEVICE)
+    x0 = torch.randint(0, BIG, (4, 256), device=DEVICE)
+    t = torch.full((4,), 0.5, device=DEVICE)
+    calls = {
+        "course_lib": model,
+        "head everywhere": lambda x, u: model(x, u),  # takes no rows
+    }
+
+    def call():
+        model.zero_grad()
+        process.loss(calls[who], x0, t).mean().backward()
+
+    timed(benchmark, "SEDD absorbing, half masked: head, loss, gradient, K = 50,257, 4 x 256", call, 4)
+
+
+@pytest.mark.parametrize("who", ["MDLM", "SEDD", "Gumbel everywhere"])
+def test_continuous_step_when_one_in_a_hundred_opens(benchmark, who):
+    noise = Absorbing(BIG, log_linear()).to(DEVICE)
+    torch.manual_seed(0)
+    model = Head(4, 256).to(DEVICE)
+    x = torch.full((4, 256), BIG, device=DEVICE)
+    t, s = torch.full((4,), 1.0, device=DEVICE), torch.full((4,), 0.99, device=DEVICE)
+    logits = model(x, t).detach()
+
+    def network(x, u, rows):
+        return logits[rows]  # its work is not what is timed
+
+    network.takes_rows = True
+
+    def everywhere():
+        reveal = noise.reveals(s, t).float()[:, None, None]
+        p = torch.cat([reveal * logits.softmax(-1), (1 - reveal).expand(4, 256, 1)], -1)
+        return torch.where(x == BIG, gumbel(p.log()), x)
+
+    calls = {
+        "MDLM": lambda: MDLM(noise, 256).step(network, x, t, s),
+        "SEDD": lambda: SEDD(noise, 256).step(network, x, t, s),
+        "Gumbel everywhere": everywhere,
+    }
+    timed(benchmark, "one step in continuous time, 1 % opens, K = 50,257, 4 x 256", calls[who], 10)

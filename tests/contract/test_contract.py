@@ -10,6 +10,7 @@ from course_lib import schedules as S
 from course_lib.d3pm import D3PM, Ordered
 from course_lib.ddpm import DDPM
 from course_lib.evaluate import bound
+from course_lib.mdlm import MDLM
 from course_lib.nets import MLP, TokenNet, UNet
 from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, LossAware, Renoise
 from course_lib.process import Process, last, sample
@@ -25,6 +26,7 @@ from course_lib.sde import (
     Renewal,
     SubVP,
 )
+from course_lib.sedd import SEDD
 from course_lib.shapes import check_choice, check_count, exact, like, repeated
 from course_lib.train import train
 
@@ -74,6 +76,12 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "d3pm, gaussian": lambda: tokens(C.gaussian(5, torch.linspace(0.02, 0.5, 50)), predicts="posterior"),
     "d3pm, mask and uniform": lambda: tokens(C.MaskUniform(5, S.table(S.log_linear(), 50)), predicts="score"),
     "d3pm, ordered": lambda: (Ordered(5, 50), TokenNet(6, 5, 16, 2, 1), torch.randint(0, 5, (B, 50))),
+    "sedd, uniform": lambda: ratios(C.Uniform(5, S.geometric(1e-3, 8.0))),
+    "sedd, uniform, euler": lambda: ratios(C.Uniform(5, S.log_linear()), sampler="euler"),
+    "sedd, absorbing": lambda: ratios(C.Absorbing(5, S.log_linear())),
+    "sedd, absorbing, not scaled": lambda: ratios(C.Absorbing(5, S.geometric()), scaled=False),
+    "sedd, mask and uniform": lambda: ratios(C.MaskUniform(5, S.log_linear())),
+    "mdlm": lambda: ratios(C.Absorbing(5, S.log_linear(0.01)), MDLM),
 }
 
 
@@ -86,6 +94,12 @@ def tokens(noise, **options):
     """A D3PM of 6 tokens, its network and a batch."""
     net = TokenNet(noise.K, 5, 16, 2, 1, spread=1)
     return D3PM(noise, 6, **options), net, torch.randint(0, 5, (B, 6))
+
+
+def ratios(noise, kind=SEDD, **options):
+    """A system in continuous time, of 6 tokens, its network and a batch."""
+    net = TokenNet(noise.K, 5, 16, 2, 1, spread=1)
+    return kind(noise, 6, **options), net, torch.randint(0, 5, (B, 6))
 
 
 @pytest.fixture(params=SYSTEMS)

@@ -166,13 +166,16 @@ def test_play_walks_the_slider():
         ((0.0, 1.0, 0.25, 0.75), 0.5, ipywidgets.FloatSlider, 0.75),
         ([10, 50.0, 1000], 50, ipywidgets.SelectionSlider, 50),
         (["linear", 2], "linear", ipywidgets.Dropdown, "linear"),
+        ("say something", "a text", ipywidgets.Text, "a text"),
     ],
 )
 def test_each_kind_of_slider(spec, start, kind, value):
     made = widgets.control("steps", spec, start)
     assert type(made) is kind and made.value == value and made.description == "steps"
     assert made.style.description_width == "initial"
-    if isinstance(spec, tuple):
+    if isinstance(spec, str):
+        assert made.placeholder == spec and not made.continuous_update
+    elif isinstance(spec, tuple):
         assert (made.min, made.max, made.step) == spec[:3] and not made.continuous_update
     else:
         assert list(made.options) == spec
@@ -191,6 +194,7 @@ def test_each_kind_of_slider(spec, start, kind, value):
         ({"n": (2, 5, 1)}, r"at must keep to the slider n = \(2, 5, 1\), but has 1"),
         ({"n": (0, 4, 1)}, "but has 5"),
         ({"kind": ["data", "mask"]}, r"the slider kind = \['data', 'mask'\], but has 'noise'"),
+        ({"kind": "say it", "at": [*AT[:2], {"n": 1, "kind": 7}]}, "at must hold texts for kind, not"),
         ({"play": "m"}, "play must name a slider of integers, not 'm'"),
         ({"play": "kind"}, "play must name a slider of integers"),
         ({"play": "n", "n": (0, 5, 0.5)}, "play must name a slider of integers"),
@@ -206,6 +210,7 @@ def test_bad_sliders_are_told_at_once(change, message, shown):
 
 def test_the_ends_of_a_slider_are_allowed():
     widgets.check_sliders({"n": (1, 5, 1), "kind": ["data", "noise"]}, AT, "n")
+    widgets.check_sliders({"kind": "any text", "n": (1, 5, 1)}, AT, "n")
 
 
 def test_an_error_of_the_author_in_the_still_picture_is_raised(shown):

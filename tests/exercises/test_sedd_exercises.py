@@ -1,0 +1,109 @@
+"""Chapter 7's exercises: the reference passes, so do other right answers, and each wrong one gets its own hint."""
+
+import math
+
+import pytest
+import torch
+
+from course_lib import schedules as S
+from course_lib.categorical import Absorbing, Uniform
+from course_lib.exercise import find, grade, of_chapter
+from course_lib.sedd import SEDD, bregman, score_entropy_replace
+from course_lib.solutions import sedd
+
+SPECS = {spec.name: spec for spec in of_chapter("sedd")}
+WRONG = [(name, label) for name, spec in SPECS.items() for label in spec.wrong]
+TABLES = {
+    "sedd.concrete_score": sedd.CONCRETE_SCORE, "sedd.score_entropy": sedd.SCORE_ENTROPY,
+    "sedd.reverse_rates": sedd.REVERSE_RATES, "sedd.uniform_ratio": sedd.UNIFORM_RATIO,
+    "sedd.tweedie": sedd.TWEEDIE, "sedd.masks_loss": sedd.MASKS_LOSS,
+    "sedd.euler_steps": sedd.EULER_STEPS, "sedd.next_level": sedd.NEXT_LEVEL,
+}  # fmt: skip
+
+
+def test_the_chapter_has_its_exercises():
+    assert list(SPECS) == list(TABLES) and all(len(spec.wrong) >= 4 for spec in SPECS.values())
+    hints = [hint for table in TABLES.values() for _, hint in table.values()]
+    assert len(hints) == len(set(hints))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_reference_passes_and_a_stub_is_still_to_do(name):
+    assert grade(SPECS[name], SPECS[name].reference) == ("PASS", "")
+
+    def stub(*args):
+        raise NotImplementedError
+
+    assert grade(SPECS[name], stub)[0] == "TODO"
+    assert grade(SPECS[name], lambda *args: None)[0] == "TODO"
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_missing_return_is_named(name):
+    def forgets(*args):
+        SPECS[name].reference(*args)
+
+    state, text = grade(SPECS[name], forgets)
+    assert state == "FAIL" and "is a return missing?" in text
+
+
+@pytest.mark.parametrize("name, label", WRONG)
+def test_each_wrong_answer_gets_its_own_hint(name, label):
+    assert grade(SPECS[name], SPECS[name].wrong[label]) == ("FAIL", TABLES[name][label][1])
+
+
+def test_other_right_answers_pass():
+    def loop(p):
+        s = torch.zeros(*p.shape, len(p), dtype=p.dtype)
+        for y in range(len(p)):
+            s[:, :, y] = p[y][None] / p
+        return s
+
+    right = {
+        "sedd.concrete_score": loop,
+        "sedd.score_entropy": bregman,
+        "sedd.reverse_rates": lambda R, s, x: (s * R[:, x]).clamp(min=0),
+        "sedd.uniform_ratio": lambda sigma, K: 1 / (1 + K / torch.expm1(sigma)),
+        "sedd.euler_steps": lambda rate, K: -int(-rate * (1 - 1 / K) // 1),
+        "sedd.next_level": lambda level, masks, u: level * (u.log() / masks).exp(),
+    }
+    for name, fn in right.items():
+        assert grade(find(name), fn) == ("PASS", ""), name
+
+
+def test_an_answer_that_fits_no_mistake_is_described():
+    state, text = grade(find("sedd.euler_steps"), lambda rate, K: 7)
+    assert state == "FAIL" and "you say 7, and counting up gives 236" in text
+
+
+def test_references_are_the_librarys_formulas():
+    K, t = 5, torch.tensor([0.6])
+    noise = Uniform(K, S.geometric(1e-2, 8.0))
+    process, sigma = SEDD(noise, 3), -noise.log_alpha(t)
+    same = score_entropy_replace(
+        noise, torch.zeros(1, 1, K).double(), torch.tensor([[1]]), torch.tensor([[1]]), -sigma
+    )
+    rho = sedd.uniform_ratio(sigma, K)
+    want = (K - 1) / K * sedd.score_entropy(torch.zeros(1).double(), rho)
+    torch.testing.assert_close(same[0], want)
+    log_s, x_t, s = torch.randn(1, 3, K).double() / 5, torch.tensor([[0, 2, 4]]), torch.tensor([0.55])
+    log_s = log_s.scatter(-1, x_t[..., None], 0.0)
+    D = (noise.log_alpha(s) - noise.log_alpha(t)).item()
+    torch.testing.assert_close(process.law(log_s, x_t, t, s)[0], sedd.tweedie(log_s[0].exp(), x_t[0], D))
+    masks = SEDD(Absorbing(K, S.log_linear()), 3)
+    f, x0, hidden = (
+        torch.randn(2, 3, K).double(),
+        torch.tensor([[0, 1, 2], [3, 3, 4]]),
+        torch.tensor([[5, 1, 5], [3, 5, 4]]),
+    )
+    masks.noise.corrupt = lambda x, s, t: hidden
+    t = torch.tensor([0.3, 0.8])
+    torch.testing.assert_close(
+        masks.diffusion_term(lambda x, u: f, x0, t), sedd.masks_loss(f, x0, hidden, masks.weight(t))
+    )
+    assert sedd.euler_steps(20 * math.log(2e5), 27) == 236
+    x = torch.tensor([[1, 2]])
+    torch.testing.assert_close(
+        noise.rates(x)[0, 0] * torch.arange(1, 6),
+        sedd.reverse_rates(sedd.uniform_rates(K), torch.arange(1.0, 6).double(), 1),
+    )
