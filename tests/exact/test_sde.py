@@ -673,6 +673,19 @@ def test_one_time_for_all_equals_a_time_for_each(way, make):
         same(mixed[::3], end[::3])
 
 
+@pytest.mark.parametrize("way", WAYS[:-1])
+def test_one_start_for_all_and_an_end_for_each(way):
+    """t held once and s not, and the other way round: the same as both written out."""
+    sde, x = VP(S.linear(), (2,)), torch.randn(3, 2, dtype=torch.float64)
+    model = lambda x, u: 0.2 * x + u.to(x)[:, None]  # noqa: E731
+    for t, s in ((one(0.8, 3), f64(0.1, 0.4, 0.7)), (f64(0.9, 0.5, 0.3), one(0.2, 3))):
+        results = []
+        for copy in (lambda v: v, lambda v: torch.stack([*v])):
+            torch.manual_seed(0)
+            results.append(way(sde).fresh().step(model, x, copy(t), copy(s)))
+        same(*results)
+
+
 @pytest.mark.parametrize("way", [w for w in WAYS if w not in (PredictorCorrector, Renewal)])
 def test_perfect_networks_give_the_data(way):
     """All ways back lead to the law of the data: two bumps, moments of each."""
