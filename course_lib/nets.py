@@ -8,7 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .shapes import Mask, PerExample, Tokens
@@ -267,24 +267,111 @@ class TokenNet(nn.Module):
 
 
 class EmbeddingNet(nn.Module):
-    """Vectors in, vectors out, with the embedding of tokens and the rounding that share its weights."""
+    """Vectors in, vectors out, with the embedding of tokens and the rounding that share its weights.
 
-    def __init__(self, K: int, D: int, width: int = 128, heads: int = 4, depth: int = 4):
+    normalised  embeddings have length sqrt(D), so that no loss can shrink or grow them
+    recall      the network is also given its earlier estimate of x_0 (zeros if there is none)
+    classes     number of labels; label `classes` says "any", as a missing one does
+    """
+
+    def __init__(
+        self,
+        K: int,
+        D: int,
+        width: int = 128,
+        heads: int = 4,
+        depth: int = 4,
+        normalised: bool = False,
+        recall: bool = False,
+        classes: int = 0,
+    ):
         super().__init__()
+        self.normalised, self.recall, self.classes = normalised, recall, classes
         self.embedding = nn.Embedding(K, D)
         self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, D))
+        self.remember = zero(nn.Linear(D, width, bias=False)) if recall else None
+        self.label = nn.Embedding(classes + 1, width) if classes else None
         self.trunk = Transformer(width, heads, depth)
+
+    @property
+    def table(self) -> Float[Tensor, "K D"]:
+        """The embeddings of all tokens."""
+        e = self.embedding.weight
+        return F.normalize(e, dim=-1) * math.sqrt(e.shape[1]) if self.normalised else e
 
     def embed(self, tokens: Tokens) -> Float[Tensor, "B L D"]:
         """Emb(w), position by position."""
-        return self.embedding(tokens)
+        return F.embedding(tokens, self.table)
 
     def logits(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L K"]:
         """x . e_w - |e_w|^2 / 2: highest for the word whose embedding is nearest to x."""
-        e = self.embedding.weight
+        e = self.table
         return x @ e.T - e.square().sum(-1) / 2
 
-    def forward(
-        self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None
+    def features(
+        self,
+        x: Float[Tensor, "B L D"],
+        u: PerExample,
+        mask: Mask | None = None,
+        before: Float[Tensor, "B L D"] | None = None,
+        label: Int[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        return self.leave(self.trunk(self.enter(x), u, mask))
+        """What the last layer says. ValueError for `before` or `label` where the network was not built for it."""
+        if (before is not None and not self.recall) or (label is not None and not self.classes):
+            raise ValueError("before needs a network with recall=True, and label one with classes")
+        h = self.enter(x)
+        if before is not None:
+            h = h + self.remember(before)
+        if self.classes:
+            label = torch.full_like(u, self.classes, dtype=torch.long) if label is None else label
+            h = h + self.label(label)[:, None]
+        return self.leave(self.trunk(h, u, mask))
+
+    def forward(self, x, u, mask=None, before=None, label=None) -> Float[Tensor, "B L D"]:
+        """The estimate of x_0; the arguments are those of `features`."""
+        return self.features(x, u, mask, before, label)
+
+    def explain(self, *given) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L K"]]:
+        """The estimate of x_0, and the log law of words near it; the arguments are those of `features`."""
+        x0 = self(*given)
+        return x0, self.logits(x0).log_softmax(-1)
+
+
+class MixingNet(EmbeddingNet):
+    """An EmbeddingNet whose estimate is a mean over words, as E[x_0 | x_t] is: sum_w p(w) E[x_0 | x_t, w].
+
+    Its last layer says which words the others leave likely, the process adds what x_t itself says of them:
+    log p(w) = f . e_w + b_w + log N(x_t; r e_w, sigma^2 + r^2 sigma_0^2) + const, r^2 = alpha_bar, sigma^2 = 1 - r^2,
+    sigma_0^2 = 1 - alpha_bar_1. So an untrained network is Bayes without context, and nothing is asked of it at low
+    noise.  E[x_0 | x_t, w] = e_w + gain (x_t - r e_w), and e_w at t = 1, whose target is Emb(w).
+    (as in CDCD, arXiv:2211.15089, and PLAID, arXiv:2305.18619)
+
+    alpha_bar   the table of its process, with T + 1 entries
+    """
+
+    def __init__(self, K: int, D: int, alpha_bar: Float[Tensor, " T_plus_1"], *args, **settings):
+        super().__init__(K, D, *args, **settings)
+        self.register_buffer("alpha_bar", alpha_bar.double(), persistent=False)
+        self.bias = nn.Parameter(torch.zeros(K))
+
+    def forward(self, x, u, mask=None, before=None, label=None) -> Float[Tensor, "B L D"]:
+        """The estimate of x_0; the arguments are those of `features`."""
+        return self.explain(x, u, mask, before, label)[0]
+
+    def explain(self, x, u, mask=None, before=None, label=None):
+        """The estimate of x_0, and the log law of words behind it; the arguments are those of `features`."""
+        t = (u * (len(self.alpha_bar) - 1)).round().long()
+        r, noise, gain = (v.to(x.dtype)[:, None, None] for v in self.reading(t))
+        f, e = self.features(x, u, mask, before, label), self.table
+        clue = f + (r / noise) * x
+        log_p = clue @ e.T + self.bias
+        if not self.normalised:
+            log_p = log_p - (r.square() / noise) * e.square().sum(-1) / 2
+        log_p = log_p.log_softmax(-1)
+        return (1 - gain * r) * (log_p.exp() @ e) + gain * x, log_p
+
+    def reading(self, t: Int[Tensor, " B"]) -> tuple[PerExample, PerExample, PerExample]:
+        """r, sigma^2 + r^2 sigma_0^2, and the gain: 0 at t = 1."""
+        a, spread = self.alpha_bar[t], 1 - self.alpha_bar[1]
+        noise = 1 - a + a * spread
+        return a.sqrt(), noise, a.sqrt() * spread / noise * (t > 1)

@@ -1,0 +1,282 @@
+"""Diffusion-LM: Gaussian diffusion of word embeddings, with rounding (Li et al. 2022, arXiv:2205.14217).
+
+    w  ->  x_0 ~ N(Emb(w), sigma_0^2 I)  ->  x_1  ->  ...  ->  x_T          sigma_0^2 = 1 - alpha_bar_1
+
+The step from words to vectors is learned, so it belongs to the model: `embed`, and `logits` for the way back. The process
+knows the noise. A batch of data is tokens (B, L) with PAD after each sentence; PAD is nowhere seen, noised or counted.
+"""
+
+import math
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .ddpm import DDPM
+from .sentences import PAD, Labelled, up_to, written
+from .shapes import Mask, PerExample, Table, Times, Tokens, check_choice, check_count, exact, like
+
+Vectors = Float[Tensor, "B L D"]
+PerWord = Float[Tensor, "B L"]
+CHUNK = 2**22  # logits held at once by `nearest`: 16 MB
+
+
+class DiffusionLM(DDPM):
+    """Diffusion of sentences of up to `length` words, each a vector of `width` numbers; the network predicts x_0.
+
+    rounding     the cross-entropy of words is that of "gold" x_0, as derived, of the network's "prediction", or "none"
+    detach       True: no gradient to the embeddings through the target
+    temperature  of p(w | x_0) = softmax(logits / temperature); by default sigma_0^2, with which it is Bayes' rule for
+                 equally frequent words. The paper's code has 1
+    lengths      (length + 1,) how often each length occurs, from 0; needed by the bound and to draw lengths
+    decoder_var  variance of p(x_0 | x_1); by default that of q(x_0 | x_1, w)
+    """
+
+    def __init__(
+        self,
+        alpha_bar: Table,
+        length: int,
+        width: int,
+        rounding: Literal["gold", "prediction", "none"] = "gold",
+        detach: bool = False,
+        temperature: float | None = None,
+        lengths: Int[Tensor, " length_plus_1"] | None = None,
+        decoder_var: float | None = None,
+        **settings,
+    ):
+        check_count("length", length)
+        check_count("width", width)
+        check_choice("rounding", rounding, ("gold", "prediction", "none"))
+        if temperature is not None and not temperature > 0:
+            raise ValueError(f"temperature must be positive, not {temperature}")
+        super().__init__(alpha_bar, (length, width), "x0", decoder_var=decoder_var, **settings)
+        self.length, self.width, self.rounding, self.detach = length, width, rounding, detach
+        self.spread = -math.expm1(self._rows[1][0])  # sigma_0^2
+        self.temperature = temperature or self.spread
+        r = math.exp(self._rows[1][0] / 2)
+        self._gain = r / (1 + r**2)  # of q(x_0 | x_1, w): its mean is Emb + gain (x_1 - r Emb)
+        self._known_var = self.spread / (1 + r**2)
+        self.decoder_var = decoder_var or self._known_var
+        self.register_buffer("log_length", None if lengths is None else log_law(lengths, length))
+
+    def check_state(self, name: str, x: Tensor) -> None:
+        """Raise unless x is a floating (B, L, width) with B >= 1 and 1 <= L <= length."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"{name} must be a float tensor, not {getattr(x, 'dtype', type(x).__name__)}")
+        if x.ndim != 3 or not (len(x) and 1 <= x.shape[1] <= self.length and x.shape[2] == self.width):
+            want = f"(B >= 1, 1 <= L <= {self.length}, {self.width})"
+            raise ValueError(f"{name} must have shape {want}, not {tuple(x.shape)}")
+
+    # From words to vectors and back
+
+    def encode(self, model, tokens: Tokens) -> Vectors:
+        """x_0 ~ N(Emb(w), sigma_0^2 I).  (section 4.1)"""
+        return self._noised(embed(model, tokens))
+
+    def decode(self, model, x: Vectors) -> Tokens:
+        """The nearest words; PAD where the model is told that there is nothing."""
+        tokens, mask = nearest(x, model.table), getattr(model, "mask", None)
+        return tokens if mask is None else tokens.masked_fill(~mask, PAD)
+
+    def rounding_nll(self, model, x0: Vectors, tokens: Tokens) -> PerWord:
+        """-log p(w | x_0) in nats per word, 0 at PAD.  (section 4.1, with |e|^2 / 2 where the paper has a bias)"""
+        log_p = (model.logits(x0) / self.temperature).log_softmax(-1)
+        return F.nll_loss(log_p.transpose(1, 2), tokens, ignore_index=PAD, reduction="none")
+
+    def draw_lengths(self, n: int) -> Mask:
+        """(n, length): True where n sentences of freshly drawn lengths have words. ValueError without `lengths`."""
+        check_count("n", n)
+        if self.log_length is None:
+            raise ValueError("lengths must be given to the process before they can be drawn")
+        return up_to(torch.multinomial(self.log_length.exp(), n, replacement=True), self.length)
+
+    def _noised(self, clean: Vectors) -> Vectors:
+        return clean + math.sqrt(self.spread) * torch.randn_like(clean)
+
+    # Training
+
+    def loss(self, model, data: Tokens | Labelled, t: Times) -> PerExample:
+        """|x_0 - f(x_t, t)|^2 per number + cross-entropy per word + A_T |x_0|^2 per number, mean over words.
+
+        The target is Emb(w) at t = 1. A tenth of the labels, if there are any, is hidden.  (eq. 2, as its code has it)
+        """
+        tokens, label = data if isinstance(data, Labelled) else (data, None)
+        mask, clean, x0, x_t = self.draw(model, tokens, t)
+        if label is not None:
+            label = torch.where(torch.rand(len(label), device=label.device) < 0.1, model.classes, label)
+        x0_hat, log_p = model.explain(x_t, self.u(t), mask, self._recalled(model, x_t, t, mask, label), label)
+        target = torch.where(like(t == 1, x0), clean, x0)
+        error = ((target.detach() if self.detach else target) - x0_hat).square().mean(-1)
+        return average(error + self._words(model, x0, log_p, tokens) + self._last(x0).mean(-1), mask)
+
+    def draw(self, model, tokens: Tokens, t: Times) -> tuple[Mask, Vectors, Vectors, Vectors]:
+        """Where there are words, and one draw of Emb(w), x_0, x_t."""
+        mask, clean = written(tokens), embed(model, tokens)
+        x0 = self._noised(clean)
+        return mask, clean, x0, self.corrupt(x0, t)
+
+    def _words(self, model, x0: Vectors, log_p: Tensor, tokens: Tokens) -> PerWord | float:
+        """The cross-entropy in the loss."""
+        if self.rounding == "none":
+            return 0.0
+        if self.rounding == "gold":
+            return self.rounding_nll(model, x0, tokens)
+        return F.nll_loss(log_p.transpose(1, 2), tokens, ignore_index=PAD, reduction="none")
+
+    def _recalled(self, model, x_t: Vectors, t: Times, mask: Mask, label) -> Vectors | None:
+        """For a network that recalls: its own estimate for half of the examples, else zeros.  (Chen et al. 2022)"""
+        if not model.recall:
+            return None
+        with torch.no_grad():
+            before = model(x_t, self.u(t), mask, torch.zeros_like(x_t), label)
+        return before * like(torch.rand(len(x_t), device=x_t.device) < 0.5, x_t)
+
+    def _last(self, x0: Vectors) -> Vectors:
+        """What is left of x_0 in the mean of x_T, squared: the code's tT_loss."""
+        return self.log_alpha_bar[-1].exp().to(x0.dtype) * x0.square()
+
+    # The bound
+
+    def bound(self, model, tokens: Tokens, t: Times) -> PerExample:
+        """T L_{t-1} + L_T - log p(w | x_0) - log p(length), nats per sentence: its mean over t bounds -log p(w).
+
+        Without `lengths` it is the bound given the sentence's length.
+        """
+        mask, clean, x0, x_t = self.draw(model, tokens, t)
+        nll = total(exact(self.rounding_nll(model, x0, tokens)), mask)
+        if self.log_length is not None:
+            nll = nll - self.log_length[mask.sum(1)]
+        x0_hat = model(x_t, self.u(t), mask)
+        return self.T * self._term(clean, x0, x0_hat, t, mask) + self._prior(x0, mask) + nll
+
+    def term(self, model, tokens: Tokens, t: Times) -> PerExample:
+        """L_{t-1} in nats: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)); at t = 1 E log q(x_0 | w) / p(x_0 | x_1)."""
+        mask, clean, x0, x_t = self.draw(model, tokens, t)
+        return self._term(clean, x0, model(x_t, self.u(t), mask), t, mask)
+
+    def prior_term(self, x0: Vectors) -> PerExample:
+        """L_T = KL(q(x_T | x_0) || N(0, I)) in nats per sentence, all positions of x_0 counted."""
+        return self._prior(x0, torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device))
+
+    def _prior(self, x0: Vectors, mask: Mask) -> PerExample:
+        left = self.log_alpha_bar[-1].exp()
+        return total((self._last(exact(x0)) - left - torch.log1p(-left)).sum(-1) / 2, mask)
+
+    def _term(self, clean: Vectors, x0: Vectors, x0_hat: Vectors, t: Times, mask: Mask) -> PerExample:
+        """At t = 1 p(x_0 | x_1) is q(x_0 | x_1, w) with the estimate in the place of Emb(w), and there is
+
+        E log q(x_0 | w) / p = KL(q(x_0 | x_1, w) || p) - I(x_0; x_1 | w),  I = log(1 + alpha_bar_1) / 2 per number.
+        """
+        first, (from_x0, small, var) = t == 1, self._reverse(t)
+        r2 = self.log_alpha_bar[1].exp()
+        ratio = torch.where(first, self._known_var, small) / var
+        constant = (ratio - 1 - ratio.log() - torch.where(first, torch.log1p(r2), 0)) / 2
+        weight = torch.where(first, 1 / (1 + r2), from_x0).square() / (2 * var)
+        target = torch.where(like(first, x0), clean, x0)
+        error = (exact(target) - exact(x0_hat)).square().sum(-1)
+        return total(weight[:, None] * error + self.width * constant[:, None], mask)
+
+
+# Words and vectors
+
+
+def embed(model, tokens: Tokens) -> Vectors:
+    """Emb(w); zeros at PAD."""
+    return model.embed(tokens.clamp(min=0)) * (tokens != PAD)[..., None]
+
+
+def nearest(x: Float[Tensor, "*shape D"], table: Float[Tensor, "K D"]) -> Int[Tensor, "*shape"]:
+    """argmin_w |x - e_w|, as argmax of x . e_w - |e_w|^2 / 2: one matrix product at a time over a part of the rows."""
+    bias, rows = -table.square().sum(-1) / 2, max(1, CHUNK // len(table))
+    parts = [torch.addmm(bias, part, table.T).argmax(-1) for part in x.reshape(-1, x.shape[-1]).split(rows)]
+    return torch.cat(parts).reshape(x.shape[:-1])
+
+
+def total(v: PerWord, mask: Mask) -> PerExample:
+    """Sum over the words of each sentence."""
+    return torch.where(mask, v, 0).sum(1)
+
+
+def average(v: PerWord, mask: Mask) -> PerExample:
+    """Mean over the words of each sentence."""
+    return total(v, mask) / mask.sum(1)
+
+
+def log_law(counts: Int[Tensor, " length_plus_1"], length: int) -> Float[Tensor, " length_plus_1"]:
+    """log of the law of lengths 1..length, each counted once more than it was seen; -inf at 0."""
+    if counts.shape != (length + 1,) or counts.min() < 0:
+        raise ValueError(
+            f"lengths must be {length + 1} counts, not {tuple(counts.shape)} from {counts.min()}"
+        )
+    more = counts.double() + 1
+    more[0] = 0
+    return (more / more.sum()).log()
+
+
+# What is done to a network before it samples
+
+
+class Around:
+    """A network that changes what another says. Embedding and rounding stay those of the network inside."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+
+class Within(Around):
+    """The network, told which positions have words: `sample(process, Within(model, mask), ...)`."""
+
+    def __init__(self, model, mask: Mask, label: Int[Tensor, " B"] | None = None):
+        super().__init__(model)
+        self.mask, self.given = mask, () if label is None else (None, label)
+
+    def __call__(self, x: Vectors, u: PerExample) -> Vectors:
+        return self.model(x, u, self.mask, *self.given)
+
+
+class Rounded(Around):
+    """The clamping trick: the estimate of x_0 becomes the nearest embedding, from u = start on down.  (section 4.2)
+
+    The estimate of the noise then follows from the rounded x_0 in every sampler.
+    """
+
+    def __init__(self, model, start: float = 1.0):
+        super().__init__(model)
+        if not 0 <= start <= 1:
+            raise ValueError(f"start must lie in [0, 1], not {start}")
+        self.start = start
+
+    def __call__(self, x: Vectors, u: PerExample) -> Vectors:
+        x0 = self.model(x, u)
+        return torch.where(like(u <= self.start, x0), F.embedding(nearest(x0, self.table), self.table), x0)
+
+
+class Recalling(Around):
+    """Self-conditioning: each call is given the estimate of the call before; at u = 1 there is none."""
+
+    def __init__(self, model, mask: Mask):
+        super().__init__(model)
+        self.mask, self.before = mask, None
+
+    def __call__(self, x: Vectors, u: PerExample) -> Vectors:
+        before = torch.zeros_like(x) if self.before is None else self.before * like(u < 1, x)
+        self.before = self.model(x, u, self.mask, before)
+        return self.before
+
+
+class Free(Around):
+    """Classifier-free guidance: (1 + weight) f(x, label) - weight f(x, any).  (Ho & Salimans 2022, eq. 6)"""
+
+    def __init__(self, model, mask: Mask, label: Int[Tensor, " B"], weight: float):
+        super().__init__(model)
+        self.mask, self.label, self.weight = mask, label, weight
+
+    def __call__(self, x: Vectors, u: PerExample) -> Vectors:
+        told, free = (self.model(x, u, self.mask, None, label) for label in (self.label, None))
+        return torch.lerp(free, told, 1 + self.weight)

@@ -1,0 +1,214 @@
+"""Sentences of words: verses of the Bible in several translations, vocabularies, and the way back to text.
+
+A batch of sentences is int64 (B, L), filled up at its end with PAD = -1, which is no word: no law ever gives it a
+probability, and what reads tokens gets the mask `tokens != PAD` beside them. The verses come inside PyPI packages.
+"""
+
+import html
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from .files import cache_folder, needs, write_json
+from .shapes import Mask, Tokens, check_choice, check_count
+
+PAD = -1
+UNK = "<unk>"
+
+# Words
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, numbers and single marks; what follows an apostrophe is a word of its own ("lord", "'s")."""
+    return re.findall(r"'s\b|[a-z]+|\d+|[^\w\s]", text.lower().replace("’", "'"))
+
+
+def line(words: Iterable[str]) -> str:
+    """Words as one line of text, marks put where they belong."""
+    text = re.sub(r" ('s\b|[.,;:!?)])", r"\1", " ".join(words))
+    return text.replace("( ", "(")
+
+
+class Vocabulary:
+    """The words of some sentences: number 0 is UNK, then from the most frequent to the rarest seen `least` times.
+
+    Equal frequencies are in alphabetical order, so the numbers do not depend on the sentences' order.
+    """
+
+    def __init__(self, sentences: Iterable[Sequence[str]], least: int = 1):
+        check_count("least", least)
+        count = Counter(word for sentence in sentences for word in sentence)
+        if not count:
+            raise ValueError("sentences must hold at least one word")
+        kept = sorted((w for w, n in count.items() if n >= least and w != UNK), key=lambda w: (-count[w], w))
+        self.words = [UNK, *kept]
+        self.number = {word: i for i, word in enumerate(self.words)}
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def encode(self, sentences: Sequence[Sequence[str]], length: int) -> Tokens:
+        """(B, length) numbers, PAD after each end. A word that is not here becomes UNK, and a warning counts them.
+
+        Raises ValueError for no sentence, an empty one or one of more than `length` words.
+        """
+        check_count("length", length)
+        if not len(sentences):
+            raise ValueError("sentences must not be empty")
+        rows, unknown, total = torch.full((len(sentences), length), PAD), 0, 0
+        for i, sentence in enumerate(sentences):
+            if not 1 <= len(sentence) <= length:
+                raise ValueError(f"sentences[{i}] must have 1 to {length} words, not {len(sentence)}")
+            numbers = [self.number.get(word, 0) for word in sentence]
+            rows[i, : len(numbers)] = torch.tensor(numbers)
+            unknown, total = unknown + numbers.count(0), total + len(numbers)
+        if unknown:
+            warnings.warn(
+                f"{unknown} of {total} words are not in the vocabulary and became {UNK}", stacklevel=2
+            )
+        return rows
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """The words of one row (L,), without PAD."""
+        return [self.words[i] for i in tokens.tolist() if i != PAD]
+
+    def line(self, tokens: Tensor) -> str:
+        """One row (L,) as a line of text."""
+        return line(self.decode(tokens))
+
+
+def written(tokens: Tokens) -> Mask:
+    """True where there is a word: tokens != PAD. Raises ValueError for a row without a word or a word after PAD."""
+    mask = tokens != PAD
+    if tokens.device.type == "cpu" and not (mask[:, 0].all() and (mask[:, 1:] <= mask[:, :-1]).all()):
+        raise ValueError("tokens must have a word in each row, and PAD only at its end")
+    return mask
+
+
+def up_to(lengths: Tensor, L: int) -> Mask:
+    """(B, L), True in the first lengths[b] places of row b."""
+    return torch.arange(L, device=lengths.device) < lengths[:, None]
+
+
+# Verses
+
+VERSIONS = ("bbe", "ylt", "kjv", "web", "asv")
+DEV, TEST = (
+    (11, 36, 41, 51),
+    (7, 9, 50, 58),
+)  # 1 Kings, Zephaniah, Mark, Colossians / Judges, 1 Samuel, Philippians, Hebrews
+
+
+def verses(version: str = "bbe", split: str = "train") -> dict[int, str]:
+    """{BBCCCVVV: text} of book BB, chapter CCC and verse VVV: the Bible in Basic English (bbe) or another translation.
+
+    The split by books is that of Carlson, Riddell & Rockmore 2018 (R. Soc. Open Sci. 5:171920). bbe: 1949, public
+    domain in the United States; ylt 1898, kjv, asv 1901, web: public domain. Isaiah 65 and 66, which bbe has twice,
+    are left out. Raises ImportError without the package pythonbible-<version>.
+    """
+    check_choice("version", version, VERSIONS)
+    check_choice("split", split, ("train", "dev", "test"))
+    path = cache_folder() / f"verses-{version}.json"
+    if not path.exists():
+        package = needs(f"pythonbible_{version}.html_bible", f"pythonbible-{version}")
+        write_json(path, parse(package.bible.scripture_content, sorted(package.bible.verse_start_indices)))
+    texts = {int(number): text for number, text in json.loads(path.read_text()).items()}
+    return {number: text for number, text in texts.items() if split_of(number) == split}
+
+
+def split_of(number: int) -> str:
+    """The split that a verse's book belongs to."""
+    book = number // 10**6
+    return "dev" if book in DEV else "test" if book in TEST else "train"
+
+
+def parse(content: str, numbers: list[int]) -> dict[int, str]:
+    r"""Verses of a whole translation in HTML, where <sup>v</sup> opens each; `numbers` says which verse each is.
+
+    The start indices of the packages drift, so only their order is used. bbe marks verses that other translations
+    count otherwise by \c:v\ ; they get the number c:v.
+    """
+    parts = re.split(r"<sup>(\d+)</sup>", content)[1:]
+    if [n % 1000 for n in numbers] != [int(n) for n in parts[::2]]:
+        raise ValueError(f"numbers must name the {len(parts) // 2} verses of the content in their order")
+    texts: dict[int, str] = {}
+    for number, part in zip(numbers, parts[1::2], strict=True):
+        text = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", part))).strip()
+        if moved := re.match(r"\\(\d+):(\d+)\\\s*(.*)", text):
+            number, text = number // 10**6 * 10**6 + int(moved[1]) * 1000 + int(moved[2]), moved[3]
+        text = re.sub(r"\\\d+:\d+\\|[\[\]{}]", "", text)
+        texts[number] = f"{texts.get(number, '')} {text}".strip()
+    return {n: text for n, text in texts.items() if text and n // 1000 not in (23065, 23066)}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Sentences (B, L) and a label for each: what `batches` and `train` can handle like a tensor."""
+
+    tokens: Tokens
+    labels: Int[Tensor, " B"]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __iter__(self):
+        return iter((self.tokens, self.labels))
+
+    def __getitem__(self, where) -> "Labelled":
+        return Labelled(self.tokens[where], self.labels[where])
+
+    def to(self, *where, **how) -> "Labelled":
+        """Both on a device."""
+        return Labelled(self.tokens.to(*where, **how), self.labels.to(*where, **how))
+
+
+GENRES = ("law", "history", "poetry", "prophets", "gospels", "letters")
+LAST_BOOKS = (
+    5,
+    17,
+    22,
+    39,
+    44,
+    66,
+)  # law to Deuteronomy, history to Esther, ..., gospels with Acts, letters with Revelation
+
+
+def genre(number: int) -> int:
+    """Which of GENRES the book of a verse belongs to."""
+    return next(i for i, last in enumerate(LAST_BOOKS) if number // 10**6 <= last)
+
+
+def bucketed(
+    data: Tensor | Labelled, size: int, seed: int = 0, pool: int = 50
+) -> Iterator[Tensor | Labelled]:
+    """Endless shuffled batches of sentences of like length, each cut to its longest.
+
+    The data is shuffled, `pool` batches at a time are sorted by length, and these batches shuffled: every sentence
+    comes at most once per pass, and little time goes into PAD.
+    """
+    check_count("size", size)
+    check_count("pool", pool)
+    if not 1 <= size <= len(data):
+        raise ValueError(f"size must be at most the {len(data)} sentences of the data, not {size}")
+    tokens = data.tokens if isinstance(data, Labelled) else data
+    return _bucketed(data, written(tokens).sum(1), size, pool, torch.Generator().manual_seed(seed))
+
+
+def _bucketed(data, lengths, size, pool, generator):
+    while True:
+        for some in torch.randperm(len(data), generator=generator).split(size * pool):
+            some = some[: len(some) // size * size]  # before sorting, or the longest would never come
+            parts = some[lengths[some].argsort(stable=True)].reshape(-1, size)
+            for part in parts[torch.randperm(len(parts), generator=generator)]:
+                batch, longest = data[part], lengths[part].max()
+                if isinstance(batch, Labelled):
+                    yield Labelled(batch.tokens[:, :longest], batch.labels)
+                else:
+                    yield batch[:, :longest]
