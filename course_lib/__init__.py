@@ -1,10 +1,11 @@
 """From DDPM to SEDD: the library behind the notebooks.
 
     shapes   files                              what every tensor is called; safe writing
-    schedules   nets   data                     foundations; none knows what diffusion is
+    schedules   nets   data   sentences         foundations; none knows what diffusion is
     categorical                                 noise on tokens
     process                                     the contract, and the one sampling loop
-    ddpm optimal_variance sde d3pm sedd mdlm    systems: one paper, one file, one notebook
+    ddpm optimal_variance sde diffusion_lm
+    d3pm sedd mdlm                              systems: one paper, one file, one notebook
     train   evaluate   plots   widgets          tools; they know the contract, never a system
     oracle                                      perfect networks, for tests and first experiments
     exercise   solutions   notebook             what happens inside a notebook

@@ -2,12 +2,12 @@
 
     w  ->  x_0 ~ N(Emb(w), sigma_0^2 I)  ->  x_1  ->  ...  ->  x_T          sigma_0^2 = 1 - alpha_bar_1
 
-The step from words to vectors is learned, so it belongs to the model: `embed`, and `logits` for the way back. The process
-knows the noise. A batch of data is tokens (B, L) with PAD after each sentence; PAD is nowhere seen, noised or counted.
+The step from words to vectors is learned, so it belongs to the model: `embed`, and `logits` for the way back. The
+process knows the noise. A batch of data is tokens (B, L) with PAD after each sentence; PAD is nowhere seen or counted.
 """
 
 import math
-
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -31,8 +31,9 @@ class DiffusionLM(DDPM):
     detach       True: no gradient to the embeddings through the target
     temperature  of p(w | x_0) = softmax(logits / temperature); by default sigma_0^2, with which it is Bayes' rule for
                  equally frequent words. The paper's code has 1
-    lengths      (length + 1,) how often each length occurs, from 0; needed by the bound and to draw lengths
-    decoder_var  variance of p(x_0 | x_1); by default that of q(x_0 | x_1, w)
+    lengths      (length + 1,) how often each length occurs, from 0: to draw lengths, and for their part of the bound
+    variance     of p(x_s | x_t): "word" is right if w is known, "small" if x_0 is (the paper's), "large" as in DDPM
+    decoder_var  variance of p(x_0 | x_1); by default right if w is known. The paper's code has beta-tilde at t = 2
     """
 
     def __init__(
@@ -44,22 +45,23 @@ class DiffusionLM(DDPM):
         detach: bool = False,
         temperature: float | None = None,
         lengths: Int[Tensor, " length_plus_1"] | None = None,
+        variance: Literal["word", "small", "large"] = "word",
         decoder_var: float | None = None,
-        **settings,
+        clip: float | None = None,
     ):
         check_count("length", length)
         check_count("width", width)
         check_choice("rounding", rounding, ("gold", "prediction", "none"))
+        check_choice("variance", variance, ("word", "small", "large"))
         if temperature is not None and not temperature > 0:
             raise ValueError(f"temperature must be positive, not {temperature}")
-        super().__init__(alpha_bar, (length, width), "x0", decoder_var=decoder_var, **settings)
+        base = "small" if variance == "word" else variance
+        super().__init__(alpha_bar, (length, width), "x0", base, decoder_var=decoder_var, clip=clip)
         self.length, self.width, self.rounding, self.detach = length, width, rounding, detach
+        self.variance = variance
         self.spread = -math.expm1(self._rows[1][0])  # sigma_0^2
         self.temperature = temperature or self.spread
-        r = math.exp(self._rows[1][0] / 2)
-        self._gain = r / (1 + r**2)  # of q(x_0 | x_1, w): its mean is Emb + gain (x_1 - r Emb)
-        self._known_var = self.spread / (1 + r**2)
-        self.decoder_var = decoder_var or self._known_var
+        self.decoder_var = decoder_var or self._left(self._rows[1][0], math)
         self.register_buffer("log_length", None if lengths is None else log_law(lengths, length))
 
     def check_state(self, name: str, x: Tensor) -> None:
@@ -127,12 +129,16 @@ class DiffusionLM(DDPM):
         return F.nll_loss(log_p.transpose(1, 2), tokens, ignore_index=PAD, reduction="none")
 
     def _recalled(self, model, x_t: Vectors, t: Times, mask: Mask, label) -> Vectors | None:
-        """For a network that recalls: its own estimate for half of the examples, else zeros.  (Chen et al. 2022)"""
+        """If the network recalls: its own estimate for half of the examples, else zeros.  (arXiv:2208.04202, 3.2)"""
         if not model.recall:
             return None
-        with torch.no_grad():
-            before = model(x_t, self.u(t), mask, torch.zeros_like(x_t), label)
-        return before * like(torch.rand(len(x_t), device=x_t.device) < 0.5, x_t)
+        before, n = torch.zeros_like(x_t), (len(x_t) + torch.randint(2, ()).item()) // 2
+        some = torch.randperm(len(x_t), device=x_t.device)[:n]
+        if n:
+            label = None if label is None else label[some]
+            with torch.no_grad():
+                before[some] = model(x_t[some], self.u(t[some]), mask[some], before[some], label)
+        return before
 
     def _last(self, x0: Vectors) -> Vectors:
         """What is left of x_0 in the mean of x_T, squared: the code's tT_loss."""
@@ -143,41 +149,59 @@ class DiffusionLM(DDPM):
     def bound(self, model, tokens: Tokens, t: Times) -> PerExample:
         """T L_{t-1} + L_T - log p(w | x_0) - log p(length), nats per sentence: its mean over t bounds -log p(w).
 
-        Without `lengths` it is the bound given the sentence's length.
+        Without `lengths` it is the bound given the sentence's length.  (eq. 2 before it is simplified)
         """
         mask, clean, x0, x_t = self.draw(model, tokens, t)
         nll = total(exact(self.rounding_nll(model, x0, tokens)), mask)
         if self.log_length is not None:
             nll = nll - self.log_length[mask.sum(1)]
-        x0_hat = model(x_t, self.u(t), mask)
-        return self.T * self._term(clean, x0, x0_hat, t, mask) + self._prior(x0, mask) + nll
+        term = self._term(clean, model(x_t, self.u(t), mask), x_t, t, mask)
+        return self.T * term + self.prior_term(clean, mask) + nll
 
     def term(self, model, tokens: Tokens, t: Times) -> PerExample:
-        """L_{t-1} in nats: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)); at t = 1 E log q(x_0 | w) / p(x_0 | x_1)."""
-        mask, clean, x0, x_t = self.draw(model, tokens, t)
-        return self._term(clean, x0, model(x_t, self.u(t), mask), t, mask)
+        """L_{t-1} = KL(q(x_{t-1} | x_t, w) || p(x_{t-1} | x_t)) in nats per sentence, t = 1 included.
 
-    def prior_term(self, x0: Vectors) -> PerExample:
-        """L_T = KL(q(x_T | x_0) || N(0, I)) in nats per sentence, all positions of x_0 counted."""
-        return self._prior(x0, torch.ones(x0.shape[:2], dtype=torch.bool, device=x0.device))
-
-    def _prior(self, x0: Vectors, mask: Mask) -> PerExample:
-        left = self.log_alpha_bar[-1].exp()
-        return total((self._last(exact(x0)) - left - torch.log1p(-left)).sum(-1) / 2, mask)
-
-    def _term(self, clean: Vectors, x0: Vectors, x0_hat: Vectors, t: Times, mask: Mask) -> PerExample:
-        """At t = 1 p(x_0 | x_1) is q(x_0 | x_1, w) with the estimate in the place of Emb(w), and there is
-
-        E log q(x_0 | w) / p = KL(q(x_0 | x_1, w) || p) - I(x_0; x_1 | w),  I = log(1 + alpha_bar_1) / 2 per number.
+        Given w the x_t are a Markov chain whatever x_0 is, so x_0 is integrated out, where the paper keeps it: there
+        are no terms of q(x_0 | w), and less noise.
         """
-        first, (from_x0, small, var) = t == 1, self._reverse(t)
-        r2 = self.log_alpha_bar[1].exp()
-        ratio = torch.where(first, self._known_var, small) / var
-        constant = (ratio - 1 - ratio.log() - torch.where(first, torch.log1p(r2), 0)) / 2
-        weight = torch.where(first, 1 / (1 + r2), from_x0).square() / (2 * var)
-        target = torch.where(like(first, x0), clean, x0)
-        error = (exact(target) - exact(x0_hat)).square().sum(-1)
-        return total(weight[:, None] * error + self.width * constant[:, None], mask)
+        mask, clean, _, x_t = self.draw(model, tokens, t)
+        return self._term(clean, model(x_t, self.u(t), mask), x_t, t, mask)
+
+    def prior_term(self, clean: Vectors, mask: Mask | None = None) -> PerExample:
+        """L_T = KL(q(x_T | w) || N(0, I)) in nats per sentence, from Emb(w)."""
+        mask = torch.ones(clean.shape[:2], dtype=torch.bool, device=clean.device) if mask is None else mask
+        left = self.log_alpha_bar[-1].exp()
+        extra = left * (self.spread - 1)  # of the variance of x_T, over 1
+        return total(((left * exact(clean).square() + extra - torch.log1p(extra)).sum(-1) / 2), mask)
+
+    def known_word(self, clean: Vectors, x_t: Vectors, t: Times) -> tuple[Vectors, PerExample]:
+        """Mean and variance of q(x_0 | x_t, w), from Emb(w)."""
+        log = self.log_alpha_bar[t]
+        left = self._left(log)
+        gain = (log / 2).exp() * left / -torch.expm1(log)
+        r, gain = (like(v.to(x_t.dtype), x_t) for v in ((log / 2).exp(), gain))
+        return clean + gain * (x_t - r * clean), left
+
+    def _term(self, clean: Vectors, x0_hat: Vectors, x_t: Vectors, t: Times, mask: Mask) -> PerExample:
+        """The KL of two Gaussians. At t = 1 the network's answer stands for Emb(w)."""
+        first, (from_x0, small, var) = like(t == 1, x_t), self._reverse(t)
+        mean, left = self.known_word(clean, x_t, t)
+        mean_hat = torch.where(first, self.known_word(x0_hat, x_t, t)[0], x0_hat)
+        ratio = (small + from_x0.square() * left) / var
+        constant = self.width * (ratio - 1 - ratio.log()) / 2
+        error = (exact(mean) - exact(mean_hat)).square().sum(-1)
+        return total((from_x0.square() / (2 * var))[:, None] * error + constant[:, None], mask)
+
+    def _left(self, log: float | Tensor, m=torch) -> float | Tensor:
+        """Variance of q(x_0 | x_t, w): sigma_0^2 / (1 + sigma_0^2 SNR)."""
+        return self.spread / (1 - self.spread * m.exp(log) / m.expm1(log))
+
+    def _kernel(self, t, s, m=torch):
+        """With variance "word" p(x_s | x_t) is as wide as q(x_s | x_t, w); the last step shows the mean."""
+        from_x0, from_xt, small, var = super()._kernel(t, s, m)
+        if self.variance == "word":
+            var = small + from_x0**2 * self._left(self._logs(t, s, m)[0], m) * (s > 0)
+        return from_x0, from_xt, small, var
 
 
 # Words and vectors
@@ -191,7 +215,10 @@ def embed(model, tokens: Tokens) -> Vectors:
 def nearest(x: Float[Tensor, "*shape D"], table: Float[Tensor, "K D"]) -> Int[Tensor, "*shape"]:
     """argmin_w |x - e_w|, as argmax of x . e_w - |e_w|^2 / 2: one matrix product at a time over a part of the rows."""
     bias, rows = -table.square().sum(-1) / 2, max(1, CHUNK // len(table))
-    parts = [torch.addmm(bias, part, table.T).argmax(-1) for part in x.reshape(-1, x.shape[-1]).split(rows)]
+    parts = [
+        torch.addmm(bias, part, table.T).argmax(-1)
+        for part in x.to(table.dtype).reshape(-1, x.shape[-1]).split(rows)
+    ]
     return torch.cat(parts).reshape(x.shape[:-1])
 
 
@@ -214,6 +241,20 @@ def log_law(counts: Int[Tensor, " length_plus_1"], length: int) -> Float[Tensor,
     more = counts.double() + 1
     more[0] = 0
     return (more / more.sum()).log()
+
+
+def anchor(model, tokens: Tokens, known: Mask) -> Callable[[Vectors], Vectors]:
+    """For `sample(..., clamp=anchor(model, tokens, known))`: known words are put back, clean, after each step.
+
+    Infilling, a prompt, the start of a sentence. The words that are not known may be anything, PAD too.
+    """
+    if known.shape != tokens.shape:
+        raise ValueError(
+            f"known and tokens must have one shape, not {tuple(known.shape)} and {tuple(tokens.shape)}"
+        )
+    with torch.no_grad():
+        vectors = embed(model, tokens)
+    return lambda x: torch.where(known[..., None], vectors, x)
 
 
 # What is done to a network before it samples

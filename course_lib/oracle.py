@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from .d3pm import D3PM
 from .data import GaussianMixture, MarkovLanguage
 from .ddpm import mix
+from .diffusion_lm import DiffusionLM
 from .optimal_variance import NPR, SN
 from .process import Process
 from .sedd import SEDD
-from .shapes import PerExample, Tokens, exact, like
+from .shapes import Mask, PerExample, Tokens, exact, like
 
 
 class Oracle(nn.Module):
@@ -144,15 +145,11 @@ class MarkovOracle(nn.Module):
 
     def loo(self, x: Tokens, t: Tensor) -> Float[Tensor, "B L V"]:
         """log p(x_0 at i = k | the other tokens of x_t): what comes from the left times what comes from the right."""
-        noise, move = self.process.noise, self.language.move.to(x.device)
+        noise = self.process.noise
         seen = noise.likelihood(x, torch.zeros_like(t), t)[..., : noise.V]  # (B, L, V)
         said = torch.nn.functional.one_hot(x, noise.K)[..., : noise.V]  # put there by clamp, not by the noise
         seen = normalised(torch.where(seen.amax(-1, keepdim=True) > 0, seen, said))
-        left, right = [self.language.start.to(x.device).expand(len(x), -1)], [torch.ones_like(seen[:, 0])]
-        for i in range(1, x.shape[1]):
-            left.append(normalised(left[-1] * seen[:, i - 1]) @ move)
-            right.append(normalised((right[-1] * seen[:, -i]) @ move.T))
-        return normalised(torch.stack(left, 1) * torch.stack(right[::-1], 1)).log()
+        return from_others(self.language, seen).log()
 
     def forward(self, x: Tokens, u: PerExample) -> Float[Tensor, "B L V"]:
         if isinstance(self.process, SEDD):
@@ -162,6 +159,55 @@ class MarkovOracle(nn.Module):
         if self.process.predicts == "score":
             return noise.score_from_loo(loo, x, t)[..., : noise.V]
         return loo if self.process.predicts == "loo" else noise.posterior_from_loo(loo, x, t)
+
+
+class SentenceOracle(nn.Module):
+    """The perfect network of Diffusion-LM for sentences of a MarkovLanguage, whose words have these embeddings.
+
+    E[x_0 | x_t] = sum_w p(w | x_t) E[x_0 | x_t, w] at each place, and E[Emb(w) | x_1] at t = 1. float64.
+    """
+
+    recall, classes = False, 0
+
+    def __init__(self, process: DiffusionLM, language: MarkovLanguage, table: Float[Tensor, "K D"]):
+        super().__init__()
+        if table.shape != (language.K, process.width):
+            want = (language.K, process.width)
+            raise ValueError(f"table must have shape {want}, not {tuple(table.shape)}")
+        self.process, self.language, self.table = process, language, exact(table)
+
+    def embed(self, tokens: Tokens) -> Float[Tensor, "B L D"]:
+        """Emb(w)."""
+        return self.table[tokens]
+
+    def logits(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L K"]:
+        """x . e_w - |e_w|^2 / 2."""
+        return exact(x) @ self.table.T - self.table.square().sum(-1) / 2
+
+    def explain(self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None, *_):
+        """E[x_0 | x_t], and log p(w | x_t) at each place."""
+        t, z = (u * self.process.T).round().long(), exact(x)
+        log = self.process.log_alpha_bar[t]
+        r, noise = (log / 2).exp(), -torch.expm1(log) + log.exp() * self.process.spread
+        far = (z[..., None, :] - r[:, None, None, None] * self.table).square().sum(-1)  # (B, L, K)
+        seen = (-far / (2 * noise[:, None, None])).softmax(-1)
+        p = normalised(from_others(self.language, seen) * seen)
+        mean = p @ self.table
+        x0 = torch.where(like(t == 1, z), mean, self.process.known_word(mean, z, t)[0])
+        return x0.to(x.dtype), p.log()
+
+    def forward(self, x: Float[Tensor, "B L D"], u: PerExample, *given) -> Float[Tensor, "B L D"]:
+        return self.explain(x, u, *given)[0]
+
+
+def from_others(language: MarkovLanguage, seen: Float[Tensor, "B L K"]) -> Float[Tensor, "B L K"]:
+    """p(token at i | what is seen of the others), by forward-backward; seen is each place's evidence for each token."""
+    move = language.move.to(seen.device)
+    left, right = [language.start.to(seen.device).expand(len(seen), -1)], [torch.ones_like(seen[:, 0])]
+    for i in range(1, seen.shape[1]):
+        left.append(normalised(left[-1] * seen[:, i - 1]) @ move)
+        right.append(normalised((right[-1] * seen[:, -i]) @ move.T))
+    return normalised(torch.stack(left, 1) * torch.stack(right[::-1], 1))
 
 
 def normalised(p: Float[Tensor, "*shape K"]) -> Float[Tensor, "*shape K"]:

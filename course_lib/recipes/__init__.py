@@ -46,6 +46,7 @@ class Recipe:
     lr: float = 1e-3
     ema: float = 0.999
     seed: int = 0
+    stream: Callable[[Tensor, int, int], Iterator[Tensor]] = batches  # of data, batch and seed
 
     def fresh_model(self) -> nn.Module:
         """The untrained network, the same each time (sets torch's seed)."""
@@ -55,7 +56,7 @@ class Recipe:
     def train(self, model: nn.Module, steps: int | None = None, device="cpu", **options) -> Iterator[Record]:
         """Records of the recipe's training; `steps` shortens it, learning-rate schedule included."""
         steps = self.steps if steps is None else steps
-        stream = batches(self.data("train")[0], self.batch, self.seed)
+        stream = self.stream(self.data("train")[0], self.batch, self.seed)
         lr = warmup_cosine(self.lr, steps)
         return train(self.process().to(device), model, stream, steps, lr=lr, ema=self.ema, **options)
 

@@ -1,0 +1,527 @@
+"""Diffusion-LM against Bayes, enumeration and the entropy of a toy language: no training."""
+
+import math
+
+import pytest
+import torch
+
+from course_lib import diffusion_lm as D
+from course_lib import schedules as S
+from course_lib.data import MarkovLanguage
+from course_lib.ddpm import DDPM
+from course_lib.diffusion_lm import DiffusionLM, Free, Recalling, Rounded, Within, nearest
+from course_lib.nets import EmbeddingNet, MixingNet
+from course_lib.optimal_variance import DDIM, Analytic
+from course_lib.oracle import DataOracle, SentenceOracle
+from course_lib.process import last, sample
+from course_lib.sde import VP, DPMSolver
+from course_lib.sentences import PAD, Labelled
+
+T, L, W, K = 40, 5, 3, 6
+TABLE = S.table(S.sqrt(), T)
+I = torch.tensor
+
+
+def F64(v):
+    return torch.tensor(v, dtype=torch.float64)
+
+
+def toy(steps=T, K=4, L=3, width=3, **options):
+    """A process, a Markov language, and its oracle."""
+    language = MarkovLanguage(K, L, sharpness=2.0)
+    process = DiffusionLM(S.table(S.sqrt(), steps), L, width, **options)
+    table = 2.0 * torch.randn(K, width, dtype=torch.float64)
+    return process, language, SentenceOracle(process, language, table)
+
+
+def net(kind=EmbeddingNet, **options):
+    given = (TABLE,) if kind is MixingNet else ()
+    model = kind(K, W, *given, width=16, heads=2, depth=1, **options)
+    for p in model.parameters():
+        p.data.normal_(std=0.3)
+    return model
+
+
+def ids(n=4):
+    tokens = torch.randint(0, K, (n, L))
+    tokens[1, 2:] = PAD
+    tokens[2, 1:] = PAD
+    return tokens
+
+
+# From words to vectors and back
+
+
+def test_x0_is_the_embedding_and_a_first_step_of_noise():
+    process, model = DiffusionLM(TABLE, L, W), net()
+    assert process.spread == pytest.approx(1 - TABLE[1].item(), rel=1e-12)
+    tokens = torch.randint(0, K, (1, L)).expand(5000, L)
+    x0 = process.encode(model, tokens).detach()
+    mean, var = x0.mean(0), x0.var(0)
+    torch.testing.assert_close(mean, model.embedding.weight[tokens[0]].detach(), atol=0.03, rtol=0)
+    torch.testing.assert_close(var, torch.full((L, W), process.spread), atol=0.01, rtol=0)
+
+
+def test_nearest_is_the_nearest_whatever_the_chunk(monkeypatch):
+    x, table = torch.randn(7, 9, 4, dtype=torch.float64), torch.randn(30, 4, dtype=torch.float64)
+    want = torch.cdist(x, table.expand(7, -1, -1)).argmin(-1)
+    assert nearest(x, table).equal(want)
+    for chunk in (1, 60, 100, 10**6):
+        monkeypatch.setattr(D, "CHUNK", chunk)
+        assert nearest(x, table).equal(want)
+    assert nearest(x[0, 0], table).equal(want[0, 0])
+    longer = table.clone()
+    longer[5] *= 10  # a long vector wins every plain dot product on its side
+    x = longer + 0.01
+    assert nearest(x, longer).equal(torch.arange(30)) and not (x @ longer.T).argmax(-1).equal(
+        torch.arange(30)
+    )
+
+
+def test_nearest_holds_no_more_than_a_chunk_of_logits(monkeypatch):
+    seen, addmm = [], torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *a: seen.append(addmm(*a)) or seen[-1])
+    nearest(torch.randn(3000, 2), torch.randn(5000, 2))
+    assert max(s.numel() for s in seen) <= D.CHUNK and sum(len(s) for s in seen) == 3000 and len(seen) == 4
+
+
+def test_rounding_is_bayes_rule():
+    """p(w | x_0) of equally frequent words under x_0 ~ N(Emb(w), sigma_0^2 I); 0 at PAD."""
+    process, model, tokens = DiffusionLM(TABLE, L, W), net().double(), ids()
+    x0 = torch.randn(4, L, W, dtype=torch.float64)
+    e = model.embedding.weight
+    log = -(x0[..., None, :] - e).square().sum(-1) / (2 * process.spread)
+    want = -log.log_softmax(-1).gather(-1, tokens.clamp(min=0)[..., None])[..., 0] * (tokens != PAD)
+    torch.testing.assert_close(process.rounding_nll(model, x0, tokens), want)
+    soft = DiffusionLM(TABLE, L, W, temperature=1.0)
+    want = -(x0 @ e.T - e.square().sum(-1) / 2).log_softmax(-1)
+    want = want.gather(-1, tokens.clamp(min=0)[..., None])[..., 0] * (tokens != PAD)
+    torch.testing.assert_close(soft.rounding_nll(model, x0, tokens), want)
+
+
+def test_decode_finds_the_words_and_leaves_PAD_where_nothing_is():
+    process, model, tokens = DiffusionLM(TABLE, L, W), net(), ids()
+    x = D.embed(model, tokens)
+    assert (x[1, 2:] == 0).all() and (x[tokens != PAD] == model.embedding.weight[tokens[tokens != PAD]]).all()
+    assert process.decode(Within(model, tokens != PAD), x).equal(tokens)
+    assert process.decode(model, x)[tokens != PAD].equal(tokens[tokens != PAD])
+
+
+# Given the word, x_0 can be integrated out
+
+
+def test_known_word_is_bayes():
+    """q(x_0 | x_t, w) by quadrature over x_0."""
+    process = DiffusionLM(TABLE, 1, 1)
+    grid = torch.linspace(-6, 6, 40001, dtype=torch.float64)
+    for t in (1, 2, 7, T):
+        a = process.alpha_bar[t]
+        for word, x in ((0.8, 1.3), (-1.0, 0.1)):
+            log = -(grid - word).square() / (2 * process.spread) - (x - a.sqrt() * grid).square() / (
+                2 * (1 - a)
+            )
+            p = log.softmax(0)
+            mean, var = process.known_word(F64([[[word]]]), F64([[[x]]]), I([t]))
+            assert mean.item() == pytest.approx((p @ grid).item(), abs=1e-9)
+            assert var.item() == pytest.approx((p @ grid.square() - (p @ grid) ** 2).item(), rel=1e-6)
+
+
+def test_word_variance_is_that_of_the_step_when_the_word_is_known():
+    """q(x_s | x_t, w): x_s and x_t are jointly Gaussian given w; the mean comes from E[x_0 | x_t, w]."""
+    process = DiffusionLM(TABLE, 1, 1)
+    word = F64([[[0.7]]])
+    for t, s in ((2, 1), (9, 4), (T, 1), (T, T - 1)):
+        a_t, a_s = process.alpha_bar[t], process.alpha_bar[s]
+        var_s, var_t = a_s * process.spread + 1 - a_s, a_t * process.spread + 1 - a_t
+        cov = (a_t / a_s).sqrt() * var_s
+        x_t = F64([[[1.1]]])
+        want = a_s.sqrt() * word + cov / var_t * (x_t - a_t.sqrt() * word)
+        mean, _ = process.posterior(process.known_word(word, x_t, I([t]))[0], x_t, I([t]), I([s]))
+        torch.testing.assert_close(mean, want)
+        var = process._kernel(I([t]), I([s]))[3]
+        torch.testing.assert_close(var, (var_s - cov**2 / var_t)[None])
+        assert process._kernel(t, s, math)[3] == pytest.approx(var.item(), rel=1e-12)
+        small = DiffusionLM(TABLE, 1, 1, variance="small")._kernel(I([t]), I([s]))[3]
+        large = DiffusionLM(TABLE, 1, 1, variance="large")._kernel(I([t]), I([s]))[3]
+        assert small < var < large
+        torch.testing.assert_close(small, DDPM(TABLE, (1,))._kernel(I([t]), I([s]))[3])
+    assert process._kernel(I([5]), I([0]))[3] == 0 and process._kernel(5, 0, math)[3] == 0
+
+
+def test_a_perfect_network_for_one_sentence_has_a_bound_of_zero():
+    """Nothing is uncertain, so -log p(w) = 0, and the bound is that, but for the paper's variance."""
+    tokens = torch.zeros(64, L, dtype=torch.long)
+    for options, gap in (({}, 0.0), ({"variance": "small"}, None), ({"decoder_var": 0.00556}, None)):
+        process, _, oracle = toy(200, K=1, L=L, width=2, **options)
+        t = torch.arange(1, 201)
+        values = process.bound(oracle, torch.zeros(200, L, dtype=torch.long), t)
+        rest = process.prior_term(oracle.embed(tokens[:1])).item()
+        assert 0 < rest < 1e-4
+        if gap is not None:
+            assert (values - rest).abs().max() < 1e-6
+        elif "variance" in options:  # 0.0125 nats per number, whatever T is
+            want = closed_gap(process) * L * 2
+            assert values.mean().item() - rest == pytest.approx(want, rel=1e-6) and want / (
+                2 * L
+            ) == pytest.approx(0.0125, abs=2e-4)
+        else:
+            v, s2 = process.known_word(oracle.embed(tokens[:1, :1]), torch.zeros(1, 1, 2), I([1]))[1], 0.00556
+            kl = (v / s2 - 1 - (v / s2).log()) / 2
+            assert values[0].item() - rest == pytest.approx(200 * 2 * L * kl.item(), rel=1e-6)
+
+
+def closed_gap(process):
+    """Sum over t of KL(q(x_{t-1} | x_t, w) || the same mean with beta-tilde), per number."""
+    t = torch.arange(2, process.T + 1)
+    from_x0, _, small, _ = process._kernel(t, t - 1)
+    snr = process.alpha_bar[t] / (1 - process.alpha_bar[t])
+    extra = from_x0**2 * process.spread / (1 + process.spread * snr) / small
+    return ((extra - torch.log1p(extra)) / 2).sum().item()
+
+
+def test_term_is_the_paper_s_sum_in_expectation():
+    """The paper's form, with E[log q(x_0 | w) - log p(x_0 | x_1)], KLs from q(x_{t-1} | x_t, x_0) and L_T(x_0), is the
+    same number as ours, for a network that is affine in one dimension: all moments are exact."""
+    process = DiffusionLM(S.table(S.sqrt(), 12), 1, 1, decoder_var=0.1)
+    a, e, v0 = process.alpha_bar, 0.9, process.spread
+    slope, shift = 0.55, 0.1  # f(x) = slope x + shift
+
+    def squared(ca, c0, cz):  # E (ca + c0 z_0 + cz z)^2
+        return ca**2 + c0**2 + cz**2
+
+    paper = ours = 0.0
+    for t in range(1, 13):
+        r, sd, s0 = math.sqrt(a[t]), math.sqrt(1 - a[t]), math.sqrt(v0)
+        k_mean, k_0, k_z = (
+            slope * r * e + shift,
+            slope * r * s0,
+            slope * sd,
+        )  # f(x_t) = k_mean + k_0 z_0 + k_z z
+        from_x0, _, small, var = (x.item() for x in process._kernel(I([t]), I([t - 1])))
+        gain, left = (r * v0 / (1 - a[t] + a[t] * v0)).item(), process._left(a[t].log()).item()
+        known = (e, gain * r * s0, gain * sd)  # E[x_0 | x_t, w]
+        if t == 1:
+            hat = ((1 - gain * r) * k_mean + gain * r * e, (1 - gain * r) * k_0 + gain * r * s0,
+                   (1 - gain * r) * k_z + gain * sd)  # fmt: skip
+            error = squared(e - hat[0], s0 - hat[1], -hat[2])
+            paper += -(1 + math.log(2 * math.pi * v0)) / 2 + math.log(2 * math.pi * 0.1) / 2 + error / 0.2
+            var, q_var = 0.1, left
+        else:
+            hat = (k_mean, k_0, k_z)
+            error = squared(e - hat[0], s0 - hat[1], -hat[2])
+            paper += (small / var - 1 - math.log(small / var)) / 2 + from_x0**2 * error / (2 * var)
+            q_var = small + from_x0**2 * left
+        error = squared(*(p - q for p, q in zip(known, hat, strict=True)))
+        ours += (q_var / var - 1 - math.log(q_var / var)) / 2 + from_x0**2 * error / (2 * var)
+        if t in (1, 6):  # and this is what `term` estimates
+            found = process.term(
+                Affine(slope, shift, e), torch.zeros(200000, 1, dtype=torch.long), I([t]).expand(200000)
+            )
+            each = (q_var / var - 1 - math.log(q_var / var)) / 2 + from_x0**2 * error / (2 * var)
+            assert abs(found.mean().item() - each) < 5 * found.std().item() / 200000**0.5 + 1e-6
+    A = a[-1].item()
+    paper += (A * (e**2 + v0) - A - math.log1p(-A)) / 2
+    ours += process.prior_term(F64([[[e]]])).item()
+    assert ours == pytest.approx(paper, rel=1e-9)
+
+
+class Affine:
+    """f(x) = slope x + shift, and one word at e."""
+
+    recall, classes = False, 0
+
+    def __init__(self, slope, shift, e):
+        self.slope, self.shift, self.table = slope, shift, torch.tensor([[e]])
+
+    def __call__(self, x, u, mask=None):
+        return self.slope * x + self.shift
+
+    def embed(self, tokens):
+        return self.table[tokens]
+
+    def logits(self, x):
+        return x @ self.table.T - self.table.square().sum(-1) / 2
+
+
+def test_bound_meets_the_entropy():
+    """Oracle bounds stay above the entropy of the language and come down to it as T grows."""
+    n, gaps = 40000, []
+    for steps in (50, 400):
+        torch.manual_seed(0)
+        process, language, oracle = toy(steps)
+        tokens = language.sample(n)
+        values = process.bound(oracle, tokens, process.sample_t(n))
+        gap = values + language.log_prob(tokens)
+        assert values.dtype == torch.float64
+        gaps.append(gap.mean().item())
+        assert gaps[-1] > -3 * gap.std().item() / n**0.5
+    assert gaps[1] < 0.08 and gaps[0] > gaps[1] + 0.05
+
+
+def test_length_is_part_of_the_bound_and_can_be_drawn():
+    counts = I([0, 3, 0, 4, 0, 0])
+    process, plain, model = DiffusionLM(TABLE, L, W, lengths=counts), DiffusionLM(TABLE, L, W), net()
+    tokens, t = ids(), I([1, 7, 20, T])
+    torch.manual_seed(1)
+    longer = process.bound(model, tokens, t)
+    torch.manual_seed(1)
+    law = I([0, 4, 1, 5, 1, 1]) / 12  # each length once more
+    extra = -law.double().log()[[5, 2, 1, 5]]
+    torch.testing.assert_close(longer - plain.bound(model, tokens, t), extra, atol=1e-4, rtol=1e-6)
+    mask = process.draw_lengths(20000)
+    seen = mask.sum(1).bincount(minlength=6) / 20000
+    assert (
+        (seen - law).abs().max() < 0.02 and (mask[:, 1:] <= mask[:, :-1]).all() and mask.shape == (20000, L)
+    )
+    with pytest.raises(ValueError, match="lengths must be given"):
+        plain.draw_lengths(3)
+
+
+# Training
+
+
+def test_loss_restated(monkeypatch):
+    process, model, tokens = DiffusionLM(TABLE, L, W, temperature=1.0), net(), ids()
+    t = I([1, 1, 20, T])
+    torch.manual_seed(3)
+    got = process.loss(model, tokens, t)
+    torch.manual_seed(3)
+    mask, clean = tokens != PAD, D.embed(model, tokens)
+    x0 = clean + math.sqrt(process.spread) * torch.randn_like(clean)
+    x_t = process.corrupt(x0, t)
+    said = model(x_t, t / T, mask)
+    target = torch.cat([clean[:2], x0[2:]])
+    nll = process.rounding_nll(model, x0, tokens)
+    each = (target - said).square().mean(-1) + nll + process.alpha_bar[-1].float() * x0.square().mean(-1)
+    want = torch.stack([each[i][mask[i]].mean() for i in range(4)])
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("kind", [EmbeddingNet, MixingNet])
+def test_what_is_added_for_the_words(kind):
+    model, tokens, t = net(kind), ids(), I([1, 5, 20, T])
+    values = {}
+    for rounding in ("none", "gold", "prediction"):
+        torch.manual_seed(3)
+        values[rounding] = DiffusionLM(TABLE, L, W, rounding=rounding).loss(model, tokens, t)
+    torch.manual_seed(3)
+    process = DiffusionLM(TABLE, L, W)
+    mask, _, x0, x_t = process.draw(model, tokens, t)
+    gold = D.average(process.rounding_nll(model, x0, tokens), mask)
+    torch.testing.assert_close(values["gold"] - values["none"], gold, atol=1e-4, rtol=1e-4)
+    said, log_p = model.explain(x_t, process.u(t), mask)
+    if kind is EmbeddingNet:
+        torch.testing.assert_close(log_p, model.logits(said).log_softmax(-1))
+    nll = -log_p.gather(-1, tokens.clamp(min=0)[..., None])[..., 0]
+    torch.testing.assert_close(
+        values["prediction"] - values["none"], D.average(nll, mask), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_detach_stops_the_target_only():
+    tokens, t = ids(), I([1, 5, 20, T])
+    grads = {}
+    for detach in (False, True):
+        model = net()
+        process = DiffusionLM(TABLE, L, W, rounding="none", detach=detach)
+        torch.manual_seed(3)
+        loss = process.loss(model, tokens, t).mean()
+        loss.backward()
+        grads[detach] = loss.item(), model.embedding.weight.grad.clone(), model.leave.weight.grad.clone()
+        torch.manual_seed(0)
+    assert DiffusionLM(TABLE, L, W).detach is False
+    torch.manual_seed(5)
+    model = net()
+    values = [[], []]
+    for detach in (False, True):
+        model.zero_grad()
+        torch.manual_seed(3)
+        DiffusionLM(TABLE, L, W, rounding="none", detach=detach).loss(model, tokens, t).mean().backward()
+        values[detach] = [model.embedding.weight.grad.clone(), model.leave.weight.grad.clone()]
+    assert values[1][0].any() and not values[0][0].allclose(values[1][0])
+    torch.testing.assert_close(values[0][1], values[1][1])
+
+
+@pytest.mark.parametrize("kind", [EmbeddingNet, MixingNet])
+def test_PAD_is_nowhere_seen(kind):
+    process, model, tokens = (
+        DiffusionLM(TABLE, L, W, lengths=torch.ones(6, dtype=torch.long)),
+        net(kind),
+        ids(),
+    )
+    t = I([1, 5, 20, T])
+    for function in (process.loss, process.bound, process.term):
+        torch.manual_seed(2)
+        one = function(model, tokens[1:2, :2], t[1:2])
+        torch.manual_seed(2)
+        assert function(model, tokens[1:2, :2], t[1:2]).equal(one)
+    x = torch.randn(4, L, W)
+    other = torch.where((tokens != PAD)[..., None], x, 100.0)
+    mask = tokens != PAD
+    a, b = model(x, t / T, mask), model(other, t / T, mask)
+    torch.testing.assert_close(a[mask], b[mask])
+    v = torch.where(mask, 1.0, math.nan)
+    assert D.total(v, mask).tolist() == [5, 2, 1, 5] and D.average(v, mask).tolist() == [1] * 4
+
+
+def test_labels_are_hidden_now_and_then():
+    model, process = net(classes=3), DiffusionLM(TABLE, L, W)
+    seen = []
+    explain = model.explain
+    model.explain = lambda x, u, mask, before, label: seen.append(label) or explain(x, u, mask, before, label)
+    tokens = torch.randint(0, K, (4000, L))
+    process.loss(model, Labelled(tokens, torch.arange(4000) % 3), process.sample_t(4000))
+    hidden = (seen[0] == 3).float().mean().item()
+    assert abs(hidden - 0.1) < 0.02 and (seen[0][seen[0] < 3] == (torch.arange(4000) % 3)[seen[0] < 3]).all()
+    process.loss(model, tokens[:5], process.sample_t(5))
+    assert seen[1] is None
+
+
+def test_a_network_that_recalls_is_trained_with_its_own_estimate_half_of_the_time():
+    model, process = net(recall=True), DiffusionLM(TABLE, L, W)
+    tokens, t = torch.randint(0, K, (2000, L)), torch.full((2000,), 30)
+    seen, explain = [], model.explain
+    model.explain = lambda x, u, mask, before, label: (
+        seen.append((x, before)) or explain(x, u, mask, before, label)
+    )
+    process.loss(model, tokens, t)
+    x, before = seen[0]
+    own = model(x, t / T, tokens != PAD, torch.zeros_like(x)).detach()
+    used = before.flatten(1).any(1)
+    assert abs(used.float().mean() - 0.5) < 0.05 and not before.requires_grad
+    torch.testing.assert_close(before[used], own[used])
+
+
+# Around a network
+
+
+def test_within_tells_the_mask_and_the_label():
+    model, x, u = net(classes=2), torch.randn(4, L, W), torch.rand(4)
+    mask, label = ids() != PAD, I([0, 1, 1, 0])
+    torch.testing.assert_close(Within(model, mask)(x, u), model(x, u, mask))
+    torch.testing.assert_close(Within(model, mask, label)(x, u), model(x, u, mask, None, label))
+    assert Within(model, mask).table.equal(model.table)
+
+
+def test_rounded_snaps_to_embeddings_from_its_start():
+    model, x, u = net(), torch.randn(4, L, W), I([1.0, 0.6, 0.5, 0.1])
+    x0 = model(x, u)
+    near = model.embedding.weight[torch.cdist(x0, model.embedding.weight.expand(4, -1, -1)).argmin(-1)]
+    assert Rounded(model)(x, u).equal(near)
+    late = Rounded(model, start=0.5)(x, u)
+    assert late[:2].equal(x0[:2]) and late[2:].equal(near[2:])
+    for start in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="start must lie in"):
+            Rounded(model, start)
+
+
+def test_recalling_gives_each_call_the_last_estimate_and_forgets_at_the_start():
+    model, x, mask = net(recall=True), torch.randn(4, L, W), ids() != PAD
+    network, one = Recalling(model, mask), torch.ones(4)
+    first = network(x, one)
+    torch.testing.assert_close(first, model(x, one, mask, torch.zeros_like(x)))
+    second = network(x, one / 2)
+    torch.testing.assert_close(second, model(x, one / 2, mask, first))
+    torch.testing.assert_close(network(x, one), first)
+
+
+def test_free_guidance_is_an_extrapolation():
+    model, x, u = net(classes=2), torch.randn(4, L, W), torch.rand(4)
+    mask, label = ids() != PAD, I([0, 1, 1, 0])
+    told, free = model(x, u, mask, None, label), model(x, u, mask)
+    torch.testing.assert_close(Free(model, mask, label, 1.5)(x, u), 2.5 * told - 1.5 * free)
+    torch.testing.assert_close(Free(model, mask, label, 0.0)(x, u), told)
+
+
+# Sampling
+
+
+@pytest.mark.parametrize("steps", [10, 40, 400])
+def test_samples_of_the_oracle_are_sentences_of_the_language(steps):
+    """Every sampler of chapters 1 to 3 brings the words back; with many steps also their law."""
+    torch.manual_seed(1)
+    process, language, oracle = toy(400, K=3, L=2, width=2)
+    oracle.table = torch.tensor([[3.0, 0], [-3, 0], [0, 4]], dtype=torch.float64)
+    n, A = (500 if steps == 400 else 2000), process.alpha_bar
+    law = torch.stack([language.log_prob(I([[i, j]])) for i in range(3) for j in range(3)]).exp().flatten()
+    kinds = [process] + (
+        [DDIM(A, (2, 2), eta=0.0, predicts="x0"), DDPM(A, (2, 2), "x0")] if steps == 40 else []
+    )
+    if steps == 40:
+        kinds.append(DPMSolver(VP(S.sqrt(), (2, 2), predicts="x0")))
+        kinds.append(Analytic(A, (2, 2), eta=1.0, spread=torch.zeros(401), predicts="x0"))
+    for kind in kinds:
+        tokens = process.decode(oracle, last(sample(kind, oracle, n, steps))[1])
+        found = (tokens[:, 0] * 3 + tokens[:, 1]).bincount(minlength=9) / n
+        assert (found - law).abs().sum() / 2 < 0.1
+
+
+def test_codebook_is_drawn_whole_at_any_number_of_steps():
+    """T19: with the exact network of 8 random sentences every sample is one of them, from 20 steps on."""
+    book = torch.randint(0, 20, (8, 6))
+    table = torch.randn(20, 4)
+    process = DiffusionLM(S.table(S.sqrt(), 2000), 6, 4)
+    for steps in (20, 100):
+        ddim = DDIM(process.alpha_bar, (6, 4), eta=0.0, predicts="x0")
+        x = last(sample(ddim, DataOracle(ddim, table[book]), 100, steps))[1]
+        tokens = nearest(x, table)
+        assert (tokens[:, None] == book).all(-1).any(1).all()
+
+
+def test_rounded_sampling_ends_on_embeddings():
+    process, model = DiffusionLM(TABLE, L, W), net()
+    mask = torch.ones(6, L, dtype=torch.bool)
+    x = last(sample(process, Rounded(Within(model, mask)), 6, 10))[1]
+    assert x.equal(model.embedding.weight[process.decode(model, x)].detach())
+
+
+def test_infilling_keeps_what_is_known(unchecked):
+    process, model, tokens = DiffusionLM(TABLE, L, W), net(), torch.randint(0, K, (6, L))
+    known = torch.rand(6, L) < 0.5
+    clamp = D.anchor(model, tokens, known)
+    for _, x in sample(process, model, 6, 5, clamp=clamp):
+        assert x[known].equal(model.embedding.weight[tokens][known]) and not x[~known].isnan().any()
+    assert process.decode(model, x)[known].equal(tokens[known])
+    with pytest.raises(ValueError, match="known and tokens must have one shape"):
+        D.anchor(model, tokens, known[:, :2])
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"length": 0}, "length must be at least 1, not 0"),
+        ({"width": 0}, "width must be at least 1, not 0"),
+        ({"rounding": "silver"}, "rounding must be one of gold, prediction, none, not 'silver'"),
+        ({"variance": "tiny"}, "variance must be one of word, small, large, not 'tiny'"),
+        ({"temperature": 0.0}, "temperature must be positive, not 0.0"),
+        ({"decoder_var": -1.0}, "decoder_var must be positive, not -1.0"),
+        ({"lengths": torch.ones(3, dtype=torch.long)}, "lengths must be 6 counts"),
+        ({"lengths": -torch.ones(6, dtype=torch.long)}, "lengths must be 6 counts"),
+    ],
+)
+def test_settings_are_checked(options, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        DiffusionLM(TABLE, **{"length": L, "width": W} | options)
+
+
+def test_states_and_sentences_are_checked(unchecked):
+    process, model = DiffusionLM(TABLE, L, W), net()
+    t = I([1, 2])
+    for shape in ((2, L + 1, W), (2, L, W + 1), (0, L, W), (2, 0, W), (2, L)):
+        with pytest.raises(ValueError, match=r"x0 must have shape \(B >= 1, 1 <= L <= 5, 3\)"):
+            process.corrupt(torch.zeros(shape), t)
+    with pytest.raises(TypeError, match="x0 must be a float tensor, not torch.int64"):
+        process.corrupt(torch.zeros(2, L, W, dtype=torch.long), t)
+    assert process.corrupt(torch.zeros(2, 2, W), t).shape == (2, 2, W)
+    for bad in (I([[PAD, 1]]), I([[1, PAD, 2]]), I([[PAD, PAD]])):
+        with pytest.raises(ValueError, match="tokens must have a word in each row, and PAD only at its end"):
+            process.loss(model, bad, I([3]))
+    with pytest.raises(ValueError, match="t must lie in"):
+        process.loss(model, ids(), I([1, 2, 3, T + 1]))
+    with pytest.raises(ValueError, match="before needs a network with recall"):
+        model(torch.zeros(2, L, W), torch.rand(2), None, torch.zeros(2, L, W))
+    with pytest.raises(ValueError, match="label one with classes"):
+        model(torch.zeros(2, L, W), torch.rand(2), None, None, I([0, 1]))
