@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .ddpm import DDPM
+from .process import Process
 from .sentences import PAD, Labelled, up_to, written
 from .shapes import Mask, PerExample, Table, Times, Tokens, check_choice, check_count, exact, like
 
@@ -321,3 +322,89 @@ class Free(Around):
     def __call__(self, x: Vectors, u: PerExample) -> Vectors:
         told, free = (self.model(x, u, self.mask, None, label) for label in (self.label, None))
         return torch.lerp(free, told, 1 + self.weight)
+
+
+# Control by a classifier
+
+
+class Labels(Process):
+    """Trains a classifier of x_t: loss(classifier, Labelled, t) is -log p(label | x_t) in nats.
+
+    process  the DiffusionLM whose x_t it is to read
+    model    the network that embeds; it is not trained
+    """
+
+    def __init__(self, process: DiffusionLM, model):
+        super().__init__()
+        self.process, self.model, self.T = process, model, process.T
+
+    @property
+    def device(self) -> torch.device:
+        """Where the process is."""
+        return self.process.device
+
+    def loss(self, classifier, data: Labelled, t: Times) -> PerExample:
+        with torch.no_grad():
+            mask, _, _, x_t = self.process.draw(self.model, data.tokens, t)
+        return F.cross_entropy(classifier(x_t, self.u(t), mask), data.labels, reduction="none")
+
+
+class Guided(Process):
+    """Each step of a process ends with a few steps of Adagrad up log p(c | x_s) + fluency log p(x_s | x_t).
+
+    log_p(x_s, u) -> (B,) is the control, such as a classifier's log probability; log p(x_s | x_t) is that of a Gaussian
+    around what the step has drawn. The last step, to s = 0, is left as it is.  (section 5.1; all else is the process's)
+    """
+
+    def __init__(
+        self,
+        process: DDPM,
+        log_p: Callable[[Vectors, PerExample], PerExample],
+        updates: int = 3,
+        lr: float = 0.1,
+        fluency: float = 0.01,
+    ):
+        super().__init__()
+        check_count("updates", updates)
+        if not (lr > 0 and fluency >= 0):
+            raise ValueError(f"lr must be positive and fluency not negative, not {lr} and {fluency}")
+        self.process, self.T, self.log_p = process, process.T, log_p
+        self.updates, self.lr, self.fluency = updates, lr, fluency
+
+    @property
+    def device(self) -> torch.device:
+        """Where the process is."""
+        return self.process.device
+
+    def corrupt(self, x0: Vectors, t: Times) -> Vectors:
+        return self.process.corrupt(x0, t)
+
+    def loss(self, model, data, t: Times) -> PerExample:
+        return self.process.loss(model, data, t)
+
+    def prior(self, n: int) -> Vectors:
+        return self.process.prior(n)
+
+    def times(self, steps: int) -> Times:
+        return self.process.times(steps)
+
+    def decode(self, model, x: Vectors) -> Tokens:
+        """The process's."""
+        return self.process.decode(model, x)
+
+    def step(self, model, x: Vectors, t: Times, s: Times) -> Vectors:
+        drawn = self.process.step(model, x, t, s)
+        var = like(self.process._kernel(t, s)[2].to(x.dtype), x)
+        pulled = self.pulled(drawn, var, self.u(s))
+        return torch.where(like(s > 0, x), pulled, drawn)
+
+    def pulled(self, drawn: Vectors, var: Tensor, u: PerExample) -> Vectors:
+        """The drawn x_s after `updates` steps up the objective."""
+        with torch.enable_grad():
+            x = drawn.detach().clone().requires_grad_()
+            optimizer = torch.optim.Adagrad([x], lr=self.lr)
+            for _ in range(self.updates):
+                far = ((x - drawn).square() / (2 * var).clamp(min=1e-12)).sum()
+                x.grad = torch.autograd.grad(self.fluency * far - self.log_p(x, u).sum(), x)[0]
+                optimizer.step()
+        return x.detach()

@@ -1,7 +1,9 @@
 """How good is it? Bounds with standard errors; pictures and text judged by what knows real ones."""
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import torch
@@ -185,3 +187,76 @@ def entropy_of_tokens(x: Int[Tensor, "*shape"]) -> float:
     """Entropy of the tokens' frequencies in bits. Far below that of real text, samples repeat themselves."""
     p = x.flatten().bincount().double() / x.numel()
     return torch.special.entr(p).sum().item() / math.log(2)
+
+
+# Sentences
+
+
+class SentenceJudge:
+    """A Kneser-Ney model of whole sentences: (B, L) tokens in 0..K-1, filled up at the end with negative numbers."""
+
+    def __init__(self, sentences: Int[Tensor, "N L"], K: int, order: int = 4):
+        self.end, self.order = K, order
+        rows = self._framed(sentences)
+        self.model = NGram(rows[self._words(sentences, order)], K + 1, order)
+
+    def _framed(self, x: Int[Tensor, "B L"]) -> Int[Tensor, "B M"]:
+        """Each sentence between ends."""
+        ends = torch.full((len(x), self.order - 1), self.end)
+        return torch.cat([ends, torch.where(x >= 0, x, self.end).cpu(), ends[:, :1]], 1)
+
+    def _words(self, x: Int[Tensor, "B L"], before: int) -> Tensor:
+        """True at the words and the end after each sentence, and at the `before - 1` ends before it."""
+        length, place = (x >= 0).sum(1, keepdim=True).cpu(), torch.arange(x.shape[1] + self.order)
+        return (place >= self.order - before) & (place <= self.order - 1 + length)
+
+    def nats(self, x: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
+        """-log p(sentence), its end included."""
+        return torch.where(self._words(x, 1), -self.model.log_prob(self._framed(x)), 0).sum(1)
+
+    def perplexity(self, x: Int[Tensor, "B L"]) -> float:
+        """exp of the nats per word, each end counted as a word."""
+        return math.exp(self.nats(x).sum() / ((x >= 0).sum() + len(x)))
+
+
+def distinct(sentences: Sequence[Sequence[str]], n: int) -> float:
+    """Share of all n-grams that differ from each other; nan if there is none.  Li et al. 2016."""
+    grams = [tuple(s[i : i + n]) for s in sentences for i in range(len(s) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else math.nan
+
+
+def bleu_table(sentences: Sequence[Sequence[str]]) -> Float[Tensor, "N N"]:
+    """Sentence BLEU of each sentence (row) against each other one, 0 to 100, as sacrebleu's sentence_bleu has it.
+
+    The overlaps of a pair are the same in both directions, so each pair is counted once.
+    """
+    score = needs("sacrebleu.metrics", "sacrebleu").BLEU(effective_order=True).compute_bleu
+    grams = [[Counter(zip(*(s[i:] for i in range(n)), strict=False)) for n in range(1, 5)] for s in sentences]
+    table = torch.zeros(len(sentences), len(sentences), dtype=torch.float64)
+    for i, j in combinations_with_replacement(range(len(sentences)), 2):
+        same = [(a & b).total() for a, b in zip(grams[i], grams[j], strict=True)]
+        for a, b in {(i, j), (j, i)}:
+            n, m = len(sentences[a]), len(sentences[b])
+            total = [max(n - k, 0) for k in range(4)]
+            table[a, b] = score(same, total, n, m, smooth_method="exp", effective_order=True).score
+    return table
+
+
+def self_bleu(sentences: Sequence[Sequence[str]]) -> float:
+    """Mean BLEU of each sentence against each other one, 0 to 100: high where they repeat each other."""
+    if len(sentences) < 2:
+        raise ValueError(f"sentences must be at least 2, not {len(sentences)}")
+    table, n = bleu_table(sentences), len(sentences)
+    return ((table.sum() - table.trace()) / (n * (n - 1))).item()
+
+
+def mbr(candidates: Sequence[Sequence[str]]) -> tuple[int, Float[Tensor, " N"]]:
+    """Minimum Bayes risk: the candidate most like the others, and each one's mean BLEU against the others.
+
+    Of equally good ones it is the first.  (Kumar & Byrne 2004; Diffusion-LM, section 5.2)
+    """
+    if not len(candidates):
+        raise ValueError("candidates must be at least 1, not 0")
+    table = bleu_table(candidates)
+    mean = (table.sum(1) - table.diagonal()) / max(1, len(candidates) - 1)
+    return int(mean.argmax()), mean

@@ -375,3 +375,20 @@ class MixingNet(EmbeddingNet):
         a, spread = self.alpha_bar[t], 1 - self.alpha_bar[1]
         noise = 1 - a + a * spread
         return a.sqrt(), noise, a.sqrt() * spread / noise * (t > 1)
+
+
+class Reader(nn.Module):
+    """Vectors in, one law over classes out, from the mean over the words of each sentence: a classifier of x_t."""
+
+    def __init__(self, D: int, classes: int, width: int = 64, heads: int = 4, depth: int = 2):
+        super().__init__()
+        self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, classes))
+        self.trunk = Transformer(width, heads, depth)
+
+    def forward(
+        self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None
+    ) -> Float[Tensor, "B classes"]:
+        h = self.trunk(self.enter(x), u, mask)
+        if mask is None:
+            return self.leave(h.mean(1))
+        return self.leave((h * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
