@@ -202,8 +202,8 @@ class SentenceJudge:
 
     def _framed(self, x: Int[Tensor, "B L"]) -> Int[Tensor, "B M"]:
         """Each sentence between ends."""
-        ends = torch.full((len(x), self.order - 1), self.end)
-        return torch.cat([ends, torch.where(x >= 0, x, self.end).cpu(), ends[:, :1]], 1)
+        ends = torch.full((len(x), self.order), self.end)
+        return torch.cat([ends[:, 1:], torch.where(x >= 0, x, self.end).cpu(), ends[:, :1]], 1)
 
     def _words(self, x: Int[Tensor, "B L"], before: int) -> Tensor:
         """True at the words and the end after each sentence, and at the `before - 1` ends before it."""
