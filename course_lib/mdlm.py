@@ -5,7 +5,8 @@ r p(y | x_t), r = 1 / (e^sigma - 1), so its total mass is right by construction.
 
     SEDD's loss = MDLM's loss + weight sum over masks of phi(m),  phi(m) = m - 1 - log m >= 0,
 
-m = mean(e^f) the mass that SEDD says over the true one. MD4 (arXiv:2406.04329) is the same model.
+m = mean(e^f) the mass that SEDD says over the true one; with SEDD(mass="known") it is 1. MD4 (arXiv:2406.04329) is the
+same model.
 """
 
 import torch
@@ -20,16 +21,9 @@ class MDLM(SEDD):
     """Masked diffusion of `length` tokens. Its loss is weight(t) x cross-entropy on masks; 1 / t if log-linear."""
 
     def __init__(self, noise: Absorbing, length: int):
-        super().__init__(noise, length)
         if not isinstance(noise, Absorbing):
             raise ValueError(f"noise must be absorbing, not {type(noise).__name__}")
-
-    def log_score(self, model: Network, x_t: Tokens, t: Times) -> LogLaw:
-        """log s_y = log r + log p(y | x_t) on masks."""
-        out = super().log_score(model, x_t, t)
-        masks = (x_t == self.noise.mask)[..., None]
-        r = -torch.expm1(-self.noise.log_alpha(t)).log()[:, None, None]
-        return torch.where(masks, out.log_softmax(-1) + r.to(out.dtype), out)
+        super().__init__(noise, length, mass="known")
 
     def surprise(self, model: Network, x0: Tokens, x_t: Tokens, t: Times, where: Mask) -> PerToken:
         """-log p(x_0) at the masks `where`, 0 elsewhere; nats, float64."""

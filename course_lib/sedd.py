@@ -24,6 +24,7 @@ from .shapes import Mask, Network, PerExample, State, Times, Tokens, check_choic
 
 FIRST = 1e-30  # the moment after time 0: where a schedule starts below 1, its first noise is there already
 Sampler = Literal["tweedie", "euler"]
+Mass = Literal["learned", "known"]
 
 # Score entropy
 
@@ -89,15 +90,28 @@ class SEDD(Process):
     sampler    "tweedie": the law that is exact for one token (eqs. 18 and 19, the "analytic" sampler of its code)
                "euler":   rates at t are kept until s (eq. 17); 1 - their sum may be negative, and is 0 then
                The step to s = 0 is Tweedie's in both.
+    mass       of absorbing noise, where the scores of a mask sum to r = 1 / (e^sigma - 1) whatever the data is
+               "learned": by the network, as in the paper
+               "known":   log s = log r + log softmax(f), the same loss and bound as MDLM's; `scaled` plays no part
     """
 
-    def __init__(self, noise: Semigroup, length: int, sampler: Sampler = "tweedie", scaled: bool = True):
+    def __init__(
+        self,
+        noise: Semigroup,
+        length: int,
+        sampler: Sampler = "tweedie",
+        scaled: bool = True,
+        mass: Mass = "learned",
+    ):
         super().__init__()
         check_clock(noise)
         check_count("length", length)
         check_choice("sampler", sampler, ("tweedie", "euler"))
         self.noise, self.T, self.length = noise, 1.0, length
-        self.sampler, self.scaled = sampler, scaled
+        check_choice("mass", mass, ("learned", "known"))
+        if mass == "known" and not isinstance(noise, Absorbing):
+            raise ValueError(f"mass can be known for absorbing noise only, not for {type(noise).__name__}")
+        self.sampler, self.scaled, self.mass = sampler, scaled or mass == "known", mass
 
     # Forward process
 
@@ -127,8 +141,14 @@ class SEDD(Process):
 
     def _scores(self, out: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """log s from the output, with anything at x_t itself."""
+        if self.mass == "known":
+            out = torch.where((x_t == self.noise.mask)[..., None], self._right_mass(out), out)
         plain = not self.scaled or isinstance(self.noise, Uniform)
         return out if plain else out + self.base(x_t, t).to(out.dtype)
+
+    def _right_mass(self, f: Float[Tensor, "*n V"]) -> Float[Tensor, "*n V"]:
+        """f with mean(e^f) = 1."""
+        return f.log_softmax(-1) + math.log(self.noise.V)
 
     def _own(self, log_s: LogLaw, x_t: Tokens) -> LogLaw:
         """log s with 0 at x_t itself."""
@@ -217,6 +237,8 @@ class SEDD(Process):
         """The network's f at the masks `where` only; a network that takes rows works out no others."""
         takes_rows = getattr(model, "takes_rows", False)
         out = model(x_t, self.u(t), rows=where) if takes_rows else model(x_t, self.u(t))[where]
+        if self.mass == "known":
+            return self._right_mass(upcast(out))
         if self.scaled:
             return upcast(out)
         base = -torch.expm1(-self.noise.log_alpha(t)).log() - math.log(self.noise.V)

@@ -448,6 +448,60 @@ def test_sedd_is_mdlm_plus_phi_of_the_mass(clock):
     assert masks.any()
 
 
+@pytest.mark.parametrize("clock", [S.log_linear(), S.geometric(1e-2, 10.0)])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_sedd_with_the_known_mass_is_mdlm(clock, scaled):
+    """Every x_0 and x_t: scores, losses, gradients and laws of steps; score entropy by its definition, not by phi."""
+    noise, net = C.Absorbing(V, clock), Loose(V + 1, L)
+    one, other = precise(SEDD(noise, L, scaled=scaled, mass="known")), precise(MDLM(noise, L))
+    x0, t = SENTENCES, torch.linspace(0.1, 1, 9).double()
+    for _ in range(5):
+        x_t = one.corrupt(x0, t)
+        noise.corrupt = lambda x, s, t, x_t=x_t: x_t
+        log_s = one.log_score(net, x_t, t)
+        torch.testing.assert_close(log_s, other.log_score(net, x_t, t))
+        masks = x_t == V
+        r = 1 / torch.expm1(-noise.log_alpha(t))[:, None].expand(9, 2)
+        law = net(x_t, t).softmax(-1)
+        torch.testing.assert_close(log_s.exp()[masks], r[masks][:, None] * law[masks])  # r p(y | x_t)
+        want = one.rate(t) * score_entropy(noise, log_s, x0, x_t, noise.log_alpha(t)).sum(1)
+        got = one.diffusion_term(net, x0, t)
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(got, other.diffusion_term(net, x0, t), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(one.loss(net, x0, t), other.loss(net, x0, t))
+        out = net(x_t, t).requires_grad_()
+        slopes = [
+            torch.autograd.grad(p.diffusion_term(lambda x, u, f=out: f, x0, t).sum(), out)[0]
+            for p in (one, other)
+        ]
+        torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-9, atol=1e-12)
+        s = t / 2
+        torch.testing.assert_close(one.law(log_s, x_t, t, s).sum(-1), torch.ones(9, 2).double())
+        opens = (noise.schedule(s) - noise.schedule(t)) / (1 - noise.schedule(t))
+        moved = one.law(log_s, x_t, t, s)[..., :V][masks]
+        torch.testing.assert_close(moved, (opens[:, None].expand(9, 2)[masks])[:, None] * law[masks])
+        del noise.corrupt
+    assert one.mass == other.mass == "known" and SEDD(noise, L).mass == "learned"
+    answer = one.answer(law.log_softmax(-1), x_t, t)
+    again = one.log_score(lambda x, u: answer, x_t, t)
+    loo = one.convert(again, x_t, t, "loo")
+    torch.testing.assert_close(loo[masks], law.log_softmax(-1)[masks])
+
+
+def test_the_mass_that_is_known_costs_nothing():
+    """What a network pays with a learned mass, less phi(m) of each mask: what it pays with the known one."""
+    noise, net = C.Absorbing(V, S.log_linear()), Loose(V + 1, L)
+    free, known = precise(SEDD(noise, L)), precise(SEDD(noise, L, mass="known"))
+    x_t, t = tensor([[V, V], [V, 1], [2, V]]), tensor([0.9, 0.5, 0.2]).double()
+    x0 = tensor([[0, 2], [1, 1], [2, 2]])
+    m = net(x_t, t).exp().mean(-1)
+    phi = torch.where(x_t == V, m - 1 - m.log(), 0)
+    masks = x_t == V
+    gap = free.surprise(net, x0, x_t, t, masks) - known.surprise(net, x0, x_t, t, masks)
+    torch.testing.assert_close(gap, phi)
+    assert (phi[masks] > 0).all()
+
+
 def process_weight(noise, t):
     """-alpha' / (1 - alpha), by a difference quotient."""
     h = 1e-6
@@ -980,6 +1034,9 @@ HALF, ZERO, X = tensor([0.5]), tensor([0.0]), tensor([[0, 1]])
     (lambda: UNIFORM().step(bent(math.nan), X, HALF, ZERO), ValueError, "the model's scores must be numbers"),
     (lambda: MASKS().step(bent(math.nan), tensor([[V, V]]), HALF, ZERO), ValueError, "the model's scores must be numbers"),
     (lambda: MDLM(C.Absorbing(V, S.log_linear()), L).step(bent(math.nan), tensor([[V, V]]), HALF, ZERO), ValueError, "the model's scores must be numbers"),
+    (lambda: SEDD(C.Uniform(V, S.log_linear()), L, mass="known"), ValueError, "mass can be known for absorbing noise only, not for Uniform"),
+    (lambda: SEDD(C.MaskUniform(V, S.log_linear()), L, mass="known"), ValueError, "mass can be known for absorbing noise only, not for MaskUniform"),
+    (lambda: SEDD(C.Absorbing(V, S.log_linear()), L, mass="right"), ValueError, "mass must be one of learned, known"),
     (lambda: MASKS().convert(torch.zeros(1, L, V), X, HALF, "x0"), ValueError, "to must be one of loo, posterior, score"),
     (lambda: MASKS().given({0: tensor([0, 1, 2])}, 1), ValueError, r"a piece must lie in 0..1, but one of 3 tokens starts at 0"),
     (lambda: MASKS().given({-1: tensor([0])}, 1), ValueError, "a piece must lie in 0..1, but one of 1 tokens starts at -1"),
