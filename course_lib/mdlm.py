@@ -12,7 +12,7 @@ same model.
 import torch
 import torch.nn.functional as F
 
-from .categorical import Absorbing, LogLaw, PerToken, draw
+from .categorical import Absorbing, LogLaw, PerToken
 from .sedd import SEDD
 from .shapes import Mask, Network, Times, Tokens, exact
 
@@ -35,11 +35,3 @@ class MDLM(SEDD):
         log_p = self.convert(self.log_score(model, x_t, t), x_t, t, "loo")
         there = F.one_hot(x_t, self.noise.K)[..., : self.noise.V].to(log_p.dtype).log()
         return torch.where((x_t == self.noise.mask)[..., None], log_p, there)
-
-    def _open(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
-        """Which masks open, then what is under those. Where none opens the network is not asked."""
-        opens = self.noise.opened(x, s, t)
-        if not opens.any():
-            return x
-        f = self.check_numbers(self._on_masks(model, x, t, opens), t)
-        return x.masked_scatter(opens, draw(f.softmax(-1)))

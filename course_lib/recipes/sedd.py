@@ -14,7 +14,7 @@ from ..data import addresses, decode
 from ..evaluate import Estimate, NGram, bound
 from ..mdlm import MDLM
 from ..process import last, sample
-from ..sedd import SEDD, Counted, first_hitting
+from ..sedd import SEDD, Counted, Mass, first_hitting
 from ..shapes import Network
 from . import Recipe
 from .d3pm import LENGTH, K, network, quality, text
@@ -22,9 +22,9 @@ from .d3pm import LENGTH, K, network, quality, text
 STEPS, RACE_STEPS = (8, 32, 128, 512), 128
 
 
-def absorbing_process(**options) -> SEDD:
-    """MASK by the paper's log-linear noise."""
-    return SEDD(Absorbing(K, schedules.log_linear()), LENGTH, **options)
+def absorbing_process(mass: Mass = "known", **options) -> SEDD:
+    """MASK by the paper's log-linear noise; the mass of the scores as it must be, or "learned" as in the paper."""
+    return SEDD(Absorbing(K, schedules.log_linear()), LENGTH, mass=mass, **options)
 
 
 def uniform_process(**options) -> SEDD:
@@ -33,7 +33,7 @@ def uniform_process(**options) -> SEDD:
 
 
 def mdlm_process() -> MDLM:
-    """The same masks, and the mass of the scores right by construction."""
+    """The same masks, by cross-entropy."""
     return MDLM(Absorbing(K, schedules.log_linear()), LENGTH)
 
 
@@ -73,7 +73,7 @@ def samplers(process: SEDD, model: nn.Module, n: int) -> dict[str, Callable[[int
     """Tweedie and Euler as functions of the number of steps; MDLM has the first only."""
     kinds = {"tweedie": process}
     if not isinstance(process, MDLM):
-        kinds["euler"] = SEDD(process.noise, LENGTH, sampler="euler").to(process.device)
+        kinds["euler"] = SEDD(process.noise, LENGTH, sampler="euler", mass=process.mass).to(process.device)
     return {
         name: lambda steps, kind=kind: last(sample(kind, model, n, steps))[1].cpu()
         for name, kind in kinds.items()
@@ -119,6 +119,7 @@ def recipe(name: str, process: Callable[[], SEDD], **options) -> Recipe:
 
 
 absorbing = recipe("absorbing", absorbing_process)
+learned_mass = recipe("learned_mass", lambda: absorbing_process("learned"))
 uniform = recipe("uniform", uniform_process)
 mdlm = recipe("mdlm", mdlm_process)
 minute = recipe(
