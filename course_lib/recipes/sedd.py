@@ -1,8 +1,10 @@
 """SEDD on the State of the Union: network, batch, steps and learning rate of chapter 6, so that the systems compare.
 
-Each takes about 20 minutes on one CPU core; `minute` takes a minute.
+Each takes about 20 minutes on one CPU core; `minute` takes a minute. The measurements need the weights of the others
+(`masks` those of chapter 6, too).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,13 +12,15 @@ from torch import nn
 
 from .. import schedules
 from ..categorical import Absorbing, Uniform
+from ..d3pm import MaskCount
 from ..data import addresses, decode
 from ..evaluate import Estimate, NGram, bound
 from ..mdlm import MDLM
-from ..process import last, sample
-from ..sedd import SEDD, Counted, Mass, first_hitting
+from ..process import Process, last, sample
+from ..sedd import SEDD, Counted, Mass, first_hitting, moment
 from ..shapes import Network
-from . import Recipe
+from ..train import load_weights
+from . import ASSETS, Measurement, Recipe, d3pm
 from .d3pm import LENGTH, K, network, quality, text
 
 STEPS, RACE_STEPS = (8, 32, 128, 512), 128
@@ -51,8 +55,8 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
         made["first hitting"] = {LENGTH: last(first_hitting(process, model, n))[1].cpu()}
         made["coarse race"] = {bits: race(process, model, n, RACE_STEPS, bits) for bits in (11, 14, 52)}
     real = test[torch.linspace(0, len(test) - 1, n).long()]
-    judged = {
-        name: {steps: quality(x, judge, words) for steps, x in by_steps.items()}
+    rows = {
+        name: {steps: judged(x, judge, words) for steps, x in by_steps.items()}
         for name, by_steps in made.items()
     }
     return {
@@ -60,13 +64,19 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
         "bits_per_char_se": bits.se,
         "windows": len(test),
         "repeats": repeats,
-        "steps": judged.pop("tweedie"),
-        "samplers": judged,
-        "real": quality(real, judge, words),
+        "steps": rows.pop("tweedie"),
+        "samplers": rows,
+        "real": judged(real, judge, words),
         "samples": {
             name: {steps: decode(x[0]) for steps, x in by_steps.items()} for name, by_steps in made.items()
         },
     }
+
+
+def judged(x: torch.Tensor, judge: NGram, words: set[str]) -> dict:
+    """Chapter 6's `quality` of texts, with the standard error over texts of its bits per character."""
+    each = -judge.log_prob(x)[:, 4:].mean(1) / math.log(2)
+    return quality(x, judge, words) | {"judged_bits_se": each.std().item() / math.sqrt(len(x))}
 
 
 def samplers(process: SEDD, model: nn.Module, n: int) -> dict[str, Callable[[int], torch.Tensor]]:
@@ -118,10 +128,99 @@ def recipe(name: str, process: Callable[[], SEDD], **options) -> Recipe:
     )
 
 
-absorbing = recipe("absorbing", absorbing_process)
+absorbing = recipe("absorbing", absorbing_process, trains=lambda: Counted(absorbing_process()))
 learned_mass = recipe("learned_mass", lambda: absorbing_process("learned"))
 uniform = recipe("uniform", uniform_process)
 mdlm = recipe("mdlm", mdlm_process)
 minute = recipe(
     "minute", absorbing_process, steps=600, lr=5e-3, model=lambda: network(absorbing_process(), 64, 2)
 )
+
+
+# The same bound for several networks, and two samplers for one
+
+
+def shipped(recipe: Recipe, device: str = "cpu") -> nn.Module:
+    """A recipe's network with its shipped weights."""
+    model = recipe.fresh_model().to(device)
+    load_weights(ASSETS / recipe.chapter / f"{recipe.name}.safetensors", model)
+    return model
+
+
+@torch.no_grad()
+def paired(
+    contestants: dict[str, tuple[Process, Network]], data: torch.Tensor, repeats: int = 4, size: int = 256
+) -> dict:
+    """Bits per character of each, and how many more than the first's, with errors over windows.
+
+    The evaluators count masks, and all see the same masks: what they share drops out of the differences.
+    """
+    values = {}
+    for name, (evaluator, model) in contestants.items():
+        total = torch.zeros(len(data), dtype=torch.float64)
+        for seed in range(repeats):
+            torch.manual_seed(seed)
+            total += torch.cat([one(evaluator, model, x) for x in data.split(size)]).cpu()
+        values[name] = total / (repeats * LENGTH * math.log(2))
+    first = next(iter(values.values()))
+    estimate = lambda v: {"mean": v.mean().item(), "se": v.std().item() / math.sqrt(len(v))}  # noqa: E731
+    return {name: {"bits": estimate(v), "more": estimate(v - first)} for name, v in values.items()}
+
+
+def one(evaluator: Process, model: Network, x: torch.Tensor) -> torch.Tensor:
+    """The bound at one draw of masks; the draws that come after it are set back to be those of any other evaluator."""
+    after = torch.randint(2**62, ()).item()
+    value = evaluator.bound(model, x, evaluator.sample_t(len(x)))
+    torch.manual_seed(after)
+    return value
+
+
+def of_masks(device: str) -> dict:
+    """All that was trained on masks, on the test addresses, beside chapter 6's D3PM."""
+    known, free = Counted(absorbing_process()).to(device), Counted(absorbing_process("learned")).to(device)
+    learned = shipped(learned_mass, device)
+    return paired(
+        {
+            "D3PM": (MaskCount(d3pm.absorbing.process()).to(device), shipped(d3pm.absorbing, device)),
+            "SEDD, mass known": (known, shipped(absorbing, device)),
+            "MDLM": (Counted(mdlm_process()).to(device), shipped(mdlm, device)),
+            "SEDD, mass learned": (free, learned),
+            "the same weights, mass set right": (known, learned),
+        },
+        text("test")[0].to(device),
+    )
+
+
+def by_level(process: SEDD, steps: int) -> torch.Tensor:
+    """steps + 1 times from 1 to 0 between which equally many tokens are lost, whatever the clock."""
+    inner = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[1:-1]
+    top = process.noise.schedule.noise(torch.ones(1, dtype=torch.float64))
+    times = moment(process.noise.schedule, inner * top)
+    return torch.cat([torch.ones(1), times, torch.zeros(1)]).to(process.device)
+
+
+def uniform_samplers(device: str, n: int = 512, counts: tuple[int, ...] = (32, 128)) -> dict:
+    """Tweedie and Euler for random characters, each on even times and on times of even loss; n texts each."""
+    row, model = addresses("train"), shipped(uniform, device)
+    judge, words, out = NGram(row, K, 5), set(decode(row).split()), {"n": n}
+    for grid, times in (("even times", SEDD.times), ("even loss", by_level)):
+        out[grid] = {}
+        for sampler in ("tweedie", "euler"):
+            process = uniform_process(sampler=sampler).to(device)
+            process.times = lambda steps, process=process, times=times: times(process, steps)
+            out[grid][sampler] = {k: judged(draws(process, model, n, k), judge, words) for k in counts}
+            print(grid, sampler, out[grid][sampler], flush=True)
+    return out
+
+
+def draws(process: SEDD, model: Network, n: int, steps: int, size: int = 64) -> torch.Tensor:
+    """n texts on the CPU, some at a time, seeded."""
+    made = []
+    for i, m in enumerate([size] * (n // size) + [n % size] * (n % size > 0)):
+        torch.manual_seed(i)
+        made.append(last(sample(process, model, m, steps))[1].cpu())
+    return torch.cat(made)
+
+
+masks = Measurement("07_sedd", "masks", of_masks)
+two_samplers = Measurement("07_sedd", "two_samplers", uniform_samplers)
