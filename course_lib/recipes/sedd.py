@@ -41,12 +41,20 @@ def mdlm_process() -> MDLM:
     return MDLM(Absorbing(K, schedules.log_linear()), LENGTH)
 
 
+def bits_only(recipe: Recipe, model: nn.Module, repeats: int = 4) -> dict:
+    """The bound on the test addresses in bits per character."""
+    device = next(model.parameters()).device
+    test = recipe.data("test")[0]
+    torch.manual_seed(recipe.seed)
+    mean, se = bits_per_char(recipe.process().to(device), model, test.to(device), repeats)
+    return {"bits_per_char": mean, "bits_per_char_se": se, "windows": len(test), "repeats": repeats}
+
+
 def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> dict:
-    """The bound on the test addresses in bits per character, and texts by sampler and number of steps."""
+    """`bits_only`, and texts by sampler and number of steps."""
     device = next(model.parameters()).device
     process, row, (test, _) = recipe.process().to(device), addresses("train"), recipe.data("test")
-    torch.manual_seed(recipe.seed)
-    bits = bits_per_char(process, model, test.to(device), repeats)
+    results = bits_only(recipe, model, repeats)
     judge, words = NGram(row, K, 5), set(decode(row).split())
     made = {
         name: {steps: make(steps) for steps in STEPS} for name, make in samplers(process, model, n).items()
@@ -56,17 +64,13 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
         made["coarse race"] = {bits: race(process, model, n, RACE_STEPS, bits) for bits in (11, 14, 52)}
     real = test[torch.linspace(0, len(test) - 1, n).long()]
     rows = {
-        name: {steps: judged(x, judge, words) for steps, x in by_steps.items()}
+        name: {steps: quality(x, judge, words) for steps, x in by_steps.items()}
         for name, by_steps in made.items()
     }
-    return {
-        "bits_per_char": bits.mean,
-        "bits_per_char_se": bits.se,
-        "windows": len(test),
-        "repeats": repeats,
+    return results | {
         "steps": rows.pop("tweedie"),
         "samplers": rows,
-        "real": judged(real, judge, words),
+        "real": quality(real, judge, words),
         "samples": {
             name: {steps: decode(x[0]) for steps, x in by_steps.items()} for name, by_steps in made.items()
         },
@@ -115,13 +119,12 @@ def bits_per_char(process: SEDD, model: nn.Module, data: torch.Tensor, repeats: 
 
 def recipe(name: str, process: Callable[[], SEDD], **options) -> Recipe:
     """What they have in common; all numbers are those of chapter 6."""
-    common = {"steps": 6000, "lr": 3e-3, "model": lambda: network(process())}
+    common = {"steps": 6000, "lr": 3e-3, "model": lambda: network(process()), "measure": measure}
     return Recipe(
         chapter="07_sedd",
         name=name,
         data=text,
         process=process,
-        measure=measure,
         batch=16,
         ema=0.995,
         **common | options,
@@ -129,11 +132,19 @@ def recipe(name: str, process: Callable[[], SEDD], **options) -> Recipe:
 
 
 absorbing = recipe("absorbing", absorbing_process, trains=lambda: Counted(absorbing_process()))
+again = recipe(
+    "again", absorbing_process, trains=lambda: Counted(absorbing_process()), seed=1, measure=bits_only
+)
 learned_mass = recipe("learned_mass", lambda: absorbing_process("learned"))
 uniform = recipe("uniform", uniform_process)
 mdlm = recipe("mdlm", mdlm_process)
 minute = recipe(
-    "minute", absorbing_process, steps=600, lr=5e-3, model=lambda: network(absorbing_process(), 64, 2)
+    "minute",
+    absorbing_process,
+    trains=lambda: Counted(absorbing_process()),
+    steps=600,
+    lr=5e-3,
+    model=lambda: network(absorbing_process(), 64, 2),
 )
 
 
@@ -178,11 +189,13 @@ def one(evaluator: Process, model: Network, x: torch.Tensor) -> torch.Tensor:
 def of_masks(device: str) -> dict:
     """All that was trained on masks, on the test addresses, beside chapter 6's D3PM."""
     known, free = Counted(absorbing_process()).to(device), Counted(absorbing_process("learned")).to(device)
-    learned = shipped(learned_mass, device)
+    learned, old = shipped(learned_mass, device), shipped(d3pm.absorbing, device)
     return paired(
         {
-            "D3PM": (MaskCount(d3pm.absorbing.process()).to(device), shipped(d3pm.absorbing, device)),
+            "D3PM": (MaskCount(d3pm.absorbing.process()).to(device), old),
+            "its weights, read as SEDD": (known, old),
             "SEDD, mass known": (known, shipped(absorbing, device)),
+            "again": (known, shipped(again, device)),
             "MDLM": (Counted(mdlm_process()).to(device), shipped(mdlm, device)),
             "SEDD, mass learned": (free, learned),
             "the same weights, mass set right": (known, learned),

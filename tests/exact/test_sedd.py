@@ -278,6 +278,32 @@ def test_no_number_is_lost_at_a_vocabulary_of_65536(kind):
         torch.testing.assert_close(short.double(), got, rtol=2e-5, atol=0)
 
 
+@pytest.mark.parametrize("some", [1, 2, 100])
+def test_sums_over_the_vocabulary(some, monkeypatch):
+    """Some rows at a time: the four sums and their gradient as autograd has them, and nothing else of that size kept."""
+    monkeypatch.setattr(sedd, "rows", lambda f: some)
+    x, x0 = torch.randint(0, V, (2, 3, 4))
+    f = torch.randn(3, 4, V, dtype=torch.float64, requires_grad=True)
+    plain = lambda f: (f.exp().sum(-1), f @ PI, C.pick(f, x), C.pick(f, x0))  # noqa: E731
+    up = torch.randn(4, 3, 4).double()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda v: kept.append(v) or v, lambda v: v):
+        got = sedd.Sums.apply(f, PI, x, x0)
+    for a, b in zip(got, plain(f), strict=True):
+        torch.testing.assert_close(a, b)
+    assert [v.data_ptr() for v in kept if v.numel() == f.numel()] == [f.data_ptr()]
+    slopes = [torch.autograd.grad((torch.stack(out) * up).sum(), f)[0] for out in (got, plain(f))]
+    torch.testing.assert_close(*slopes)
+    torch.testing.assert_close(sedd.sum_exp(f), f.exp().sum(-1))
+    assert sedd.sum_exp(f[:, :0]).shape == (3, 0)
+
+
+def test_rows_fit_a_cache():
+    assert sedd.rows(torch.zeros(5, 2**16)) == 4 and sedd.rows(torch.zeros(5, 27)) == 2**18 // 27
+    assert sedd.rows(torch.zeros(1, 2**19)) == 1
+    assert sedd.rows(torch.zeros(7, 2**19, device="meta")) == 7 * 2**19
+
+
 def test_gradients():
     """T12: of the closed form, against finite differences; and that of score entropy is 1/s times that of squares."""
     noise = C.Replace(PI, S.log_linear())
@@ -596,7 +622,8 @@ def test_rows_give_the_same_loss_and_samples():
     net = TokenNet(V + 1, V, 16, 2, 1, spread=1)
     for p in net.parameters():
         p.data.normal_(std=0.3)
-    for kind in (SEDD, MDLM):
+    known = lambda noise, length: SEDD(noise, length, mass="known")  # noqa: E731
+    for kind in (SEDD, MDLM, known):
         process, asked = kind(C.Absorbing(V, S.log_linear()), 5), []
         x0, t = torch.randint(0, V, (8, 5)), process.sample_t(8)
         outcomes = []
@@ -620,6 +647,34 @@ def test_rows_give_the_same_loss_and_samples():
         process.loss(spy, x0[:1], t[:1])
         process.step(spy, x, tensor([1.0]), tensor([0.0]))
         assert asked[-1] == 3
+        calls = len(asked)
+        assert torch.equal(process.step(spy, x0[:1], tensor([1.0]), tensor([0.5])), x0[:1])
+        assert len(asked) == calls  # no masks, no question
+
+
+@pytest.mark.parametrize("sampler", ["tweedie", "euler"])
+def test_a_known_mass_asks_about_masks_that_open(sampler):
+    """How many are asked is how many open: a fair draw with the noise's chance, Euler's its own."""
+    asked = []
+
+    def spy(x, u, rows):
+        asked.append(int(rows.sum()))
+        return torch.randn(asked[-1], V)
+
+    spy.takes_rows = True
+    x, clock = torch.full((500, 6), V), S.geometric(1e-2, 10.0)
+    process = SEDD(C.Absorbing(V, clock), 6, sampler, mass="known")
+    for t, s in ((0.9, 0.8), (0.5, 0.45), (0.7, 0.0)):
+        t_, s_ = torch.full((500,), t), torch.full((500,), s)
+        out = process.step(spy, x, t_, s_)
+        assert int((out < V).sum()) == asked[-1]
+        a_t, a_s = (clock(tensor(v).double()) if v else 1.0 for v in (t, s))
+        chance = (a_s - a_t) / (1 - a_t)
+        if sampler == "euler" and s:
+            slope = clock.rate(tensor([t]).double())[0]
+            chance = (t - s) * slope * a_t / (1 - a_t)
+        chance = min(float(chance), 1.0)
+        assert abs(asked[-1] / 3000 - chance) < 5 * math.sqrt(chance * (1 - chance) / 3000) + 1e-9
 
 
 def half(x, u):
@@ -741,7 +796,12 @@ def chain(process, net, steps: int) -> torch.Tensor:
 @pytest.mark.parametrize("sampler", ["tweedie", "euler"])
 def test_steps_have_the_law_that_is_written_down(noise, sampler):
     """The fast two-stage draws against `law`, for a wrong network, to a middle time and to 0."""
-    process, net = SEDD(noise, L, sampler=sampler), Loose(noise.K, L, 0.7)
+    for mass in ("learned", "known") if isinstance(noise, C.Absorbing) else ("learned",):
+        drawn_like_law(SEDD(noise, L, sampler=sampler, mass=mass), Loose(noise.K, L, 0.7))
+
+
+def drawn_like_law(process, net):
+    noise = process.noise
     x = sequences(noise.K, L)
     n = 4000
     for t, s in ((0.8, 0.6), (0.8, 0.0), (0.9, 0.85)):
