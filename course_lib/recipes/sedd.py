@@ -212,7 +212,7 @@ def by_level(process: SEDD, steps: int) -> torch.Tensor:
     return torch.cat([torch.ones(1), times, torch.zeros(1)]).to(process.device)
 
 
-def uniform_samplers(device: str, n: int = 512, counts: tuple[int, ...] = (32, 128)) -> dict:
+def uniform_samplers(device: str, n: int = 256, counts: tuple[int, ...] = (32, 128)) -> dict:
     """Tweedie and Euler for random characters, each on even times and on times of even loss; n texts each."""
     row, model = addresses("train"), shipped(uniform, device)
     judge, words, out = NGram(row, K, 5), set(decode(row).split()), {"n": n}

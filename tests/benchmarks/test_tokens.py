@@ -4,7 +4,6 @@ The other side of each group is the textbook way, written out here: rows of matr
 """
 
 import os
-import resource
 
 import pytest
 import torch
@@ -39,6 +38,8 @@ def peak(call):
         before = torch.cuda.memory_allocated()
         call()
         return torch.cuda.max_memory_allocated() - before
+    import resource  # not on Windows, nor is fork
+
     here, there = os.pipe()
     if not (child := os.fork()):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
