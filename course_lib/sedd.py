@@ -317,7 +317,7 @@ class SEDD(Process):
         """
         masks, chance = x == self.noise.mask, self.noise.reveals(s, t)
         if self.sampler == "euler":
-            chance = torch.where(s == 0, chance, (exact(t) - exact(s)) * self.weight(t))
+            chance = (exact(t) - exact(s)) * self.weight(t)
         chance = like(torch.where(s == 0, 1, chance), x).expand(x.shape)
         asked = masks & happens(chance) if self.mass == "known" else masks
         if not asked.any():
