@@ -17,7 +17,7 @@ from ..data import addresses, decode
 from ..evaluate import Estimate, NGram, bound
 from ..mdlm import MDLM
 from ..process import Process, last, sample
-from ..sedd import SEDD, Counted, Mass, first_hitting, moment
+from ..sedd import SEDD, Counted, Mass, first_hitting
 from ..shapes import Network
 from ..train import load_weights
 from . import ASSETS, Measurement, Recipe, d3pm
@@ -160,7 +160,7 @@ def shipped(recipe: Recipe, device: str = "cpu") -> nn.Module:
 
 @torch.no_grad()
 def paired(
-    contestants: dict[str, tuple[Process, Network]], data: torch.Tensor, repeats: int = 4, size: int = 256
+    contestants: dict[str, tuple[Process, Network]], data: torch.Tensor, repeats: int = 2, size: int = 256
 ) -> dict:
     """Bits per character of each, and how many more than the first's, with errors over windows.
 
@@ -204,25 +204,14 @@ def of_masks(device: str) -> dict:
     )
 
 
-def by_level(process: SEDD, steps: int) -> torch.Tensor:
-    """steps + 1 times from 1 to 0 between which equally many tokens are lost, whatever the clock."""
-    inner = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[1:-1]
-    top = process.noise.schedule.noise(torch.ones(1, dtype=torch.float64))
-    times = moment(process.noise.schedule, inner * top)
-    return torch.cat([torch.ones(1), times, torch.zeros(1)]).to(process.device)
-
-
 def uniform_samplers(device: str, n: int = 256, counts: tuple[int, ...] = (32, 128)) -> dict:
-    """Tweedie and Euler for random characters, each on even times and on times of even loss; n texts each."""
+    """Tweedie and Euler for random characters, n texts each, with the standard error of what the judge says."""
     row, model = addresses("train"), shipped(uniform, device)
     judge, words, out = NGram(row, K, 5), set(decode(row).split()), {"n": n}
-    for grid, times in (("even times", SEDD.times), ("even loss", by_level)):
-        out[grid] = {}
-        for sampler in ("tweedie", "euler"):
-            process = uniform_process(sampler=sampler).to(device)
-            process.times = lambda steps, process=process, times=times: times(process, steps)
-            out[grid][sampler] = {k: judged(draws(process, model, n, k), judge, words) for k in counts}
-            print(grid, sampler, out[grid][sampler], flush=True)
+    for sampler in ("tweedie", "euler"):
+        process = uniform_process(sampler=sampler).to(device)
+        out[sampler] = {k: judged(draws(process, model, n, k), judge, words) for k in counts}
+        print(sampler, out[sampler], flush=True)
     return out
 
 

@@ -217,30 +217,19 @@ def test_paired_differences_are_of_the_same_masks():
     assert got["c"]["bits"]["mean"] > got["b"]["bits"]["mean"]
 
 
-def test_times_of_even_loss():
-    process = sedd.uniform_process()
-    times = sedd.by_level(process, 8)
-    lost = process.noise.schedule.noise(times.double())
-    assert times.dtype == torch.float32 and len(times) == 9 and times[0] == 1 and times[-1] == 0
-    want = torch.linspace(1, 0, 9).double() * lost[0]
-    torch.testing.assert_close(lost[:-1], want[:-1], rtol=1e-4, atol=0)
-
-
-def test_two_samplers_on_two_grids(monkeypatch):
+def test_two_samplers(monkeypatch):
     row, f = addresses("train")[:20000], torch.randn(27)
     model = lambda x, u: f.expand(*x.shape, 27)  # noqa: E731
     monkeypatch.setattr(sedd, "addresses", lambda split: row)
     monkeypatch.setattr(sedd, "shipped", lambda recipe, device: model)
     got = sedd.uniform_samplers("cpu", 5, (2, 3))
-    assert set(got) == {"n", "even times", "even loss"} and got["n"] == 5
+    assert set(got) == {"n", "tweedie", "euler"} and got["n"] == 5
     judge, words = NGram(row, 27, 5), set(decode(row).split())
-    for grid, sampler, steps in (("even times", "euler", 3), ("even loss", "tweedie", 2)):
+    for sampler, steps in (("euler", 3), ("tweedie", 2)):
         process = sedd.uniform_process(sampler=sampler)
-        if grid == "even loss":
-            process.times = lambda steps, p=process: sedd.by_level(p, steps)
         want = sedd.judged(sedd.draws(process, model, 5, steps), judge, words)
-        assert got[grid][sampler][steps] == want
-        assert set(got[grid][sampler]) == {2, 3}
+        assert got[sampler][steps] == want
+        assert set(got[sampler]) == {2, 3}
     torch.manual_seed(0)
     first = last(sample(process, model, 3, 2))[1]
     torch.manual_seed(1)
