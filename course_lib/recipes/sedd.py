@@ -160,7 +160,7 @@ def shipped(recipe: Recipe, device: str = "cpu") -> nn.Module:
 
 @torch.no_grad()
 def paired(
-    contestants: dict[str, tuple[Process, Network]], data: torch.Tensor, repeats: int = 2, size: int = 256
+    contestants: dict[str, tuple[Process, Network]], data: torch.Tensor, repeats: int = 1, size: int = 256
 ) -> dict:
     """Bits per character of each, and how many more than the first's, with errors over windows.
 
