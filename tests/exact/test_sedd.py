@@ -302,6 +302,7 @@ def test_rows_fit_a_cache():
     assert sedd.rows(torch.zeros(5, 2**16)) == 4 and sedd.rows(torch.zeros(5, 27)) == 2**18 // 27
     assert sedd.rows(torch.zeros(1, 2**19)) == 1
     assert sedd.rows(torch.zeros(7, 2**19, device="meta")) == 7 * 2**19
+    assert sedd.rows(torch.zeros(0, 5, device="meta")) == 1
 
 
 def test_gradients():
