@@ -87,6 +87,7 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "sedd, uniform, euler": lambda: ratios(C.Uniform(5, S.log_linear()), sampler="euler"),
     "sedd, absorbing": lambda: ratios(C.Absorbing(5, S.log_linear())),
     "sedd, absorbing, not scaled": lambda: ratios(C.Absorbing(5, S.geometric()), scaled=False),
+    "sedd, absorbing, mass known": lambda: ratios(C.Absorbing(5, S.log_linear()), mass="known"),
     "sedd, mask and uniform": lambda: ratios(C.MaskUniform(5, S.log_linear())),
     "mdlm": lambda: ratios(C.Absorbing(5, S.log_linear(0.01)), MDLM),
 }
