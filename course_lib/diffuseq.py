@@ -40,11 +40,16 @@ class DiffuSeq(DiffusionLM):
         """The positions that the loss counts."""
         return data.target if self.over == "target" else written(data.tokens)
 
+    def encode(self, model, data: Pairs) -> Vectors:
+        """x_0: Emb(w) on the source, N(Emb(w), sigma_0^2 I) on the target."""
+        clean = embed(model, data.tokens)
+        return torch.where(data.target[..., None], self._noised(clean), clean)
+
     def draw(self, model, data: Pairs, t: Times) -> tuple[Mask, Vectors, Vectors, Vectors]:
         """Where the network may look, and one draw of Emb(w), x_0, x_t: on the source all three are Emb(w)."""
-        mask, clean, noised = written(data.tokens), embed(model, data.tokens), data.target[..., None]
+        clean, noised = embed(model, data.tokens), data.target[..., None]
         x0 = torch.where(noised, self._noised(clean), clean)
-        return mask, clean, x0, torch.where(noised, self.corrupt(x0, t), clean)
+        return written(data.tokens), clean, x0, torch.where(noised, self.corrupt(x0, t), clean)
 
     def disturb(self, x_t: Vectors, data: Pairs, t: Times) -> Vectors:
         """Soft absorbing: a word of the target is nothing for a moment.  (arXiv:2310.05793, eq. 6)"""

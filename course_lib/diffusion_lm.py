@@ -75,9 +75,9 @@ class DiffusionLM(DDPM):
 
     # From words to vectors and back
 
-    def encode(self, model, tokens: Tokens) -> Vectors:
+    def encode(self, model, data: Sentences) -> Vectors:
         """x_0 ~ N(Emb(w), sigma_0^2 I).  (section 4.1)"""
-        return self._noised(embed(model, tokens))
+        return self._noised(embed(model, self.read(data)[0]))
 
     def decode(self, model, x: Vectors) -> Tokens:
         """The nearest words; PAD where the model is told that there is nothing."""

@@ -293,6 +293,7 @@ class EmbeddingNet(nn.Module):
     normalised  embeddings have length sqrt(D), so that no loss can shrink or grow them
     recall      the network is also given its earlier estimate of x_0 (zeros if there is none)
     classes     number of labels; label `classes` says "any", as a missing one does
+    spread      > 0 adds a depthwise convolution over that many words to either side, as in TokenNet
     """
 
     def __init__(
@@ -305,6 +306,7 @@ class EmbeddingNet(nn.Module):
         normalised: bool = False,
         recall: bool = False,
         classes: int = 0,
+        spread: int = 0,
     ):
         super().__init__()
         self.normalised, self.recall, self.classes = normalised, recall, classes
@@ -312,6 +314,8 @@ class EmbeddingNet(nn.Module):
         self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, D))
         self.remember = zero(nn.Linear(D, width, bias=False)) if recall else None
         self.label = nn.Embedding(classes + 1, width) if classes else None
+        reach = 2 * spread + 1
+        self.spread = nn.Conv1d(width, width, reach, padding=spread, groups=width) if spread else None
         self.trunk = Transformer(width, heads, depth)
 
     @property
@@ -343,6 +347,9 @@ class EmbeddingNet(nn.Module):
         h = self.enter(x)
         if before is not None:
             h = h + self.remember(before)
+        if self.spread:
+            h = h if mask is None else h * mask[..., None]
+            h = h + self.spread(h.transpose(1, 2)).transpose(1, 2)
         if self.classes:
             label = torch.full_like(u, self.classes, dtype=torch.long) if label is None else label
             h = h + self.label(label)[:, None]

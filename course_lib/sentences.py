@@ -17,7 +17,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .files import cache_folder, needs, write_json
@@ -150,6 +151,29 @@ def parse(content: str, numbers: list[int]) -> dict[int, str]:
         text = re.sub(r"\s+", " ", re.sub(r"\\\d+:\d+\\|[\[\]{}]", "", text))
         texts[number] = f"{texts.get(number, '')} {text}".strip()
     return {n: text for n, text in texts.items() if text and n // 1000 not in (23065, 23066)}
+
+
+def company(tokens: Tokens, K: int, D: int, window: int = 3) -> Float[Tensor, "K D"]:
+    """Vectors of length sqrt(D) for K words from the company they keep: a start for embeddings.
+
+    Positive pointwise mutual information of words and what stands up to `window` places before and, apart from that,
+    after them, near ones counted for more (1 / distance); its leading singular vectors times the roots of their values,
+    less their mean.  (Levy & Goldberg 2014). float32; torch's random state decides the sign and the last digits.
+    """
+    check_count("window", window)
+    if not 1 <= D <= K:
+        raise ValueError(f"D must lie in 1..{K}, not {D}")
+    pairs = torch.zeros(K * K)
+    for far in range(1, window + 1):
+        here, there = tokens[:, :-far], tokens[:, far:]
+        both = (here != PAD) & (there != PAD)
+        pairs += (here[both] * K + there[both]).bincount(minlength=K * K) / far
+    pairs = torch.cat([pairs.reshape(K, K), pairs.reshape(K, K).T], 1)  # what follows, what comes before
+    chance = pairs.sum(1, keepdim=True) * pairs.sum(0) / pairs.sum()
+    pmi = torch.where(pairs > 0, pairs / chance, 1).log().clamp(min=0)
+    U, S, _ = torch.svd_lowrank(pmi, min(D + 8, K), niter=4)
+    vectors = U[:, :D] * S[:D].sqrt()
+    return F.normalize(vectors - vectors.mean(0), dim=1) * D**0.5
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,10 @@ def test_only_the_target_is_noised():
     assert (
         not (x0[data.target] == clean[data.target]).any() and not (x_t[data.target] == x0[data.target]).any()
     )
+    torch.manual_seed(0)
+    at_0 = process.encode(model, data)
+    assert at_0[source].equal(clean[source]) and not (at_0[data.target] == clean[data.target]).any()
+    assert (at_0 - clean)[data.target].std().item() == pytest.approx(process.spread**0.5, rel=0.3)
     many = Pairs(I([[1, 2]]).expand(5000, 2), I([[False, True]]).expand(5000, 2))
     _, clean, x0, x_t = process.draw(model, many, torch.full((5000,), 20))
     a = process.alpha_bar[20].item()

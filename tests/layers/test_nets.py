@@ -401,6 +401,20 @@ def test_what_was_said_before_and_the_label_are_added_at_the_entrance():
             plain(x, u, None, *given)
 
 
+def test_spread_of_vectors_adds_what_stands_around_and_nothing_of_PAD():
+    net, x, u = randomise(EmbeddingNet(7, 4, 16, 2, 1, spread=2)), torch.randn(B, L, 4), torch.rand(B)
+    assert EmbeddingNet(7, 4, 16, 2, 1).spread is None
+    for mask in (None, (torch.arange(L) < 4).expand(B, L)):
+        h = net.enter(x) if mask is None else net.enter(x) * mask[..., None]
+        e, w = F.pad(h, (0, 0, 2, 2)), net.spread.weight[:, 0]
+        around = sum(e[:, i : i + L] * w[:, i] for i in range(5)) + net.spread.bias
+        torch.testing.assert_close(
+            net(x, u, mask), net.leave(net.trunk(h + around, u, mask)), rtol=1e-4, atol=1e-5
+        )
+    mask = (torch.arange(L) < 4).expand(B, L)
+    torch.testing.assert_close(net(x, u, mask)[:, :4], net(x[:, :4], u), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("normalised", [False, True])
 def test_mixing_net_is_bayes_rule_over_words(normalised):
     """p(w | x_t) from the clue and the density of x_t; the mean of E[x_0 | x_t, w], by hand in float64."""
