@@ -143,7 +143,7 @@ def parse(content: str, numbers: list[int]) -> dict[int, str]:
         text = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", part))).strip()
         if moved := re.match(r"\\(\d+):(\d+)\\\s*(.*)", text):
             number, text = number // 10**6 * 10**6 + int(moved[1]) * 1000 + int(moved[2]), moved[3]
-        text = re.sub(r"\\\d+:\d+\\|[\[\]{}]", "", text)
+        text = re.sub(r"\s+", " ", re.sub(r"\\\d+:\d+\\|[\[\]{}]", "", text))
         texts[number] = f"{texts.get(number, '')} {text}".strip()
     return {n: text for n, text in texts.items() if text and n // 1000 not in (23065, 23066)}
 

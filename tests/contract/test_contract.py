@@ -9,9 +9,10 @@ from course_lib import categorical as C
 from course_lib import schedules as S
 from course_lib.d3pm import D3PM, Ordered
 from course_lib.ddpm import DDPM
+from course_lib.diffusion_lm import DiffusionLM
 from course_lib.evaluate import bound
 from course_lib.mdlm import MDLM
-from course_lib.nets import MLP, TokenNet, UNet
+from course_lib.nets import MLP, EmbeddingNet, MixingNet, TokenNet, UNet
 from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, LossAware, Renoise
 from course_lib.process import Process, last, sample
 from course_lib.sde import (
@@ -27,6 +28,7 @@ from course_lib.sde import (
     SubVP,
 )
 from course_lib.sedd import SEDD
+from course_lib.sentences import PAD
 from course_lib.shapes import check_choice, check_count, exact, like, repeated
 from course_lib.train import train
 
@@ -69,6 +71,11 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "sde, rk4": lambda: points(RK4(VP(S.linear(), (2,), clip=3.0))),
     "sde, dpm-solver": lambda: points(DPMSolver(VP(S.linear(), (2,)))),
     "sde, probability flow": lambda: points(ProbabilityFlow(VP(S.linear(), (2,)), 1e-2, 1e-2)),
+    "diffusion-lm": lambda: sentences(DiffusionLM(S.table(S.sqrt(), 50), 6, 4)),
+    "diffusion-lm, recalling": lambda: sentences(
+        DiffusionLM(S.table(S.cosine(), 50), 6, 4, "prediction", variance="large"),
+        MixingNet(7, 4, S.table(S.cosine(), 50), 16, 2, 1, normalised=True, recall=True),
+    ),
     "d3pm, uniform": lambda: tokens(C.Uniform(5, S.table(S.cosine(power=1), 50))),
     "d3pm, absorbing": lambda: tokens(
         C.Absorbing(5, S.table(S.log_linear(0.0), 50, max_beta=1.0)), ce_weight=0.1
@@ -88,6 +95,13 @@ SYSTEMS = {  # name: (process, network, batch of data)
 def points(process):
     """A system of points in the plane: small network, random data."""
     return process, MLP((2,), 32, 2), torch.randn(B, 2)
+
+
+def sentences(process, net=None):
+    """A Diffusion-LM of up to 6 of 7 words, its network and a batch of sentences of three lengths."""
+    data = torch.randint(0, 7, (B, 6))
+    data[1, 3:] = data[2, 1:] = PAD
+    return process, net or EmbeddingNet(7, 4, 16, 2, 1), data
 
 
 def tokens(noise, **options):

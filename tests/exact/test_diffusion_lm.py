@@ -10,7 +10,7 @@ from course_lib import schedules as S
 from course_lib.data import MarkovLanguage
 from course_lib.ddpm import DDPM
 from course_lib.diffusion_lm import DiffusionLM, Free, Recalling, Rounded, Within, nearest
-from course_lib.nets import EmbeddingNet, MixingNet
+from course_lib.nets import EmbeddingNet, MixingNet, Reader
 from course_lib.optimal_variance import DDIM, Analytic
 from course_lib.oracle import DataOracle, SentenceOracle
 from course_lib.process import last, sample
@@ -484,6 +484,85 @@ def test_infilling_keeps_what_is_known(unchecked):
     assert process.decode(model, x)[known].equal(tokens[known])
     with pytest.raises(ValueError, match="known and tokens must have one shape"):
         D.anchor(model, tokens, known[:, :2])
+
+
+# Control by a classifier
+
+
+def test_labels_train_a_classifier_of_noised_sentences():
+    model, process = net(), DiffusionLM(TABLE, L, W)
+    task, reader = D.Labels(process, model), Reader(W, 3, 16, 2, 1)
+    for p in reader.parameters():
+        p.data.normal_(std=0.3)
+    data, t = Labelled(ids(), I([0, 2, 1, 0])), I([1, 5, 20, T])
+    torch.manual_seed(1)
+    loss = task.loss(reader, data, t)
+    torch.manual_seed(1)
+    mask, _, _, x_t = process.draw(model, data.tokens, t)
+    log_p = reader(x_t, t / T, mask).log_softmax(1)
+    torch.testing.assert_close(loss, -log_p[torch.arange(4), data.labels])
+    loss.mean().backward()
+    assert all(p.grad is None for p in model.parameters()) and task.T == T and task.device.type == "cpu"
+    h = reader.trunk(reader.enter(x_t), t / T, mask)
+    want = torch.stack([h[i][mask[i]].mean(0) for i in range(4)])
+    torch.testing.assert_close(reader(x_t, t / T, mask), reader.leave(want))
+    every = torch.ones(4, L, dtype=torch.bool)
+    torch.testing.assert_close(reader(x_t, t / T), reader(x_t, t / T, every), rtol=1e-4, atol=1e-5)
+    assert not Reader(W, 3)(x_t, t / T).any()  # says nothing before it is trained
+
+
+def test_guided_steps_are_adagrad_on_the_two_terms():
+    process, model = DiffusionLM(TABLE, L, W), net()
+    aim = torch.randn(L, W)
+
+    def log_p(x, u):
+        return -(x - aim).square().sum((1, 2)) * (1 + u)
+
+    x, t, s = torch.randn(4, L, W), I([20] * 4), I([11] * 4)
+    guided = D.Guided(process, log_p, updates=3, lr=0.2, fluency=0.5)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        got = guided.step(model, x, t, s)
+    torch.manual_seed(1)
+    drawn = process.step(model, x, t, s).detach()
+    var = process._kernel(20, 11, math)[2]
+    y, squares = drawn.clone(), torch.zeros_like(x)
+    for _ in range(3):
+        g = 0.5 * (y - drawn) / var + 2 * (y - aim) * (1 + 11 / T)
+        squares += g.square()
+        y = y - 0.2 * g / (squares.sqrt() + 1e-10)
+    torch.testing.assert_close(got, y, rtol=1e-4, atol=1e-4)
+    assert not got.requires_grad
+    torch.manual_seed(1)
+    last_step = guided.step(model, x, t, I([0] * 4))
+    torch.manual_seed(1)
+    assert last_step.equal(process.step(model, x, t, I([0] * 4)))
+    default = D.Guided(process, log_p)
+    assert (default.updates, default.lr, default.fluency) == (3, 0.1, 0.01)
+
+
+def test_guidance_makes_what_is_asked_for_more_likely():
+    """With the oracle: a control that likes token 0 at place 0 gets it, and the language's law is kept elsewhere."""
+    process, language, oracle = toy(100, K=3, L=2, width=2)
+    oracle.table = torch.tensor([[3.0, 0], [-3, 0], [0, 4]], dtype=torch.float64)
+    guided = D.Guided(process, lambda x, u: -(x[:, 0] - oracle.table[0].float()).square().sum(1), lr=0.3)
+    tokens = guided.decode(oracle, last(sample(guided, oracle, 300, 25))[1])
+    assert (tokens[:, 0] == 0).float().mean() > 0.95
+    found = tokens[tokens[:, 0] == 0, 1].bincount(minlength=3) / 300
+    assert (found - language.move[0]).abs().sum() / 2 < 0.2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"updates": 0}, "updates must be at least 1, not 0"),
+        ({"lr": 0.0}, "lr must be positive and fluency not negative, not 0.0 and 0.01"),
+        ({"fluency": -1.0}, "lr must be positive and fluency not negative, not 0.1 and -1.0"),
+    ],
+)
+def test_guided_checks_its_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        D.Guided(DiffusionLM(TABLE, L, W), lambda x, u: x.sum((1, 2)), **options)
 
 
 # Bad input

@@ -1,6 +1,8 @@
 """Bounds against their exact means, distances against closed forms and scipy, the judge on real digits and noise."""
 
+import itertools
 import math
+import random
 
 import numpy as np
 import pytest
@@ -10,7 +12,19 @@ import torch
 
 from course_lib.data import digits, two_bumps
 from course_lib.ddpm import DDPM
-from course_lib.evaluate import Estimate, Judge, bound, bound_by_time, frechet, wasserstein
+from course_lib.evaluate import (
+    Estimate,
+    Judge,
+    SentenceJudge,
+    bleu_table,
+    bound,
+    bound_by_time,
+    distinct,
+    frechet,
+    mbr,
+    self_bleu,
+    wasserstein,
+)
 from course_lib.oracle import MixtureOracle
 from course_lib.process import Process
 from course_lib.schedules import cosine, table
@@ -240,3 +254,79 @@ def test_wasserstein_in_double_precision_far_from_zero():
     near = wasserstein(x, normal)
     assert wasserstein(x + 1e6, lambda v: normal(v - 1e6)) == pytest.approx(near, abs=1e-6)
     assert wasserstein(x, normal, points=4001) == near != wasserstein(x, normal, points=4000)
+
+
+# Sentences
+
+
+def sentence_rows():
+    return torch.tensor([[0, 1, 2, -1], [0, 1, -1, -1], [2, 2, 1, 0], [1, -1, -1, -1]])
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_sentence_judge_is_a_law_of_sentences(order):
+    """The probabilities of all sentences of up to 4 words add up to 1 less that of longer ones, by enumeration."""
+    judge, K = SentenceJudge(sentence_rows(), 3, order), 3
+    total, alive = 0.0, 1.0
+    for n in range(5):
+        x = torch.tensor(list(itertools.product(range(K), repeat=n)) or [[]], dtype=torch.long).reshape(
+            K**n, n
+        )
+        padded = torch.cat([x, torch.full((len(x), 5 - n), -1)], 1)
+        p = (-judge.nats(padded)).exp()
+        total += p.sum().item()
+        if n == 4:  # p(at least 4 words): without the factor of the end
+            framed = judge.model.log_prob(judge._framed(padded))[:, order - 1 : order + 3]
+            alive = framed.sum(1).exp().sum().item()
+            assert total - p.sum().item() + alive == pytest.approx(1, abs=1e-9)
+    assert 0.3 < total < 1
+
+
+def test_sentence_judge_counts_the_end_and_no_padding():
+    judge = SentenceJudge(sentence_rows(), 3, 2)
+    x = torch.tensor([[0, 1, 2], [1, -1, -1]])
+    wider = torch.cat([x, torch.full((2, 3), -1)], 1)
+    torch.testing.assert_close(judge.nats(x), judge.nats(wider))
+    log = judge.model.log_prob(torch.tensor([[3, 0, 1, 2, 3]]))[0, 1:]
+    torch.testing.assert_close(judge.nats(x)[:1], -log.sum()[None])
+    assert judge.perplexity(x) == pytest.approx(math.exp(judge.nats(x).sum() / 6))
+    assert SentenceJudge(sentence_rows(), 3).order == 4
+
+
+SAID = [s.split() for s in ("a b c d", "a b c e", "x y", "a b c d", "q")]
+
+
+def test_distinct():
+    assert distinct(SAID, 1) == pytest.approx(8 / 15) and distinct(SAID, 2) == pytest.approx(5 / 10)
+    assert distinct([["a"]], 1) == 1 and math.isnan(distinct([["a"]], 2))
+
+
+def test_bleu_table_is_sacrebleu_s():
+    bleu = pytest.importorskip("sacrebleu.metrics", reason="sacrebleu is not installed").BLEU(
+        effective_order=True, tokenize="none"
+    )
+    generator = random.Random(0)
+    many = SAID + [[generator.choice("abcd") for _ in range(generator.randint(1, 12))] for _ in range(12)]
+    table = bleu_table(many)
+    for i, a in enumerate(many):
+        for j, b in enumerate(many):
+            assert table[i, j] == pytest.approx(bleu.sentence_score(" ".join(a), [" ".join(b)]).score)
+    assert table[0, 3] == pytest.approx(100) and table[0, 2] == 0 and not table.equal(table.T)
+    n = len(many)
+    others = [table[i, j] for i in range(n) for j in range(n) if i != j]
+    assert self_bleu(many) == pytest.approx(sum(others).item() / len(others))
+    with pytest.raises(ValueError, match="sentences must be at least 2, not 1"):
+        self_bleu(many[:1])
+
+
+def test_mbr():
+    pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
+    best, scores = mbr(SAID)
+    table = bleu_table(SAID)
+    assert best == 0 and scores[0] == pytest.approx(table[0, [1, 2, 3, 4]].mean().item()) == scores[3]
+    assert scores[4] == 0 and mbr([["a", "b"]])[0] == 0  # one candidate is the best of them
+    order = [2, 4, 1, 3, 0]
+    again, moved = mbr([SAID[i] for i in order])
+    assert order[again] == 3 and moved.allclose(scores[order])
+    with pytest.raises(ValueError, match="candidates must be at least 1, not 0"):
+        mbr([])

