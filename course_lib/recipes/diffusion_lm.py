@@ -300,7 +300,7 @@ minute = Recipe(
     process=short_process,
     model=lambda: MixingNet(len(common_words()), NARROW, table(), 96, 4, 2, normalised=True),
     measure=measure,
-    steps=500,
+    steps=1000,
     batch=32,
     lr=5e-3,
     ema=0.99,
