@@ -300,9 +300,9 @@ minute = Recipe(
     process=short_process,
     model=lambda: MixingNet(len(common_words()), NARROW, table(), 96, 4, 2, normalised=True),
     measure=measure,
-    steps=1000,
+    steps=700,
     batch=32,
-    lr=5e-3,
+    lr=3e-3,
     ema=0.99,
     stream=bucketed,
 )
