@@ -315,8 +315,8 @@ class Rounded(Around):
             raise ValueError(f"start must lie in [0, 1], not {start}")
         self.start = start
 
-    def __call__(self, x: Vectors, u: PerExample) -> Vectors:
-        x0 = self.model(x, u)
+    def __call__(self, x: Vectors, u: PerExample, *given) -> Vectors:
+        x0 = self.model(x, u, *given)
         return torch.where(like(u <= self.start, x0), F.embedding(nearest(x0, self.table), self.table), x0)
 
 

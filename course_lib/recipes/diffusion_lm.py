@@ -3,8 +3,10 @@
 `verses` takes about an hour on one CPU core; `minute` a minute.
 """
 
+import re
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 
@@ -39,6 +41,7 @@ from . import Recipe
 LENGTH, WIDTH, T = 64, 32, 2000
 STEPS = (10, 20, 50, 200)
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # t / T
+SHORT, COMMON, NARROW = 12, 500, 16  # `minute`: words in a phrase, words in its vocabulary, numbers in a word
 
 
 @cache
@@ -264,5 +267,52 @@ full = Recipe(
     batch=32,
     lr=3e-3,
     ema=0.998,
+    stream=bucketed,
+)
+
+
+# What can be learned in a minute: phrases of common words
+
+
+@cache
+def phrases(split: str = "train") -> tuple[list[list[str]], list[list[str]]]:
+    """Pieces of verses up to a . ; : ? or !, of 4 to SHORT words: all of them, and those of common words only."""
+    pieces = (
+        piece for text in verses("bbe", split).values() for piece in re.findall(r"[^.;:?!]+[.;:?!]", text)
+    )
+    every = [w for w in map(words, pieces) if 4 <= len(w) <= SHORT]
+    count = Counter(w for phrase in (every if split == "train" else phrases()[0]) for w in phrase)
+    common = set(sorted(count, key=lambda w: (-count[w], w))[:COMMON])
+    return every, [phrase for phrase in every if common.issuperset(phrase)]
+
+
+@cache
+def common_words() -> Vocabulary:
+    """The words of the common phrases; UNK never occurs."""
+    return Vocabulary(phrases()[1])
+
+
+def common(split: str = "train") -> tuple[torch.Tensor, list[list[str]]]:
+    """The common phrases, and their words."""
+    return common_words().encode(phrases(split)[1], SHORT), phrases(split)[1]
+
+
+def short_process(**options) -> DiffusionLM:
+    """Like `process`, for phrases."""
+    lengths = written(common()[0]).sum(1).bincount(minlength=SHORT + 1)
+    return DiffusionLM(table(), SHORT, NARROW, **{"rounding": "prediction", "lengths": lengths} | options)
+
+
+minute = Recipe(
+    chapter="04_diffusion_lm",
+    name="minute",
+    data=common,
+    process=short_process,
+    model=lambda: MixingNet(len(common_words()), NARROW, table(), 96, 4, 2, normalised=True),
+    measure=measure,
+    steps=700,
+    batch=32,
+    lr=3e-3,
+    ema=0.99,
     stream=bucketed,
 )

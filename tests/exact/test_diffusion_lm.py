@@ -428,6 +428,20 @@ def test_rounded_snaps_to_embeddings_from_its_start():
             Rounded(model, start)
 
 
+def test_the_bound_of_a_rounded_network_is_one():
+    """Any function of x_t may stand in p; the mask of the bound reaches the network inside."""
+    torch.manual_seed(0)
+    process, language, oracle = toy(100)
+    tokens, t = language.sample(20000), process.sample_t(20000)
+    plain, snapped = (
+        process.bound(f, tokens, t) + language.log_prob(tokens) for f in (oracle, Rounded(oracle))
+    )
+    assert snapped.mean() > plain.mean() > -3 * plain.std() / 20000**0.5
+    model, mask = net(), ids() != PAD
+    x, u = torch.randn(4, L, W), torch.rand(4)
+    assert Rounded(model)(x, u, mask).equal(Rounded(Within(model, mask))(x, u))
+
+
 def test_recalling_gives_each_call_the_last_estimate_and_forgets_at_the_start():
     model, x, mask = net(recall=True), torch.randn(4, L, W), ids() != PAD
     network, one = Recalling(model, mask), torch.ones(4)

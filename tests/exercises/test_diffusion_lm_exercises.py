@@ -1,0 +1,142 @@
+"""Chapter 4's exercises: the reference passes, so do other right answers, and each wrong one gets its own hint."""
+
+import pytest
+import torch
+
+from course_lib import evaluate
+from course_lib import schedules as S
+from course_lib.diffusion_lm import DiffusionLM, Free, Rounded, nearest
+from course_lib.exercise import find, grade, of_chapter
+from course_lib.optimal_variance import DDIM
+from course_lib.solutions import diffusion_lm as D
+
+SPECS = {spec.name: spec for spec in of_chapter("diffusion_lm")}
+WRONG = [(name, label) for name, spec in SPECS.items() for label in spec.wrong]
+TABLES = {
+    "diffusion_lm.rounding": D.ROUNDING, "diffusion_lm.known_word": D.KNOWN_WORD,
+    "diffusion_lm.variance_cost": D.VARIANCE_COST, "diffusion_lm.collapsed_loss": D.COLLAPSED_LOSS,
+    "diffusion_lm.e2e_loss": D.E2E_LOSS, "diffusion_lm.clamped_step": D.CLAMPED_STEP,
+    "diffusion_lm.free": D.FREE, "diffusion_lm.mbr": D.MBR,
+}  # fmt: skip
+SQRT = S.table(S.sqrt(), 2000)
+
+
+def passes(name, fn):
+    return grade(find(f"diffusion_lm.{name}"), fn) == ("PASS", "")
+
+
+def test_the_chapter_has_its_exercises():
+    assert list(SPECS) == list(TABLES) and all(len(spec.wrong) >= 5 for spec in SPECS.values())
+    hints = [hint for table in TABLES.values() for _, hint in table.values()]
+    assert len(hints) == len(set(hints))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_reference_passes_and_a_stub_is_still_to_do(name):
+    assert grade(SPECS[name], SPECS[name].reference) == ("PASS", "")
+
+    def stub(*args):
+        raise NotImplementedError
+
+    assert grade(SPECS[name], stub)[0] == "TODO"
+    assert grade(SPECS[name], lambda *args: None)[0] == "TODO"
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_missing_return_is_named(name):
+    def forgets(*args):
+        SPECS[name].reference(*args)
+
+    state, text = grade(SPECS[name], forgets)
+    assert state == "FAIL" and "is a return missing?" in text
+
+
+@pytest.mark.parametrize("name, label", WRONG)
+def test_each_wrong_answer_gets_its_own_hint(name, label):
+    assert grade(SPECS[name], SPECS[name].wrong[label]) == ("FAIL", TABLES[name][label][1])
+
+
+def test_other_right_answers_pass():
+    assert passes("rounding", nearest)
+    assert passes("rounding", lambda x, e: torch.cdist(x, e).argmin(-1))
+    assert passes("known_word", D.on_a_grid)
+
+    def gain(e, x, a, v):
+        k = a.sqrt() * v / (a * v + 1 - a)
+        return e + k * (x - a.sqrt() * e), v * (1 - k * a.sqrt())
+
+    assert passes("known_word", gain)
+    assert passes("variance_cost", lambda q, p: (p.log() - q.log() + q / p - 1) / 2)
+    assert passes("collapsed_loss", D.by_regression) and passes(
+        "collapsed_loss", lambda a: D.collapsed_loss(a).item()
+    )
+    assert passes("e2e_loss", D.word_by_word) and passes("clamped_step", D.on_the_line)
+    assert passes("free", lambda told, untold, w: torch.lerp(untold, told, 1 + w))
+
+    def table(candidates, similarity):
+        rows = torch.tensor([[similarity(a, b) for b in candidates] for a in candidates])
+        return int((rows.sum(1) - rows.diagonal()).argmax())
+
+    assert passes("mbr", table)
+
+
+def test_strange_answers_get_a_plain_line():
+    assert "where" in grade(SPECS["diffusion_lm.free"], lambda a, b, w: a * 0 + 7)[1]
+    assert "is most like the others" in grade(SPECS["diffusion_lm.mbr"], lambda c, f: len(c) - 1)[1]
+    for k in range(4):
+        assert grade(SPECS["diffusion_lm.mbr"], lambda c, f, k=k: k)[0] == "FAIL"
+
+
+def test_the_library_agrees():
+    torch.manual_seed(0)
+    process = DiffusionLM(SQRT, 5, 3, temperature=1.0)
+    e, x = torch.randn(2, 4, 5, 3, dtype=torch.float64)
+    t = torch.tensor([1, 3, 700, 2000])
+    mean, var = process.known_word(e, x, t)
+    want = D.known_word(e, x, SQRT[t][:, None, None], process.spread)
+    torch.testing.assert_close(mean, want[0])
+    torch.testing.assert_close(var, want[1][:, 0, 0])
+    model = D.Words()
+    model.recall, model.classes = False, 0
+    model.explain = lambda x, u, *_: (model(x, u), model.logits(x))
+    tokens = torch.randint(7, (4, 5))
+    torch.manual_seed(3)
+    found = process.loss(model, tokens, t)
+    torch.manual_seed(3)
+    _, _, x0, x_t = process.draw(model, tokens, t)
+    want = D.e2e_loss(model, tokens, x0, x_t, t, 2000)
+    torch.testing.assert_close(found, want, rtol=0, atol=1e-5)  # but for the tT term
+    assert D.collapsed_loss(SQRT).item() == pytest.approx(0.014434, abs=1e-6)
+    assert process.spread == pytest.approx(0.01464, abs=5e-6)
+    small = DiffusionLM(SQRT, 5, 3, variance="small")._kernel(torch.tensor([2]), torch.tensor([1]))[3]
+    cost = D.variance_cost(torch.tensor([process.spread]).double(), small).item()
+    assert cost == pytest.approx(0.332, abs=2e-3)
+
+
+def test_clamping_guidance_and_choice_are_the_library_s():
+    torch.manual_seed(1)
+    table = torch.randn(9, 2, dtype=torch.float64)
+
+    class Net:
+        def __init__(self):
+            self.table = table
+
+        def __call__(self, x, u, mask=None, before=None, label=None):
+            return 0.7 * x if label is None else 0.7 * x + 0.1
+
+    ddim = DDIM(SQRT, (6, 2), eta=0.0, predicts="x0")
+    x, t, s = torch.randn(3, 6, 2, dtype=torch.float64), torch.full((3,), 900), torch.full((3,), 500)
+    found = ddim.step(Rounded(Net()), x, t, s)
+    want = D.clamped_step(0.7 * x.reshape(-1, 2), x.reshape(-1, 2), SQRT[500], SQRT[900], table)
+    torch.testing.assert_close(found.reshape(-1, 2), want)
+    label = torch.zeros(3, dtype=torch.long)
+    mask = torch.ones(3, 6, dtype=torch.bool)
+    found = Free(Net(), mask, label, 2.0)(x, torch.rand(3))
+    torch.testing.assert_close(found, D.free(0.7 * x + 0.1, 0.7 * x, 2.0))
+    pool = [s.split() for s in ("a b c d e", "a b c d f", "x y z u v", "a b c g h")]
+    bleu = {
+        (id(a), id(b)): evaluate.bleu_table(pool)[i, j].item()
+        for i, a in enumerate(pool)
+        for j, b in enumerate(pool)
+    }
+    assert D.mbr(pool, lambda a, b: bleu[id(a), id(b)]) == evaluate.mbr(pool)[0]
