@@ -4,7 +4,8 @@
     schedules   nets   data   sentences         foundations; none knows what diffusion is
     categorical                                 noise on tokens
     process                                     the contract, and the one sampling loop
-    ddpm optimal_variance sde diffusion_lm
+    ddpm optimal_variance sde
+    diffusion_lm diffuseq autoregressive
     d3pm sedd mdlm                              systems: one paper, one file, one notebook
     train   evaluate   plots   widgets          tools; they know the contract, never a system
     oracle                                      perfect networks, for tests and first experiments

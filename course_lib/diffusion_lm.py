@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .ddpm import DDPM
 from .process import Process
-from .sentences import PAD, Labelled, up_to, written
+from .sentences import PAD, Labelled, Sentences, up_to, written
 from .shapes import Mask, PerExample, Table, Times, Tokens, check_choice, check_count, exact, like
 
 Vectors = Float[Tensor, "B L D"]
@@ -75,9 +75,9 @@ class DiffusionLM(DDPM):
 
     # From words to vectors and back
 
-    def encode(self, model, tokens: Tokens) -> Vectors:
+    def encode(self, model, data: Sentences) -> Vectors:
         """x_0 ~ N(Emb(w), sigma_0^2 I).  (section 4.1)"""
-        return self._noised(embed(model, tokens))
+        return self._noised(embed(model, self.read(data)[0]))
 
     def decode(self, model, x: Vectors) -> Tokens:
         """The nearest words; PAD where the model is told that there is nothing."""
@@ -101,23 +101,40 @@ class DiffusionLM(DDPM):
 
     # Training
 
-    def loss(self, model, data: Tokens | Labelled, t: Times) -> PerExample:
+    def loss(self, model, data: Sentences, t: Times) -> PerExample:
         """|x_0 - f(x_t, t)|^2 per number + cross-entropy per word + A_T |x_0|^2 per number, mean over words.
 
         The target is Emb(w) at t = 1. A tenth of the labels, if there are any, is hidden.  (eq. 2, as its code has it)
         """
-        tokens, label = data if isinstance(data, Labelled) else (data, None)
-        mask, clean, x0, x_t = self.draw(model, tokens, t)
+        tokens, label, _ = self.read(data)
+        mask, clean, x0, x_t = self.draw(model, data, t)
+        x_t = self.disturb(x_t, data, t)
         if label is not None:
             label = torch.where(torch.rand(len(label), device=label.device) < 0.1, model.classes, label)
         x0_hat, log_p = model.explain(x_t, self.u(t), mask, self._recalled(model, x_t, t, mask, label), label)
         target = torch.where(like(t == 1, x0), clean, x0)
         error = ((target.detach() if self.detach else target) - x0_hat).square().mean(-1)
-        return average(error + self._words(model, x0, log_p, tokens) + self._last(x0).mean(-1), mask)
+        return average(
+            error + self._words(model, x0, log_p, tokens) + self._last(x0).mean(-1), self.trained(data)
+        )
 
-    def draw(self, model, tokens: Tokens, t: Times) -> tuple[Mask, Vectors, Vectors, Vectors]:
-        """Where there are words, and one draw of Emb(w), x_0, x_t."""
-        mask, clean = written(tokens), embed(model, tokens)
+    def read(self, data: Sentences) -> tuple[Tokens, Int[Tensor, " B"] | None, Mask]:
+        """The tokens, the labels if there are any, and the positions that the bound counts."""
+        tokens, label = data if isinstance(data, Labelled) else (data, None)
+        return tokens, label, written(tokens)
+
+    def trained(self, data: Sentences) -> Mask:
+        """The positions that the loss counts."""
+        return self.read(data)[2]
+
+    def disturb(self, x_t: Vectors, data: Sentences, t: Times) -> Vectors:
+        """What training does to x_t besides noise: nothing here."""
+        return x_t
+
+    def draw(self, model, data: Sentences, t: Times) -> tuple[Mask, Vectors, Vectors, Vectors]:
+        """Where the network may look, and one draw of Emb(w), x_0, x_t."""
+        tokens, _, mask = self.read(data)
+        clean = embed(model, tokens)
         x0 = self._noised(clean)
         return mask, clean, x0, self.corrupt(x0, t)
 
@@ -147,26 +164,30 @@ class DiffusionLM(DDPM):
 
     # The bound
 
-    def bound(self, model, tokens: Tokens, t: Times) -> PerExample:
+    def bound(self, model, data: Sentences, t: Times) -> PerExample:
         """T L_{t-1} + L_T - log p(w | x_0) - log p(length), nats per sentence: its mean over t bounds -log p(w).
 
         Without `lengths` it is the bound given the sentence's length.  (eq. 2 before it is simplified)
         """
-        mask, clean, x0, x_t = self.draw(model, tokens, t)
-        nll = total(exact(self.rounding_nll(model, x0, tokens)), mask)
+        tokens, label, counted = self.read(data)
+        mask, clean, x0, x_t = self.draw(model, data, t)
+        nll = total(exact(self.rounding_nll(model, x0, tokens)), counted)
         if self.log_length is not None:
             nll = nll - self.log_length[mask.sum(1)]
-        term = self._term(clean, model(x_t, self.u(t), mask), x_t, t, mask)
-        return self.T * term + self.prior_term(clean, mask) + nll
+        given = () if label is None else (None, label)
+        term = self._term(clean, model(x_t, self.u(t), mask, *given), x_t, t, counted)
+        return self.T * term + self.prior_term(clean, counted) + nll
 
-    def term(self, model, tokens: Tokens, t: Times) -> PerExample:
+    def term(self, model, data: Sentences, t: Times) -> PerExample:
         """L_{t-1} = KL(q(x_{t-1} | x_t, w) || p(x_{t-1} | x_t)) in nats per sentence, t = 1 included.
 
         Given w the x_t are a Markov chain whatever x_0 is, so x_0 is integrated out, where the paper keeps it: there
         are no terms of q(x_0 | w), and less noise.
         """
-        mask, clean, _, x_t = self.draw(model, tokens, t)
-        return self._term(clean, model(x_t, self.u(t), mask), x_t, t, mask)
+        _, label, counted = self.read(data)
+        mask, clean, _, x_t = self.draw(model, data, t)
+        given = () if label is None else (None, label)
+        return self._term(clean, model(x_t, self.u(t), mask, *given), x_t, t, counted)
 
     def prior_term(self, clean: Vectors, mask: Mask | None = None) -> PerExample:
         """L_T = KL(q(x_T | w) || N(0, I)) in nats per sentence, from Emb(w)."""

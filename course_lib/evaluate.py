@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
@@ -30,7 +30,9 @@ class Estimate(NamedTuple):
 
 
 @torch.no_grad()
-def bound(process: Process, model: Network, data: Tensor, repeats: int = 1, batch: int = 256) -> Estimate:
+def bound(
+    process: Process, model: Network, data: Tensor | Sized, repeats: int = 1, batch: int = 256
+) -> Estimate:
     """Mean of process.bound over the data, nats per example, `repeats` random times each, with its standard error.
 
     An unbiased estimate of the bound. The error is over examples, so it covers the draw of data, times and noise.
@@ -41,7 +43,8 @@ def bound(process: Process, model: Network, data: Tensor, repeats: int = 1, batc
         raise ValueError(f"data must hold at least 2 examples, not {len(data)}")
     values = torch.zeros(len(data), dtype=torch.float64)
     for _ in range(repeats):
-        parts = [process.bound(model, x, process.sample_t(len(x))) for x in data.split(batch)]
+        pieces = (data[i : i + batch] for i in range(0, len(data), batch))
+        parts = [process.bound(model, x, process.sample_t(len(x))) for x in pieces]
         values += torch.cat(parts).double().cpu() / repeats
     return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(data)))
 

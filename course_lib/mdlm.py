@@ -5,13 +5,14 @@ r p(y | x_t), r = 1 / (e^sigma - 1), so its total mass is right by construction.
 
     SEDD's loss = MDLM's loss + weight sum over masks of phi(m),  phi(m) = m - 1 - log m >= 0,
 
-m = mean(e^f) the mass that SEDD says over the true one. MD4 (arXiv:2406.04329) is the same model.
+m = mean(e^f) the mass that SEDD says over the true one; with SEDD(mass="known") it is 1. MD4 (arXiv:2406.04329) is the
+same model.
 """
 
 import torch
 import torch.nn.functional as F
 
-from .categorical import Absorbing, LogLaw, PerToken, draw
+from .categorical import Absorbing, LogLaw, PerToken
 from .sedd import SEDD
 from .shapes import Mask, Network, Times, Tokens, exact
 
@@ -20,16 +21,9 @@ class MDLM(SEDD):
     """Masked diffusion of `length` tokens. Its loss is weight(t) x cross-entropy on masks; 1 / t if log-linear."""
 
     def __init__(self, noise: Absorbing, length: int):
-        super().__init__(noise, length)
         if not isinstance(noise, Absorbing):
             raise ValueError(f"noise must be absorbing, not {type(noise).__name__}")
-
-    def log_score(self, model: Network, x_t: Tokens, t: Times) -> LogLaw:
-        """log s_y = log r + log p(y | x_t) on masks."""
-        out = super().log_score(model, x_t, t)
-        masks = (x_t == self.noise.mask)[..., None]
-        r = -torch.expm1(-self.noise.log_alpha(t)).log()[:, None, None]
-        return torch.where(masks, out.log_softmax(-1) + r.to(out.dtype), out)
+        super().__init__(noise, length, mass="known")
 
     def surprise(self, model: Network, x0: Tokens, x_t: Tokens, t: Times, where: Mask) -> PerToken:
         """-log p(x_0) at the masks `where`, 0 elsewhere; nats, float64."""
@@ -41,11 +35,3 @@ class MDLM(SEDD):
         log_p = self.convert(self.log_score(model, x_t, t), x_t, t, "loo")
         there = F.one_hot(x_t, self.noise.K)[..., : self.noise.V].to(log_p.dtype).log()
         return torch.where((x_t == self.noise.mask)[..., None], log_p, there)
-
-    def _open(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
-        """Which masks open, then what is under those. Where none opens the network is not asked."""
-        opens = self.noise.opened(x, s, t)
-        if not opens.any():
-            return x
-        f = self.check_numbers(self._on_masks(model, x, t, opens), t)
-        return x.masked_scatter(opens, draw(f.softmax(-1)))

@@ -205,7 +205,7 @@ class Block(nn.Module):
         self.ada = zero(nn.Linear(width, 6 * width))
 
     def forward(
-        self, h: Float[Tensor, "B L H"], c: Float[Tensor, "B H"], keys: Bool[Tensor, "B 1 1 L"] | None
+        self, h: Float[Tensor, "B L H"], c: Float[Tensor, "B H"], keys: Bool[Tensor, "_ 1 _ L"] | None
     ) -> Float[Tensor, "B L H"]:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(c)[:, None].chunk(6, -1)  # (B, 1, H) each
         q, k, v = (
@@ -218,10 +218,14 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Bidirectional trunk: (B, L, H) and a time in, (B, L, H) out. Positions where mask is False are not seen."""
+    """Trunk: (B, L, H) and a time in, (B, L, H) out. Positions where mask is False are not seen.
 
-    def __init__(self, width: int = 128, heads: int = 4, depth: int = 4):
+    causal  no position sees a later one
+    """
+
+    def __init__(self, width: int = 128, heads: int = 4, depth: int = 4, causal: bool = False):
         super().__init__()
+        self.causal = causal
         if width % (2 * heads):
             raise ValueError(f"width must be a multiple of 2 x heads = {2 * heads}, not {width}")
         self.time = TimeEmbedding(width)
@@ -232,6 +236,9 @@ class Transformer(nn.Module):
         self, h: Float[Tensor, "B L H"], u: PerExample, mask: Mask | None = None
     ) -> Float[Tensor, "B L H"]:
         c, keys = self.time(u), None if mask is None else mask[:, None, None]
+        if self.causal:
+            earlier = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device).tril()[None, None]
+            keys = earlier if keys is None else keys & earlier
         for block in self.blocks:
             h = block(h, c, keys)
         return self.norm(h)
@@ -266,12 +273,27 @@ class TokenNet(nn.Module):
         return self.head(h if rows is None else h[rows])
 
 
+class CausalNet(nn.Module):
+    """Tokens in, logits of the next token out: what stands at position i is said from the tokens before i only."""
+
+    def __init__(self, K: int, width: int = 128, heads: int = 4, depth: int = 4):
+        super().__init__()
+        self.K, self.embedding = K, nn.Embedding(K + 1, width)  # K stands before the first token
+        self.trunk, self.head = Transformer(width, heads, depth, causal=True), zero(nn.Linear(width, K))
+
+    def forward(self, x: Tokens, u: PerExample | None = None) -> Float[Tensor, "B L K"]:
+        """u is ignored: what has been written says how far one is."""
+        before = F.pad(x[:, :-1], (1, 0), value=self.K)
+        return self.head(self.trunk(self.embedding(before), torch.zeros(len(x), device=x.device)))
+
+
 class EmbeddingNet(nn.Module):
     """Vectors in, vectors out, with the embedding of tokens and the rounding that share its weights.
 
     normalised  embeddings have length sqrt(D), so that no loss can shrink or grow them
     recall      the network is also given its earlier estimate of x_0 (zeros if there is none)
     classes     number of labels; label `classes` says "any", as a missing one does
+    spread      > 0 adds a depthwise convolution over that many words to either side, as in TokenNet
     """
 
     def __init__(
@@ -284,6 +306,7 @@ class EmbeddingNet(nn.Module):
         normalised: bool = False,
         recall: bool = False,
         classes: int = 0,
+        spread: int = 0,
     ):
         super().__init__()
         self.normalised, self.recall, self.classes = normalised, recall, classes
@@ -291,6 +314,8 @@ class EmbeddingNet(nn.Module):
         self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, D))
         self.remember = zero(nn.Linear(D, width, bias=False)) if recall else None
         self.label = nn.Embedding(classes + 1, width) if classes else None
+        reach = 2 * spread + 1
+        self.spread = nn.Conv1d(width, width, reach, padding=spread, groups=width) if spread else None
         self.trunk = Transformer(width, heads, depth)
 
     @property
@@ -322,6 +347,9 @@ class EmbeddingNet(nn.Module):
         h = self.enter(x)
         if before is not None:
             h = h + self.remember(before)
+        if self.spread:
+            h = h if mask is None else h * mask[..., None]
+            h = h + self.spread(h.transpose(1, 2)).transpose(1, 2)
         if self.classes:
             label = torch.full_like(u, self.classes, dtype=torch.long) if label is None else label
             h = h + self.label(label)[:, None]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .categorical import Absorbing, LogLaw, PerToken, Replace, Semigroup, Uniform, draw, happens, pick
 from .categorical import kept_and_lost as kept
@@ -24,6 +25,7 @@ from .shapes import Mask, Network, PerExample, State, Times, Tokens, check_choic
 
 FIRST = 1e-30  # the moment after time 0: where a schedule starts below 1, its first noise is there already
 Sampler = Literal["tweedie", "euler"]
+Mass = Literal["learned", "known"]
 
 # Score entropy
 
@@ -57,17 +59,52 @@ def score_entropy_replace(
     """
     (a, lost), pi = kept(log_alpha, x0), noise.pi.to(log_s.dtype)
     pi_x, pi_0, moved = noise.pi[x_t], noise.pi[x0], x_t != x0
-    at_x, at_0 = pick(log_s, x_t), exact(pick(log_s, x0))
-    total = exact(log_s.exp().sum(-1) - at_x.exp())
+    total, mean, at_x, at_0 = Sums.apply(log_s, pi, x_t, x0)
+    total, at_0 = exact(total - at_x.exp()), exact(at_0)
     q_x = a * ~moved + lost * pi_x
     share = pi_x * lost / q_x  # R[y, x] rho_y / pi_y at all y but x_0
     known = torch.where(moved, a / lost * at_0, 0)
     return (
         pi_x * total
-        - share * exact(log_s @ pi - pi[x_t] * at_x)
+        - share * exact(mean - pi[x_t] * at_x)
         - known
         + _constant(noise, a, lost, q_x, share, pi_x, pi_0, moved)
     )
+
+
+class Sums(torch.autograd.Function):
+    """sum_y s_y, sum_y pi_y log s_y, log s_x and log s_{x_0}: all that the loss wants of the vocabulary.
+
+    Some rows at a time, and s is worked out again for the gradient: no other table of the vocabulary is ever made.
+    """
+
+    @staticmethod
+    def forward(ctx, log_s, pi, x, x0):
+        ctx.save_for_backward(log_s, pi, x, x0)
+        return sum_exp(log_s), log_s @ pi, pick(log_s, x), pick(log_s, x0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_sum, d_mean, d_x, d_0):
+        log_s, pi, x, x0 = ctx.saved_tensors
+        slope = torch.empty(log_s.shape, dtype=log_s.dtype, device=log_s.device)
+        tables = (v.reshape(-1, len(pi)) for v in (log_s, slope))
+        rest = (v.reshape(-1, 1) for v in (d_sum, d_mean))
+        for f, out, a, b in zip(*(v.split(rows(log_s)) for v in (*tables, *rest)), strict=True):
+            torch.exp(f, out=out).mul_(a).addcmul_(b, pi)
+        slope.scatter_add_(-1, x[..., None], d_x[..., None])
+        return slope.scatter_add_(-1, x0[..., None], d_0[..., None]), None, None, None
+
+
+def sum_exp(f: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
+    """sum_y e^f_y, some rows at a time."""
+    parts = f.reshape(-1, f.shape[-1]).split(rows(f))
+    return torch.cat([part.exp().sum(-1) for part in parts]).reshape(f.shape[:-1])
+
+
+def rows(f: Float[Tensor, "*n V"]) -> int:
+    """How many rows make a table of some megabytes at most, which a processor's cache holds. All, off the CPU."""
+    return max(1, 2**18 // f.shape[-1]) if f.device.type == "cpu" else max(1, f.numel())
 
 
 def _constant(noise, a, lost, q_x, share, pi_x, pi_0, moved) -> PerToken:
@@ -89,15 +126,28 @@ class SEDD(Process):
     sampler    "tweedie": the law that is exact for one token (eqs. 18 and 19, the "analytic" sampler of its code)
                "euler":   rates at t are kept until s (eq. 17); 1 - their sum may be negative, and is 0 then
                The step to s = 0 is Tweedie's in both.
+    mass       of absorbing noise, where the scores of a mask sum to r = 1 / (e^sigma - 1) whatever the data is
+               "learned": by the network, as in the paper
+               "known":   log s = log r + log softmax(f), the same loss and bound as MDLM's; `scaled` plays no part
     """
 
-    def __init__(self, noise: Semigroup, length: int, sampler: Sampler = "tweedie", scaled: bool = True):
+    def __init__(
+        self,
+        noise: Semigroup,
+        length: int,
+        sampler: Sampler = "tweedie",
+        scaled: bool = True,
+        mass: Mass = "learned",
+    ):
         super().__init__()
         check_clock(noise)
         check_count("length", length)
         check_choice("sampler", sampler, ("tweedie", "euler"))
         self.noise, self.T, self.length = noise, 1.0, length
-        self.sampler, self.scaled = sampler, scaled
+        check_choice("mass", mass, ("learned", "known"))
+        if mass == "known" and not isinstance(noise, Absorbing):
+            raise ValueError(f"mass can be known for absorbing noise only, not for {type(noise).__name__}")
+        self.sampler, self.scaled, self.mass = sampler, scaled or mass == "known", mass
 
     # Forward process
 
@@ -127,8 +177,14 @@ class SEDD(Process):
 
     def _scores(self, out: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """log s from the output, with anything at x_t itself."""
+        if self.mass == "known":
+            out = torch.where((x_t == self.noise.mask)[..., None], self._right_mass(out), out)
         plain = not self.scaled or isinstance(self.noise, Uniform)
         return out if plain else out + self.base(x_t, t).to(out.dtype)
+
+    def _right_mass(self, f: Float[Tensor, "*n V"]) -> Float[Tensor, "*n V"]:
+        """f with mean(e^f) = 1."""
+        return f.log_softmax(-1) + math.log(self.noise.V)
 
     def _own(self, log_s: LogLaw, x_t: Tokens) -> LogLaw:
         """log s with 0 at x_t itself."""
@@ -217,6 +273,8 @@ class SEDD(Process):
         """The network's f at the masks `where` only; a network that takes rows works out no others."""
         takes_rows = getattr(model, "takes_rows", False)
         out = model(x_t, self.u(t), rows=where) if takes_rows else model(x_t, self.u(t))[where]
+        if self.mass == "known":
+            return self._right_mass(upcast(out))
         if self.scaled:
             return upcast(out)
         base = -torch.expm1(-self.noise.log_alpha(t)).log() - math.log(self.noise.V)
@@ -253,16 +311,22 @@ class SEDD(Process):
         return p / p.sum(-1, keepdim=True)
 
     def _open(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
-        """Absorbing noise: which masks open, then what is under those."""
-        masks = x == self.noise.mask
-        if not masks.any():
-            return x
-        f = self._on_masks(model, x, t, masks)
-        chance = self.noise.reveals(s, t)
+        """Absorbing noise: which masks open, then what is under those.
+
+        The chance is the mass times that of the noise. Where the mass is known, only masks that open are asked about.
+        """
+        masks, chance = x == self.noise.mask, self.noise.reveals(s, t)
         if self.sampler == "euler":
-            chance = torch.where(s == 0, chance, (exact(t) - exact(s)) * self.weight(t))
-        mass = self.check_numbers(like(chance, x).expand(x.shape)[masks] * exact(f.exp().mean(-1)), t)
-        opens = happens(mass) | (like(s, x).expand(x.shape)[masks] == 0)
+            chance = (exact(t) - exact(s)) * self.weight(t)
+        chance = like(torch.where(s == 0, 1, chance), x).expand(x.shape)
+        asked = masks & happens(chance) if self.mass == "known" else masks
+        if not asked.any():
+            return x
+        f = self._on_masks(model, x, t, asked)
+        mass = self.check_numbers(sum_exp(f), t) / self.noise.V
+        if self.mass == "known":
+            return x.masked_scatter(asked, draw(f.softmax(-1)))
+        opens = happens(chance[masks] * exact(mass)) | (like(s, x).expand(x.shape)[masks] == 0)
         tokens = x[masks].masked_scatter(opens, draw(f[opens].softmax(-1)))
         return x.masked_scatter(masks, tokens)
 

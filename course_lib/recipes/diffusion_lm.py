@@ -27,6 +27,7 @@ from ..sentences import (
     Labelled,
     Vocabulary,
     bucketed,
+    company,
     genre,
     up_to,
     verses,
@@ -70,10 +71,19 @@ def process(**options) -> DiffusionLM:
     return DiffusionLM(table(), LENGTH, WIDTH, **{"rounding": "prediction", "lengths": lengths} | options)
 
 
-def network(width: int = 192, depth: int = 4, **options) -> MixingNet:
-    """Normalised embeddings, self-conditioning, a label."""
-    settings = {"normalised": True, "recall": True, "classes": len(GENRES)} | options
-    return MixingNet(len(vocabulary()), WIDTH, table(), width, 4, depth, **settings)
+def network(width: int = 128, depth: int = 4, **options) -> MixingNet:
+    """Normalised embeddings, self-conditioning, a label; it starts from the company and the frequencies of the words.
+
+    From random embeddings and without the convolution 6,000 steps taught it nothing of the context.
+    """
+    settings = {"normalised": True, "recall": True, "classes": len(GENRES), "spread": 4} | options
+    model = MixingNet(len(vocabulary()), WIDTH, table(), width, 4, depth, **settings)
+    tokens, K = sentences()[0].tokens, len(vocabulary())
+    with torch.no_grad():
+        model.embedding.weight.copy_(company(tokens, K, WIDTH))
+        model.bias.copy_((tokens[tokens != PAD].bincount(minlength=K) + 0.1).log())
+        model.bias -= model.bias.logsumexp(0)
+    return model
 
 
 # Measuring
@@ -253,10 +263,10 @@ full = Recipe(
     process=process,
     model=network,
     measure=measure,
-    steps=6000,
+    steps=4000,
     batch=32,
-    lr=2e-3,
-    ema=0.999,
+    lr=3e-3,
+    ema=0.998,
     stream=bucketed,
 )
 

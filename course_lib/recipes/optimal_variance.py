@@ -1,11 +1,12 @@
 """Variances for chapter 1's networks: a learned one, two heads, the analytic statistics, and the table of all.
 
-In this order (each needs the one before): learned, npr, sn, digits_spread, digits_quality; mnist_spread, mnist_quality.
-Less than an hour together on one CPU core.
+In this order (each needs the one before): learned, npr, sn, digits_spread, digits_quality; mnist_spread, mnist_quality;
+linear, linear_spread, linear_quality. Little more than an hour together on one CPU core.
 """
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from ..evaluate import Judge, bound, frechet
 from ..nets import TwoHeads, UNet
 from ..optimal_variance import DDIM, NPR, SN, Analytic, Learned, spread
 from ..process import Process, last, sample
-from ..schedules import cosine, table
+from ..schedules import cosine, ddpm_table, table
 from ..train import load_weights
 from . import ASSETS, Measurement, Recipe, ddpm
 
@@ -84,6 +85,15 @@ sn = Recipe(
 )
 
 
+linear = replace(  # the schedule of DDPM's and Analytic-DPM's CIFAR networks, all else as in chapter 1
+    ddpm.digits,
+    chapter=CHAPTER,
+    name="linear",
+    process=lambda: DDPM(ddpm_table(1000), **DIGITS),
+    measure=measure,
+)
+
+
 # The analytic statistics
 
 
@@ -111,6 +121,7 @@ def read_spread(name: str, estimator: str = "residual") -> Tensor:
 
 
 digits_spread = Measurement(CHAPTER, "digits_spread", statistics(ddpm.digits, 64, 16))
+linear_spread = Measurement(CHAPTER, "linear_spread", statistics(linear, 64, 16))
 mnist_spread = Measurement(CHAPTER, "mnist_spread", statistics(ddpm.mnist, 12, 4))
 
 
@@ -136,16 +147,26 @@ def digits_methods() -> dict[str, Method]:
     }
 
 
-def mnist_methods() -> dict[str, Method]:
-    """The ways that need nothing but chapter 1's network and the statistics."""
-    a, c, plain = alpha_bar(), read_spread("mnist_spread"), shipped(ddpm.mnist)
+def plain_methods(backbone: Recipe, statistics: str, form: dict) -> dict[str, Method]:
+    """The ways that need nothing but a network of the noise and its statistics."""
+    a, c, plain = backbone.process().alpha_bar, read_spread(statistics), shipped(backbone)
     return {
-        "DDPM, small": (DDPM(a, **MNIST), plain),
-        "DDPM, large": (DDPM(a, variance="large", **MNIST), plain),
-        "Analytic-DDPM": (Analytic(a, spread=c, **MNIST), plain),
-        "DDIM": (DDIM(a, **MNIST), plain),
-        "Analytic-DDIM": (Analytic(a, eta=0.0, spread=c, **MNIST), plain),
+        "DDPM, small": (DDPM(a, **form), plain),
+        "DDPM, large": (DDPM(a, variance="large", **form), plain),
+        "Analytic-DDPM": (Analytic(a, spread=c, **form), plain),
+        "DDIM": (DDIM(a, **form), plain),
+        "Analytic-DDIM": (Analytic(a, eta=0.0, spread=c, **form), plain),
     }
+
+
+def mnist_methods() -> dict[str, Method]:
+    """With chapter 1's network of MNIST."""
+    return plain_methods(ddpm.mnist, "mnist_spread", MNIST)
+
+
+def linear_methods() -> dict[str, Method]:
+    """With the digits network of the linear schedule."""
+    return plain_methods(linear, "linear_spread", DIGITS)
 
 
 def floor(space: Tensor, n: int) -> dict:
@@ -236,4 +257,9 @@ digits_quality = Measurement(
 )
 mnist_quality = Measurement(
     CHAPTER, "mnist_quality", quality(data.mnist, mnist_methods, {10: set(), 50: set()}, 400, False, (10,))
+)
+linear_quality = Measurement(
+    CHAPTER,
+    "linear_quality",
+    quality(data.digits, linear_methods, {10: set(), 50: set()}, 1000, False),
 )

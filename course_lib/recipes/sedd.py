@@ -1,8 +1,10 @@
 """SEDD on the State of the Union: network, batch, steps and learning rate of chapter 6, so that the systems compare.
 
-Each takes about 20 minutes on one CPU core; `minute` takes a minute.
+Each takes about 20 minutes on one CPU core; `minute` takes a minute. The measurements need the weights of the others
+(`masks` those of chapter 6, too).
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,21 +12,23 @@ from torch import nn
 
 from .. import schedules
 from ..categorical import Absorbing, Uniform
+from ..d3pm import MaskCount
 from ..data import addresses, decode
 from ..evaluate import Estimate, NGram, bound
 from ..mdlm import MDLM
-from ..process import last, sample
-from ..sedd import SEDD, Counted, first_hitting
+from ..process import Process, last, sample
+from ..sedd import SEDD, Counted, Mass, first_hitting
 from ..shapes import Network
-from . import Recipe
+from ..train import load_weights
+from . import ASSETS, Measurement, Recipe, d3pm
 from .d3pm import LENGTH, K, network, quality, text
 
 STEPS, RACE_STEPS = (8, 32, 128, 512), 128
 
 
-def absorbing_process(**options) -> SEDD:
-    """MASK by the paper's log-linear noise."""
-    return SEDD(Absorbing(K, schedules.log_linear()), LENGTH, **options)
+def absorbing_process(mass: Mass = "known", **options) -> SEDD:
+    """MASK by the paper's log-linear noise; the mass of the scores as it must be, or "learned" as in the paper."""
+    return SEDD(Absorbing(K, schedules.log_linear()), LENGTH, mass=mass, **options)
 
 
 def uniform_process(**options) -> SEDD:
@@ -33,16 +37,24 @@ def uniform_process(**options) -> SEDD:
 
 
 def mdlm_process() -> MDLM:
-    """The same masks, and the mass of the scores right by construction."""
+    """The same masks, by cross-entropy."""
     return MDLM(Absorbing(K, schedules.log_linear()), LENGTH)
 
 
+def bits_only(recipe: Recipe, model: nn.Module, repeats: int = 4) -> dict:
+    """The bound on the test addresses in bits per character."""
+    device = next(model.parameters()).device
+    test = recipe.data("test")[0]
+    torch.manual_seed(recipe.seed)
+    mean, se = bits_per_char(recipe.process().to(device), model, test.to(device), repeats)
+    return {"bits_per_char": mean, "bits_per_char_se": se, "windows": len(test), "repeats": repeats}
+
+
 def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> dict:
-    """The bound on the test addresses in bits per character, and texts by sampler and number of steps."""
+    """`bits_only`, and texts by sampler and number of steps."""
     device = next(model.parameters()).device
     process, row, (test, _) = recipe.process().to(device), addresses("train"), recipe.data("test")
-    torch.manual_seed(recipe.seed)
-    bits = bits_per_char(process, model, test.to(device), repeats)
+    results = bits_only(recipe, model, repeats)
     judge, words = NGram(row, K, 5), set(decode(row).split())
     made = {
         name: {steps: make(steps) for steps in STEPS} for name, make in samplers(process, model, n).items()
@@ -51,17 +63,13 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
         made["first hitting"] = {LENGTH: last(first_hitting(process, model, n))[1].cpu()}
         made["coarse race"] = {bits: race(process, model, n, RACE_STEPS, bits) for bits in (11, 14, 52)}
     real = test[torch.linspace(0, len(test) - 1, n).long()]
-    judged = {
+    rows = {
         name: {steps: quality(x, judge, words) for steps, x in by_steps.items()}
         for name, by_steps in made.items()
     }
-    return {
-        "bits_per_char": bits.mean,
-        "bits_per_char_se": bits.se,
-        "windows": len(test),
-        "repeats": repeats,
-        "steps": judged.pop("tweedie"),
-        "samplers": judged,
+    return results | {
+        "steps": rows.pop("tweedie"),
+        "samplers": rows,
         "real": quality(real, judge, words),
         "samples": {
             name: {steps: decode(x[0]) for steps, x in by_steps.items()} for name, by_steps in made.items()
@@ -69,11 +77,17 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
     }
 
 
+def judged(x: torch.Tensor, judge: NGram, words: set[str]) -> dict:
+    """Chapter 6's `quality` of texts, with the standard error over texts of its bits per character."""
+    each = -judge.log_prob(x)[:, 4:].mean(1) / math.log(2)
+    return quality(x, judge, words) | {"judged_bits_se": each.std().item() / math.sqrt(len(x))}
+
+
 def samplers(process: SEDD, model: nn.Module, n: int) -> dict[str, Callable[[int], torch.Tensor]]:
     """Tweedie and Euler as functions of the number of steps; MDLM has the first only."""
     kinds = {"tweedie": process}
     if not isinstance(process, MDLM):
-        kinds["euler"] = SEDD(process.noise, LENGTH, sampler="euler").to(process.device)
+        kinds["euler"] = SEDD(process.noise, LENGTH, sampler="euler", mass=process.mass).to(process.device)
     return {
         name: lambda steps, kind=kind: last(sample(kind, model, n, steps))[1].cpu()
         for name, kind in kinds.items()
@@ -105,22 +119,110 @@ def bits_per_char(process: SEDD, model: nn.Module, data: torch.Tensor, repeats: 
 
 def recipe(name: str, process: Callable[[], SEDD], **options) -> Recipe:
     """What they have in common; all numbers are those of chapter 6."""
-    common = {"steps": 6000, "lr": 3e-3, "model": lambda: network(process())}
+    common = {"steps": 6000, "lr": 3e-3, "model": lambda: network(process()), "measure": measure}
     return Recipe(
         chapter="07_sedd",
         name=name,
         data=text,
         process=process,
-        measure=measure,
         batch=16,
         ema=0.995,
         **common | options,
     )
 
 
-absorbing = recipe("absorbing", absorbing_process)
+absorbing = recipe("absorbing", absorbing_process, trains=lambda: Counted(absorbing_process()))
+again = recipe(
+    "again", absorbing_process, trains=lambda: Counted(absorbing_process()), seed=1, measure=bits_only
+)
+learned_mass = recipe("learned_mass", lambda: absorbing_process("learned"))
 uniform = recipe("uniform", uniform_process)
 mdlm = recipe("mdlm", mdlm_process)
 minute = recipe(
-    "minute", absorbing_process, steps=600, lr=5e-3, model=lambda: network(absorbing_process(), 64, 2)
+    "minute",
+    absorbing_process,
+    trains=lambda: Counted(absorbing_process()),
+    steps=600,
+    lr=5e-3,
+    model=lambda: network(absorbing_process(), 64, 2),
 )
+
+
+# The same bound for several networks, and two samplers for one
+
+
+def shipped(recipe: Recipe, device: str = "cpu") -> nn.Module:
+    """A recipe's network with its shipped weights."""
+    model = recipe.fresh_model().to(device)
+    load_weights(ASSETS / recipe.chapter / f"{recipe.name}.safetensors", model)
+    return model
+
+
+@torch.no_grad()
+def paired(
+    contestants: dict[str, tuple[Process, Network]], data: torch.Tensor, repeats: int = 1, size: int = 256
+) -> dict:
+    """Bits per character of each, and how many more than the first's, with errors over windows.
+
+    The evaluators count masks, and all see the same masks: what they share drops out of the differences.
+    """
+    values = {}
+    for name, (evaluator, model) in contestants.items():
+        total = torch.zeros(len(data), dtype=torch.float64)
+        for seed in range(repeats):
+            torch.manual_seed(seed)
+            total += torch.cat([one(evaluator, model, x) for x in data.split(size)]).cpu()
+        values[name] = total / (repeats * LENGTH * math.log(2))
+    first = next(iter(values.values()))
+    estimate = lambda v: {"mean": v.mean().item(), "se": v.std().item() / math.sqrt(len(v))}  # noqa: E731
+    return {name: {"bits": estimate(v), "more": estimate(v - first)} for name, v in values.items()}
+
+
+def one(evaluator: Process, model: Network, x: torch.Tensor) -> torch.Tensor:
+    """The bound at one draw of masks; the draws that come after it are set back to be those of any other evaluator."""
+    after = torch.randint(2**62, ()).item()
+    value = evaluator.bound(model, x, evaluator.sample_t(len(x)))
+    torch.manual_seed(after)
+    return value
+
+
+def of_masks(device: str) -> dict:
+    """All that was trained on masks, on the test addresses, beside chapter 6's D3PM."""
+    known, free = Counted(absorbing_process()).to(device), Counted(absorbing_process("learned")).to(device)
+    learned, old = shipped(learned_mass, device), shipped(d3pm.absorbing, device)
+    return paired(
+        {
+            "D3PM": (MaskCount(d3pm.absorbing.process()).to(device), old),
+            "its weights, read as SEDD": (known, old),
+            "SEDD, mass known": (known, shipped(absorbing, device)),
+            "again": (known, shipped(again, device)),
+            "MDLM": (Counted(mdlm_process()).to(device), shipped(mdlm, device)),
+            "SEDD, mass learned": (free, learned),
+            "the same weights, mass set right": (known, learned),
+        },
+        text("test")[0].to(device),
+    )
+
+
+def uniform_samplers(device: str, n: int = 256, counts: tuple[int, ...] = (32, 128)) -> dict:
+    """Tweedie and Euler for random characters, n texts each, with the standard error of what the judge says."""
+    row, model = addresses("train"), shipped(uniform, device)
+    judge, words, out = NGram(row, K, 5), set(decode(row).split()), {"n": n}
+    for sampler in ("tweedie", "euler"):
+        process = uniform_process(sampler=sampler).to(device)
+        out[sampler] = {k: judged(draws(process, model, n, k), judge, words) for k in counts}
+        print(sampler, out[sampler], flush=True)
+    return out
+
+
+def draws(process: SEDD, model: Network, n: int, steps: int, size: int = 64) -> torch.Tensor:
+    """n texts on the CPU, some at a time, seeded."""
+    made = []
+    for i, m in enumerate([size] * (n // size) + [n % size] * (n % size > 0)):
+        torch.manual_seed(i)
+        made.append(last(sample(process, model, m, steps))[1].cpu())
+    return torch.cat(made)
+
+
+masks = Measurement("07_sedd", "masks", of_masks)
+two_samplers = Measurement("07_sedd", "two_samplers", uniform_samplers)

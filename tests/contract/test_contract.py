@@ -7,12 +7,14 @@ import torch
 
 from course_lib import categorical as C
 from course_lib import schedules as S
+from course_lib.autoregressive import Autoregressive
 from course_lib.d3pm import D3PM, Ordered
 from course_lib.ddpm import DDPM
+from course_lib.diffuseq import DiffuSeq
 from course_lib.diffusion_lm import DiffusionLM
 from course_lib.evaluate import bound
 from course_lib.mdlm import MDLM
-from course_lib.nets import MLP, EmbeddingNet, MixingNet, TokenNet, UNet
+from course_lib.nets import MLP, CausalNet, EmbeddingNet, MixingNet, TokenNet, UNet
 from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, LossAware, Renoise
 from course_lib.process import Process, last, sample
 from course_lib.sde import (
@@ -28,7 +30,7 @@ from course_lib.sde import (
     SubVP,
 )
 from course_lib.sedd import SEDD
-from course_lib.sentences import PAD
+from course_lib.sentences import PAD, Pairs
 from course_lib.shapes import check_choice, check_count, exact, like, repeated
 from course_lib.train import train
 
@@ -76,6 +78,8 @@ SYSTEMS = {  # name: (process, network, batch of data)
         DiffusionLM(S.table(S.cosine(), 50), 6, 4, "prediction", variance="large"),
         MixingNet(7, 4, S.table(S.cosine(), 50), 16, 2, 1, normalised=True, recall=True),
     ),
+    "diffuseq": lambda: pairs(DiffuSeq(S.table(S.sqrt(), 50), 6, 4), EmbeddingNet(7, 4, 16, 2, 1)),
+    "autoregressive": lambda: pairs(Autoregressive(7, 50), CausalNet(7, 16, 2, 1)),
     "d3pm, uniform": lambda: tokens(C.Uniform(5, S.table(S.cosine(power=1), 50))),
     "d3pm, absorbing": lambda: tokens(
         C.Absorbing(5, S.table(S.log_linear(0.0), 50, max_beta=1.0)), ce_weight=0.1
@@ -87,6 +91,7 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "sedd, uniform, euler": lambda: ratios(C.Uniform(5, S.log_linear()), sampler="euler"),
     "sedd, absorbing": lambda: ratios(C.Absorbing(5, S.log_linear())),
     "sedd, absorbing, not scaled": lambda: ratios(C.Absorbing(5, S.geometric()), scaled=False),
+    "sedd, absorbing, mass known": lambda: ratios(C.Absorbing(5, S.log_linear()), mass="known"),
     "sedd, mask and uniform": lambda: ratios(C.MaskUniform(5, S.log_linear())),
     "mdlm": lambda: ratios(C.Absorbing(5, S.log_linear(0.01)), MDLM),
 }
@@ -104,6 +109,12 @@ def sentences(process, net=None):
     return process, net or EmbeddingNet(7, 4, 16, 2, 1), data
 
 
+def pairs(process, net):
+    """A system of pairs, its network and a batch whose targets stand at the end."""
+    data = torch.randint(0, 7, (B, process.length))
+    return process, net, Pairs(data, (torch.arange(process.length) >= 3).expand(B, -1))
+
+
 def tokens(noise, **options):
     """A D3PM of 6 tokens, its network and a batch."""
     net = TokenNet(noise.K, 5, 16, 2, 1, spread=1)
@@ -114,6 +125,11 @@ def ratios(noise, kind=SEDD, **options):
     """A system in continuous time, of 6 tokens, its network and a batch."""
     net = TokenNet(noise.K, 5, 16, 2, 1, spread=1)
     return kind(noise, 6, **options), net, torch.randint(0, 5, (B, 6))
+
+
+def with_tokens(data, change):
+    """The data, changed; of pairs, their tokens."""
+    return Pairs(change(data.tokens), data.target) if isinstance(data, Pairs) else change(data)
 
 
 @pytest.fixture(params=SYSTEMS)
@@ -163,15 +179,13 @@ def test_examples_do_not_see_each_other(system):
     torch.manual_seed(1)
     whole = process.bound(model, data, t)
     torch.manual_seed(1)
-    changed = data.clone()
-    changed[0] = changed[0].roll(1)
-    other = process.bound(model, changed, t)
+    other = process.bound(model, with_tokens(data, lambda x: torch.cat([x[:1].roll(1, 1), x[1:]])), t)
     torch.testing.assert_close(whole[1:], other[1:])
 
 
 def test_no_noise_at_time_0(system):
     process, model, data = system
-    x0 = process.encode(model, data)
+    x0 = process.encode(model, data.tokens if isinstance(process, Autoregressive) else data)
     torch.testing.assert_close(process.corrupt(x0, process.times(1)[-1].expand(B)), x0)
 
 
@@ -179,18 +193,22 @@ def test_sampling_ends_in_data(system):
     process, model, data = system
     t, x0 = last(sample(process, model, B, 10))
     out = process.decode(model, x0)
-    assert t == 0 and out.shape == data.shape and out.isfinite().all()
+    assert (
+        t == 0
+        and out.shape == (data.tokens if isinstance(data, Pairs) else data).shape
+        and out.isfinite().all()
+    )
 
 
 def test_one_trainer_lowers_every_loss(system):
     process, model, data = system
-    data = data[:1].expand_as(data)
+    many, data = data[torch.zeros(30 * B).long()], data[torch.zeros(B).long()]
     torch.manual_seed(1)
-    before = process.loss(model, data.repeat(30, *[1] * (data.ndim - 1)), process.sample_t(30 * B)).mean()
+    before = process.loss(model, many, process.sample_t(30 * B)).mean()
     for _record in train(process, model, iter(lambda: data, None), steps=60, lr=3e-3):
         pass
     torch.manual_seed(1)
-    after = process.loss(model, data.repeat(30, *[1] * (data.ndim - 1)), process.sample_t(30 * B)).mean()
+    after = process.loss(model, many, process.sample_t(30 * B)).mean()
     assert after < before
 
 

@@ -170,6 +170,19 @@ def test_a_perfect_network_for_one_sentence_has_a_bound_of_zero():
             assert values[0].item() - rest == pytest.approx(200 * 2 * L * kl.item(), rel=1e-6)
 
 
+def test_a_network_that_says_nothing_has_the_bound_log_K():
+    """Without context every word is equally likely; the evidence is used exactly, so nothing is lost on the way."""
+    A = S.table(S.sqrt(), 400)
+    process, model = DiffusionLM(A, 2, 8), MixingNet(K, 8, A, 16, 2, 1, normalised=True).double()
+    model.trunk.forward = lambda h, u, mask=None: h  # its last layer is zero whatever comes before
+    model.enter = model.leave = torch.nn.Linear(8, 8, dtype=torch.float64)
+    torch.nn.init.zeros_(model.leave.weight), torch.nn.init.zeros_(model.leave.bias)
+    tokens = torch.randint(0, K, (40000, 2))
+    with torch.no_grad():
+        values = process.bound(model, tokens, process.sample_t(40000))
+    assert abs(values.mean() - 2 * math.log(K)) < 3 * values.std() / 200 + 0.02 and values.std() / 200 < 0.05
+
+
 def closed_gap(process):
     """Sum over t of KL(q(x_{t-1} | x_t, w) || the same mean with beta-tilde), per number."""
     t = torch.arange(2, process.T + 1)

@@ -278,6 +278,33 @@ def test_no_number_is_lost_at_a_vocabulary_of_65536(kind):
         torch.testing.assert_close(short.double(), got, rtol=2e-5, atol=0)
 
 
+@pytest.mark.parametrize("some", [1, 2, 100])
+def test_sums_over_the_vocabulary(some, monkeypatch):
+    """Some rows at a time: the four sums and their gradient as autograd has them, and nothing else of that size kept."""
+    monkeypatch.setattr(sedd, "rows", lambda f: some)
+    x, x0 = torch.randint(0, V, (2, 3, 4))
+    f = torch.randn(3, 4, V, dtype=torch.float64, requires_grad=True)
+    plain = lambda f: (f.exp().sum(-1), f @ PI, C.pick(f, x), C.pick(f, x0))  # noqa: E731
+    up = torch.randn(4, 3, 4).double()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda v: kept.append(v) or v, lambda v: v):
+        got = sedd.Sums.apply(f, PI, x, x0)
+    for a, b in zip(got, plain(f), strict=True):
+        torch.testing.assert_close(a, b)
+    assert [v.data_ptr() for v in kept if v.numel() == f.numel()] == [f.data_ptr()]
+    slopes = [torch.autograd.grad((torch.stack(out) * up).sum(), f)[0] for out in (got, plain(f))]
+    torch.testing.assert_close(*slopes)
+    torch.testing.assert_close(sedd.sum_exp(f), f.exp().sum(-1))
+    assert sedd.sum_exp(f[:, :0]).shape == (3, 0)
+
+
+def test_rows_fit_a_cache():
+    assert sedd.rows(torch.zeros(5, 2**16)) == 4 and sedd.rows(torch.zeros(5, 27)) == 2**18 // 27
+    assert sedd.rows(torch.zeros(1, 2**19)) == 1
+    assert sedd.rows(torch.zeros(7, 2**19, device="meta")) == 7 * 2**19
+    assert sedd.rows(torch.zeros(0, 5, device="meta")) == 1
+
+
 def test_gradients():
     """T12: of the closed form, against finite differences; and that of score entropy is 1/s times that of squares."""
     noise = C.Replace(PI, S.log_linear())
@@ -448,6 +475,60 @@ def test_sedd_is_mdlm_plus_phi_of_the_mass(clock):
     assert masks.any()
 
 
+@pytest.mark.parametrize("clock", [S.log_linear(), S.geometric(1e-2, 10.0)])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_sedd_with_the_known_mass_is_mdlm(clock, scaled):
+    """Every x_0 and x_t: scores, losses, gradients and laws of steps; score entropy by its definition, not by phi."""
+    noise, net = C.Absorbing(V, clock), Loose(V + 1, L)
+    one, other = precise(SEDD(noise, L, scaled=scaled, mass="known")), precise(MDLM(noise, L))
+    x0, t = SENTENCES, torch.linspace(0.1, 1, 9).double()
+    for _ in range(5):
+        x_t = one.corrupt(x0, t)
+        noise.corrupt = lambda x, s, t, x_t=x_t: x_t
+        log_s = one.log_score(net, x_t, t)
+        torch.testing.assert_close(log_s, other.log_score(net, x_t, t))
+        masks = x_t == V
+        r = 1 / torch.expm1(-noise.log_alpha(t))[:, None].expand(9, 2)
+        law = net(x_t, t).softmax(-1)
+        torch.testing.assert_close(log_s.exp()[masks], r[masks][:, None] * law[masks])  # r p(y | x_t)
+        want = one.rate(t) * score_entropy(noise, log_s, x0, x_t, noise.log_alpha(t)).sum(1)
+        got = one.diffusion_term(net, x0, t)
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(got, other.diffusion_term(net, x0, t), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(one.loss(net, x0, t), other.loss(net, x0, t))
+        out = net(x_t, t).requires_grad_()
+        slopes = [
+            torch.autograd.grad(p.diffusion_term(lambda x, u, f=out: f, x0, t).sum(), out)[0]
+            for p in (one, other)
+        ]
+        torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-9, atol=1e-12)
+        s = t / 2
+        torch.testing.assert_close(one.law(log_s, x_t, t, s).sum(-1), torch.ones(9, 2).double())
+        opens = (noise.schedule(s) - noise.schedule(t)) / (1 - noise.schedule(t))
+        moved = one.law(log_s, x_t, t, s)[..., :V][masks]
+        torch.testing.assert_close(moved, (opens[:, None].expand(9, 2)[masks])[:, None] * law[masks])
+        del noise.corrupt
+    assert one.mass == other.mass == "known" and SEDD(noise, L).mass == "learned"
+    answer = one.answer(law.log_softmax(-1), x_t, t)
+    again = one.log_score(lambda x, u: answer, x_t, t)
+    loo = one.convert(again, x_t, t, "loo")
+    torch.testing.assert_close(loo[masks], law.log_softmax(-1)[masks])
+
+
+def test_the_mass_that_is_known_costs_nothing():
+    """What a network pays with a learned mass, less phi(m) of each mask: what it pays with the known one."""
+    noise, net = C.Absorbing(V, S.log_linear()), Loose(V + 1, L)
+    free, known = precise(SEDD(noise, L)), precise(SEDD(noise, L, mass="known"))
+    x_t, t = tensor([[V, V], [V, 1], [2, V]]), tensor([0.9, 0.5, 0.2]).double()
+    x0 = tensor([[0, 2], [1, 1], [2, 2]])
+    m = net(x_t, t).exp().mean(-1)
+    phi = torch.where(x_t == V, m - 1 - m.log(), 0)
+    masks = x_t == V
+    gap = free.surprise(net, x0, x_t, t, masks) - known.surprise(net, x0, x_t, t, masks)
+    torch.testing.assert_close(gap, phi)
+    assert (phi[masks] > 0).all()
+
+
 def process_weight(noise, t):
     """-alpha' / (1 - alpha), by a difference quotient."""
     h = 1e-6
@@ -542,7 +623,8 @@ def test_rows_give_the_same_loss_and_samples():
     net = TokenNet(V + 1, V, 16, 2, 1, spread=1)
     for p in net.parameters():
         p.data.normal_(std=0.3)
-    for kind in (SEDD, MDLM):
+    known = lambda noise, length: SEDD(noise, length, mass="known")  # noqa: E731
+    for kind in (SEDD, MDLM, known):
         process, asked = kind(C.Absorbing(V, S.log_linear()), 5), []
         x0, t = torch.randint(0, V, (8, 5)), process.sample_t(8)
         outcomes = []
@@ -566,6 +648,34 @@ def test_rows_give_the_same_loss_and_samples():
         process.loss(spy, x0[:1], t[:1])
         process.step(spy, x, tensor([1.0]), tensor([0.0]))
         assert asked[-1] == 3
+        calls = len(asked)
+        assert torch.equal(process.step(spy, x0[:1], tensor([1.0]), tensor([0.5])), x0[:1])
+        assert len(asked) == calls  # no masks, no question
+
+
+@pytest.mark.parametrize("sampler", ["tweedie", "euler"])
+def test_a_known_mass_asks_about_masks_that_open(sampler):
+    """How many are asked is how many open: a fair draw with the noise's chance, Euler's its own."""
+    asked = []
+
+    def spy(x, u, rows):
+        asked.append(int(rows.sum()))
+        return torch.randn(asked[-1], V)
+
+    spy.takes_rows = True
+    x, clock = torch.full((500, 6), V), S.geometric(1e-2, 10.0)
+    process = SEDD(C.Absorbing(V, clock), 6, sampler, mass="known")
+    for t, s in ((0.9, 0.8), (0.5, 0.45), (0.7, 0.0)):
+        t_, s_ = torch.full((500,), t), torch.full((500,), s)
+        out = process.step(spy, x, t_, s_)
+        assert int((out < V).sum()) == asked[-1]
+        a_t, a_s = (clock(tensor(v).double()) if v else 1.0 for v in (t, s))
+        chance = (a_s - a_t) / (1 - a_t)
+        if sampler == "euler" and s:
+            slope = clock.rate(tensor([t]).double())[0]
+            chance = (t - s) * slope * a_t / (1 - a_t)
+        chance = min(float(chance), 1.0)
+        assert abs(asked[-1] / 3000 - chance) < 5 * math.sqrt(chance * (1 - chance) / 3000) + 1e-9
 
 
 def half(x, u):
@@ -687,7 +797,12 @@ def chain(process, net, steps: int) -> torch.Tensor:
 @pytest.mark.parametrize("sampler", ["tweedie", "euler"])
 def test_steps_have_the_law_that_is_written_down(noise, sampler):
     """The fast two-stage draws against `law`, for a wrong network, to a middle time and to 0."""
-    process, net = SEDD(noise, L, sampler=sampler), Loose(noise.K, L, 0.7)
+    for mass in ("learned", "known") if isinstance(noise, C.Absorbing) else ("learned",):
+        drawn_like_law(SEDD(noise, L, sampler=sampler, mass=mass), Loose(noise.K, L, 0.7))
+
+
+def drawn_like_law(process, net):
+    noise = process.noise
     x = sequences(noise.K, L)
     n = 4000
     for t, s in ((0.8, 0.6), (0.8, 0.0), (0.9, 0.85)):
@@ -980,6 +1095,9 @@ HALF, ZERO, X = tensor([0.5]), tensor([0.0]), tensor([[0, 1]])
     (lambda: UNIFORM().step(bent(math.nan), X, HALF, ZERO), ValueError, "the model's scores must be numbers"),
     (lambda: MASKS().step(bent(math.nan), tensor([[V, V]]), HALF, ZERO), ValueError, "the model's scores must be numbers"),
     (lambda: MDLM(C.Absorbing(V, S.log_linear()), L).step(bent(math.nan), tensor([[V, V]]), HALF, ZERO), ValueError, "the model's scores must be numbers"),
+    (lambda: SEDD(C.Uniform(V, S.log_linear()), L, mass="known"), ValueError, "mass can be known for absorbing noise only, not for Uniform"),
+    (lambda: SEDD(C.MaskUniform(V, S.log_linear()), L, mass="known"), ValueError, "mass can be known for absorbing noise only, not for MaskUniform"),
+    (lambda: SEDD(C.Absorbing(V, S.log_linear()), L, mass="right"), ValueError, "mass must be one of learned, known"),
     (lambda: MASKS().convert(torch.zeros(1, L, V), X, HALF, "x0"), ValueError, "to must be one of loo, posterior, score"),
     (lambda: MASKS().given({0: tensor([0, 1, 2])}, 1), ValueError, r"a piece must lie in 0..1, but one of 3 tokens starts at 0"),
     (lambda: MASKS().given({-1: tensor([0])}, 1), ValueError, "a piece must lie in 0..1, but one of 1 tokens starts at -1"),

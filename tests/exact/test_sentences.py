@@ -144,6 +144,49 @@ def test_bad_batches(options, message, unchecked):
         bucketed(rows(), *options)
 
 
+# Vectors from company
+
+
+def test_company_restated():
+    """PPMI of what follows and of what comes before, by loops over all pairs; then its truncated SVD."""
+    tokens = torch.randint(0, 6, (40, 8), generator=torch.Generator().manual_seed(1))
+    tokens[::3, 5:] = PAD
+    C = torch.zeros(6, 6)
+    for row in tokens.tolist():
+        for i, j in [(here, here + far) for here in range(8) for far in (1, 2)]:
+            if j < 8 and row[j] != PAD:
+                C[row[i], row[j]] += 1 / (j - i)
+    both = torch.cat([C, C.T], 1)
+    p = both / both.sum()
+    pmi = (p / (p.sum(1, keepdim=True) * p.sum(0))).log().clamp(min=0)
+    U, s, _ = torch.linalg.svd(pmi, full_matrices=False)
+    want = U[:, :3] * s[:3].sqrt()
+    want = torch.nn.functional.normalize(want - want.mean(0), dim=1) * 3**0.5
+    got = S.company(tokens, 6, 3, window=2)
+    torch.testing.assert_close(got @ got.T, want @ want.T, rtol=1e-3, atol=1e-3)  # signs are free
+    torch.testing.assert_close(got.norm(dim=1), torch.full((6,), 3**0.5))
+    three = S.company(tokens, 6, 3)
+    assert not torch.allclose(three @ three.T, got @ got.T, atol=1e-2)
+    assert S.company(tokens, 8, 8).shape == (8, 8)
+
+
+def test_company_of_words_that_stand_alike_is_alike():
+    """Words 0 and 1 stand before 4, words 2 and 3 before 5."""
+    first = torch.randint(0, 4, (2000, 1))
+    e = S.company(torch.cat([first, 4 + first // 2], 1), 6, 2, window=1)
+    assert e[0] @ e[1] > 1.9 and e[2] @ e[3] > 1.9 and e[0] @ e[2] < 1
+
+
+def test_bad_company(unchecked):
+    for given, message in (
+        ((7,), "D must lie in 1..6, not 7"),
+        ((0,), "D must lie in 1..6, not 0"),
+        ((3, 0), "window must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            S.company(torch.zeros(2, 3, dtype=torch.long), 6, *given)
+
+
 # Verses
 
 CONTENT = (

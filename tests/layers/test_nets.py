@@ -10,7 +10,9 @@ from course_lib.nets import (
     MLP,
     Block,
     EmbeddingNet,
+    MixingNet,
     PixelAttention,
+    Reader,
     ResBlock,
     TimeEmbedding,
     TokenNet,
@@ -48,6 +50,13 @@ CASES = {
         lambda: torch.randn(B, L, 4),
         (B, L, 4),
     ),
+    "mixing": (
+        lambda: MixingNet(
+            7, 4, torch.linspace(1, 0.01, 11) ** 2, width=16, heads=2, depth=2, normalised=True
+        ),
+        lambda: torch.randn(B, L, 4),
+        (B, L, 4),
+    ),
 }
 
 
@@ -61,7 +70,9 @@ def case(request, device):
 def test_an_untrained_network_says_0(case):
     net, x, u, shape = case
     out = net(x, u)
-    assert out.shape == shape and out.dtype == torch.float32 and not out.any()
+    assert out.shape == shape and out.dtype == torch.float32
+    said = net.features(x, u) if isinstance(net, MixingNet) else out  # what it mixes is evidence then
+    assert not said.any()
 
 
 def test_time_and_input_matter(case):
@@ -108,6 +119,8 @@ def test_networks_run_under_autocast(case):
         (TokenNet(28, 27, 96, 4, 3, spread=4), 523995),
         (TokenNet(28, 27, 64, 4, 2, spread=4), 162011),
         (EmbeddingNet(7, 4), 1213600),
+        (MixingNet(7, 4, torch.ones(3), 192, normalised=True, recall=True, classes=6), 2719527),
+        (Reader(4, 3), 158339),
     ],
 )
 def test_sizes(net, count):
@@ -348,3 +361,75 @@ def test_logits_are_highest_for_the_nearest_embedding():
     torch.testing.assert_close(
         net.logits(x), (x.square().sum(-1, keepdim=True) - distance.square()) / 2, atol=1e-4, rtol=1e-4
     )
+
+
+def test_normalised_embeddings_have_length_root_D():
+    net, x = randomise(EmbeddingNet(20, 4, 8, 2, 1, normalised=True), 1.0), torch.randn(3, 5, 4)
+    torch.testing.assert_close(net.table.norm(dim=1), torch.full((20,), 2.0))
+    torch.testing.assert_close(net.table, 2 * F.normalize(net.embedding.weight))
+    plain = EmbeddingNet(20, 4, 8, 2, 1)
+    assert plain.table is plain.embedding.weight and not plain.normalised
+    distance = torch.cdist(x, net.table.expand(3, -1, -1))
+    assert net.logits(x).argmax(-1).equal(distance.argmin(-1))
+    tokens = torch.randint(0, 20, (2, 3))
+    assert net.embed(tokens).equal(net.table[tokens])
+
+
+def test_what_was_said_before_and_the_label_are_added_at_the_entrance():
+    net = randomise(EmbeddingNet(7, 4, 16, 2, 1, recall=True, classes=3))
+    x, u, before = torch.randn(B, L, 4), torch.rand(B), torch.randn(B, L, 4)
+    label = torch.arange(B) % 3
+
+    def restated(before, label):
+        h = net.enter(x) + before @ net.remember.weight.T + net.label.weight[label][:, None]
+        return net.leave(net.trunk(h, u))
+
+    torch.testing.assert_close(net(x, u, None, before, label), restated(before, label))
+    anything = torch.full((B,), 3)
+    torch.testing.assert_close(net(x, u), restated(0 * before, anything))
+    torch.testing.assert_close(net(x, u, None, before), restated(before, anything))
+    assert net.label.weight.shape == (4, 16) and EmbeddingNet(7, 4).label is None
+    plain = EmbeddingNet(7, 4, 16, 2, 1)
+    assert plain.remember is None and plain.recall is False and plain.classes == 0
+    assert not EmbeddingNet(
+        7, 4, 16, 2, 1, recall=True
+    ).remember.weight.any()  # it begins as if it did not recall
+    for given in ((before, None), (None, label)):
+        with pytest.raises(
+            ValueError, match="before needs a network with recall=True, and label one with classes"
+        ):
+            plain(x, u, None, *given)
+
+
+def test_spread_of_vectors_adds_what_stands_around_and_nothing_of_PAD():
+    net, x, u = randomise(EmbeddingNet(7, 4, 16, 2, 1, spread=2)), torch.randn(B, L, 4), torch.rand(B)
+    assert EmbeddingNet(7, 4, 16, 2, 1).spread is None
+    for mask in (None, (torch.arange(L) < 4).expand(B, L)):
+        h = net.enter(x) if mask is None else net.enter(x) * mask[..., None]
+        e, w = F.pad(h, (0, 0, 2, 2)), net.spread.weight[:, 0]
+        around = sum(e[:, i : i + L] * w[:, i] for i in range(5)) + net.spread.bias
+        torch.testing.assert_close(
+            net(x, u, mask), net.leave(net.trunk(h + around, u, mask)), rtol=1e-4, atol=1e-5
+        )
+    mask = (torch.arange(L) < 4).expand(B, L)
+    torch.testing.assert_close(net(x, u, mask)[:, :4], net(x[:, :4], u), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_mixing_net_is_bayes_rule_over_words(normalised):
+    """p(w | x_t) from the clue and the density of x_t; the mean of E[x_0 | x_t, w], by hand in float64."""
+    A = torch.tensor([1.0, 0.9, 0.7, 0.3, 0.01], dtype=torch.float64)
+    net = randomise(MixingNet(7, 4, A, 16, 2, 1, normalised=normalised), 0.5)
+    x, t = torch.randn(5, L, 4), torch.tensor([1, 2, 3, 4, 1])
+    clue = net.features(x, t / 4)
+    e, a, s0 = net.table.double(), A[t][:, None, None, None], 0.1
+    var = 1 - a + a * s0
+    log = (clue @ net.table.T + net.bias)[..., None].double()
+    far = (x[:, :, None].double() - a.sqrt() * e).square().sum(-1, keepdim=True)
+    p = (log - far / (2 * var)).log_softmax(2)
+    gain = a.sqrt() * s0 / var * (t > 1)[:, None, None, None]
+    each = e + gain * (x[:, :, None] - a.sqrt() * e)
+    x0, log_p = net.explain(x, t / 4)
+    torch.testing.assert_close(log_p.double(), p[..., 0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(x0.double(), (p.exp() * each).sum(2), rtol=1e-4, atol=1e-4)
+    assert x0.equal(net(x, t / 4)) and "alpha_bar" not in net.state_dict()

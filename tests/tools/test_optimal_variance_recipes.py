@@ -15,7 +15,7 @@ from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, spread
 from course_lib.process import last, sample
 from course_lib.recipes import ASSETS, Measurement, ddpm, find, main, take
 from course_lib.recipes import optimal_variance as ov
-from course_lib.schedules import cosine, table
+from course_lib.schedules import cosine, ddpm_table, table
 
 
 def test_a_measurement_writes_log_and_results(tmp_path, monkeypatch, capsys):
@@ -69,6 +69,24 @@ def test_the_heads_sit_on_chapter_1():
         assert out[:, 1:].abs().sum() > 0
 
 
+def test_the_linear_schedule_changes_the_schedule_only():
+    """Chapter 1's digits recipe, with DDPM's own table."""
+    mine, theirs = ov.linear, ddpm.digits
+    for field in ("data", "steps", "batch", "lr", "ema", "seed"):
+        assert getattr(mine, field) == getattr(theirs, field), field
+    assert (mine.chapter, mine.name, mine.measure) == ("02_optimal_variance", "linear", ov.measure)
+    assert str(mine.fresh_model()) == str(theirs.fresh_model())
+    process = mine.process()
+    assert type(process) is DDPM and process.alpha_bar.equal(ddpm_table(1000)) and process.variance == "small"
+    assert process.shape == (1, 8, 8) and process.levels == 17 and process.clip == 1
+    log = json.loads((ASSETS / mine.chapter / "linear.log.json").read_text())
+    assert log["steps"] == mine.steps
+    shares = {  # what is left of x_0 in x_T
+        name: r.process().alpha_bar[-1].item() for name, r in (("linear", mine), ("cosine", theirs))
+    }
+    assert shares["linear"] > 1e4 * shares["cosine"]
+
+
 def test_statistics_are_those_of_spread():
     backbone = ddpm.digits
     process, model, x = backbone.process(), ov.shipped(backbone), backbone.data("train")[0]
@@ -90,7 +108,7 @@ def test_statistics_are_those_of_spread():
 
 
 def test_the_shipped_statistics():
-    for name in ("digits_spread", "mnist_spread"):
+    for name in ("digits_spread", "mnist_spread", "linear_spread"):
         c = ov.read_spread(name)
         assert c.shape == (1001,) and c[0] == 0 and (c[1:] > 0).all() and c.dtype == torch.float64
         assert c[100] < c[400] < c[800] <= 0.4
@@ -98,15 +116,29 @@ def test_the_shipped_statistics():
 
 
 def test_the_methods_of_the_tables():
-    digits, mnist = ov.digits_methods(), ov.mnist_methods()
+    digits, mnist, linear = ov.digits_methods(), ov.mnist_methods(), ov.linear_methods()
     kinds = [DDPM, DDPM, Learned, Analytic, NPR, SN, DDIM, Analytic, NPR]
     assert [type(p) for p, _ in digits.values()] == kinds
     assert [type(p) for p, _ in mnist.values()] == [DDPM, DDPM, Analytic, DDIM, Analytic]
-    for methods, shape, levels in ((digits, (1, 8, 8), 17), (mnist, (1, 28, 28), 256)):
+    assert [type(p) for p, _ in linear.values()] == [DDPM, DDPM, Analytic, DDIM, Analytic]
+    tables = [table(cosine(), 1000), table(cosine(), 1000), ddpm_table(1000)]
+    sizes = [((1, 8, 8), 17), ((1, 28, 28), 256), ((1, 8, 8), 17)]
+    for methods, a, (shape, levels) in zip((digits, mnist, linear), tables, sizes, strict=True):
         for name, (p, _) in methods.items():
+            assert p.alpha_bar.equal(a)
             assert p.shape == shape and p.levels == levels and p.clip == 1
             assert getattr(p, "eta", 1) == (0 if "DDIM" in name else 1)
         assert methods["DDPM, small"][0].variance == "small" and methods["DDPM, large"][0].variance == "large"
+
+
+def test_linear_is_measured_like_cosine():
+    one, other = (
+        json.loads((ASSETS / "02_optimal_variance" / f"{k}_quality.results.json").read_text())
+        for k in ("linear", "digits")
+    )
+    assert one["n"] == other["n"] == 1000 and one["floor"] == other["floor"] and one["real"] == other["real"]
+    assert set(one["methods"]) < set(other["methods"])
+    assert all(set(m["steps"]) == {"10", "50"} for m in one["methods"].values())
 
 
 def test_the_table_in_small():

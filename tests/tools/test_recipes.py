@@ -350,3 +350,19 @@ def test_the_recipes_that_made_the_shipped_weights(recipe, size, numbers):
     assert tuple(grid.shape[1:]) == p.shape
     torch.testing.assert_close(grid, grid.round(), atol=1e-4, rtol=0)
     assert grid.round().min() == 0 and grid.round().max() == p.levels - 1
+
+
+def test_what_is_trained_may_be_another_form_of_the_loss():
+    """`trains` is what the trainer gets; without it, the process."""
+    asked = []
+
+    class Other(DDPM):
+        def loss(self, model, x0, t):
+            asked.append(len(t))
+            return super().loss(model, x0, t)
+
+    other = replace(TINY, trains=lambda: Other(table(cosine(), 10), (1,)))
+    next(TINY.train(TINY.fresh_model()))
+    assert TINY.trains is None and asked == []
+    next(other.train(other.fresh_model()))
+    assert asked == [other.batch]

@@ -10,6 +10,7 @@ import torch
 
 from course_lib import recipes
 from course_lib.categorical import Absorbing, Uniform
+from course_lib.d3pm import MaskCount
 from course_lib.data import addresses, decode, windows
 from course_lib.evaluate import NGram, bound
 from course_lib.mdlm import MDLM
@@ -21,6 +22,8 @@ from course_lib.sedd import SEDD, Counted
 CASES = {  # noise, schedule, steps, lr, weights
     "absorbing": (Absorbing, log_linear(), 6000, 3e-3, 523995),
     "uniform": (Uniform, geometric(), 6000, 3e-3, 523899),
+    "again": (Absorbing, log_linear(), 6000, 3e-3, 523995),
+    "learned_mass": (Absorbing, log_linear(), 6000, 3e-3, 523995),
     "mdlm": (Absorbing, log_linear(), 6000, 3e-3, 523995),
     "minute": (Absorbing, log_linear(), 600, 5e-3, 162011),
 }
@@ -39,7 +42,10 @@ def test_the_recipes_that_made_the_shipped_weights(name):
     assert (r.chapter, r.name, r.steps, r.lr) == ("07_sedd", name, steps, lr)
     assert type(process.noise) is kind and process.sampler == "tweedie" and process.scaled
     assert type(process) is (MDLM if name == "mdlm" else SEDD)
-    assert (process.length, process.noise.V) == (128, 27) and r.measure is sedd.measure
+    assert process.mass == ("learned" if name in ("learned_mass", "uniform") else "known")
+    assert (process.length, process.noise.V) == (128, 27) and r.measure is (
+        sedd.bits_only if name == "again" else sedd.measure
+    )
     u = torch.linspace(0, 1, 7).double()
     torch.testing.assert_close(process.noise.schedule(u), schedule(u))
     assert sum(p.numel() for p in model.parameters()) == size
@@ -51,10 +57,29 @@ def test_the_recipes_that_made_the_shipped_weights(name):
     assert first == pytest.approx(math.log(27), rel=0.25)
 
 
-@pytest.mark.parametrize("name", ["absorbing", "uniform", "minute"])
+def test_masks_are_trained_by_their_number():
+    """What is minimised has the same mean as the loss by time, and far less variance."""
+    for r in (sedd.absorbing, sedd.again, sedd.minute):
+        trained = r.trains()
+        assert type(trained) is Counted and trained.process.mass == "known"
+        assert trained.process.length == 128 and trained.process.noise.V == 27
+    assert sedd.mdlm.trains is None and sedd.uniform.trains is None and sedd.learned_mass.trains is None
+    torch.manual_seed(0)
+    process, f = sedd.learned_mass.process(), torch.randn(27)
+    model = lambda x, u: f.expand(*x.shape, 27)  # noqa: E731
+    x0, counted = sedd.text("train")[0][:4096], Counted(process)
+    by_time = process.loss(model, x0, process.sample_t(len(x0))).double()
+    by_number = counted.loss(model, x0, counted.sample_t(len(x0))).double()
+    assert abs(by_time.mean() - by_number.mean()) < 4 * by_time.std() / 64
+    assert by_number.std() < 0.5 * by_time.std()
+
+
+@pytest.mark.parametrize("name", ["absorbing", "again", "learned_mass", "mdlm", "uniform", "minute"])
 def test_the_same_budget_as_chapter_6(name):
-    mine, theirs = getattr(sedd, name), getattr(d3pm, name)
-    for field in ("steps", "batch", "lr", "ema", "seed"):
+    masks = {"learned_mass": "absorbing", "mdlm": "absorbing", "again": "absorbing"}
+    mine, theirs = getattr(sedd, name), getattr(d3pm, masks.get(name, name))
+    assert mine.seed == theirs.seed + (name == "again")
+    for field in ("steps", "batch", "lr", "ema"):
         assert getattr(mine, field) == getattr(theirs, field), field
     assert str(mine.fresh_model()) == str(theirs.fresh_model())
 
@@ -83,9 +108,14 @@ def test_measure(name, few, monkeypatch):
             14,
             52,
         }
-    assert got["real"] == d3pm.quality(
-        few("test")[0][[0, 5, 11]], NGram(row, 27, 5), set(decode(row).split())
-    )
+    real, judge, words = few("test")[0][[0, 5, 11]], NGram(row, 27, 5), set(decode(row).split())
+    assert got["real"] == d3pm.quality(real, judge, words)
+    each = torch.tensor([judge.bits(x[None], skip=4) for x in real]).double()
+    with_error = sedd.judged(real, judge, words)
+    assert with_error.pop("judged_bits_se") == pytest.approx(each.std().item() / 3**0.5)
+    assert with_error == got["real"]
+    only = sedd.bits_only(recipe, model, repeats=2)
+    assert only == {k: got[k] for k in ("bits_per_char", "bits_per_char_se", "windows", "repeats")}
     torch.manual_seed(7)
     assert sedd.measure(recipe, model, repeats=2, n=3) == got  # the recipe's seed decides
 
@@ -127,3 +157,100 @@ def test_a_coarse_race_forgets_rare_letters():
     share = fine.flatten().bincount(minlength=28) / fine.numel()
     assert fine.max() < 27 and abs(share[0] - law[0]) < 0.03 and abs(share[5] - law[5]) < 0.006
     assert (coarse == 5).double().mean() < 0.5 * law[5]
+
+
+def test_euler_of_a_known_mass_keeps_it():
+    torch.manual_seed(0)
+    process, model = sedd.absorbing_process(), sedd.absorbing.fresh_model()
+    for kind in ("known", "learned"):
+        process = sedd.absorbing_process(kind)
+        torch.manual_seed(1)
+        got = sedd.samplers(process, model, 2)["euler"](4)
+        torch.manual_seed(1)
+        want = last(sample(SEDD(process.noise, 128, "euler", mass=kind), model, 2, 4))[1]
+        assert torch.equal(got, want)
+
+
+def test_paired_differences_are_of_the_same_masks():
+    """Two networks that differ by a constant in the loss: the difference has no error, each of them has."""
+    torch.manual_seed(0)
+    data, f = sedd.text("test")[0][:40], torch.randn(2, 27)
+    model = lambda x, u: (f[0] + u[:, None, None] * f[1]).expand(*x.shape, 27)  # noqa: E731
+    known, free = Counted(sedd.absorbing_process()), Counted(sedd.absorbing_process("learned"))
+    by_steps = MaskCount(d3pm.absorbing_process())
+    heavy = lambda x, u: model(x, u) + math.log(2)  # noqa: E731  twice the mass
+    got = sedd.paired(
+        {
+            "a": (by_steps, model),
+            "b": (known, model),
+            "c": (free, model),
+            "d": (free, heavy),
+            "e": (known, heavy),
+        },
+        data,
+        repeats=2,
+        size=16,
+    )
+    assert got["a"]["more"] == {"mean": 0.0, "se": 0.0}
+    seen = []
+    for seed in range(2):  # the first of all by hand
+        torch.manual_seed(seed)
+        each = []
+        for x in data.split(16):
+            after = torch.randint(2**62, ()).item()
+            with torch.no_grad():
+                each.append(by_steps.bound(model, x, by_steps.sample_t(len(x))))
+            torch.manual_seed(after)
+        seen.append(torch.cat(each))
+    mean = sum(seen) / 2 / 128 / math.log(2)
+    assert got["a"]["bits"]["mean"] == pytest.approx(mean.mean().item())
+    assert got["a"]["bits"]["se"] == pytest.approx((mean.std() / 40**0.5).item())
+    assert got["b"]["more"]["se"] < 0.2 * got["b"]["bits"]["se"]  # another clock, the same masks
+    assert abs(got["b"]["more"]["mean"]) < 0.02
+    for key in ("mean", "se"):
+        assert got["e"]["bits"][key] == pytest.approx(got["b"]["bits"][key], rel=1e-5)
+    m = (
+        model(data[:1], torch.full((1,), 0.5)).exp().mean()
+    )  # phi(2 m) - phi(m) = m - log 2 nats at every mask
+    more = got["d"]["bits"]["mean"] - got["c"]["bits"]["mean"]
+    assert more == pytest.approx((m.item() - math.log(2)) / math.log(2), rel=0.5)
+    assert got["c"]["bits"]["mean"] > got["b"]["bits"]["mean"]
+
+
+def test_two_samplers(monkeypatch):
+    row, f = addresses("train")[:20000], torch.randn(27)
+    model = lambda x, u: f.expand(*x.shape, 27)  # noqa: E731
+    monkeypatch.setattr(sedd, "addresses", lambda split: row)
+    monkeypatch.setattr(sedd, "shipped", lambda recipe, device: model)
+    got = sedd.uniform_samplers("cpu", 5, (2, 3))
+    assert set(got) == {"n", "tweedie", "euler"} and got["n"] == 5
+    judge, words = NGram(row, 27, 5), set(decode(row).split())
+    for sampler, steps in (("euler", 3), ("tweedie", 2)):
+        process = sedd.uniform_process(sampler=sampler)
+        want = sedd.judged(sedd.draws(process, model, 5, steps), judge, words)
+        assert got[sampler][steps] == want
+        assert set(got[sampler]) == {2, 3}
+    torch.manual_seed(0)
+    first = last(sample(process, model, 3, 2))[1]
+    torch.manual_seed(1)
+    second = last(sample(process, model, 2, 2))[1]
+    assert torch.equal(sedd.draws(process, model, 5, 2, size=3), torch.cat([first, second]))
+    assert sedd.two_samplers.measure is sedd.uniform_samplers and sedd.two_samplers.name == "two_samplers"
+
+
+def test_all_masks_are_compared(monkeypatch):
+    """With one network for all: who is in the table, and by which evaluator."""
+    f, asked = torch.randn(27), []
+    model = lambda x, u: f.expand(*x.shape, 27)  # noqa: E731
+    monkeypatch.setattr(sedd, "shipped", lambda recipe, device: asked.append(recipe) or model)
+    monkeypatch.setattr(sedd, "text", lambda split: (windows(addresses(split), 128)[:8], None))
+    got = sedd.of_masks("cpu")
+    names = ["D3PM", "its weights, read as SEDD", "SEDD, mass known", "again"]
+    names += ["MDLM", "SEDD, mass learned", "the same weights, mass set right"]
+    assert list(got) == names
+    asked = sorted(r.chapter[:2] + r.name for r in asked)
+    assert asked == ["06absorbing", "07absorbing", "07again", "07learned_mass", "07mdlm"]
+    assert got["again"] == got["SEDD, mass known"] == got[names[1]] == got[names[6]]
+    assert got["MDLM"]["more"]["mean"] == pytest.approx(got["again"]["more"]["mean"], abs=1e-6)
+    assert got[names[5]]["bits"]["mean"] > got[names[6]]["bits"]["mean"]
+    assert sedd.masks.measure is sedd.of_masks and sedd.masks.name == "masks"

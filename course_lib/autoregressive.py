@@ -1,0 +1,75 @@
+"""Autoregression as a process: one token after the other, the baseline of the sequence systems.
+
+Time counts the tokens that are still missing: at t all but the last t stand, at T = length none. A step from t to s
+writes t - s tokens. So `sample` and `train` serve it as they serve diffusion, and `clamp` is a prompt.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .process import Process
+from .sentences import PAD, Pairs, written
+from .shapes import Mask, Network, PerExample, Times, Tokens, check_count, exact
+
+
+class Autoregressive(Process):
+    """log p(x) = sum_i log p(x_i | x_<i) of K tokens, in rows of `length`; model(tokens, u) gives logits (B, L, K).
+
+    Data is tokens with PAD at the end, or Pairs, of which the target is counted given the source.
+    temperature  of the draws: 1 is the model's law, 0 its likeliest token each time
+    """
+
+    def __init__(self, K: int, length: int, temperature: float = 1.0):
+        super().__init__()
+        check_count("K", K)
+        check_count("length", length)
+        if not temperature >= 0:
+            raise ValueError(f"temperature must not be negative, not {temperature}")
+        self.K, self.length, self.T, self.temperature = K, length, length, temperature
+
+    def prior(self, n: int) -> Tokens:
+        """Nothing written yet: n rows of token 0, none of which is read."""
+        return torch.zeros(n, self.length, dtype=torch.long, device=self.device)
+
+    def corrupt(self, x0: Tokens, t: Times) -> Tokens:
+        """x_0 with 0 in its last t places."""
+        self.check_t("t", t, len(x0))
+        return torch.where(self.missing(x0, t), 0, x0)
+
+    def missing(self, x: Tokens, t: Times) -> Mask:
+        """The last t places of the row."""
+        return torch.arange(x.shape[1], device=x.device) >= self.length - t[:, None]
+
+    def loss(self, model: Network, data: Tokens | Pairs, t: Times) -> PerExample:
+        """Mean of -log p(x_i | x_<i) over the words counted, nats; the same at every t."""
+        nll, counted = self.each(model, data)
+        return nll.sum(1) / counted.sum(1)
+
+    def bound(self, model: Network, data: Tokens | Pairs, t: Times) -> PerExample:
+        """-log p(x) itself, or -log p(y | x) of pairs: nats per example, float64, the same at every t."""
+        return exact(self.each(model, data)[0]).sum(1)
+
+    def each(self, model: Network, data: Tokens | Pairs) -> tuple[Tensor, Mask]:
+        """-log p(x_i | x_<i) at each place, 0 where it does not count, and where it counts."""
+        tokens, counted = (data.tokens, data.target) if isinstance(data, Pairs) else (data, written(data))
+        logits = model(tokens.clamp(min=0), torch.zeros(len(tokens), device=tokens.device))
+        gold = tokens.masked_fill(~counted, PAD)
+        return F.cross_entropy(logits.transpose(1, 2), gold, ignore_index=PAD, reduction="none"), counted
+
+    def step(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
+        """Write the t - s tokens from place length - t on, one at a time; all examples must make the same step."""
+        self.check_step(len(x), t, s)
+        if (t != t[0]).any() or (s != s[0]).any():
+            raise ValueError("t and s must be one value each: all rows are written at the same place")
+        x = x.clone()
+        for place in range(self.length - int(t[0]), self.length - int(s[0])):
+            logits = model(x[:, : place + 1], self.u(t))[:, -1]
+            x[:, place] = self.choose(logits)
+        return x
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """A token from each row of logits (B, K)."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        return torch.multinomial((exact(logits) / self.temperature).softmax(-1), 1)[:, 0]
