@@ -271,7 +271,7 @@ def scatter2d(points: dict[str, Any], title: str) -> Figure:
     for (label, xy), (colour, _, marker) in zip(points.items(), looks(points), strict=True):
         ax.scatter(*array(xy).T, s=16, color=colour, marker=marker, alpha=0.6, linewidths=1, label=label)
     ax.set_aspect("equal")
-    ax.legend()
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the points
     return fig
 
 
