@@ -85,7 +85,7 @@ def test_an_untrained_network_costs_log_K_per_word():
     found = R.per_word(process, model, R.sentences("test")[0].tokens[:100], 2)
     n = (R.sentences("test")[0].tokens[:100] != PAD).sum(1).double()
     assert abs(found.mean - math.log(5785) * (n.sum() / (n + 1).sum()).item()) < 4 * found.se + 0.05
-    assert 0 < found.se < 0.3
+    assert 0 < found.se < 0.5
 
 
 def test_words_come_back_from_little_noise_only():
