@@ -1,4 +1,4 @@
-"""Chapter 1's exercises: the reference passes, so do other right answers, and each wrong one gets its own hint."""
+"""Chapter 1's exercises: other right answers pass, and what the library says is what the references say."""
 
 import math
 from itertools import pairwise
@@ -10,33 +10,6 @@ from course_lib.exercise import find, grade, of_chapter
 from course_lib.solutions import ddpm
 
 SPECS = {spec.name: spec for spec in of_chapter("ddpm")}
-WRONG = [(name, label) for name, spec in SPECS.items() for label in spec.wrong]
-TABLES = {
-    "ddpm.q_sample": ddpm.Q_SAMPLE, "ddpm.schedule": ddpm.SCHEDULE, "ddpm.posterior_mean": ddpm.POSTERIOR_MEAN,
-    "ddpm.gaussian_kl": ddpm.GAUSSIAN_KL, "ddpm.simple_loss": ddpm.SIMPLE_LOSS, "ddpm.ancestral": ddpm.ANCESTRAL,
-    "ddpm.repair": ddpm.REPAIR, "ddpm.bits_per_dim": ddpm.BITS_PER_DIM,
-}  # fmt: skip
-
-
-def test_the_chapter_has_its_exercises():
-    assert list(SPECS) == list(TABLES) and all(len(spec.wrong) >= 4 for spec in SPECS.values())
-    hints = [hint for table in TABLES.values() for _, hint in table.values()]
-    assert len(hints) == len(set(hints))
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_reference_passes_and_a_stub_is_still_to_do(name):
-    assert grade(SPECS[name], SPECS[name].reference) == ("PASS", "")
-
-    def stub(*args):
-        raise NotImplementedError
-
-    assert grade(SPECS[name], stub)[0] == "TODO"
-
-
-@pytest.mark.parametrize("name, label", WRONG)
-def test_each_wrong_answer_gets_its_own_hint(name, label):
-    assert grade(SPECS[name], SPECS[name].wrong[label]) == ("FAIL", TABLES[name][label][1])
 
 
 def loop_q_sample(x0, t, alpha_bar, eps):

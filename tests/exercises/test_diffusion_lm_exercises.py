@@ -1,4 +1,4 @@
-"""Chapter 4's exercises: the reference passes, so do other right answers, and each wrong one gets its own hint."""
+"""Chapter 4's exercises: other right answers pass, and what the library says is what the references say."""
 
 import pytest
 import torch
@@ -11,49 +11,11 @@ from course_lib.optimal_variance import DDIM
 from course_lib.solutions import diffusion_lm as D
 
 SPECS = {spec.name: spec for spec in of_chapter("diffusion_lm")}
-WRONG = [(name, label) for name, spec in SPECS.items() for label in spec.wrong]
-TABLES = {
-    "diffusion_lm.rounding": D.ROUNDING, "diffusion_lm.known_word": D.KNOWN_WORD,
-    "diffusion_lm.variance_cost": D.VARIANCE_COST, "diffusion_lm.collapsed_loss": D.COLLAPSED_LOSS,
-    "diffusion_lm.e2e_loss": D.E2E_LOSS, "diffusion_lm.clamped_step": D.CLAMPED_STEP,
-    "diffusion_lm.free": D.FREE, "diffusion_lm.mbr": D.MBR,
-}  # fmt: skip
 SQRT = S.table(S.sqrt(), 2000)
 
 
 def passes(name, fn):
     return grade(find(f"diffusion_lm.{name}"), fn) == ("PASS", "")
-
-
-def test_the_chapter_has_its_exercises():
-    assert list(SPECS) == list(TABLES) and all(len(spec.wrong) >= 5 for spec in SPECS.values())
-    hints = [hint for table in TABLES.values() for _, hint in table.values()]
-    assert len(hints) == len(set(hints))
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_reference_passes_and_a_stub_is_still_to_do(name):
-    assert grade(SPECS[name], SPECS[name].reference) == ("PASS", "")
-
-    def stub(*args):
-        raise NotImplementedError
-
-    assert grade(SPECS[name], stub)[0] == "TODO"
-    assert grade(SPECS[name], lambda *args: None)[0] == "TODO"
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_a_missing_return_is_named(name):
-    def forgets(*args):
-        SPECS[name].reference(*args)
-
-    state, text = grade(SPECS[name], forgets)
-    assert state == "FAIL" and "is a return missing?" in text
-
-
-@pytest.mark.parametrize("name, label", WRONG)
-def test_each_wrong_answer_gets_its_own_hint(name, label):
-    assert grade(SPECS[name], SPECS[name].wrong[label]) == ("FAIL", TABLES[name][label][1])
 
 
 def test_other_right_answers_pass():

@@ -1,4 +1,4 @@
-"""Chapter 2's exercises: the reference passes, so do other right answers, and each wrong one gets its own hint."""
+"""Chapter 2's exercises: other right answers pass, and what the library says is what the references say."""
 
 import pytest
 import torch
@@ -10,33 +10,6 @@ from course_lib.schedules import ddpm_table
 from course_lib.solutions import optimal_variance as ov
 
 SPECS = {spec.name: spec for spec in of_chapter("optimal_variance")}
-WRONG = [(name, label) for name, spec in SPECS.items() for label in spec.wrong]
-TABLES = {
-    "optimal_variance.ddim_step": ov.DDIM_STEP, "optimal_variance.pairs": ov.PAIRS,
-    "optimal_variance.best_variance": ov.BEST_VARIANCE, "optimal_variance.spread_from_eps": ov.SPREAD_FROM_EPS,
-    "optimal_variance.learned_variance": ov.LEARNED_VARIANCE, "optimal_variance.grid": ov.GRID,
-}  # fmt: skip
-
-
-def test_the_chapter_has_its_exercises():
-    assert list(SPECS) == list(TABLES) and all(len(spec.wrong) >= 5 for spec in SPECS.values())
-    hints = [hint for table in TABLES.values() for _, hint in table.values()]
-    assert len(hints) == len(set(hints))
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_reference_passes_and_a_stub_is_still_to_do(name):
-    assert grade(SPECS[name], SPECS[name].reference) == ("PASS", "")
-
-    def stub(*args):
-        raise NotImplementedError
-
-    assert grade(SPECS[name], stub)[0] == "TODO"
-
-
-@pytest.mark.parametrize("name, label", WRONG)
-def test_each_wrong_answer_gets_its_own_hint(name, label):
-    assert grade(SPECS[name], SPECS[name].wrong[label]) == ("FAIL", TABLES[name][label][1])
 
 
 A = ddpm_table(100)

@@ -1,55 +1,14 @@
-"""Chapter 7's exercises: the reference passes, so do other right answers, and each wrong one gets its own hint."""
+"""Chapter 7's exercises: other right answers pass, and what the library says is what the references say."""
 
 import math
 
-import pytest
 import torch
 
 from course_lib import schedules as S
 from course_lib.categorical import Absorbing, Uniform
-from course_lib.exercise import find, grade, of_chapter
+from course_lib.exercise import find, grade
 from course_lib.sedd import SEDD, bregman, score_entropy_replace
 from course_lib.solutions import sedd
-
-SPECS = {spec.name: spec for spec in of_chapter("sedd")}
-WRONG = [(name, label) for name, spec in SPECS.items() for label in spec.wrong]
-TABLES = {
-    "sedd.concrete_score": sedd.CONCRETE_SCORE, "sedd.score_entropy": sedd.SCORE_ENTROPY,
-    "sedd.reverse_rates": sedd.REVERSE_RATES, "sedd.uniform_ratio": sedd.UNIFORM_RATIO,
-    "sedd.tweedie": sedd.TWEEDIE, "sedd.masks_loss": sedd.MASKS_LOSS,
-    "sedd.euler_steps": sedd.EULER_STEPS, "sedd.next_level": sedd.NEXT_LEVEL,
-}  # fmt: skip
-
-
-def test_the_chapter_has_its_exercises():
-    assert list(SPECS) == list(TABLES) and all(len(spec.wrong) >= 4 for spec in SPECS.values())
-    hints = [hint for table in TABLES.values() for _, hint in table.values()]
-    assert len(hints) == len(set(hints))
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_reference_passes_and_a_stub_is_still_to_do(name):
-    assert grade(SPECS[name], SPECS[name].reference) == ("PASS", "")
-
-    def stub(*args):
-        raise NotImplementedError
-
-    assert grade(SPECS[name], stub)[0] == "TODO"
-    assert grade(SPECS[name], lambda *args: None)[0] == "TODO"
-
-
-@pytest.mark.parametrize("name", SPECS)
-def test_a_missing_return_is_named(name):
-    def forgets(*args):
-        SPECS[name].reference(*args)
-
-    state, text = grade(SPECS[name], forgets)
-    assert state == "FAIL" and "is a return missing?" in text
-
-
-@pytest.mark.parametrize("name, label", WRONG)
-def test_each_wrong_answer_gets_its_own_hint(name, label):
-    assert grade(SPECS[name], SPECS[name].wrong[label]) == ("FAIL", TABLES[name][label][1])
 
 
 def test_other_right_answers_pass():

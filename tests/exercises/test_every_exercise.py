@@ -1,0 +1,70 @@
+"""What holds for the exercises of every chapter: the reference passes, and each wrong answer gets its own hint."""
+
+import importlib
+
+import pytest
+
+from course_lib.exercise import grade, of_chapter
+
+# chapter: the fewest wrong answers of an exercise, and the exercises in the order of the chapter
+CHAPTERS = {
+    "ddpm": (
+        4,
+        "q_sample schedule posterior_mean gaussian_kl simple_loss ancestral repair bits_per_dim",
+    ),
+    "optimal_variance": (
+        5,
+        "ddim_step pairs best_variance spread_from_eps learned_variance grid",
+    ),
+    "sde": (
+        4,
+        "moments reverse_step heun hutchinson log_likelihood dpm_step grid",
+    ),
+    "diffusion_lm": (
+        5,
+        "rounding known_word variance_cost collapsed_loss e2e_loss clamped_step free mbr",
+    ),
+}
+SPECS = {spec.name: spec for chapter in CHAPTERS for spec in of_chapter(chapter)}
+WRONG = [(name, label) for name, spec in SPECS.items() for label in spec.wrong]
+
+
+def mistakes(name):
+    """{label: (wrong answer, hint)} of an exercise: the table in capitals that stands beside its reference."""
+    chapter, short = name.split(".")
+    return getattr(importlib.import_module(f"course_lib.solutions.{chapter}"), short.upper())
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_chapter_has_its_exercises(chapter):
+    least, names = CHAPTERS[chapter]
+    specs = {spec.name: spec for spec in of_chapter(chapter)}
+    assert list(specs) == [f"{chapter}.{name}" for name in names.split()]
+    assert all(len(spec.wrong) >= least for spec in specs.values())
+    hints = [hint for name in specs for _, hint in mistakes(name).values()]
+    assert len(hints) == len(set(hints))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_reference_passes_and_a_stub_is_still_to_do(name):
+    assert grade(SPECS[name], SPECS[name].reference) == ("PASS", "")
+
+    def stub(*args):
+        raise NotImplementedError
+
+    assert grade(SPECS[name], stub)[0] == "TODO"
+    assert grade(SPECS[name], lambda *args: None)[0] == "TODO"
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_missing_return_is_named(name):
+    def forgets(*args):
+        SPECS[name].reference(*args)
+
+    state, text = grade(SPECS[name], forgets)
+    assert state == "FAIL" and "is a return missing?" in text
+
+
+@pytest.mark.parametrize("name, label", WRONG)
+def test_each_wrong_answer_gets_its_own_hint(name, label):
+    assert grade(SPECS[name], SPECS[name].wrong[label]) == ("FAIL", mistakes(name)[label][1])
