@@ -1,28 +1,30 @@
 """What holds for the exercises of every chapter: the reference passes, and each wrong answer gets its own hint."""
 
 import importlib
+import pkgutil
 
 import pytest
 
+from course_lib import solutions
 from course_lib.exercise import grade, of_chapter
 
 # chapter: the fewest wrong answers of an exercise, and the exercises in the order of the chapter
 CHAPTERS = {
-    "ddpm": (
-        4,
-        "q_sample schedule posterior_mean gaussian_kl simple_loss ancestral repair bits_per_dim",
-    ),
-    "optimal_variance": (
-        5,
-        "ddim_step pairs best_variance spread_from_eps learned_variance grid",
-    ),
-    "sde": (
-        4,
-        "moments reverse_step heun hutchinson log_likelihood dpm_step grid",
-    ),
+    "ddpm": (4, "q_sample schedule posterior_mean gaussian_kl simple_loss ancestral repair bits_per_dim"),
+    "optimal_variance": (5, "ddim_step pairs best_variance spread_from_eps learned_variance grid"),
+    "sde": (4, "moments reverse_step heun hutchinson log_likelihood dpm_step grid"),
     "diffusion_lm": (
         5,
         "rounding known_word variance_cost collapsed_loss e2e_loss clamped_step free mbr",
+    ),
+    "d3pm": (
+        5,
+        "uniform_marginal multinomial_posterior absorbing_step gaussian_step absorbing_loss leave_one_out"
+        " hybrid fault reveal",
+    ),
+    "sedd": (
+        4,
+        "concrete_score score_entropy reverse_rates uniform_ratio tweedie masks_loss euler_steps next_level",
     ),
 }
 SPECS = {spec.name: spec for chapter in CHAPTERS for spec in of_chapter(chapter)}
@@ -33,6 +35,10 @@ def mistakes(name):
     """{label: (wrong answer, hint)} of an exercise: the table in capitals that stands beside its reference."""
     chapter, short = name.split(".")
     return getattr(importlib.import_module(f"course_lib.solutions.{chapter}"), short.upper())
+
+
+def test_no_chapter_is_forgotten():
+    assert set(CHAPTERS) == {m.name for m in pkgutil.iter_modules(solutions.__path__)}
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
