@@ -107,6 +107,7 @@ class DiffusionLM(DDPM):
         The target is Emb(w) at t = 1. A tenth of the labels, if there are any, is hidden.  (eq. 2, as its code has it)
         """
         tokens, label, _ = self.read(data)
+        counted = self.trained(data)
         mask, clean, x0, x_t = self.draw(model, data, t)
         x_t = self.disturb(x_t, data, t)
         if label is not None:
@@ -114,9 +115,8 @@ class DiffusionLM(DDPM):
         x0_hat, log_p = model.explain(x_t, self.u(t), mask, self._recalled(model, x_t, t, mask, label), label)
         target = torch.where(like(t == 1, x0), clean, x0)
         error = ((target.detach() if self.detach else target) - x0_hat).square().mean(-1)
-        return average(
-            error + self._words(model, x0, log_p, tokens) + self._last(x0).mean(-1), self.trained(data)
-        )
+        words = self._words(model, x0, log_p, tokens.masked_fill(~counted, PAD))
+        return average(error + words + self._last(x0).mean(-1), counted)
 
     def read(self, data: Sentences) -> tuple[Tokens, Int[Tensor, " B"] | None, Mask]:
         """The tokens, the labels if there are any, and the positions that the bound counts."""
@@ -171,7 +171,7 @@ class DiffusionLM(DDPM):
         """
         tokens, label, counted = self.read(data)
         mask, clean, x0, x_t = self.draw(model, data, t)
-        nll = total(exact(self.rounding_nll(model, x0, tokens)), counted)
+        nll = exact(self.rounding_nll(model, x0, tokens.masked_fill(~counted, PAD))).sum(1)
         if self.log_length is not None:
             nll = nll - self.log_length[mask.sum(1)]
         given = () if label is None else (None, label)

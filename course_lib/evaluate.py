@@ -237,7 +237,9 @@ def bleu_table(sentences: Sequence[Sequence[str]]) -> Float[Tensor, "N N"]:
     grams = [[Counter(zip(*(s[i:] for i in range(n)), strict=False)) for n in range(1, 5)] for s in sentences]
     table = torch.zeros(len(sentences), len(sentences), dtype=torch.float64)
     for i, j in combinations_with_replacement(range(len(sentences)), 2):
-        same = [(a & b).total() for a, b in zip(grams[i], grams[j], strict=True)]
+        same = [
+            sum(min(a[g], b[g]) for g in a.keys() & b.keys()) for a, b in zip(grams[i], grams[j], strict=True)
+        ]
         for a, b in {(i, j), (j, i)}:
             n, m = len(sentences[a]), len(sentences[b])
             total = [max(n - k, 0) for k in range(4)]

@@ -294,6 +294,7 @@ class EmbeddingNet(nn.Module):
     recall      the network is also given its earlier estimate of x_0 (zeros if there is none)
     classes     number of labels; label `classes` says "any", as a missing one does
     spread      > 0 adds a depthwise convolution over that many words to either side, as in TokenNet
+    said        only the first so many tokens can be its answer; by default all K
     """
 
     def __init__(
@@ -307,9 +308,10 @@ class EmbeddingNet(nn.Module):
         recall: bool = False,
         classes: int = 0,
         spread: int = 0,
+        said: int | None = None,
     ):
         super().__init__()
-        self.normalised, self.recall, self.classes = normalised, recall, classes
+        self.normalised, self.recall, self.classes, self.said = normalised, recall, classes, said or K
         self.embedding = nn.Embedding(K, D)
         self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, D))
         self.remember = zero(nn.Linear(D, width, bias=False)) if recall else None
@@ -319,16 +321,19 @@ class EmbeddingNet(nn.Module):
         self.trunk = Transformer(width, heads, depth)
 
     @property
-    def table(self) -> Float[Tensor, "K D"]:
-        """The embeddings of all tokens."""
-        e = self.embedding.weight
-        return F.normalize(e, dim=-1) * math.sqrt(e.shape[1]) if self.normalised else e
+    def table(self) -> Float[Tensor, "said D"]:
+        """The embeddings of the tokens that can be its answer."""
+        return self.scaled(self.embedding.weight[: self.said])
+
+    def scaled(self, e: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
+        """Embeddings from their weights."""
+        return F.normalize(e, dim=-1) * math.sqrt(e.shape[-1]) if self.normalised else e
 
     def embed(self, tokens: Tokens) -> Float[Tensor, "B L D"]:
         """Emb(w), position by position."""
-        return F.embedding(tokens, self.table)
+        return self.scaled(self.embedding(tokens))
 
-    def logits(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L K"]:
+    def logits(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L said"]:
         """x . e_w - |e_w|^2 / 2: highest for the word whose embedding is nearest to x."""
         e = self.table
         return x @ e.T - e.square().sum(-1) / 2
@@ -340,8 +345,8 @@ class EmbeddingNet(nn.Module):
         mask: Mask | None = None,
         before: Float[Tensor, "B L D"] | None = None,
         label: Int[Tensor, " B"] | None = None,
-    ) -> Float[Tensor, "B L D"]:
-        """What the last layer says. ValueError for `before` or `label` where the network was not built for it."""
+    ) -> Float[Tensor, "B L width"]:
+        """What the last layer reads. ValueError for `before` or `label` where the network was not built for it."""
         if (before is not None and not self.recall) or (label is not None and not self.classes):
             raise ValueError("before needs a network with recall=True, and label one with classes")
         h = self.enter(x)
@@ -353,13 +358,13 @@ class EmbeddingNet(nn.Module):
         if self.classes:
             label = torch.full_like(u, self.classes, dtype=torch.long) if label is None else label
             h = h + self.label(label)[:, None]
-        return self.leave(self.trunk(h, u, mask))
+        return self.trunk(h, u, mask)
 
     def forward(self, x, u, mask=None, before=None, label=None) -> Float[Tensor, "B L D"]:
         """The estimate of x_0; the arguments are those of `features`."""
-        return self.features(x, u, mask, before, label)
+        return self.leave(self.features(x, u, mask, before, label))
 
-    def explain(self, *given) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L K"]]:
+    def explain(self, *given) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L said"]]:
         """The estimate of x_0, and the log law of words near it; the arguments are those of `features`."""
         x0 = self(*given)
         return x0, self.logits(x0).log_softmax(-1)
@@ -375,12 +380,18 @@ class MixingNet(EmbeddingNet):
     (as in CDCD, arXiv:2211.15089, and PLAID, arXiv:2305.18619)
 
     alpha_bar   the table of its process, with T + 1 entries
+    tied        False: in place of f . e_w, the last layer has `width` weights for each word
     """
 
-    def __init__(self, K: int, D: int, alpha_bar: Float[Tensor, " T_plus_1"], *args, **settings):
+    def __init__(
+        self, K: int, D: int, alpha_bar: Float[Tensor, " T_plus_1"], *args, tied: bool = True, **settings
+    ):
         super().__init__(K, D, *args, **settings)
         self.register_buffer("alpha_bar", alpha_bar.double(), persistent=False)
-        self.bias = nn.Parameter(torch.zeros(K))
+        self.bias = nn.Parameter(torch.zeros(self.said))
+        if not tied:
+            self.leave = zero(nn.Linear(self.leave.in_features, self.said, bias=False))
+        self.tied = tied
 
     def forward(self, x, u, mask=None, before=None, label=None) -> Float[Tensor, "B L D"]:
         """The estimate of x_0; the arguments are those of `features`."""
@@ -390,9 +401,11 @@ class MixingNet(EmbeddingNet):
         """The estimate of x_0, and the log law of words behind it; the arguments are those of `features`."""
         t = (u * (len(self.alpha_bar) - 1)).round().long()
         r, noise, gain = (v.to(x.dtype)[:, None, None] for v in self.reading(t))
-        f, e = self.features(x, u, mask, before, label), self.table
-        clue = f + (r / noise) * x
-        log_p = clue @ e.T + self.bias
+        h, e, clue = self.features(x, u, mask, before, label), self.table, (r / noise) * x
+        if self.tied:
+            log_p = F.linear(self.leave(h) + clue, e, self.bias)
+        else:
+            log_p = F.linear(torch.cat([h, clue], -1), torch.cat([self.leave.weight, e], 1), self.bias)
         if not self.normalised:
             log_p = log_p - (r.square() / noise) * e.square().sum(-1) / 2
         log_p = log_p.log_softmax(-1)

@@ -11,9 +11,10 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -45,15 +46,17 @@ class Vocabulary:
     """The words of some sentences: number 0 is UNK, then from the most frequent to the rarest seen `least` times.
 
     Equal frequencies are in alphabetical order, so the numbers do not depend on the sentences' order.
+    first  another vocabulary, whose words keep their numbers and are not counted
     """
 
-    def __init__(self, sentences: Iterable[Sequence[str]], least: int = 1):
+    def __init__(self, sentences: Iterable[Sequence[str]], least: int = 1, first: "Vocabulary | None" = None):
         check_count("least", least)
         count = Counter(word for sentence in sentences for word in sentence)
         if not count:
             raise ValueError("sentences must hold at least one word")
-        kept = sorted((w for w, n in count.items() if n >= least and w != UNK), key=lambda w: (-count[w], w))
-        self.words = [UNK, *kept]
+        before = first.words if first else [UNK]
+        kept = {w for w, n in count.items() if n >= least} - set(before)
+        self.words = [*before, *sorted(kept, key=lambda w: (-count[w], w))]
         self.number = {word: i for i, word in enumerate(self.words)}
 
     def __len__(self) -> int:
@@ -277,26 +280,49 @@ def _bucketed(data, lengths, size, pool, generator):
 
 
 def pack(
-    pairs: Sequence[tuple[Sequence[str], Sequence[str]]], vocabulary: Vocabulary, length: int, room: int
+    pairs: Sequence[tuple[Sequence[str], Sequence[str]]],
+    vocabulary: Vocabulary,
+    length: int,
+    room: int | Callable[[int], int],
+    braided: bool = False,
 ) -> Pairs:
-    """Each pair as  source SEP target END ... END PAD ... PAD,  `length` tokens with `room` for the target.
+    """Each pair as  source SEP target END ... END PAD ... PAD,  `length` tokens, of which `room` are for the target.
 
-    The target is filled up with END, which is a word: that nothing more comes is for the network to say. What is left
-    of the row is PAD. Raises ValueError that counts the pairs which are too long or have no source, or if SEP or END
-    is not in the vocabulary.
+    room     a number, or a function of the source's length. The target is filled up with END, which is a word: that
+             nothing more comes is for the network to say. What is left of the row is PAD
+    braided  True: x_1 y_1 x_2 y_2 ... without SEP, the source filled up with END too. What belongs together stands
+             together, if source and target run in the same order
+
+    Raises ValueError that counts the pairs which are too long or have no source, or if SEP or END is not in the
+    vocabulary.
     """
-    check_count("room", room)
-    long = sum(len(source) + 1 + room > length or len(target) > room for source, target in pairs)
-    if long:
-        raise ValueError(f"pairs must fit in {length} tokens and their targets in {room}, but {long} do not")
-    rows = [[*source, SEP, *target, *[END] * (room - len(target))] for source, target in pairs]
+    rooms = [room(len(source)) if callable(room) else room for source, _ in pairs]
+    check_count("room", min(rooms))
+    if long := sum(not fits(pair, n, length, braided) for pair, n in zip(pairs, rooms, strict=True)):
+        raise ValueError(
+            f"pairs must fit in {length} tokens and their targets in their room, but {long} do not"
+        )
     if empty := sum(not source for source, _ in pairs):
         raise ValueError(f"pairs must have sources, but {empty} have none")
     if not {SEP, END} <= set(vocabulary.number):
         raise ValueError(f"vocabulary must hold {SEP} and {END}")
-    tokens, starts = vocabulary.encode(rows, length), torch.tensor([len(source) + 1 for source, _ in pairs])
-    place = torch.arange(length)
-    return Pairs(tokens, (place >= starts[:, None]) & (place < starts[:, None] + room))
+    filled = [(list(x), [*y, *[END] * (n - len(y))]) for (x, y), n in zip(pairs, rooms, strict=True)]
+    if braided:
+        rows = [[w for pair in zip_longest(x, y, fillvalue=END) for w in pair] for x, y in filled]
+        starts, stride = torch.ones(len(pairs), dtype=torch.long), 2
+    else:
+        rows = [[*x, SEP, *y] for x, y in filled]
+        starts, stride = torch.tensor([len(x) + 1 for x, _ in filled]), 1
+    place = torch.arange(length) - starts[:, None]
+    target = (place >= 0) & (place % stride == 0) & (place < stride * torch.tensor(rooms)[:, None])
+    return Pairs(vocabulary.encode(rows, length), target)
+
+
+def fits(pair: tuple[Sequence[str], Sequence[str]], room: int, length: int, braided: bool = False) -> bool:
+    """Whether `pack` has place for a pair."""
+    source, target = map(len, pair)
+    whole = 2 * room if braided else source + 1 + room
+    return target <= room and whole <= length and (source <= room or not braided)
 
 
 def targets(tokens: Tokens, target: Mask, vocabulary: Vocabulary) -> list[list[str]]:

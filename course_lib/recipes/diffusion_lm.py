@@ -74,13 +74,21 @@ def process(**options) -> DiffusionLM:
 def network(width: int = 128, depth: int = 4, **options) -> MixingNet:
     """Normalised embeddings, self-conditioning, a label; it starts from the company and the frequencies of the words.
 
-    From random embeddings and without the convolution 6,000 steps taught it nothing of the context.
+    From random embeddings and without the convolution 6,000 steps taught it nothing of the context. Rare words may
+    have kept the same company: a little noise sets them apart.
     """
-    settings = {"normalised": True, "recall": True, "classes": len(GENRES), "spread": 4} | options
+    settings = {
+        "normalised": True,
+        "recall": True,
+        "classes": len(GENRES),
+        "spread": 4,
+        "tied": False,
+    } | options
     model = MixingNet(len(vocabulary()), WIDTH, table(), width, 4, depth, **settings)
     tokens, K = sentences()[0].tokens, len(vocabulary())
     with torch.no_grad():
-        model.embedding.weight.copy_(company(tokens, K, WIDTH))
+        start = company(tokens, K, WIDTH)
+        model.embedding.weight.copy_(start + torch.randn_like(start) / 4)
         model.bias.copy_((tokens[tokens != PAD].bincount(minlength=K) + 0.1).log())
         model.bias -= model.bias.logsumexp(0)
     return model
@@ -264,7 +272,7 @@ full = Recipe(
     process=process,
     model=network,
     measure=measure,
-    steps=4000,
+    steps=7500,
     batch=32,
     lr=3e-3,
     ema=0.998,

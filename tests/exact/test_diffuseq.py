@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import weakref
 
 import pytest
 import torch
@@ -10,12 +11,23 @@ from course_lib import diffusion_lm as D
 from course_lib import schedules as S
 from course_lib.autoregressive import Autoregressive
 from course_lib.diffuseq import Centred, DiffuSeq
-from course_lib.diffusion_lm import DiffusionLM, nearest
+from course_lib.diffusion_lm import DiffusionLM, Within, nearest
 from course_lib.nets import CausalNet, EmbeddingNet, MixingNet
 from course_lib.optimal_variance import DDIM
 from course_lib.process import keep, last, sample
 from course_lib.sde import VP, DPMSolver
-from course_lib.sentences import END, PAD, SEP, Pairs, Vocabulary, bucketed, pack, pronunciations, targets
+from course_lib.sentences import (
+    END,
+    PAD,
+    SEP,
+    Pairs,
+    Vocabulary,
+    bucketed,
+    fits,
+    pack,
+    pronunciations,
+    targets,
+)
 
 T, L, W, K = 40, 6, 3, 7
 TABLE = S.table(S.sqrt(), T)
@@ -213,6 +225,23 @@ def test_settings_are_checked(options, message, unchecked):
         DiffuSeq(TABLE, L, W, **options)
 
 
+def test_sampling_holds_no_more_states_for_more_steps():
+    process, model, data = DiffuSeq(TABLE, L, W), net(), batch()
+    put, most = process.anchor(model, data), {}
+    for steps in (3, 40):
+        states = []
+
+        def clamp(x, states=states):
+            out = put(x)
+            states.append(weakref.ref(out))
+            most[len(states)] = sum(state() is not None for state in states)
+            return out
+
+        last(sample(process, Within(model, data.tokens != PAD), 4, steps, clamp))
+        assert len(states) == steps + 1 and max(most.values()) <= 2
+        most.clear()
+
+
 # Pairs
 
 
@@ -246,9 +275,65 @@ def test_pairs_are_packed_and_read_back():
     assert cut.tokens.shape == (2, 6) and cut.target.shape == (2, 6)
 
 
+def shown(data, v):
+    return ["".join({END: ".", SEP: "|"}.get(w, w) for w in v.decode(row)) for row in data.tokens]
+
+
+def test_room_may_depend_on_the_source():
+    v = Vocabulary([list("abc"), [SEP, END]])
+    data = pack([("ab", "c"), ("a", "bc")], v, 8, lambda n: n + 1)
+    assert shown(data, v) == ["ab|c..", "a|bc"] and data.target.sum(1).tolist() == [3, 2]
+    assert data.tokens.shape == (2, 8)
+
+
+def test_braided_pairs():
+    """x_1 y_1 x_2 y_2 ...: the target is in every second place, both parts are filled up with END."""
+    v = Vocabulary([list("abcxyz"), [SEP, END]])
+    data = pack([("abc", "xy"), ("a", "xyz"), ("ab", "")], v, 10, lambda n: n + 2, braided=True)
+    assert shown(data, v) == ["axbyc.....", "ax.y.z", "a.b....."]
+    assert data.target.nonzero()[:, 1].tolist() == [1, 3, 5, 7, 9, 1, 3, 5, 1, 3, 5, 7]
+    assert targets(data.tokens, data.target, v) == [["x", "y"], ["x", "y", "z"], []]
+    assert (data.tokens != PAD).sum(1).tolist() == [10, 6, 8]
+
+
+def test_what_fits():
+    """(source, target, room, length): in a row behind each other, and braided."""
+    cases = {
+        ("ab", "c", 1, 4): (True, False),  # 2 + 1 + 1; braided the source does not fit in its room
+        ("ab", "c", 1, 3): (False, False),
+        ("ab", "c", 2, 4): (False, True),
+        ("ab", "ccc", 2, 9): (False, False),
+        ("ab", "cc", 2, 5): (True, True),
+        ("ab", "cc", 3, 5): (False, False),
+    }
+    for (x, y, room, length), want in cases.items():
+        assert (fits((x, y), room, length), fits((x, y), room, length, braided=True)) == want
+        v = Vocabulary([list("abc"), [SEP, END]])
+        for braided, ok in zip((False, True), want, strict=True):
+            if ok:
+                assert len(pack([(x, y)], v, length, room, braided)) == 1
+            else:
+                with pytest.raises(ValueError, match="but 1 do not"):
+                    pack([(x, y)], v, length, room, braided)
+
+
+def test_targets_a_network_can_say_are_enough():
+    """Words of the source may have numbers beyond those that the network says."""
+    process, model = DiffuSeq(TABLE, L, W, rounding="prediction"), net(MixingNet, said=4)
+    data = batch()
+    data = Pairs(torch.where(data.target & (data.tokens > 3), 1, data.tokens), data.target)
+    assert (data.tokens > 3).any()
+    t = I([1, 5, 20, T])
+    assert process.loss(model, data, t).isfinite().all() and process.bound(model, data, t).isfinite().all()
+    x = last(sample(process, Within(model, data.tokens != PAD), 4, 3, process.anchor(model, data)))[1]
+    assert process.decode(model, x).max() < 4
+
+
 def test_bad_pairs(unchecked):
     v = Vocabulary([list("abc"), [SEP, END]])
-    with pytest.raises(ValueError, match="pairs must fit in 6 tokens and their targets in 2, but 2 do not"):
+    with pytest.raises(
+        ValueError, match="pairs must fit in 6 tokens and their targets in their room, but 2 do not"
+    ):
         pack([("aaaa", "a"), ("a", "aaa"), ("aaa", "aa")], v, 6, 2)
     with pytest.raises(ValueError, match="pairs must have sources, but 1 have none"):
         pack([("", "a"), ("a", "a")], v, 6, 2)

