@@ -77,6 +77,28 @@ def test_a_recipe_shows_what_it_has(project):
     ]
 
 
+def test_words_and_pairs():
+    ln2 = 0.6931471805599453
+    ways = {"a": {"10": {"perplexity": 80.4}, "20": {"perplexity": 70.4}}, "b": {"10": {"perplexity": 90.0}}}
+    verses = {
+        "bound_per_word": 4 * ln2,
+        "bound_per_word_se": ln2 / 10,
+        "samplers": ways,
+        "real": {"perplexity": 45},
+    }
+    assert (readme.bits(verses), readme.likeness(verses)) == ("4.000 ± 0.100 / word", "perplexity 70 / 45")
+    said = {"1": {"wer": 0.5, "per": 0.2}, "10": {"wer": 0.412, "per": 0.09}}
+    sounds = {"candidates": said, "bound": {"mean": 3 * ln2, "se": ln2}}
+    assert readme.bits(sounds) == "3.000 ± 1.000 / target"
+    assert readme.likeness(sounds) == "41.2% of words, 9.0% of phones wrong"
+    verses = {
+        "candidates": {"1": {"bleu": 9.0}, "3": {"bleu": 12.25}},
+        "copy": 16.4,
+        "nll": {"mean": ln2, "se": ln2},
+    }
+    assert (readme.bits(verses), readme.likeness(verses)) == ("1.000 ± 1.000 / target", "BLEU 12.2 / 16.4")
+
+
 def test_check_finds_and_writing_mends(project, capsys):
     assert readme.main(["--check"], project) == 1
     assert (
