@@ -5,7 +5,7 @@ model(x_t, u) like a network and answers in the process's own kind of prediction
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .d3pm import D3PM
@@ -15,7 +15,7 @@ from .diffusion_lm import DiffusionLM
 from .optimal_variance import NPR, SN
 from .process import Process
 from .sedd import SEDD
-from .shapes import Mask, PerExample, Tokens, exact, like
+from .shapes import Mask, PerExample, Times, Tokens, exact, like
 
 
 class Oracle(nn.Module):
@@ -198,6 +198,49 @@ class SentenceOracle(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"], u: PerExample, *given) -> Float[Tensor, "B L D"]:
         return self.explain(x, u, *given)[0]
+
+
+class PairOracle(nn.Module):
+    """The perfect network of DiffuSeq for rows (N, L) with probabilities p: it reads each source as it stands.
+
+    E[x_0 | x_t] on the `target` (L,), over the rows whose source is there, clean; E[Emb(w) | x_1] at t = 1. float64.
+    p may be p(y | x), or a law of whole rows; where all of a row is target it is the perfect network of that law.
+    """
+
+    recall, classes = False, 0
+
+    def __init__(
+        self,
+        process: DiffusionLM,
+        rows: Int[Tensor, "N L"],
+        p: Float[Tensor, " N"],
+        target: Bool[Tensor, " L"],
+        table: Float[Tensor, "K D"],
+    ):
+        super().__init__()
+        self.process, self.rows, self.p, self.target, self.table = process, rows, p, target, exact(table)
+
+    def embed(self, tokens: Tokens) -> Float[Tensor, "B L D"]:
+        """Emb(w)."""
+        return self.table[tokens]
+
+    def logits(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L K"]:
+        """x . e_w - |e_w|^2 / 2."""
+        return exact(x) @ self.table.T - self.table.square().sum(-1) / 2
+
+    def posterior(self, x: Float[Tensor, "B L D"], t: Times) -> Float[Tensor, "B N"]:
+        """p(row | x_t)."""
+        log, z, e = self.process.log_alpha_bar[t], exact(x)[:, None], self.table[self.rows]  # (N, L, D)
+        r, noise = (log / 2).exp(), -torch.expm1(log) + log.exp() * self.process.spread
+        far = (z - r[:, None, None, None] * e).square().sum(-1) / (2 * noise[:, None, None])  # (B, N, L)
+        there = torch.where((z - e).abs().amax(-1) < 1e-4, 0.0, -torch.inf)
+        return (self.p.log() + torch.where(self.target, -far, there).sum(-1)).softmax(1)
+
+    def forward(self, x: Float[Tensor, "B L D"], u: PerExample, *_) -> Float[Tensor, "B L D"]:
+        t, z = (u * self.process.T).round().long(), exact(x)
+        words = torch.einsum("bn,nld->bld", self.posterior(x, t), self.table[self.rows])
+        as_it_is = like(t == 1, z) | ~self.target[:, None]
+        return torch.where(as_it_is, words, self.process.known_word(words, z, t)[0]).to(x.dtype)
 
 
 def from_others(language: MarkovLanguage, seen: Float[Tensor, "B L K"]) -> Float[Tensor, "B L K"]:

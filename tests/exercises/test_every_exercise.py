@@ -17,6 +17,10 @@ CHAPTERS = {
         5,
         "rounding known_word variance_cost collapsed_loss e2e_loss clamped_step free mbr",
     ),
+    "diffuseq": (
+        5,
+        "partial_noise target_loss word_loss misaligned shifted_mean least_risk importance braid",
+    ),
     "d3pm": (
         5,
         "uniform_marginal multinomial_posterior absorbing_step gaussian_step absorbing_loss leave_one_out"
