@@ -7,7 +7,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -421,18 +421,13 @@ sounds = Recipe(
     stream=bucketed,
 )
 
-sounds_ar = Recipe(
-    chapter=CHAPTER,
+sounds_ar = replace(  # the same steps, batches and rates
+    sounds,
     name="sounds_ar",
     data=lambda split: SOUNDS.data(split, braided=False),
     process=lambda: Autoregressive(len(SOUNDS.vocabulary), SOUNDS.length),
     model=SOUNDS.writer,
     measure=measure_writer,
-    steps=16000,
-    batch=64,
-    lr=2e-3,
-    ema=0.999,
-    stream=bucketed,
 )
 
 verses = Recipe(

@@ -10,9 +10,9 @@ import torch
 
 from course_lib import recipes
 from course_lib.categorical import Absorbing, Uniform
-from course_lib.d3pm import D3PM, MaskCount
+from course_lib.d3pm import D3PM
 from course_lib.data import addresses, decode, encode, windows
-from course_lib.evaluate import NGram, bound, entropy_of_tokens
+from course_lib.evaluate import NGram, entropy_of_tokens
 from course_lib.recipes import d3pm
 from course_lib.schedules import cosine, table
 
@@ -90,19 +90,6 @@ def test_measure(name, few, monkeypatch):
     assert all(q["judged_bits"] > 4 and q["entropy"] > 4 for q in got["steps"].values())
     torch.manual_seed(7)
     assert d3pm.measure(recipe, model, repeats=2, n=3) == got  # the recipe's seed decides
-
-
-def test_bits_per_char_by_number_of_masks_and_by_time(few):
-    torch.manual_seed(0)
-    data, model = few("test")[0], d3pm.absorbing.fresh_model()
-    for process in (d3pm.absorbing_process(), d3pm.uniform_process()):  # 28 states fit 27
-        torch.manual_seed(0)
-        got = d3pm.bits_per_char(process, model, data, 2)
-        torch.manual_seed(0)
-        judge = MaskCount(process) if isinstance(process.noise, Absorbing) else process
-        want = bound(judge, model, data, repeats=2)
-        assert got.mean == pytest.approx(want.mean / 128 / math.log(2))
-        assert got.se == pytest.approx(want.se / 128 / math.log(2))
 
 
 def test_quality():

@@ -120,14 +120,15 @@ def test_measure(name, few, monkeypatch):
     assert sedd.measure(recipe, model, repeats=2, n=3) == got  # the recipe's seed decides
 
 
-def test_bits_per_char_by_number_of_masks_and_by_time(few):
+@pytest.mark.parametrize("module, by_masks", [(d3pm, MaskCount), (sedd, Counted)])
+def test_bits_per_char_by_number_of_masks_and_by_time(few, module, by_masks):
     torch.manual_seed(0)
-    data, model = few("test")[0], sedd.absorbing.fresh_model()
-    for process in (sedd.absorbing_process(), sedd.uniform_process()):  # 28 states fit 27
+    data, model = few("test")[0], module.absorbing.fresh_model()
+    for process in (module.absorbing_process(), module.uniform_process()):  # 28 states fit 27
         torch.manual_seed(0)
-        got = sedd.bits_per_char(process, model, data, 2)
+        got = module.bits_per_char(process, model, data, 2)
         torch.manual_seed(0)
-        judge = Counted(process) if isinstance(process.noise, Absorbing) else process
+        judge = by_masks(process) if isinstance(process.noise, Absorbing) else process
         want = bound(judge, model, data, repeats=2)
         assert got.mean == pytest.approx(want.mean / 128 / math.log(2))
         assert got.se == pytest.approx(want.se / 128 / math.log(2))
