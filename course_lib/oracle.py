@@ -161,20 +161,14 @@ class MarkovOracle(nn.Module):
         return loo if self.process.predicts == "loo" else noise.posterior_from_loo(loo, x, t)
 
 
-class SentenceOracle(nn.Module):
-    """The perfect network of Diffusion-LM for sentences of a MarkovLanguage, whose words have these embeddings.
-
-    E[x_0 | x_t] = sum_w p(w | x_t) E[x_0 | x_t, w] at each place, and E[Emb(w) | x_1] at t = 1. float64.
-    """
+class WordOracle(nn.Module):
+    """What the perfect networks of words share: the embeddings `table`, and how far x_t is from each. float64."""
 
     recall, classes = False, 0
 
-    def __init__(self, process: DiffusionLM, language: MarkovLanguage, table: Float[Tensor, "K D"]):
+    def __init__(self, process: DiffusionLM, table: Float[Tensor, "K D"]):
         super().__init__()
-        if table.shape != (language.K, process.width):
-            want = (language.K, process.width)
-            raise ValueError(f"table must have shape {want}, not {tuple(table.shape)}")
-        self.process, self.language, self.table = process, language, exact(table)
+        self.process, self.table = process, exact(table)
 
     def embed(self, tokens: Tokens) -> Float[Tensor, "B L D"]:
         """Emb(w)."""
@@ -184,30 +178,55 @@ class SentenceOracle(nn.Module):
         """x . e_w - |e_w|^2 / 2."""
         return exact(x) @ self.table.T - self.table.square().sum(-1) / 2
 
-    def explain(self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None, *_):
-        """E[x_0 | x_t], and log p(w | x_t) at each place."""
-        t, z = (u * self.process.T).round().long(), exact(x)
+    def time(self, u: PerExample) -> Times:
+        """t = u T."""
+        return (u * self.process.T).round().long()
+
+    def far(
+        self, x: Float[Tensor, "B _ _ D"], t: Times, e: Float[Tensor, "*shape D"]
+    ) -> Float[Tensor, "B _ _"]:
+        """-log N(x_t; r e, 1 - r^2 + r^2 sigma_0^2) + const, r^2 = alpha_bar_t."""
         log = self.process.log_alpha_bar[t]
         r, noise = (log / 2).exp(), -torch.expm1(log) + log.exp() * self.process.spread
-        far = (z[..., None, :] - r[:, None, None, None] * self.table).square().sum(-1)  # (B, L, K)
-        seen = (-far / (2 * noise[:, None, None])).softmax(-1)
+        return (x - like(r, x) * e).square().sum(-1) / (2 * noise[:, None, None])
+
+    def estimate(
+        self, mean: Float[Tensor, "B L D"], x: Float[Tensor, "B L D"], t: Times
+    ) -> Float[Tensor, "B L D"]:
+        """E[x_0 | x_t] from E[Emb(w) | x_t], which stands for it at t = 1."""
+        return torch.where(like(t == 1, x), mean, self.process.known_word(mean, x, t)[0])
+
+
+class SentenceOracle(WordOracle):
+    """The perfect network of Diffusion-LM for sentences of a MarkovLanguage, whose words have these embeddings.
+
+    E[x_0 | x_t] = sum_w p(w | x_t) E[x_0 | x_t, w] at each place, and E[Emb(w) | x_1] at t = 1. float64.
+    """
+
+    def __init__(self, process: DiffusionLM, language: MarkovLanguage, table: Float[Tensor, "K D"]):
+        super().__init__(process, table)
+        if table.shape != (language.K, process.width):
+            want = (language.K, process.width)
+            raise ValueError(f"table must have shape {want}, not {tuple(table.shape)}")
+        self.language = language
+
+    def explain(self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None, *_):
+        """E[x_0 | x_t], and log p(w | x_t) at each place."""
+        t, z = self.time(u), exact(x)
+        seen = (-self.far(z[..., None, :], t, self.table)).softmax(-1)  # (B, L, K)
         p = normalised(from_others(self.language, seen) * seen)
-        mean = p @ self.table
-        x0 = torch.where(like(t == 1, z), mean, self.process.known_word(mean, z, t)[0])
-        return x0.to(x.dtype), p.log()
+        return self.estimate(p @ self.table, z, t).to(x.dtype), p.log()
 
     def forward(self, x: Float[Tensor, "B L D"], u: PerExample, *given) -> Float[Tensor, "B L D"]:
         return self.explain(x, u, *given)[0]
 
 
-class PairOracle(nn.Module):
+class PairOracle(WordOracle):
     """The perfect network of DiffuSeq for rows (N, L) with probabilities p: it reads each source as it stands.
 
     E[x_0 | x_t] on the `target` (L,), over the rows whose source is there, clean; E[Emb(w) | x_1] at t = 1. float64.
     p may be p(y | x), or a law of whole rows; where all of a row is target it is the perfect network of that law.
     """
-
-    recall, classes = False, 0
 
     def __init__(
         self,
@@ -217,30 +236,19 @@ class PairOracle(nn.Module):
         target: Bool[Tensor, " L"],
         table: Float[Tensor, "K D"],
     ):
-        super().__init__()
-        self.process, self.rows, self.p, self.target, self.table = process, rows, p, target, exact(table)
-
-    def embed(self, tokens: Tokens) -> Float[Tensor, "B L D"]:
-        """Emb(w)."""
-        return self.table[tokens]
-
-    def logits(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L K"]:
-        """x . e_w - |e_w|^2 / 2."""
-        return exact(x) @ self.table.T - self.table.square().sum(-1) / 2
+        super().__init__(process, table)
+        self.rows, self.p, self.target = rows, p, target
 
     def posterior(self, x: Float[Tensor, "B L D"], t: Times) -> Float[Tensor, "B N"]:
         """p(row | x_t)."""
-        log, z, e = self.process.log_alpha_bar[t], exact(x)[:, None], self.table[self.rows]  # (N, L, D)
-        r, noise = (log / 2).exp(), -torch.expm1(log) + log.exp() * self.process.spread
-        far = (z - r[:, None, None, None] * e).square().sum(-1) / (2 * noise[:, None, None])  # (B, N, L)
+        z, e = exact(x)[:, None], self.table[self.rows]  # (N, L, D)
         there = torch.where((z - e).abs().amax(-1) < 1e-4, 0.0, -torch.inf)
-        return (self.p.log() + torch.where(self.target, -far, there).sum(-1)).softmax(1)
+        return (self.p.log() + torch.where(self.target, -self.far(z, t, e), there).sum(-1)).softmax(1)
 
     def forward(self, x: Float[Tensor, "B L D"], u: PerExample, *_) -> Float[Tensor, "B L D"]:
-        t, z = (u * self.process.T).round().long(), exact(x)
+        t, z = self.time(u), exact(x)
         words = torch.einsum("bn,nld->bld", self.posterior(x, t), self.table[self.rows])
-        as_it_is = like(t == 1, z) | ~self.target[:, None]
-        return torch.where(as_it_is, words, self.process.known_word(words, z, t)[0]).to(x.dtype)
+        return torch.where(self.target[:, None], self.estimate(words, z, t), words).to(x.dtype)
 
 
 def from_others(language: MarkovLanguage, seen: Float[Tensor, "B L K"]) -> Float[Tensor, "B L K"]:

@@ -14,6 +14,7 @@ from course_lib.diffuseq import Centred, DiffuSeq
 from course_lib.diffusion_lm import DiffusionLM, Within, nearest
 from course_lib.nets import CausalNet, EmbeddingNet, MixingNet
 from course_lib.optimal_variance import DDIM
+from course_lib.oracle import PairOracle
 from course_lib.process import keep, last, sample
 from course_lib.sde import VP, DPMSolver
 from course_lib.sentences import (
@@ -105,33 +106,6 @@ def test_bound_counts_the_target_only_whatever_the_loss_does():
     torch.testing.assert_close(process.term(model, data, t), term)
 
 
-class PairOracle:
-    """The perfect network of a law p(y | x): it has the rows by heart and reads the source as it stands."""
-
-    recall, classes = False, 0
-
-    def __init__(self, process, rows, p, target, table):
-        self.process, self.rows, self.p, self.target, self.table = process, rows, p, target, table
-
-    def embed(self, tokens):
-        return self.table[tokens]
-
-    def logits(self, x):
-        return x @ self.table.T - self.table.square().sum(-1) / 2
-
-    def __call__(self, x, u, mask=None):
-        t = (u * self.process.T).round().long()
-        log, e = self.process.log_alpha_bar[t], self.table[self.rows]  # (N, L, W)
-        r, noise = (log / 2).exp(), -torch.expm1(log) + log.exp() * self.process.spread
-        near = (x[:, None] - e).abs().sum(-1) < 1e-6  # (B, N, L)
-        far = (x[:, None] - r[:, None, None, None] * e).square().sum(-1) / (2 * noise[:, None, None])
-        fits = torch.where(near | self.target, 0.0, -torch.inf) - torch.where(self.target, far, 0)
-        weight = (self.p.log() + fits.sum(-1)).softmax(1)
-        words = torch.einsum("bn,nlw->blw", weight, e)
-        known = self.process.known_word(words, x, t)[0]
-        return torch.where((t == 1)[:, None, None] | ~self.target[0][:, None], words, known).to(x.dtype)
-
-
 def toy(steps=200):
     """Two sources, three targets of two words each, p(y | x)."""
     rows = I([[x, *y] for x in (0, 1) for y in ((2, 3), (2, 4), (4, 3))])
@@ -139,7 +113,32 @@ def toy(steps=200):
     target = I([[False, True, True]])
     process = DiffuSeq(S.table(S.sqrt(), steps), 3, 2)
     table = I([[3.0, 0], [-3, 0], [0, 3], [3, 3], [-3, -3]], dtype=torch.float64)
-    return process, PairOracle(process, rows, p, target, table), rows, p, target
+    return process, PairOracle(process, rows, p, target[0], table), rows, p, target
+
+
+@pytest.mark.parametrize("t", [1, 7, 60, 199])
+@pytest.mark.parametrize("whole", [False, True])
+def test_perfect_network_of_pairs_by_hand(t, whole):
+    """Bayes' rule over the rows, row by row, with densities of torch.distributions."""
+    process, oracle, rows, p, target = toy()
+    target = torch.ones(3, dtype=torch.bool) if whole else target[0]
+    oracle = PairOracle(process, rows, p, target, oracle.table)
+    a, s0 = process.alpha_bar[t], process.spread
+    e = oracle.table[rows]  # (N, 3, 2)
+    x = a.sqrt() * e[[0, 4, 5]] + (1 - a).sqrt() * torch.randn(3, 3, 2).double()
+    x = torch.where(target[:, None], x, e[[0, 4, 5]])
+    density = torch.distributions.Normal(a.sqrt() * e, (1 - a + a * s0).sqrt())
+    for row in x:
+        log = density.log_prob(row).sum(-1)[:, target].sum(1) + p.log()
+        same = (row == e)[:, ~target].all(-1).all(-1)
+        weight = torch.where(same, log, -torch.inf).softmax(0)
+        mean = (weight[:, None, None] * e).sum(0)
+        v = 1 / (1 / s0 + a / (1 - a))
+        known = mean if t == 1 else v * (mean / s0 + a.sqrt() * row / (1 - a))
+        want = torch.where(target[:, None], known, mean)
+        times = I([t])
+        torch.testing.assert_close(oracle.posterior(row[None], times)[0], weight)
+        torch.testing.assert_close(oracle(row[None], times / process.T)[0], want)
 
 
 @pytest.mark.parametrize("kind", ["ancestral", "DDIM", "DPM-Solver++"])
