@@ -226,6 +226,7 @@ def write(task: Task, model: nn.Module, data: Pairs, temperature: float = 0.0) -
     return targets(out, data.target, task.vocabulary)
 
 
+@torch.no_grad()
 def per_target(process: Process, model: nn.Module, data: Pairs, repeats: int = 1) -> Estimate:
     """The bound on -log p(y | x) in nats per target."""
     total = torch.zeros(len(data), dtype=torch.float64)
@@ -265,7 +266,7 @@ def by_candidates(draws: Sequence[Sequence[Sequence[str]]], score: Callable[[lis
     return {n: score(chosen([s[:n] for s in sets])) for n in CANDIDATES if n <= len(draws)}
 
 
-def measure_sounds(recipe: Recipe, model: nn.Module, n: int = 2000, few: int = 300) -> dict:
+def measure_sounds(recipe: Recipe, model: nn.Module, n: int = 2000, few: int = 200) -> dict:
     """Errors by number of candidates, by sampler and number of steps, and the bound in nats per word."""
     torch.manual_seed(recipe.seed)
     pairs, right, too_long = spellings(n)
@@ -315,7 +316,7 @@ def measure_writer(recipe: Recipe, model: nn.Module, n: int = 2000) -> dict:
 # Measuring verses
 
 
-def measure_verses(recipe: Recipe, model: nn.Module, n: int = 300, few: int = 60) -> dict:
+def measure_verses(recipe: Recipe, model: nn.Module, n: int = 200, few: int = 40) -> dict:
     """BLEU by number of candidates and by sampler and number of steps, beside that of copying the source."""
     torch.manual_seed(recipe.seed)
     every = translated("test")
