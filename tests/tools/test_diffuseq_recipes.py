@@ -188,6 +188,12 @@ def test_bound_per_target():
     found = R.per_target(process, model, data)
     K = len(task.vocabulary)
     assert found.mean == pytest.approx(9 * torch.tensor(K).log().item(), rel=1e-5) and found.se < 1e-4
+    kept = []
+    process.bound = lambda model, some, t: torch.full(
+        (len(some),), float(kept.append(torch.is_grad_enabled()) or 0)
+    )
+    R.per_target(process, model, data)
+    assert kept == [False]  # the graphs of a whole split would fill the memory
     twice = R.per_target(task.process(), small(task), data, 2)
     assert twice.mean > 9 and 0 < twice.se < 5
 
