@@ -835,7 +835,7 @@ def test_tweedie_is_exact_for_one_token(noise):
         step = noise.matrix(at(s, 1), at(t, 1))[0]
         want = (q_s[:, None] * step / (q_s @ step)).T
         got = process.law(process.log_score(net, x, at(t, len(x))), x, at(t, len(x)), at(s, len(x)))[:, 0]
-        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-5)  # exp(-D R) is large: rounding grows with it
     if noise.schedule.name == "log-linear":
         return  # starts a little off its true law
     for steps in (1, 2, 7):

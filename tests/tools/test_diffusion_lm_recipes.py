@@ -62,8 +62,12 @@ def test_the_recipe_that_made_the_shipped_weights():
         5785, 32, process.alpha_bar, 128, 4, 4, normalised=True, recall=True, classes=6, spread=4, tied=False
     )
     start = company(R.sentences()[0].tokens, 5785, 32)
-    cosine = (model.table @ model.table[1], start @ start[1])
-    torch.testing.assert_close(*cosine, rtol=1e-2, atol=0.5)
+    near = torch.stack([model.table @ model.table[1], start @ start[1]]).detach()
+    assert (
+        0.7 < torch.corrcoef(near)[0, 1] < 0.99
+    )  # a little noise keeps words apart that kept the same company
+    apart = torch.cdist(model.table[5000:], model.table[5000:]).fill_diagonal_(9)
+    assert apart.min() > 1
     assert sum(p.numel() for p in same.parameters()) == sum(p.numel() for p in model.parameters())
     log = MADE / "full.log.json"
     assert not log.exists() or json.loads(log.read_text())["steps"] == r.steps
