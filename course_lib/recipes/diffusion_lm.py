@@ -1,6 +1,6 @@
 """Diffusion-LM on verses of the Bible in Basic English: words as unit vectors times sqrt(D), labels for the genre.
 
-`verses` takes about an hour on one CPU core; `minute` a minute.
+`full` takes about an hour on one CPU core; `minute` a minute.
 """
 
 import re
