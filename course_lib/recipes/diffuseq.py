@@ -29,7 +29,6 @@ from ..sentences import (
     Pairs,
     Vocabulary,
     bucketed,
-    company,
     fits,
     line,
     pack,
@@ -40,17 +39,12 @@ from ..sentences import (
 )
 from ..sentences import verses as bible
 from . import Recipe
+from .diffusion_lm import from_company, from_frequencies, table
 
-T = 2000
 CHAPTER = "05_diffuseq"
 CANDIDATES = (1, 3, 5, 10)
 STEPS = (10, 20, 50, 200, 1000)
 FAST = 20  # steps where the number of steps is not the question
-
-
-def table() -> torch.Tensor:
-    """The schedule of Diffusion-LM."""
-    return schedules.table(schedules.sqrt(), T)
 
 
 # Pairs
@@ -127,18 +121,12 @@ class Task:
 
     def network(self, width: int = 128, depth: int = 4) -> MixingNet:
         """Normalised embeddings, self-conditioning, a look at the neighbours, and the frequencies of the words."""
-        spoken = len(self.spoken)
-        settings = {"normalised": True, "recall": True, "spread": 4, "said": spoken}
+        settings = {"normalised": True, "recall": True, "spread": 4, "said": len(self.spoken)}
         model = MixingNet(len(self.vocabulary), self.width, table(), width, 4, depth, **settings)
         rows = self.rows(self.pairs())
-        with torch.no_grad():
-            if (
-                self.least > 1
-            ):  # many words: they start from the company they keep, so near their translations
-                start = company(rows.tokens, len(self.vocabulary), self.width, window=5)
-                model.embedding.weight.copy_(start + torch.randn_like(start) / 4)
-            model.bias.copy_((rows.tokens[rows.target].bincount(minlength=spoken) + 0.1).log())
-            model.bias -= model.bias.logsumexp(0)
+        if self.least > 1:  # many words: those that keep company in a row are a word and its translation
+            from_company(model, rows.tokens, 5)
+        from_frequencies(model, rows.tokens[rows.target])
         return model
 
     def writer(self, width: int = 128, depth: int = 4) -> CausalNet:

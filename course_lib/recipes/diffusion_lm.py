@@ -85,13 +85,24 @@ def network(width: int = 128, depth: int = 4, **options) -> MixingNet:
         "tied": False,
     } | options
     model = MixingNet(len(vocabulary()), WIDTH, table(), width, 4, depth, **settings)
-    tokens, K = sentences()[0].tokens, len(vocabulary())
-    with torch.no_grad():
-        start = company(tokens, K, WIDTH)
-        model.embedding.weight.copy_(start + torch.randn_like(start) / 4)
-        model.bias.copy_((tokens[tokens != PAD].bincount(minlength=K) + 0.1).log())
-        model.bias -= model.bias.logsumexp(0)
+    tokens = sentences()[0].tokens
+    from_company(model, tokens, 3)
+    from_frequencies(model, tokens[tokens != PAD])
     return model
+
+
+@torch.no_grad()
+def from_company(model: MixingNet, tokens: Tokens, window: int) -> None:
+    """Start the embeddings from the company that words keep in these rows, and a little noise."""
+    start = company(tokens, *model.embedding.weight.shape, window)
+    model.embedding.weight.copy_(start + torch.randn_like(start) / 4)
+
+
+@torch.no_grad()
+def from_frequencies(model: MixingNet, said: torch.Tensor) -> None:
+    """Start the bias from how often each word is said."""
+    model.bias.copy_((said.bincount(minlength=model.said) + 0.1).log())
+    model.bias -= model.bias.logsumexp(0)
 
 
 # Measuring

@@ -11,7 +11,7 @@ from course_lib.autoregressive import Autoregressive
 from course_lib.diffusion_lm import Recalling, embed
 from course_lib.nets import CausalNet, MixingNet
 from course_lib.recipes import diffuseq as R
-from course_lib.schedules import sqrt, table
+from course_lib.recipes.diffusion_lm import table
 from course_lib.sentences import END, PAD, SEP, UNK, Pairs, bucketed, pack, targets, written
 
 MADE = Path(recipes.__file__).parents[2] / "assets" / "05_diffuseq"
@@ -21,7 +21,7 @@ I = torch.tensor
 def small(task, **options):
     torch.manual_seed(0)
     settings = {"normalised": True, "recall": True, "said": len(task.spoken)} | options
-    return MixingNet(len(task.vocabulary), task.width, table(sqrt(), R.T), 16, 2, 1, **settings)
+    return MixingNet(len(task.vocabulary), task.width, table(), 16, 2, 1, **settings)
 
 
 def test_reversal_pairs():
