@@ -112,10 +112,11 @@ class DiffusionLM(DDPM):
         x_t = self.disturb(x_t, data, t)
         if label is not None:
             label = torch.where(torch.rand(len(label), device=label.device) < 0.1, model.classes, label)
-        x0_hat, log_p = model.explain(x_t, self.u(t), mask, self._recalled(model, x_t, t, mask, label), label)
+        before = self._recalled(model, x_t, t, mask, label, counted)
+        x0_hat, log_p = model.explain(x_t, self.u(t), mask, before, label, **asked(model, counted))
         target = torch.where(like(t == 1, x0), clean, x0)
         error = ((target.detach() if self.detach else target) - x0_hat).square().mean(-1)
-        words = self._words(model, x0, log_p, tokens.masked_fill(~counted, PAD))
+        words = self._words(model, x0, log_p, tokens, counted)
         return average(error + words + self._last(x0).mean(-1), counted)
 
     def read(self, data: Sentences) -> tuple[Tokens, Int[Tensor, " B"] | None, Mask]:
@@ -138,15 +139,18 @@ class DiffusionLM(DDPM):
         x0 = self._noised(clean)
         return mask, clean, x0, self.corrupt(x0, t)
 
-    def _words(self, model, x0: Vectors, log_p: Tensor, tokens: Tokens) -> PerWord | float:
+    def _words(self, model, x0: Vectors, log_p: Tensor, tokens: Tokens, counted: Mask) -> PerWord | float:
         """The cross-entropy in the loss."""
         if self.rounding == "none":
             return 0.0
         if self.rounding == "gold":
-            return self.rounding_nll(model, x0, tokens)
-        return F.nll_loss(log_p.transpose(1, 2), tokens, ignore_index=PAD, reduction="none")
+            return self.rounding_nll(model, x0, tokens.masked_fill(~counted, PAD))
+        if log_p.ndim == 3:
+            log_p = log_p[counted]
+        nll = F.nll_loss(log_p, tokens[counted], reduction="none")
+        return torch.zeros_like(x0[..., 0]).masked_scatter(counted, nll)
 
-    def _recalled(self, model, x_t: Vectors, t: Times, mask: Mask, label) -> Vectors | None:
+    def _recalled(self, model, x_t: Vectors, t: Times, mask: Mask, label, counted: Mask) -> Vectors | None:
         """If the network recalls: its own estimate for half of the examples, else zeros.  (arXiv:2208.04202, 3.2)"""
         if not model.recall:
             return None
@@ -155,7 +159,8 @@ class DiffusionLM(DDPM):
         if n:
             label = None if label is None else label[some]
             with torch.no_grad():
-                before[some] = model(x_t[some], self.u(t[some]), mask[some], before[some], label)
+                given = mask[some], before[some], label
+                before[some] = model(x_t[some], self.u(t[some]), *given, **asked(model, counted[some]))
         return before
 
     def _last(self, x0: Vectors) -> Vectors:
@@ -175,7 +180,8 @@ class DiffusionLM(DDPM):
         if self.log_length is not None:
             nll = nll - self.log_length[mask.sum(1)]
         given = () if label is None else (None, label)
-        term = self._term(clean, model(x_t, self.u(t), mask, *given), x_t, t, counted)
+        x0_hat = model(x_t, self.u(t), mask, *given, **asked(model, counted))
+        term = self._term(clean, x0_hat, x_t, t, counted)
         return self.T * term + self.prior_term(clean, counted) + nll
 
     def term(self, model, data: Sentences, t: Times) -> PerExample:
@@ -187,7 +193,8 @@ class DiffusionLM(DDPM):
         _, label, counted = self.read(data)
         mask, clean, _, x_t = self.draw(model, data, t)
         given = () if label is None else (None, label)
-        return self._term(clean, model(x_t, self.u(t), mask, *given), x_t, t, counted)
+        x0_hat = model(x_t, self.u(t), mask, *given, **asked(model, counted))
+        return self._term(clean, x0_hat, x_t, t, counted)
 
     def prior_term(self, clean: Vectors, mask: Mask | None = None) -> PerExample:
         """L_T = KL(q(x_T | w) || N(0, I)) in nats per sentence, from Emb(w)."""
@@ -227,6 +234,11 @@ class DiffusionLM(DDPM):
 
 
 # Words and vectors
+
+
+def asked(model, rows: Mask) -> dict:
+    """The argument that asks a network for these positions only, if it takes one."""
+    return {"rows": rows} if getattr(model, "takes_rows", False) else {}
 
 
 def embed(model, tokens: Tokens) -> Vectors:
@@ -321,27 +333,36 @@ class Rounded(Around):
 
 
 class Recalling(Around):
-    """Self-conditioning: each call is given the estimate of the call before; at u = 1 there is none."""
+    """Self-conditioning: each call is given the estimate of the call before; at u = 1 there is none.
 
-    def __init__(self, model, mask: Mask):
+    rows  the positions to ask for, if not all where there are words: the target of a pair
+    """
+
+    def __init__(self, model, mask: Mask, rows: Mask | None = None):
         super().__init__(model)
         self.mask, self.before = mask, None
+        self.asked = asked(model, mask if rows is None else rows)
 
     def __call__(self, x: Vectors, u: PerExample) -> Vectors:
         before = torch.zeros_like(x) if self.before is None else self.before * like(u < 1, x)
-        self.before = self.model(x, u, self.mask, before)
+        self.before = self.model(x, u, self.mask, before, **self.asked)
         return self.before
 
 
 class Free(Around):
-    """Classifier-free guidance: (1 + weight) f(x, label) - weight f(x, any).  (Ho & Salimans 2022, eq. 6)"""
+    """Classifier-free guidance: (1 + weight) f(x, label) - weight f(x, any).  (Ho & Salimans 2022, eq. 6)
+
+    If the network recalls, both are given the last f(x, label), as it was in training.
+    """
 
     def __init__(self, model, mask: Mask, label: Int[Tensor, " B"], weight: float):
         super().__init__(model)
-        self.mask, self.label, self.weight = mask, label, weight
+        self.mask, self.label, self.weight, self.before = mask, label, weight, None
 
     def __call__(self, x: Vectors, u: PerExample) -> Vectors:
-        told, free = (self.model(x, u, self.mask, None, label) for label in (self.label, None))
+        before = None if self.before is None else self.before * like(u < 1, x)
+        told, free = (self.model(x, u, self.mask, before, label) for label in (self.label, None))
+        self.before = told if self.recall else None
         return torch.lerp(free, told, 1 + self.weight)
 
 

@@ -297,6 +297,8 @@ class EmbeddingNet(nn.Module):
     said        only the first so many tokens can be its answer; by default all K
     """
 
+    takes_rows = False
+
     def __init__(
         self,
         K: int,
@@ -381,7 +383,11 @@ class MixingNet(EmbeddingNet):
 
     alpha_bar   the table of its process, with T + 1 entries
     tied        False: in place of f . e_w, the last layer has `width` weights for each word
+
+    rows (B, L) asks for these positions only: log p has one row for each, and elsewhere the estimate of x_0 is x.
     """
+
+    takes_rows = True  # with many words the sum over them is the dearest part
 
     def __init__(
         self, K: int, D: int, alpha_bar: Float[Tensor, " T_plus_1"], *args, tied: bool = True, **settings
@@ -393,15 +399,25 @@ class MixingNet(EmbeddingNet):
             self.leave = zero(nn.Linear(self.leave.in_features, self.said, bias=False))
         self.tied = tied
 
-    def forward(self, x, u, mask=None, before=None, label=None) -> Float[Tensor, "B L D"]:
-        """The estimate of x_0; the arguments are those of `features`."""
-        return self.explain(x, u, mask, before, label)[0]
+    def forward(self, x, u, mask=None, before=None, label=None, rows=None) -> Float[Tensor, "B L D"]:
+        """The estimate of x_0; the arguments are those of `features`, and rows."""
+        return self.explain(x, u, mask, before, label, rows)[0]
 
-    def explain(self, x, u, mask=None, before=None, label=None):
-        """The estimate of x_0, and the log law of words behind it; the arguments are those of `features`."""
+    def explain(self, x, u, mask=None, before=None, label=None, rows: Mask | None = None):
+        """The estimate of x_0, and the log law of words behind it; the arguments are those of `features`, and rows."""
         t = (u * (len(self.alpha_bar) - 1)).round().long()
-        r, noise, gain = (v.to(x.dtype)[:, None, None] for v in self.reading(t))
-        h, e, clue = self.features(x, u, mask, before, label), self.table, (r / noise) * x
+        h = self.features(x, u, mask, before, label)
+        numbers = [v.to(x.dtype)[:, None] for v in self.reading(t)]
+        if rows is None:
+            return self.mix(h, x, *(v[..., None] for v in numbers))
+        x0, log_p = self.mix(h[rows], x[rows], *(v.expand(rows.shape)[rows][:, None] for v in numbers))
+        return x.masked_scatter(rows[..., None], x0), log_p
+
+    def mix(
+        self, h: Float[Tensor, "*n width"], x: Float[Tensor, "*n D"], r: Tensor, noise: Tensor, gain: Tensor
+    ) -> tuple[Float[Tensor, "*n D"], Float[Tensor, "*n said"]]:
+        """The estimate of x_0 and log p, from the features, x_t and what `reading` says, place by place."""
+        e, clue = self.table, (r / noise) * x
         if self.tied:
             log_p = F.linear(self.leave(h) + clue, e, self.bias)
         else:

@@ -173,14 +173,24 @@ class Run:
             torch.cuda.set_rng_state(self.random["cuda"], self.device)
 
 
-def warmup_cosine(peak: float, steps: int, warmup: int = 100) -> Callable[[int], float]:
-    """Learning rate as a function of the step: rises to peak over `warmup` steps, then falls to 0 on a half cosine."""
+def warmup_cosine(
+    peak: float, steps: int, warmup: int = 100, restart: int | None = None
+) -> Callable[[int], float]:
+    """Learning rate as a function of the step: rises to peak over `warmup` steps, then falls to 0 on a half cosine.
+
+    restart  after so many steps it has fallen to 0, and does all of it again until `steps`.  (arXiv:1608.03983)
+    """
     check_count("steps", steps)
+    if restart is not None and not 1 <= restart < steps:
+        raise ValueError(f"restart must lie in 1..{steps - 1}, below steps = {steps}, not {restart}")
 
     def lr(step: int) -> float:
+        last = restart or steps
+        if step > last:
+            step, last = step - last, steps - last
         if step < warmup:
             return peak * step / warmup
-        return peak * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+        return peak * (1 + math.cos(math.pi * (step - warmup) / max(1, last - warmup))) / 2
 
     return lr
 

@@ -36,6 +36,7 @@ class Recipe:
     """Everything that decides a run. `data(split)` gives examples and labels; `measure` gives a JSON-able dict.
 
     trains   what is minimised, where that is not process.loss itself but has the same mean
+    restart  the learning rate falls to 0 in so many steps, rises again, and falls until `steps`
     """
 
     chapter: str
@@ -51,6 +52,7 @@ class Recipe:
     seed: int = 0
     stream: Callable[[Tensor, int, int], Iterator[Tensor]] = batches  # of data, batch and seed
     trains: Callable[[], Process] | None = None
+    restart: int | None = None
 
     def fresh_model(self) -> nn.Module:
         """The untrained network, the same each time (sets torch's seed)."""
@@ -61,7 +63,8 @@ class Recipe:
         """Records of the recipe's training; `steps` shortens it, learning-rate schedule included."""
         steps = self.steps if steps is None else steps
         stream = self.stream(self.data("train")[0], self.batch, self.seed)
-        lr = warmup_cosine(self.lr, steps)
+        restart = self.restart if steps == self.steps else None
+        lr = warmup_cosine(self.lr, steps, restart=restart)
         loss = (self.trains or self.process)().to(device)
         return train(loss, model, stream, steps, lr=lr, ema=self.ema, **options)
 

@@ -460,6 +460,66 @@ def test_free_guidance_is_an_extrapolation():
     torch.testing.assert_close(Free(model, mask, label, 0.0)(x, u), told)
 
 
+def test_guidance_recalls_what_the_label_said():
+    model, x, u = net(classes=2, recall=True), torch.randn(4, L, W), torch.tensor([0.3, 0.5, 1.0, 0.1])
+    mask, label = ids() != PAD, I([0, 1, 1, 0])
+    free = Free(model, mask, label, 2.0)
+    first = free(x, u)
+    told = model(x, u, mask, None, label)
+    torch.testing.assert_close(first, 3 * told - 2 * model(x, u, mask))
+    before = torch.where((u < 1)[:, None, None], told, 0)
+    want = 3 * model(x, u, mask, before, label) - 2 * model(x, u, mask, before)
+    torch.testing.assert_close(free(x, u), want)
+    plain = Free(net(classes=2), mask, label, 2.0)
+    assert plain(x, u).equal(plain(x, u))
+
+
+# A network that is asked for some positions
+
+
+class Asked(MixingNet):
+    """Remembers which positions it was asked for."""
+
+    def explain(self, x, u, mask=None, before=None, label=None, rows=None):
+        self.rows = [*getattr(self, "rows", []), rows]
+        return super().explain(x, u, mask, before, label, rows)
+
+
+@pytest.mark.parametrize("rounding", ["gold", "prediction", "none"])
+def test_loss_and_bound_ask_for_words_only_and_are_the_same(rounding):
+    torch.manual_seed(0)
+    model = Asked(K, W, TABLE, 16, 2, 1, normalised=True, recall=True)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    process, tokens, t = DiffusionLM(TABLE, L, W, rounding), ids(), I([1, 5, 20, T])
+    mask = tokens != PAD
+    found = {}
+    for takes in (True, False):
+        model.takes_rows = takes
+        for name in ("loss", "bound", "term"):
+            torch.manual_seed(2)
+            value = getattr(process, name)(model, tokens, t)
+            model.zero_grad()
+            value.sum().backward()
+            grad = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+            found[name, takes] = [value.detach(), *grad]
+    for name in ("loss", "bound", "term"):
+        torch.testing.assert_close(found[name, True], found[name, False])
+    asked = [r for r in model.rows if r is not None]
+    assert len(asked) == 4 and all(r.equal(mask) for r in asked if len(r) == 4)
+
+
+def test_recalling_asks_for_the_positions_it_was_told():
+    model = Asked(K, W, TABLE, 16, 2, 1, normalised=True, recall=True)
+    mask, x, u = ids() != PAD, torch.randn(4, L, W), torch.rand(4)
+    rows = mask & (torch.arange(L) % 2 == 1)
+    assert Recalling(model, mask, rows)(x, u)[~rows].equal(x[~rows])
+    assert Recalling(model, mask)(x, u)[~mask].equal(x[~mask])
+    assert model.rows[0].equal(rows) and model.rows[1].equal(mask)
+    plain = net(recall=True)
+    torch.testing.assert_close(Recalling(plain, mask, rows)(x, u), plain(x, u, mask, torch.zeros_like(x)))
+
+
 # Sampling
 
 

@@ -440,6 +440,26 @@ def test_mixing_net_is_bayes_rule_over_words(normalised, tied):
     assert x0.equal(net(x, t / 4)) and "alpha_bar" not in net.state_dict()
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_mixing_network_can_be_asked_for_some_positions(tied):
+    net = randomise(MixingNet(7, 4, torch.linspace(1, 0.01, 5), 16, 2, 1, recall=True, tied=tied), 0.5)
+    x, u, before = torch.randn(5, L, 4), torch.tensor([1, 2, 3, 4, 1]) / 4, torch.randn(5, L, 4)
+    mask, rows = torch.ones(5, L, dtype=torch.bool), torch.rand(5, L) < 0.5
+    mask[2, 3:] = rows[2, 3:] = False
+    whole, asked = (net.explain(x, u, mask, before, rows=r) for r in (None, rows))
+    torch.testing.assert_close(asked[1], whole[1][rows])
+    torch.testing.assert_close(asked[0][rows], whole[0][rows])
+    assert asked[0][~rows].equal(x[~rows]) and asked[1].shape == (rows.sum(), 7)
+    assert net(x, u, mask, before, rows=rows).equal(asked[0])
+    grads = []
+    for x0, _ in (whole, asked):
+        net.zero_grad()
+        x0[rows].square().sum().backward()
+        grads.append(net.embedding.weight.grad.clone())
+    torch.testing.assert_close(*grads)
+    assert net.takes_rows and not EmbeddingNet(7, 4).takes_rows
+
+
 @pytest.mark.parametrize("kind", [EmbeddingNet, MixingNet])
 def test_a_network_may_hear_more_tokens_than_it_says(kind):
     given = (torch.linspace(1, 0.01, 5),) if kind is MixingNet else ()

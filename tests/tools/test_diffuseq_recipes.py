@@ -223,6 +223,29 @@ def test_candidates():
     assert set(R.by_candidates(draws * 3, lambda said: 0)) == {1, 3, 5, 10}
 
 
+def test_ways_back():
+    process = R.REVERSAL.process()
+    kinds = {name: type(R.way(name, process)).__name__ for name in R.grids()}
+    assert kinds == {
+        "ancestral": "DiffuSeq",
+        "DDIM": "DDIM",
+        "DDIM, misaligned": "Misaligned",
+        "DPM-Solver++": "DPMSolver",
+        "mean re-noised": "Renoise",
+    }
+    again = R.way(R.BEST, process)
+    assert again.predicts == "x0" and again.shape == (process.length, 16) and again.T == process.T
+    assert {name: len(grid) for name, grid in R.grids().items() if len(grid) == 5} == {"DDIM": 5, R.BEST: 5}
+
+
+def test_quality_of_translations():
+    pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
+    x, y = ["the", "king", "went", "to", "the", "town", "."], ["the", "son", "of", "the", "king", "said", "no", "."]
+    found = R.translation([x, y], [x, x])
+    assert found["bleu"] == R.bleu([x, y], [x, x]) and found["self_bleu"] > 0
+    assert found["distinct1"] == 10 / 15 and found["distinct2"] == 12 / 13
+
+
 def test_bleu_and_cuts():
     pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
     x = ["the", "king", "went", "to", "the", "town", "."]
@@ -241,7 +264,8 @@ def test_measuring_sounds(monkeypatch):
     found = json.loads(json.dumps(R.measure_sounds(R.sounds, small(R.SOUNDS), n=12, few=4)))
     assert (found["words"], found["words_by_steps"], found["steps"]) == (12, 4, 2)
     assert set(found["candidates"]) == {"1", "3", "5", "10"} and found["candidates"]["10"]["wer"] == 1
-    assert set(found["samplers"]["DDIM"]) == {"2", "3", "4", "5", "6"}
+    assert set(found["candidates_ancestral"]) == {"1", "3"} and found["sampler"] == "mean re-noised"
+    assert set(found["samplers"]["DDIM"]) == set(found["samplers"][R.BEST]) == {"2", "3", "4", "5", "6"}
     assert set(found["samplers"]["DDIM, misaligned"]) == {"2", "3", "4", "5"}
     assert found["too_long"]["train"] == 120208 - 120141 and found["bound"] == {"mean": 1, "se": 0.5}
     assert len(found["samples"]) == 12 and all(len(s) == 3 for s in found["samples"].values())
@@ -255,14 +279,18 @@ def test_measuring_verses(monkeypatch):
     pytest.importorskip("pythonbible_ylt", reason="pythonbible-ylt is not installed")
     monkeypatch.setattr(R, "STEPS", (2, 3, 4, 5, 6))
     monkeypatch.setattr(R, "FAST", 2)
+    monkeypatch.setattr(R, "MANY", 3)
     monkeypatch.setattr(R, "CANDIDATES", (1, 3))
     monkeypatch.setattr(R, "per_target", lambda *_: R.Estimate(1.0, 0.5))
     found = json.loads(json.dumps(R.measure_verses(R.verses, small(R.VERSES), n=8, few=2)))
     assert (found["verses"], found["verses_by_steps"]) == (8, 2) and set(found["candidates"]) == {"1", "3"}
     assert 5 < found["copy"] < 40 and found["candidates"]["3"]["bleu"] < found["copy"]
-    assert set(found["samplers"]) == {"ancestral", "DDIM", "DDIM, misaligned", "DPM-Solver++"}
+    assert found["sampler"] == R.BEST and found["steps"] == 3 and "bleu" not in found["real"]
+    each = {"bleu", "distinct1", "distinct2", "self_bleu"}
+    assert set(found["candidates_ancestral"]["3"]) == set(found["candidates"]["1"]) == each
+    assert set(found["samplers"]) == {"ancestral", "DDIM", "DDIM, misaligned", "DPM-Solver++", R.BEST}
     assert found["too_long"]["train"] == 27565 - 23673 and 0 < found["unknown"] < 0.05
-    assert set(found["samples"][0]) == {"source", "target", "drawn", "rounded"} and found["in_pieces"] > 0
+    assert set(found["samples"][0]) == {"source", "target", "drawn", "chosen"} and found["in_pieces"] > 0
 
 
 def test_measuring_reversal():
@@ -277,9 +305,10 @@ def test_change_is_what_samples():
     task = R.REVERSAL
     data, seen = task.data("test")[0][:3], []
 
-    def change(model, mask):
-        seen.append(mask)
-        return Recalling(model, mask)
+    def change(model, mask, rows):
+        seen.append((mask, rows))
+        return Recalling(model, mask, rows)
 
     R.draw(task, small(task), data, 2, change=change)
-    assert seen[0].sum(1).tolist() == sorted(written(data.tokens).sum(1).tolist(), reverse=True)
+    assert seen[0][1].sum(1).eq(9).all() and not (seen[0][1] & ~seen[0][0]).any()
+    assert seen[0][0].sum(1).tolist() == sorted(written(data.tokens).sum(1).tolist(), reverse=True)

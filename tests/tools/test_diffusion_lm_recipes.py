@@ -146,6 +146,7 @@ def test_a_measurement_has_all_that_the_chapter_shows(monkeypatch):
     assert set(found["samplers"]["ancestral"]) == {"2", "3", "4", "5"} and set(
         found["samplers"]["rounded"]
     ) == {"4"}
+    assert set(found["samplers"][found["sampler"]]) == {"2", "3", "4", "5"} and R.BEST == "mean re-noised"
     assert {"DDIM", "DPM-Solver++", "rounded late", "mean re-noised", "not recalling"} <= set(
         found["samplers"]
     )

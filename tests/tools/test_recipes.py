@@ -366,3 +366,13 @@ def test_what_is_trained_may_be_another_form_of_the_loss():
     assert TINY.trains is None and asked == []
     next(other.train(other.fresh_model()))
     assert asked == [other.batch]
+
+
+def test_a_rate_that_restarts_only_in_a_run_of_full_length(monkeypatch):
+    rates = []
+    monkeypatch.setattr(recipes, "train", lambda *given, lr, **options: rates.append(lr) or iter(()))
+    again = replace(TINY, steps=400, restart=150)
+    for steps in (None, 400, 300):
+        again.train(again.fresh_model(), steps)
+    assert all(lr(150) < 1e-9 and lr(250) == again.lr for lr in rates[:2])
+    assert rates[2](150) > again.lr / 2 and TINY.restart is None

@@ -474,6 +474,16 @@ def test_warmup_cosine_values():
         warmup_cosine(0.4, 0)
 
 
+def test_a_learning_rate_that_restarts():
+    lr = warmup_cosine(0.4, 500, warmup=100, restart=200)
+    first, then = warmup_cosine(0.4, 200, 100), warmup_cosine(0.4, 300, 100)
+    assert [lr(k) for k in range(1, 201)] == [first(k) for k in range(1, 201)]
+    assert [lr(k) for k in range(201, 501)] == [then(k) for k in range(1, 301)]
+    for restart in (0, 500, 501):
+        with pytest.raises(ValueError, match=f"restart must lie in 1..499, below steps = 500, not {restart}"):
+            warmup_cosine(0.4, 500, restart=restart)
+
+
 # Files
 
 
