@@ -70,13 +70,15 @@ def bits(r: dict) -> str:
 
 def likeness(r: dict) -> str:
     """Pictures: share of samples, of real ones and of noise that a judge accepts. Text: share of known words, or
-    perplexity of samples and of real text. Pairs: errors, or BLEU and that of copying."""
+    perplexity and variety of samples and of real text. Pairs: errors, or BLEU and that of copying."""
     if "words_known" in r.get("real", {}):
         most = max(r["steps"], key=int)
         return f"{r['steps'][most]['words_known']:.2f} / {r['real']['words_known']:.2f} of words"
     if "perplexity" in r.get("real", {}):
-        best = min(v["perplexity"] for way in r["samplers"].values() for v in way.values())
-        return f"perplexity {best:.0f} / {r['real']['perplexity']:.0f}"
+        way, real = r["samplers"][r["sampler"]], r["real"]
+        best = way[max(way, key=int)]
+        varied = f"distinct-2 {best['distinct2']:.2f} / {real['distinct2']:.2f}"
+        return f"perplexity {best['perplexity']:.0f} / {real['perplexity']:.0f}, {varied}"
     if "candidates" in r:
         best = r["candidates"][max(r["candidates"], key=int)]
         if "bleu" in best:

@@ -79,14 +79,17 @@ def test_a_recipe_shows_what_it_has(project):
 
 def test_words_and_pairs():
     ln2 = 0.6931471805599453
-    ways = {"a": {"10": {"perplexity": 80.4}, "20": {"perplexity": 70.4}}, "b": {"10": {"perplexity": 90.0}}}
+    quality = {"perplexity": 80.4, "distinct2": 0.625}
+    ways = {"a": {"200": quality, "50": {}}, "b": {"1000": {}}}
     verses = {
         "bound_per_word": 4 * ln2,
         "bound_per_word_se": ln2 / 10,
         "samplers": ways,
-        "real": {"perplexity": 45},
+        "sampler": "a",
+        "real": {"perplexity": 45, "distinct2": 0.75},
     }
-    assert (readme.bits(verses), readme.likeness(verses)) == ("4.000 ± 0.100 / word", "perplexity 70 / 45")
+    assert readme.bits(verses) == "4.000 ± 0.100 / word"
+    assert readme.likeness(verses) == "perplexity 80 / 45, distinct-2 0.62 / 0.75"
     said = {"1": {"wer": 0.5, "per": 0.2}, "10": {"wer": 0.412, "per": 0.09}}
     sounds = {"candidates": said, "bound": {"mean": 3 * ln2, "se": ln2}}
     assert readme.bits(sounds) == "3.000 ± 1.000 / target"

@@ -240,7 +240,10 @@ def test_ways_back():
 
 def test_quality_of_translations():
     pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
-    x, y = ["the", "king", "went", "to", "the", "town", "."], ["the", "son", "of", "the", "king", "said", "no", "."]
+    x, y = (
+        ["the", "king", "went", "to", "the", "town", "."],
+        ["the", "son", "of", "the", "king", "said", "no", "."],
+    )
     found = R.translation([x, y], [x, x])
     assert found["bleu"] == R.bleu([x, y], [x, x]) and found["self_bleu"] > 0
     assert found["distinct1"] == 10 / 15 and found["distinct2"] == 12 / 13

@@ -376,3 +376,30 @@ def test_a_rate_that_restarts_only_in_a_run_of_full_length(monkeypatch):
         again.train(again.fresh_model(), steps)
     assert all(lr(150) < 1e-9 and lr(250) == again.lr for lr in rates[:2])
     assert rates[2](150) > again.lr / 2 and TINY.restart is None
+
+
+FAULTS = """
+import resource, sys, torch
+from course_lib.recipes import keep_memory
+torch.set_num_threads(1)
+kept = keep_memory() if "keep" in sys.argv else True
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(10_000_000)
+before = faults()
+for _ in range(10):
+    torch.ones(10_000_000)
+print(kept, faults() - before)
+"""
+
+
+def test_memory_is_kept():
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        pytest.skip("only glibc can be asked to keep memory")
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", FAULTS, word], capture_output=True, text=True, check=True
+        ).stdout
+        for word in ("keep", "plain")
+    ]
+    (kept, few), (_, many) = (line.split() for line in said)
+    assert kept == "True" and 5 * int(few) < int(many)
