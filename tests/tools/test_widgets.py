@@ -114,6 +114,11 @@ def test_the_still_figures_carry_their_values_and_keep_their_shape():
     ]
     assert made[0].get_size_inches().tolist() == [4, 5]
     assert made[0]._supxlabel.get_weight() == "bold"
+    widgets.still(lambda n, kind: tall(n, "data"), [{"n": 1, "kind": "data " * 12}])
+    sizes = [fig._supxlabel.get_fontsize() for fig in made]
+    assert sizes[0] == sizes[1] == sizes[2] and sizes[3] == pytest.approx(
+        sizes[0] * 36 / len("n = 1, kind = " + "data " * 12)
+    )
 
 
 def test_pictures_of_different_size_stand_in_one_row_on_white():
