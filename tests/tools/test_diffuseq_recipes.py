@@ -81,11 +81,12 @@ def test_translated_verses():
 
 
 @pytest.mark.parametrize(
-    "name, steps", [("reversal", 1300), ("sounds", 16000), ("sounds_ar", 16000), ("verses", 4500)]
+    "name, steps", [("reversal", 1300), ("sounds", 16000), ("sounds_ar", 16000), ("verses", 12500)]
 )
 def test_the_recipes(name, steps):
     r = getattr(R, name)
     assert (r.chapter, r.name, r.steps) == ("05_diffuseq", name, steps) and r.stream is bucketed
+    assert r.restart == (4500 if name == "verses" else None)
     log = MADE / f"{name}.log.json"
     assert not log.exists() or json.loads(log.read_text())["steps"] == r.steps
 

@@ -39,7 +39,7 @@ def test_the_recipe_that_made_the_shipped_weights():
     assert (r.chapter, r.name, r.steps, r.batch, r.lr, r.ema) == (
         "04_diffusion_lm",
         "full",
-        7500,
+        15500,
         32,
         3e-3,
         0.998,
@@ -69,6 +69,7 @@ def test_the_recipe_that_made_the_shipped_weights():
     apart = torch.cdist(model.table[5000:], model.table[5000:]).fill_diagonal_(9)
     assert apart.min() > 1
     assert sum(p.numel() for p in same.parameters()) == sum(p.numel() for p in model.parameters())
+    assert r.restart == 7500
     log = MADE / "full.log.json"
     assert not log.exists() or json.loads(log.read_text())["steps"] == r.steps
 
