@@ -362,7 +362,7 @@ class Free(Around):
     def __call__(self, x: Vectors, u: PerExample) -> Vectors:
         before = None if self.before is None else self.before * like(u < 1, x)
         told, free = (self.model(x, u, self.mask, before, label) for label in (self.label, None))
-        self.before = told if self.recall else None
+        self.before = told if getattr(self, "recall", False) else None
         return torch.lerp(free, told, 1 + self.weight)
 
 

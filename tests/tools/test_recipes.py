@@ -386,7 +386,7 @@ kept = keep_memory() if "keep" in sys.argv else True
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.ones(10_000_000)
 before = faults()
-for _ in range(10):
+for _ in range(100):
     torch.ones(10_000_000)
 print(kept, faults() - before)
 """
