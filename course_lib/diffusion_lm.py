@@ -179,10 +179,8 @@ class DiffusionLM(DDPM):
         nll = exact(self.rounding_nll(model, x0, tokens.masked_fill(~counted, PAD))).sum(1)
         if self.log_length is not None:
             nll = nll - self.log_length[mask.sum(1)]
-        given = () if label is None else (None, label)
-        x0_hat = model(x_t, self.u(t), mask, *given, **asked(model, counted))
-        term = self._term(clean, x0_hat, x_t, t, counted)
-        return self.T * term + self.prior_term(clean, counted) + nll
+        x0_hat = self._estimate(model, x_t, t, mask, label, counted)
+        return self.T * self._term(clean, x0_hat, x_t, t, counted) + self.prior_term(clean, counted) + nll
 
     def term(self, model, data: Sentences, t: Times) -> PerExample:
         """L_{t-1} = KL(q(x_{t-1} | x_t, w) || p(x_{t-1} | x_t)) in nats per sentence, t = 1 included.
@@ -192,8 +190,7 @@ class DiffusionLM(DDPM):
         """
         _, label, counted = self.read(data)
         mask, clean, _, x_t = self.draw(model, data, t)
-        given = () if label is None else (None, label)
-        x0_hat = model(x_t, self.u(t), mask, *given, **asked(model, counted))
+        x0_hat = self._estimate(model, x_t, t, mask, label, counted)
         return self._term(clean, x0_hat, x_t, t, counted)
 
     def prior_term(self, clean: Vectors, mask: Mask | None = None) -> PerExample:
@@ -210,6 +207,11 @@ class DiffusionLM(DDPM):
         gain = (log / 2).exp() * left / -torch.expm1(log)
         r, gain = (like(v.to(x_t.dtype), x_t) for v in ((log / 2).exp(), gain))
         return clean + gain * (x_t - r * clean), left
+
+    def _estimate(self, model, x_t: Vectors, t: Times, mask: Mask, label, counted: Mask) -> Vectors:
+        """What the network says where the bound counts, without an estimate of its own before."""
+        given = () if label is None else (None, label)
+        return model(x_t, self.u(t), mask, *given, **asked(model, counted))
 
     def _term(self, clean: Vectors, x0_hat: Vectors, x_t: Vectors, t: Times, mask: Mask) -> PerExample:
         """The KL of two Gaussians. At t = 1 the network's answer stands for Emb(w)."""
