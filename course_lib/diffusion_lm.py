@@ -368,6 +368,77 @@ class Free(Around):
         return torch.lerp(free, told, 1 + self.weight)
 
 
+# What is done to finished sentences
+
+
+@torch.no_grad()
+def likeliest(
+    process: DiffusionLM, model, draws: Int[Tensor, "k B L"], levels: int = 20
+) -> tuple[Tokens, Float[Tensor, "k B"]]:
+    """Of the k draws of each sentence the one of least bound, and all bounds in nats per sentence; float64.
+
+    Each bound is a mean over `levels` noise levels, the middles of equal parts of (0, T]. It knows no more than the
+    network: draws are told apart by what it holds likely, and the chosen vary less than the draws do.
+    """
+    check_count("levels", levels)
+    if draws.ndim != 3 or not draws.numel():
+        raise ValueError(f"draws must have shape (k >= 1, B >= 1, L), not {tuple(draws.shape)}")
+    n = draws.shape[1]
+    middles = [max(1, round((j + 0.5) / levels * process.T)) for j in range(levels)]
+    bound = sum(
+        torch.stack([process.bound(model, x, torch.full((n,), t, device=x.device)) for x in draws])
+        for t in middles
+    )
+    best = (bound / levels).argmin(0)
+    return draws[best, torch.arange(n, device=best.device)], bound / levels
+
+
+@torch.no_grad()
+def neighbours(
+    process: DiffusionLM, model, tokens: Tokens, u: float = 0.2
+) -> tuple[Mask, Float[Tensor, "words K"]]:
+    """Where there are words, and ln p(w_i | all other words) of each, as a network that mixes words has it; nats.
+
+    It puts p(w | x_t) together from what the others say and what x_t^i says of itself; the latter is taken off again,
+    at x_t without its noise. A perfect network is exact as u -> 0; of a trained one nothing was asked there, and it
+    knows most at a middling u.
+    """
+    if not 0 < u <= 1:
+        raise ValueError(f"u must lie in (0, 1], not {u}")
+    mask, t = written(tokens), max(1, round(u * process.T))
+    a = math.exp(process._rows[t][0])
+    x, e = math.sqrt(a) * embed(model, tokens), math.sqrt(a) * model.table
+    times = process.u(torch.full((len(x),), t, device=x.device))
+    log_p = model.explain(x, times, mask, **asked(model, mask))[1]
+    noise = 1 - a + a * process.spread
+    itself = (x[mask] @ e.T - e.square().sum(-1) / 2) / noise  # ln N(x_t; sqrt(a) e_w, noise) + const
+    return mask, ((log_p if log_p.ndim == 2 else log_p[mask]) - itself).log_softmax(-1)
+
+
+@torch.no_grad()
+def proofread(
+    process: DiffusionLM, model, tokens: Tokens, gain: float = 3.0, rounds: int = 32, u: float = 0.2
+) -> Tokens:
+    """Replace words that the others contradict: in each round the one of each sentence that gains most, if > gain nats.
+
+    The gain is ln p(new | others) - ln p(old | others): what ln p of the sentence gains, if the network is perfect. A
+    word is decided at high noise, from little; here it is decided again, with all others known. Sentences get likelier,
+    and more alike. ValueError unless gain >= 0.  (iterated conditional modes, Besag 1986)
+    """
+    check_count("rounds", rounds)
+    if not gain >= 0:
+        raise ValueError(f"gain must not be negative, but is {gain}")
+    for _ in range(rounds):
+        mask, log_p = neighbours(process, model, tokens, u)
+        best, word = log_p.max(-1)
+        best = best - log_p.gather(1, tokens[mask][:, None])[:, 0]
+        gains = torch.zeros(mask.shape, dtype=best.dtype, device=best.device).masked_scatter(mask, best)
+        most, place = gains.max(1, keepdim=True)
+        new = tokens.masked_scatter(mask, word).gather(1, place)
+        tokens = tokens.scatter(1, place, torch.where(most > gain, new, tokens.gather(1, place)))
+    return tokens
+
+
 # Control by a classifier
 
 

@@ -106,11 +106,16 @@ def run(recipe: Recipe, out: Path, command: str, steps: int | None = None, devic
 
 def measure(recipe: Recipe, out: Path, device: str = "cpu") -> dict:
     """Measure the weights in out as they are shipped, rounded, and write the results beside them."""
-    path, shipped = Path(out) / recipe.name, recipe.fresh_model().to(device)
-    load_weights(path.with_suffix(".safetensors"), shipped)
-    results = recipe.measure(recipe, shipped)
-    write_json(path.with_suffix(".results.json"), results)
+    results = recipe.measure(recipe, shipped(recipe, device, out))
+    write_json(Path(out) / f"{recipe.name}.results.json", results)
     return results
+
+
+def shipped(recipe: Recipe, device: str | torch.device = "cpu", out: Path | None = None) -> nn.Module:
+    """A recipe's network with its shipped weights, or those in out."""
+    model = recipe.fresh_model().to(device)
+    load_weights(Path(out or ASSETS / recipe.chapter) / f"{recipe.name}.safetensors", model)
+    return model
 
 
 def take(measurement: Measurement, out: Path, command: str, device: str = "cpu") -> dict:

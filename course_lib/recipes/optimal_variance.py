@@ -18,8 +18,7 @@ from ..nets import TwoHeads, UNet
 from ..optimal_variance import DDIM, NPR, SN, Analytic, Learned, spread
 from ..process import Process, last, sample
 from ..schedules import cosine, ddpm_table, table
-from ..train import load_weights
-from . import ASSETS, Measurement, Recipe, ddpm
+from . import ASSETS, Measurement, Recipe, ddpm, shipped
 
 CHAPTER = "02_optimal_variance"
 DIGITS = {"shape": (1, 8, 8), "levels": 17, "clip": 1.0}
@@ -29,13 +28,6 @@ MNIST = {"shape": (1, 28, 28), "levels": 256, "clip": 1.0}
 def alpha_bar() -> Tensor:
     """Chapter 1's table."""
     return table(cosine(), 1000)
-
-
-def shipped(recipe: Recipe) -> nn.Module:
-    """A recipe's network with its shipped weights."""
-    model = recipe.fresh_model()
-    load_weights(ASSETS / recipe.chapter / f"{recipe.name}.safetensors", model)
-    return model
 
 
 def two_heads() -> TwoHeads:

@@ -22,8 +22,7 @@ from ..sde import (
     dequantise,
     rademacher,
 )
-from ..train import load_weights
-from . import ASSETS, Recipe, find
+from . import Recipe, find, shipped
 from .ddpm import chunks
 from .optimal_variance import judged
 
@@ -67,8 +66,7 @@ def measure(
     """
     device = next(model.parameters()).device
     (x, y), test = data.digits("train"), data.digits("test")[0][:n]
-    judge, earlier = Judge(x, y), find("ddpm.digits").fresh_model().to(device)
-    load_weights(ASSETS / "01_ddpm" / "digits.safetensors", earlier)
+    judge, earlier = Judge(x, y), shipped(find("ddpm.digits"), device)
     torch.manual_seed(recipe.seed)
     smooth, points, space = (
         (recipe.data("train")[0], recipe.data("test")[0][:n]),

@@ -19,8 +19,7 @@ from ..mdlm import MDLM
 from ..process import Process, last, sample
 from ..sedd import SEDD, Counted, Mass, first_hitting
 from ..shapes import Network
-from ..train import load_weights
-from . import ASSETS, Measurement, Recipe, d3pm
+from . import Measurement, Recipe, d3pm, shipped
 from .d3pm import LENGTH, K, network, quality, text
 
 STEPS, RACE_STEPS = (8, 32, 128, 512), 128
@@ -149,13 +148,6 @@ minute = recipe(
 
 
 # The same bound for several networks, and two samplers for one
-
-
-def shipped(recipe: Recipe, device: str = "cpu") -> nn.Module:
-    """A recipe's network with its shipped weights."""
-    model = recipe.fresh_model().to(device)
-    load_weights(ASSETS / recipe.chapter / f"{recipe.name}.safetensors", model)
-    return model
 
 
 @torch.no_grad()

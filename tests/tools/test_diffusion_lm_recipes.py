@@ -39,9 +39,9 @@ def test_the_recipe_that_made_the_shipped_weights():
     assert (r.chapter, r.name, r.steps, r.batch, r.lr, r.ema) == (
         "04_diffusion_lm",
         "full",
-        15500,
+        27500,
         32,
-        3e-3,
+        2e-3,
         0.998,
     )
     assert r.data is R.sentences and r.stream is bucketed and r.measure is R.measure
@@ -59,7 +59,7 @@ def test_the_recipe_that_made_the_shipped_weights():
     assert model.bias[1].exp().item() == pytest.approx(share.item(), rel=1e-3)
     torch.manual_seed(r.seed)
     same = MixingNet(
-        5785, 32, process.alpha_bar, 128, 4, 4, normalised=True, recall=True, classes=6, spread=4, tied=False
+        5785, 32, process.alpha_bar, 128, 4, 8, normalised=True, recall=True, classes=6, spread=4, tied=False
     )
     start = company(R.sentences()[0].tokens, 5785, 32)
     near = torch.stack([model.table @ model.table[1], start @ start[1]]).detach()
@@ -69,7 +69,7 @@ def test_the_recipe_that_made_the_shipped_weights():
     apart = torch.cdist(model.table[5000:], model.table[5000:]).fill_diagonal_(9)
     assert apart.min() > 1
     assert sum(p.numel() for p in same.parameters()) == sum(p.numel() for p in model.parameters())
-    assert r.restart == 7500
+    assert r.restart == 15500
     log = MADE / "full.log.json"
     assert not log.exists() or json.loads(log.read_text())["steps"] == r.steps
 
@@ -161,3 +161,54 @@ def test_a_measurement_has_all_that_the_chapter_shows(monkeypatch):
     }
     assert found["rounding_accuracy"] == 1 and found["salad"]["perplexity"] > found["real"]["perplexity"]
     assert all(len(lines) == 4 for lines in found["samples"]["DDIM"].values()) and found["bound_per_word"] > 6
+
+
+def test_choosing_among_proofread_draws(monkeypatch):
+    _, model, _ = small()
+    monkeypatch.setattr(R, "STEPS", (1, 1, 2, 1))
+    monkeypatch.setattr(R, "AMONG", (1, 3))
+    monkeypatch.setattr(R, "shipped", lambda recipe, device: model)
+    drawn, read, chosen, likeliest = [], [], [], R.likeliest
+
+    def noted_reading(process, network, x):
+        assert network is model
+        drawn.append(x)
+        read.append(x.index_fill(1, I([0]), 7 + len(read)))  # so that every reading differs
+        return read[-1]
+
+    def noted_choice(process, network, draws):
+        assert draws.equal(torch.stack(read[: len(draws)]))
+        chosen.append(likeliest(process, network, draws, levels=2))
+        return chosen[-1]
+
+    monkeypatch.setattr(R, "proofread", noted_reading)
+    monkeypatch.setattr(R, "likeliest", noted_choice)
+    assert R.chosen.measure is R.by_choice and (R.chosen.chapter, R.chosen.name) == (
+        "04_diffusion_lm",
+        "chosen",
+    )
+    found = json.loads(json.dumps(R.chosen.measure("cpu", n=5)))
+    assert (found["steps"], found["sentences"], set(found["of"])) == (2, 5, {"as drawn", "1", "3"})
+    ways = {"as drawn": drawn[0], "1": read[0], "3": chosen[1][0]}
+    judge = SentenceJudge(R.sentences()[0].tokens, 5785)
+    for name, x in ways.items():
+        assert sorted(found["samples"][name]) == sorted(R.lines(x))
+        assert found["of"][name] == pytest.approx(R.quality(x, judge))
+    before, after = torch.stack(drawn), torch.stack(read)
+    words, changed = (before != PAD).sum(), (before != after).sum()
+    assert found["changed"] == pytest.approx((changed / words).item()) and changed == 15
+    length = written(torch.cat(drawn)).sum(1).view(3, 5)
+    assert (length == length[0]).all() and (length[0].diff() >= 0).all() and length[0].diff().any()
+
+
+def test_sentences_drawn_by_length_keep_their_places(monkeypatch):
+    process, model, _ = small()
+    mask, asked, plain = up_to(I([2, 3, 5, 9]), 64), [], R.draw
+
+    def noted(process, way, network, n, steps):
+        asked.append((way.shape, n, steps))
+        return plain(process, way, network, n, steps)
+
+    monkeypatch.setattr(R, "draw", noted)
+    said = R.by_length(process, model, mask, 2, size=3)
+    assert asked == [((5, 32), 3, 2), ((9, 32), 1, 2)] and written(said).equal(mask)
