@@ -378,19 +378,18 @@ def likeliest(
     """Of the k draws of each sentence the one of least bound, and all bounds in nats per sentence; float64.
 
     Each bound is a mean over `levels` noise levels, the middles of equal parts of (0, T]. It knows no more than the
-    network: draws are told apart by what it holds likely, and the chosen vary less than the draws do.
+    network: draws are told apart by what it holds likely, and the chosen vary less than the draws do. ValueError for
+    no draw, no sentence, or levels < 1.
     """
     check_count("levels", levels)
     if draws.ndim != 3 or not draws.numel():
         raise ValueError(f"draws must have shape (k >= 1, B >= 1, L), not {tuple(draws.shape)}")
     n = draws.shape[1]
     middles = [max(1, round((j + 0.5) / levels * process.T)) for j in range(levels)]
-    bound = sum(
-        torch.stack([process.bound(model, x, torch.full((n,), t, device=x.device)) for x in draws])
-        for t in middles
-    )
-    best = (bound / levels).argmin(0)
-    return draws[best, torch.arange(n, device=best.device)], bound / levels
+    times = [torch.full((n,), t, device=draws.device) for t in middles]
+    bound = sum(torch.stack([process.bound(model, x, t) for x in draws]) for t in times) / levels
+    best = bound.argmin(0)
+    return draws[best, torch.arange(n, device=best.device)], bound
 
 
 @torch.no_grad()
@@ -401,7 +400,7 @@ def neighbours(
 
     It puts p(w | x_t) together from what the others say and what x_t^i says of itself; the latter is taken off again,
     at x_t without its noise. A perfect network is exact as u -> 0; of a trained one nothing was asked there, and it
-    knows most at a middling u.
+    knows most at a middling u. ValueError unless 0 < u <= 1.
     """
     if not 0 < u <= 1:
         raise ValueError(f"u must lie in (0, 1], not {u}")

@@ -9,15 +9,13 @@ from course_lib.files import write_atomically
 from course_lib.plots import filmstrip, png
 from course_lib.process import sample
 from course_lib.publish.readme import ROOT
-from course_lib.recipes import find
-from course_lib.train import load_weights
+from course_lib.recipes import find, shipped
 
 
 def draw(steps: int = 200):
     """Figure: three reverse trajectories, noise to digit."""
     recipe = find("ddpm.mnist")
-    model = recipe.fresh_model()
-    load_weights(ROOT / "assets" / recipe.chapter / "mnist.safetensors", model)
+    model = shipped(recipe)
     torch.manual_seed(3)
     frames = list(sample(recipe.process(), model, 3, steps))
     return filmstrip(
