@@ -351,7 +351,7 @@ class EmbeddingNet(nn.Module):
         """What the last layer reads. ValueError for `before` or `label` where the network was not built for it."""
         if (before is not None and not self.recall) or (label is not None and not self.classes):
             raise ValueError("before needs a network with recall=True, and label one with classes")
-        h = self.enter(x)
+        h = self.take_in(x, u, mask)
         if before is not None:
             h = h + self.remember(before)
         if self.spread:
@@ -361,6 +361,12 @@ class EmbeddingNet(nn.Module):
             label = torch.full_like(u, self.classes, dtype=torch.long) if label is None else label
             h = h + self.label(label)[:, None]
         return self.trunk(h, u, mask)
+
+    def take_in(
+        self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None
+    ) -> Float[Tensor, "B L width"]:
+        """x_t in the width of the trunk, place by place."""
+        return self.enter(x)
 
     def forward(self, x, u, mask=None, before=None, label=None) -> Float[Tensor, "B L D"]:
         """The estimate of x_0; the arguments are those of `features`."""
@@ -383,6 +389,9 @@ class MixingNet(EmbeddingNet):
 
     alpha_bar   the table of its process, with T + 1 entries
     tied        False: in place of f . e_w, the last layer has `width` weights for each word
+    guess       the trunk is also given each place's guess without context: the mean of the last layer's weights under
+                p(w | x_t^i), whose p(w) is the buffer `prior` (logs; 0, all words alike, until it is set). Which of
+                K words is near is too much for a few layers to find out from D numbers
 
     rows (B, L) asks for these positions only: log p has one row for each, and elsewhere the estimate of x_0 is x.
     """
@@ -390,14 +399,24 @@ class MixingNet(EmbeddingNet):
     takes_rows = True  # with many words the sum over them is the dearest part
 
     def __init__(
-        self, K: int, D: int, alpha_bar: Float[Tensor, " T_plus_1"], *args, tied: bool = True, **settings
+        self,
+        K: int,
+        D: int,
+        alpha_bar: Float[Tensor, " T_plus_1"],
+        *args,
+        tied: bool = True,
+        guess: bool = False,
+        **settings,
     ):
         super().__init__(K, D, *args, **settings)
         self.register_buffer("alpha_bar", alpha_bar.double(), persistent=False)
         self.bias = nn.Parameter(torch.zeros(self.said))
         if not tied:
             self.leave = zero(nn.Linear(self.leave.in_features, self.said, bias=False))
-        self.tied = tied
+        self.tied, self.guess = tied, None
+        if guess:
+            self.register_buffer("prior", torch.zeros(self.said))
+            self.guess = zero(nn.Linear(self.keys().shape[1], self.enter.out_features, bias=False))
 
     def forward(self, x, u, mask=None, before=None, label=None, rows=None) -> Float[Tensor, "B L D"]:
         """The estimate of x_0; the arguments are those of `features`, and rows."""
@@ -405,13 +424,29 @@ class MixingNet(EmbeddingNet):
 
     def explain(self, x, u, mask=None, before=None, label=None, rows: Mask | None = None):
         """The estimate of x_0, and the log law of words behind it; the arguments are those of `features`, and rows."""
-        t = (u * (len(self.alpha_bar) - 1)).round().long()
         h = self.features(x, u, mask, before, label)
-        numbers = [v.to(x.dtype)[:, None] for v in self.reading(t)]
         if rows is None:
-            return self.mix(h, x, *(v[..., None] for v in numbers))
-        x0, log_p = self.mix(h[rows], x[rows], *(v.expand(rows.shape)[rows][:, None] for v in numbers))
+            return self.mix(h, x, *self.reading(x, u))
+        x0, log_p = self.mix(h[rows], x[rows], *self.reading(x, u, rows))
         return x.masked_scatter(rows[..., None], x0), log_p
+
+    def take_in(self, x, u, mask) -> Float[Tensor, "B L width"]:
+        """x_t in the width of the trunk, and the guess if there is one; PAD has none."""
+        h = super().take_in(x, u, mask)
+        if self.guess is None:
+            return h
+        mask = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
+        guess = self.guess(self.without_context(x[mask], *self.reading(x, u, mask)[:2]))
+        return h + torch.zeros_like(h).masked_scatter(mask[..., None], guess.to(h.dtype))
+
+    @torch.no_grad()
+    def without_context(self, x: Float[Tensor, "n D"], r: Tensor, noise: Tensor) -> Float[Tensor, "n keys"]:
+        """The mean of what the last layer has for each word, under p(w | x_t^i): no gradient, it would cost double."""
+        return self.law((r / noise) * x, self.table, self.prior, r, noise).exp() @ self.keys()
+
+    def keys(self) -> Float[Tensor, "said keys"]:
+        """What the last layer has for each word: its embedding if tied, else its weights, brought to variance 1."""
+        return self.table if self.tied else F.layer_norm(self.leave.weight, self.leave.weight.shape[1:])
 
     def mix(
         self, h: Float[Tensor, "*n width"], x: Float[Tensor, "*n D"], r: Tensor, noise: Tensor, gain: Tensor
@@ -419,19 +454,30 @@ class MixingNet(EmbeddingNet):
         """The estimate of x_0 and log p, from the features, x_t and what `reading` says, place by place."""
         e, clue = self.table, (r / noise) * x
         if self.tied:
-            log_p = F.linear(self.leave(h) + clue, e, self.bias)
+            log_p = self.law(self.leave(h) + clue, e, self.bias, r, noise)
         else:
-            log_p = F.linear(torch.cat([h, clue], -1), torch.cat([self.leave.weight, e], 1), self.bias)
-        if not self.normalised:
-            log_p = log_p - (r.square() / noise) * e.square().sum(-1) / 2
-        log_p = log_p.log_softmax(-1)
+            query, keys = torch.cat([h, clue], -1), torch.cat([self.leave.weight, e], 1)
+            log_p = self.law(query, keys, self.bias, r, noise)
         return (1 - gain * r) * (log_p.exp() @ e) + gain * x, log_p
 
-    def reading(self, t: Int[Tensor, " B"]) -> tuple[PerExample, PerExample, PerExample]:
-        """r, sigma^2 + r^2 sigma_0^2, and the gain: 0 at t = 1."""
+    def law(
+        self, query: Tensor, keys: Tensor, bias: Tensor, r: Tensor, noise: Tensor
+    ) -> Float[Tensor, "*n said"]:
+        """log p(w) = query . key_w + b_w - |r e_w|^2 / (2 noise); the last is the same for all if normalised."""
+        log_p = F.linear(query, keys, bias)
+        if not self.normalised:
+            log_p = log_p - (r.square() / noise) * self.table.square().sum(-1) / 2
+        return log_p.log_softmax(-1)
+
+    def reading(
+        self, x: Float[Tensor, "B L D"], u: PerExample, rows: Mask | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """r, sigma^2 + r^2 sigma_0^2, and the gain, 0 at t = 1: to multiply with x, or with x[rows]."""
+        t = (u * (len(self.alpha_bar) - 1)).round().long()
         a, spread = self.alpha_bar[t], 1 - self.alpha_bar[1]
         noise = 1 - a + a * spread
-        return a.sqrt(), noise, a.sqrt() * spread / noise * (t > 1)
+        each = [v.to(x.dtype)[:, None] for v in (a.sqrt(), noise, a.sqrt() * spread / noise * (t > 1))]
+        return tuple(v[..., None] if rows is None else v.expand(rows.shape)[rows][:, None] for v in each)
 
 
 class Reader(nn.Module):

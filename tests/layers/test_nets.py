@@ -57,6 +57,13 @@ CASES = {
         lambda: torch.randn(B, L, 4),
         (B, L, 4),
     ),
+    "mixing, guess": (
+        lambda: MixingNet(
+            7, 4, torch.linspace(1, 0.01, 11) ** 2, width=16, heads=2, depth=2, tied=False, guess=True
+        ),
+        lambda: torch.randn(B, L, 4),
+        (B, L, 4),
+    ),
 }
 
 
@@ -123,6 +130,8 @@ def test_networks_run_under_autocast(case):
         (EmbeddingNet(7, 4), 1213600),
         (MixingNet(7, 4, torch.ones(3), 192, normalised=True, recall=True, classes=6), 2719527),
         (MixingNet(7, 4, torch.ones(3), tied=False, said=5), 1213729),
+        (MixingNet(7, 4, torch.ones(3), tied=False, guess=True), 1213987 + 128 * 128),
+        (MixingNet(7, 4, torch.ones(3), guess=True), 1213607 + 4 * 128),
         (Reader(4, 3), 158339),
     ],
 )
@@ -438,6 +447,30 @@ def test_mixing_net_is_bayes_rule_over_words(normalised, tied):
     torch.testing.assert_close(log_p.double(), p[..., 0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(x0.double(), (p.exp() * each).sum(2), rtol=1e-4, atol=1e-4)
     assert x0.equal(net(x, t / 4)) and "alpha_bar" not in net.state_dict()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_the_guess_is_bayes_without_context(normalised, tied):
+    """p(w) N(x_t; r e_w, sigma^2 + r^2 sigma_0^2), normalised, by hand; its mean of the last layer's rows."""
+    A = torch.tensor([1.0, 0.9, 0.7, 0.3, 0.01], dtype=torch.float64)
+    net = MixingNet(7, 4, A, 16, 2, 1, normalised=normalised, tied=tied, guess=True, said=5)
+    x, t = torch.randn(5, L, 4), torch.tensor([1, 2, 3, 4, 1])
+    assert net.prior.equal(torch.zeros(5)) and "prior" in net.state_dict()
+    assert net.take_in(x, t / 4, None).equal(net.enter(x))  # it starts without
+    randomise(net, 0.5)
+    net.prior.copy_(torch.randn(5))
+    e, a = net.table.double(), A[t][:, None, None, None]
+    far = (x[:, :, None].double() - a.sqrt() * e).square().sum(-1)
+    p = (net.prior.double() - far / (2 * (1 - a + a * 0.1))[..., 0]).softmax(-1)
+    rows = e if tied else F.layer_norm(net.leave.weight.double(), (16,))
+    want = net.enter(x) + net.guess((p @ rows).float())
+    torch.testing.assert_close(net.take_in(x, t / 4, None), want, rtol=1e-4, atol=1e-4)
+    mask = torch.rand(5, L) < 0.5
+    kept = torch.where(mask[..., None], want, net.enter(x))
+    torch.testing.assert_close(net.take_in(x, t / 4, mask), kept, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(net.features(x, t / 4), net.trunk(want, t / 4), rtol=1e-4, atol=1e-4)
+    assert not MixingNet(7, 4, A, 16, 2, 1).state_dict().keys() & {"prior", "guess.weight"}
 
 
 @pytest.mark.parametrize("tied", [True, False])
