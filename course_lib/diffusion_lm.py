@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .ddpm import DDPM
+from .nets import EmbeddingNet, MixingNet
 from .process import Process
 from .sentences import PAD, Labelled, Sentences, up_to, written
 from .shapes import Mask, PerExample, Table, Times, Tokens, check_choice, check_count, exact, like
@@ -400,10 +401,18 @@ def neighbours(
 
     It puts p(w | x_t) together from what the others say and what x_t^i says of itself; the latter is taken off again,
     at x_t without its noise. A perfect network is exact as u -> 0; of a trained one nothing was asked there, and it
-    knows most at a middling u. ValueError unless 0 < u <= 1.
+    knows most at a middling u. ValueError unless 0 < u <= 1 and the tokens have at most `process.length` places;
+    TypeError for an EmbeddingNet, whose law of words has no part that x_t says of itself.
     """
     if not 0 < u <= 1:
         raise ValueError(f"u must lie in (0, 1], not {u}")
+    if tokens.shape[1] > process.length:
+        raise ValueError(f"tokens must have at most {process.length} places, not {tokens.shape[1]}")
+    inner = model
+    while isinstance(inner, Around):
+        inner = inner.model
+    if isinstance(inner, EmbeddingNet) and not isinstance(inner, MixingNet):
+        raise TypeError("model must mix words, as MixingNet does, not be an EmbeddingNet")
     mask, t = written(tokens), max(1, round(u * process.T))
     a = math.exp(process._rows[t][0])
     x, e = math.sqrt(a) * embed(model, tokens), math.sqrt(a) * model.table

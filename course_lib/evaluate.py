@@ -228,6 +228,24 @@ def distinct(sentences: Sequence[Sequence[str]], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else math.nan
 
 
+def copied(sentences: Sequence[Sequence[str]], seen: Sequence[Sequence[str]]) -> float:
+    """Longest run of words that stands in a seen sentence, too, as a share of the sentence; mean over sentences.
+
+    1 is a text copied whole; what new text scores, held-out text says. ValueError for a sentence without words.
+    """
+    if not len(sentences) or not all(map(len, sentences)):
+        raise ValueError("sentences must be at least one, each with a word")
+    book = "\n".join(f" {' '.join(s)} " for s in seen)
+    shares = []
+    for s in sentences:
+        run = 0
+        for i in range(len(s)):
+            while i + run < len(s) and f" {' '.join(s[i : i + run + 1])} " in book:
+                run += 1
+        shares.append(run / len(s))
+    return sum(shares) / len(shares)
+
+
 def bleu_table(sentences: Sequence[Sequence[str]]) -> Float[Tensor, "N N"]:
     """Sentence BLEU of each sentence (row) against each other one, 0 to 100, as sacrebleu's sentence_bleu has it.
 

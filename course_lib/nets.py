@@ -290,7 +290,7 @@ class CausalNet(nn.Module):
 class EmbeddingNet(nn.Module):
     """Vectors in, vectors out, with the embedding of tokens and the rounding that share its weights.
 
-    normalised  embeddings have length sqrt(D), so that no loss can shrink or grow them
+    normalised  embeddings have length sqrt(D), so that no loss can shrink or grow them; False is Diffusion-LM's way
     recall      the network is also given its earlier estimate of x_0 (zeros if there is none)
     classes     number of labels; label `classes` says "any", as a missing one does
     spread      > 0 adds a depthwise convolution over that many words to either side, as in TokenNet
@@ -306,7 +306,7 @@ class EmbeddingNet(nn.Module):
         width: int = 128,
         heads: int = 4,
         depth: int = 4,
-        normalised: bool = False,
+        normalised: bool = True,
         recall: bool = False,
         classes: int = 0,
         spread: int = 0,
@@ -332,7 +332,10 @@ class EmbeddingNet(nn.Module):
         return F.normalize(e, dim=-1) * math.sqrt(e.shape[-1]) if self.normalised else e
 
     def embed(self, tokens: Tokens) -> Float[Tensor, "B L D"]:
-        """Emb(w), position by position."""
+        """Emb(w), position by position. On a CPU ValueError for a token out of the vocabulary; a GPU would wait."""
+        K = len(self.embedding.weight)
+        if tokens.device.type == "cpu" and not 0 <= tokens.min() <= tokens.max() < K:
+            raise ValueError(f"tokens must lie in 0..{K - 1}, not {tokens.min()}..{tokens.max()}")
         return self.scaled(self.embedding(tokens))
 
     def logits(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L said"]:
@@ -348,9 +351,14 @@ class EmbeddingNet(nn.Module):
         before: Float[Tensor, "B L D"] | None = None,
         label: Int[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B L width"]:
-        """What the last layer reads. ValueError for `before` or `label` where the network was not built for it."""
+        """What the last layer reads. ValueError for `before` or `label` where the network was not built for it.
+
+        ValueError, too, for a mask of another shape than the places of x.
+        """
         if (before is not None and not self.recall) or (label is not None and not self.classes):
             raise ValueError("before needs a network with recall=True, and label one with classes")
+        if mask is not None and mask.shape != x.shape[:2]:
+            raise ValueError(f"mask must have shape {tuple(x.shape[:2])}, not {tuple(mask.shape)}")
         h = self.take_in(x, u, mask)
         if before is not None:
             h = h + self.remember(before)
@@ -385,13 +393,14 @@ class MixingNet(EmbeddingNet):
     log p(w) = f . e_w + b_w + log N(x_t; r e_w, sigma^2 + r^2 sigma_0^2) + const, r^2 = alpha_bar, sigma^2 = 1 - r^2,
     sigma_0^2 = 1 - alpha_bar_1. So an untrained network is Bayes without context, and nothing is asked of it at low
     noise.  E[x_0 | x_t, w] = e_w + gain (x_t - r e_w), and e_w at t = 1, whose target is Emb(w).
-    (as in CDCD, arXiv:2211.15089, and PLAID, arXiv:2305.18619)
+    (as in PLAID, arXiv:2305.18619)
 
     alpha_bar   the table of its process, with T + 1 entries
     tied        False: in place of f . e_w, the last layer has `width` weights for each word
     guess       the trunk is also given each place's guess without context: the mean of the last layer's weights under
                 p(w | x_t^i), whose p(w) is the buffer `prior` (logs; 0, all words alike, until it is set). Which of
-                K words is near is too much for a few layers to find out from D numbers
+                K words is near is too much for a few layers to find out from D numbers. Not where some places are
+                shown without noise: it reads every x_t^i as noised
 
     rows (B, L) asks for these positions only: log p has one row for each, and elsewhere the estimate of x_0 is x.
     """
@@ -445,7 +454,7 @@ class MixingNet(EmbeddingNet):
         return self.law((r / noise) * x, self.table, self.prior, r, noise).exp() @ self.keys()
 
     def keys(self) -> Float[Tensor, "said keys"]:
-        """What the last layer has for each word: its embedding if tied, else its weights, brought to variance 1."""
+        """What the last layer has for each word: its embedding if tied, else its weights, layer-normed."""
         return self.table if self.tied else F.layer_norm(self.leave.weight, self.leave.weight.shape[1:])
 
     def mix(
@@ -472,7 +481,7 @@ class MixingNet(EmbeddingNet):
     def reading(
         self, x: Float[Tensor, "B L D"], u: PerExample, rows: Mask | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """r, sigma^2 + r^2 sigma_0^2, and the gain, 0 at t = 1: to multiply with x, or with x[rows]."""
+        """r, sigma^2 + r^2 sigma_0^2, and the gain, 0 at t = 1: to multiply with x or x[rows], in the dtype of x."""
         t = (u * (len(self.alpha_bar) - 1)).round().long()
         a, spread = self.alpha_bar[t], 1 - self.alpha_bar[1]
         noise = 1 - a + a * spread

@@ -77,7 +77,7 @@ def still(draw: Draw, at: list[dict[str, Any]]) -> bytes:
         fig.set_size_inches(4, max(3.2, 4 * height / width))
         said = ", ".join(f"{name} = {value}" for name, value in values.items())
         label = fig.supxlabel(said, weight="bold")
-        label.set_fontsize(label.get_fontsize() * min(1, 36 / len(said)))  # a typed text may be long
+        label.set_fontsize(label.get_fontsize() * min(1, 32 / len(said)))  # a typed text may be long
     return plots.fit(lambda dpi: beside([plots.pixels(fig, dpi) for fig in figures]))
 
 

@@ -1,9 +1,10 @@
 """Diffusion-LM on verses of the Bible in Basic English: words as unit vectors times sqrt(D), labels for the genre.
 
 `full` takes about ten hours on one CPU core; `minute` a minute; `chosen` measures the shipped weights of `full`. They
-were made in four sittings, each from the averaged weights of the one before in float16 and with a fresh optimiser: 7,500
-and 8,000 steps of four blocks at 3e-3; with four more blocks, whose gates start at 0, 12,000 at 2e-3; with the guess,
-whose weights start at 0, 6,000 at 2e-3. Batches were of 32, in the last sitting of 64: two processes, one half each.
+were made in four sittings, which their log lists, each from the averaged weights of the one before in float16 and with
+a fresh optimiser: 7,500 and 8,000 steps of four blocks at 3e-3; with four more blocks, whose gates start at 0, 12,000
+at 2e-3; with the guess, whose weights start at 0, 6,000 at 2e-3. The last had batches of 64 (two processes, half
+each), the others of 32.
 """
 
 import re
@@ -31,7 +32,7 @@ from ..diffusion_lm import (
     nearest,
     proofread,
 )
-from ..evaluate import Estimate, SentenceJudge, distinct, self_bleu
+from ..evaluate import Estimate, SentenceJudge, copied, distinct, self_bleu
 from ..nets import MixingNet, Reader
 from ..optimal_variance import DDIM, Renoise
 from ..process import Process, last, sample
@@ -118,7 +119,7 @@ def from_company(model: MixingNet, tokens: Tokens, window: int) -> None:
 
 @torch.no_grad()
 def from_frequencies(model: MixingNet, said: torch.Tensor) -> None:
-    """Start the bias from how often each word is said; a network that guesses keeps it."""
+    """Start the bias from how often each word is said; a network that guesses takes it for its prior, too."""
     model.bias.copy_((said.bincount(minlength=model.said) + 0.1).log())
     model.bias -= model.bias.logsumexp(0)
     if model.guess is not None:
@@ -147,7 +148,10 @@ def measure(
         "sentences": len(test),
         "words": int((test.tokens != PAD).sum()),
         "unknown_words": int((test.tokens == 0).sum()),
-        "rounding_accuracy": recovered(process, model, test.tokens[:200], 1 / 50),
+        "rounding_accuracy": {
+            "ancestral": certainty(process, model, process, n),
+            BEST: certainty(process, model, renoise(process), n),
+        },
         "recovered": {u: recovered(process, model, test.tokens[:200], u) for u in LEVELS},
         "sampler": BEST,
         "samplers": {k: {s: quality(x, judge) for s, x in v.items()} for k, v in made.items()},
@@ -175,6 +179,14 @@ def recovered(process: DiffusionLM, model: nn.Module, tokens: Tokens, u: float) 
     t = torch.full((len(tokens),), round(u * process.T), device=tokens.device)
     mask, _, _, x_t = process.draw(model, tokens, t)
     return (nearest(model(x_t, process.u(t), mask), model.table) == tokens)[mask].double().mean().item()
+
+
+def certainty(process: DiffusionLM, model: nn.Module, way: Process, n: int) -> float:
+    """The largest p(w | x_0) of a word at the end of sampling: how surely it is rounded; mean over words."""
+    mask = process.draw_lengths(n)
+    x0 = last(sample(way, Recalling(model, mask), n, STEPS[2]))[1]
+    p = (model.logits(x0[mask]) / process.temperature).softmax(-1)
+    return p.amax(-1).double().mean().item()
 
 
 def by_sampler(process: DiffusionLM, model: nn.Module, n: int) -> tuple[dict, dict]:
@@ -229,17 +241,24 @@ def by_choice(device: str = "cpu", n: int = 64) -> dict:
         L = int(mask[rows].sum(1).max())
         made = proofread_draws(process, model, mask[rows, :L], steps)
         draws[:, rows, :L], read[:, rows, :L], bound[:, rows] = made
+    real = sentences("test")[0].tokens
+    real = real[torch.linspace(0, len(real) - 1, n).long()]
     ways = {"as drawn": draws[0]} | {k: read[bound[:k].argmin(0), torch.arange(n)] for k in AMONG}
     return {
         "steps": steps,
         "sentences": n,
         "changed": ((draws != read).sum() / (draws != PAD).sum()).item(),
         "of": {k: quality(x, judge) for k, x in ways.items()},
+        "copied": {
+            k: copied(spelt(x), spelt(sentences()[0].tokens)) for k, x in (ways | {"real": real}).items()
+        },
         "samples": {k: lines(x[order], 16) for k, x in ways.items()},
     }
 
 
-def proofread_draws(process: DiffusionLM, model: nn.Module, mask: Mask, steps: int) -> tuple:
+def proofread_draws(
+    process: DiffusionLM, model: nn.Module, mask: Mask, steps: int
+) -> tuple[Tokens, Tokens, torch.Tensor]:
     """max(AMONG) re-noised draws of a sentence for each row of the mask, the same proofread, and their bounds."""
     way = renoise(process, mask.shape[1])
     draws = [draw(process, way, Recalling(model, mask), len(mask), steps) for _ in range(max(AMONG))]
@@ -317,13 +336,18 @@ def by_words(data: Labelled) -> Callable[[Tokens], torch.Tensor]:
 
 def quality(x: Tokens, judge: SentenceJudge) -> dict:
     """How the sentences read, and how much they repeat each other."""
-    said = [[str(i) for i in row.tolist() if i != PAD] for row in x]
+    said = spelt(x)
     return {
         "perplexity": judge.perplexity(x),
         "distinct1": distinct(said, 1),
         "distinct2": distinct(said, 2),
         "self_bleu": self_bleu(said),
     }
+
+
+def spelt(x: Tokens) -> list[list[str]]:
+    """The numbers of the words of each sentence, for measures that want words."""
+    return [[str(i) for i in row if i != PAD] for row in x.tolist()]
 
 
 def salad(x: Tokens) -> Tokens:

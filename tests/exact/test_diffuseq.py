@@ -36,7 +36,15 @@ I = torch.tensor
 
 
 def net(kind=EmbeddingNet, **options):
-    model = kind(K, W, *((TABLE,) if kind is MixingNet else ()), width=16, heads=2, depth=1, **options)
+    model = kind(
+        K,
+        W,
+        *((TABLE,) if kind is MixingNet else ()),
+        width=16,
+        heads=2,
+        depth=1,
+        **{"normalised": False} | options,
+    )
     for p in model.parameters():
         p.data.normal_(std=0.3)
     return model

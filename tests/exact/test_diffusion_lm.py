@@ -36,7 +36,7 @@ def toy(steps=T, K=4, L=3, width=3, **options):
 
 def net(kind=EmbeddingNet, **options):
     given = (TABLE,) if kind is MixingNet else ()
-    model = kind(K, W, *given, width=16, heads=2, depth=1, **options)
+    model = kind(K, W, *given, width=16, heads=2, depth=1, **{"normalised": False} | options)
     for p in model.parameters():
         p.data.normal_(std=0.3)
     return model
@@ -548,7 +548,7 @@ def test_codebook_is_drawn_whole_at_any_number_of_steps():
     book = torch.randint(0, 20, (8, 6))
     table = torch.randn(20, 4)
     process = DiffusionLM(S.table(S.sqrt(), 2000), 6, 4)
-    for steps in (20, 100):
+    for steps in (20, 100, 2000):
         ddim = DDIM(process.alpha_bar, (6, 4), eta=0.0, predicts="x0")
         x = last(sample(ddim, DataOracle(ddim, table[book]), 100, steps))[1]
         tokens = nearest(x, table)
@@ -658,6 +658,19 @@ def test_what_the_others_say_is_the_clue_of_the_network(normalised, tied):
     latest = D.neighbours(process, model, tokens, u=1e-9)[1]
     torch.testing.assert_close(latest, D.neighbours(process, model, tokens, u=1 / T)[1])
     assert not latest.allclose(log_p)
+
+
+def test_what_the_others_say_needs_a_network_that_mixes_and_sentences_that_fit():
+    process, model = DiffusionLM(TABLE, L, W), net()
+    mask = torch.ones(4, L, dtype=torch.bool)
+    for network in (model, Within(model, mask), Recalling(Within(model, mask), mask)):
+        with pytest.raises(
+            TypeError, match="model must mix words, as MixingNet does, not be an EmbeddingNet"
+        ):
+            D.neighbours(process, network, ids())
+    long = torch.zeros(2, L + 1, dtype=torch.long)
+    with pytest.raises(ValueError, match=f"tokens must have at most {L} places, not {L + 1}"):
+        D.neighbours(process, net(MixingNet), long)
 
 
 def test_proofreading_climbs_the_law_of_sentences():

@@ -360,14 +360,14 @@ def test_rows_are_the_same_numbers_at_the_positions_asked_for():
 
 
 def test_embedding_net_restated():
-    net, x, u = randomise(EmbeddingNet(7, 4, 16, 2, 1)), torch.randn(B, L, 4), torch.rand(B)
+    net, x, u = randomise(EmbeddingNet(7, 4, 16, 2, 1, normalised=False)), torch.randn(B, L, 4), torch.rand(B)
     torch.testing.assert_close(net(x, u), net.leave(net.trunk(net.enter(x), u)))
     tokens = ids()
     assert net.embed(tokens).equal(net.embedding.weight[tokens])
 
 
 def test_logits_are_highest_for_the_nearest_embedding():
-    net, x = randomise(EmbeddingNet(20, 3, 8, 2, 1), 1.0), torch.randn(4, 50, 3)
+    net, x = randomise(EmbeddingNet(20, 3, 8, 2, 1, normalised=False), 1.0), torch.randn(4, 50, 3)
     distance = torch.cdist(x, net.embedding.weight.expand(4, -1, -1))
     assert net.logits(x).argmax(-1).equal(distance.argmin(-1))
     torch.testing.assert_close(
@@ -376,10 +376,10 @@ def test_logits_are_highest_for_the_nearest_embedding():
 
 
 def test_normalised_embeddings_have_length_root_D():
-    net, x = randomise(EmbeddingNet(20, 4, 8, 2, 1, normalised=True), 1.0), torch.randn(3, 5, 4)
+    net, x = randomise(EmbeddingNet(20, 4, 8, 2, 1), 1.0), torch.randn(3, 5, 4)
     torch.testing.assert_close(net.table.norm(dim=1), torch.full((20,), 2.0))
     torch.testing.assert_close(net.table, 2 * F.normalize(net.embedding.weight))
-    plain = EmbeddingNet(20, 4, 8, 2, 1)
+    plain = EmbeddingNet(20, 4, 8, 2, 1, normalised=False)
     assert plain.table.equal(plain.embedding.weight) and not plain.normalised
     distance = torch.cdist(x, net.table.expand(3, -1, -1))
     assert net.logits(x).argmax(-1).equal(distance.argmin(-1))
@@ -411,6 +411,16 @@ def test_what_was_said_before_and_the_label_are_added_at_the_entrance():
             ValueError, match="before needs a network with recall=True, and label one with classes"
         ):
             plain(x, u, None, *given)
+
+
+def test_bad_tokens_and_masks_are_named(unchecked):
+    net, x, u = EmbeddingNet(7, 4, 16, 2, 1), torch.randn(B, L, 4), torch.rand(B)
+    for bad, said in (([[0, 7]], "0..7"), ([[-1, 3]], "-1..3")):
+        with pytest.raises(ValueError, match=rf"tokens must lie in 0\.\.6, not {said}"):
+            net.embed(torch.tensor(bad))
+    mask = torch.ones(B + 1, L, dtype=torch.bool)
+    with pytest.raises(ValueError, match=rf"mask must have shape \({B}, {L}\), not \({B + 1}, {L}\)"):
+        net(x, u, mask)
 
 
 def test_spread_of_vectors_adds_what_stands_around_and_nothing_of_PAD():
@@ -470,6 +480,9 @@ def test_the_guess_is_bayes_without_context(normalised, tied):
     kept = torch.where(mask[..., None], want, net.enter(x))
     torch.testing.assert_close(net.take_in(x, t / 4, mask), kept, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(net.features(x, t / 4), net.trunk(want, t / 4), rtol=1e-4, atol=1e-4)
+    net.take_in(x, t / 4, mask).sum().backward()  # no gradient goes through the guess itself
+    assert net.embedding.weight.grad is None and net.leave.weight.grad is None
+    assert net.guess.weight.grad.any() and net.enter.weight.grad.any()
     assert not MixingNet(7, 4, A, 16, 2, 1).state_dict().keys() & {"prior", "guess.weight"}
 
 

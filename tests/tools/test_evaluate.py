@@ -19,6 +19,7 @@ from course_lib.evaluate import (
     bleu_table,
     bound,
     bound_by_time,
+    copied,
     distinct,
     frechet,
     mbr,
@@ -317,6 +318,25 @@ def test_bleu_table_is_sacrebleu_s():
     assert self_bleu(many) == pytest.approx(sum(others).item() / len(others))
     with pytest.raises(ValueError, match="sentences must be at least 2, not 1"):
         self_bleu(many[:1])
+
+
+def test_copied_is_the_longest_run_that_was_seen():
+    seen = [["a", "b", "c", "d"], ["c", "e", "f"]]
+    given = [
+        ["a", "b", "c", "e", "f"],
+        ["x", "b", "c", "d", "y", "z"],
+        ["x", "y"],
+        ["c", "d", "c", "e", "f"],
+        ["ab"],
+    ]
+    shares = [3 / 5, 3 / 6, 0.0, 3 / 5, 0.0]
+    for s, share in zip(given, shares, strict=True):
+        assert copied([s], seen) == share
+    assert copied(given, seen) == pytest.approx(sum(shares) / 5) and copied(seen, seen) == 1
+    assert copied([["d", "c"]], seen) == 0.5  # no run goes from one sentence into the next
+    for bad in ([], [["a"], []]):
+        with pytest.raises(ValueError, match="sentences must be at least one, each with a word"):
+            copied(bad, seen)
 
 
 def test_mbr():
