@@ -56,7 +56,7 @@ from . import Measurement, Recipe, shipped
 
 LENGTH, WIDTH, T = 64, 32, 2000
 STEPS = (10, 20, 50, 200)
-AMONG = (1, 4, 16)  # proofread draws that one is chosen of
+AMONG = (1, 4, 8)  # proofread draws that one is chosen of
 BEST = "mean re-noised"  # the sampler whose sentences read best, though it is not the one of the bound
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # t / T
 SHORT, COMMON, NARROW = 12, 500, 16  # `minute`: words in a phrase, words in its vocabulary, numbers in a word
@@ -185,8 +185,8 @@ def certainty(process: DiffusionLM, model: nn.Module, way: Process, n: int) -> f
     """The largest p(w | x_0) of a word at the end of sampling: how surely it is rounded; mean over words."""
     mask = process.draw_lengths(n)
     x0 = last(sample(way, Recalling(model, mask), n, STEPS[2]))[1]
-    p = (model.logits(x0[mask]) / process.temperature).softmax(-1)
-    return p.amax(-1).double().mean().item()
+    p = (model.logits(x0) / process.temperature).softmax(-1)
+    return p.amax(-1)[mask].double().mean().item()
 
 
 def by_sampler(process: DiffusionLM, model: nn.Module, n: int) -> tuple[dict, dict]:
@@ -231,7 +231,7 @@ def draw(process: DiffusionLM, way: Process, model, n: int, steps: int, clamp=No
 def by_choice(device: str = "cpu", n: int = 64) -> dict:
     """Re-noised sentences of the shipped network, proofread; of so many draws of each the likeliest by its bound."""
     process, model = full.process().to(device), shipped(full, device)
-    judge, steps = SentenceJudge(sentences()[0].tokens, len(vocabulary())), STEPS[2]
+    judge, steps = SentenceJudge(sentences()[0].tokens, len(vocabulary())), STEPS[3]
     torch.manual_seed(full.seed)
     mask = process.draw_lengths(n)
     mask, order = mask[mask.sum(1).argsort(stable=True)], torch.randperm(n)
@@ -258,7 +258,7 @@ def by_choice(device: str = "cpu", n: int = 64) -> dict:
 
 def proofread_draws(
     process: DiffusionLM, model: nn.Module, mask: Mask, steps: int
-) -> tuple[Tokens, Tokens, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """max(AMONG) re-noised draws of a sentence for each row of the mask, the same proofread, and their bounds."""
     way = renoise(process, mask.shape[1])
     draws = [draw(process, way, Recalling(model, mask), len(mask), steps) for _ in range(max(AMONG))]

@@ -184,7 +184,7 @@ def test_a_measurement_has_all_that_the_chapter_shows(monkeypatch):
 
 def test_choosing_among_proofread_draws(monkeypatch):
     _, model, _ = small()
-    monkeypatch.setattr(R, "STEPS", (1, 1, 2, 1))
+    monkeypatch.setattr(R, "STEPS", (1, 1, 1, 2))
     monkeypatch.setattr(R, "AMONG", (1, 3))
     monkeypatch.setattr(R, "shipped", lambda recipe, device: model)
     drawn, read, bounds, likeliest = [], [], [], R.likeliest

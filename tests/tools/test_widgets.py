@@ -117,7 +117,7 @@ def test_the_still_figures_carry_their_values_and_keep_their_shape():
     widgets.still(lambda n, kind: tall(n, "data"), [{"n": 1, "kind": "data " * 12}])
     sizes = [fig._supxlabel.get_fontsize() for fig in made]
     assert sizes[0] == sizes[1] == sizes[2] and sizes[3] == pytest.approx(
-        sizes[0] * 36 / len("n = 1, kind = " + "data " * 12)
+        sizes[0] * 32 / len("n = 1, kind = " + "data " * 12)
     )
 
 
