@@ -1,6 +1,6 @@
 """Diffusion-LM on verses of the Bible in Basic English: words as unit vectors times sqrt(D), labels for the genre.
 
-`full` takes about ten hours on one CPU core; `minute` a minute; `chosen` measures the shipped weights of `full`. They
+`full` takes about 13 hours on one CPU core; `minute` a minute; `chosen` measures the shipped weights of `full`. They
 were made in four sittings, which their log lists, each from the averaged weights of the one before in float16 and with
 a fresh optimiser: 7,500 and 8,000 steps of four blocks at 3e-3; with four more blocks, whose gates start at 0, 12,000
 at 2e-3; with the guess, whose weights start at 0, 6,000 at 2e-3. The last had batches of 64 (two processes, half
