@@ -425,7 +425,9 @@ class MixingNet(EmbeddingNet):
         self.tied, self.guess = tied, None
         if guess:
             self.register_buffer("prior", torch.zeros(self.said))
-            self.guess = zero(nn.Linear(self.keys().shape[1], self.enter.out_features, bias=False))
+            self.guess = zero(
+                nn.Linear(D if tied else self.leave.in_features, self.enter.out_features, bias=False)
+            )
 
     def forward(self, x, u, mask=None, before=None, label=None, rows=None) -> Float[Tensor, "B L D"]:
         """The estimate of x_0; the arguments are those of `features`, and rows."""

@@ -118,6 +118,11 @@ def shipped(recipe: Recipe, device: str | torch.device = "cpu", out: Path | None
     return model
 
 
+def spaced(total: int, n: int) -> Tensor:
+    """n of the numbers 0..total - 1, evenly from the first to the last."""
+    return torch.linspace(0, total - 1, n).long()
+
+
 def take(measurement: Measurement, out: Path, command: str, device: str = "cpu") -> dict:
     """Measure and write <name>.log.json and <name>.results.json."""
     path, start = Path(out) / measurement.name, time.perf_counter()

@@ -14,7 +14,7 @@ from ..data import ALPHABET, addresses, decode, windows
 from ..evaluate import Estimate, NGram, bound, entropy_of_tokens
 from ..nets import TokenNet
 from ..process import Process, last, sample
-from . import Recipe
+from . import Recipe, spaced
 
 K, LENGTH, T = len(ALPHABET), 128, 1000
 STEPS = (4, 16, 64, 256, 1000)
@@ -60,7 +60,7 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 32) -> 
     models = {order: NGram(row, K, order) for order in range(1, 8)}
     results["ngram_bits"] = {order: ngram.bits(test) for order, ngram in models.items()}
     words, judge = set(decode(row).split()), models[5]
-    real = test[torch.linspace(0, len(test) - 1, n).long()]
+    real = test[spaced(len(test), n)]
     made = {steps: last(sample(process, model, n, steps))[1].cpu() for steps in STEPS}
     results["steps"] = {steps: quality(x, judge, words) for steps, x in made.items()}
     results["real"] = quality(real, judge, words)

@@ -9,7 +9,7 @@ from ..evaluate import Judge, bound, frechet
 from ..nets import UNet
 from ..process import last, sample
 from ..schedules import cosine, table
-from . import Recipe
+from . import Recipe, spaced
 
 
 def measure(recipe: Recipe, model: nn.Module, steps: int = 250, n: int = 500) -> dict:
@@ -17,7 +17,7 @@ def measure(recipe: Recipe, model: nn.Module, steps: int = 250, n: int = 500) ->
     device = next(model.parameters()).device
     process, (x, y), (test, _) = recipe.process().to(device), recipe.data("train"), recipe.data("test")
     n, judge = min(n, len(test)), Judge(x, y)
-    real = test[torch.linspace(0, len(test) - 1, n).long()]  # evenly: the files are sorted by digit
+    real = test[spaced(len(test), n)]  # evenly: the files are sorted by digit
     torch.manual_seed(recipe.seed)
     made = torch.cat([last(sample(process, model, k, steps))[1].cpu() for k in chunks(n)])
     bits = bound(process, model, test.to(device), repeats=20).bits_per_dim(process.dims)

@@ -39,7 +39,7 @@ from ..sentences import (
     written,
 )
 from ..sentences import verses as bible
-from . import Recipe
+from . import Recipe, spaced
 from .diffusion_lm import BEST, from_company, from_frequencies, renoise, table
 
 CHAPTER = "05_diffuseq"
@@ -246,7 +246,7 @@ def spellings(n: int, split: str = "test") -> tuple[list[Pair], list[list[tuple[
     """n words evenly from the split, as pairs without targets, all ways to say each, and how many were too long."""
     every = pronunciations(split)
     kept = {word: ways for word, ways in every.items() if len(word) <= SOUNDS.longest}
-    chosen = [list(kept)[i] for i in torch.linspace(0, len(kept) - 1, n).long()]
+    chosen = [list(kept)[i] for i in spaced(len(kept), n)]
     return [(tuple(word), ()) for word in chosen], [kept[w] for w in chosen], len(every) - len(kept)
 
 
@@ -321,7 +321,7 @@ def measure_verses(recipe: Recipe, model: nn.Module, n: int = 200, few: int = 40
     """BLEU by number of candidates and by sampler and number of steps, beside that of copying the source."""
     torch.manual_seed(recipe.seed)
     every = translated("test")
-    pairs = [every[i] for i in torch.linspace(0, len(every) - 1, n).long()]
+    pairs = [every[i] for i in spaced(len(every), n)]
     pieces = [cut(x, VERSES.longest) for x, _ in pairs]
     right, some = [y for _, y in pairs], slice(0, n, n // few)
 

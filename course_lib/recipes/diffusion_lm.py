@@ -52,7 +52,7 @@ from ..sentences import (
 )
 from ..shapes import Mask, Tokens
 from ..train import train, warmup_cosine
-from . import Measurement, Recipe, shipped
+from . import Measurement, Recipe, shipped, spaced
 
 LENGTH, WIDTH, T = 64, 32, 2000
 STEPS = (10, 20, 50, 200)
@@ -139,7 +139,7 @@ def measure(
     judge = SentenceJudge(sentences()[0].tokens, len(vocabulary()))
     torch.manual_seed(recipe.seed)
     mean, se = per_word(process, model, test.tokens, repeats)
-    real = test.tokens[torch.linspace(0, len(test) - 1, n).long()].cpu()
+    real = test.tokens[spaced(len(test), n)].cpu()
     made, seconds = by_sampler(process, model, n)
     return {
         "bound_per_word": mean,
@@ -241,17 +241,15 @@ def by_choice(device: str = "cpu", n: int = 64) -> dict:
         L = int(mask[rows].sum(1).max())
         made = proofread_draws(process, model, mask[rows, :L], steps)
         draws[:, rows, :L], read[:, rows, :L], bound[:, rows] = made
-    real = sentences("test")[0].tokens
-    real = real[torch.linspace(0, len(real) - 1, n).long()]
+    test, seen = sentences("test")[0].tokens, spelt(sentences()[0].tokens)
+    real = test[spaced(len(test), n)]
     ways = {"as drawn": draws[0]} | {k: read[bound[:k].argmin(0), torch.arange(n)] for k in AMONG}
     return {
         "steps": steps,
         "sentences": n,
         "changed": ((draws != read).sum() / (draws != PAD).sum()).item(),
         "of": {k: quality(x, judge) for k, x in ways.items()},
-        "copied": {
-            k: copied(spelt(x), spelt(sentences()[0].tokens)) for k, x in (ways | {"real": real}).items()
-        },
+        "copied": {k: copied(spelt(x), seen) for k, x in (ways | {"real": real}).items()},
         "samples": {k: lines(x[order], 16) for k, x in ways.items()},
     }
 
@@ -272,7 +270,7 @@ def control(
 ) -> dict:
     """Success and perplexity of each control, in the order of the paper's table; all by one sampler."""
     best = renoise(process)
-    some = test[torch.linspace(0, len(test) - 1, n).long()]
+    some = test[spaced(len(test), n)]
     mask, label = written(some.tokens), torch.arange(n, device=some.tokens.device) % len(GENRES)
     nearer = by_words(sentences()[0])
     reader = read(process, model, steps)

@@ -19,7 +19,7 @@ from ..mdlm import MDLM
 from ..process import Process, last, sample
 from ..sedd import SEDD, Counted, Mass, first_hitting
 from ..shapes import Network
-from . import Measurement, Recipe, d3pm, shipped
+from . import Measurement, Recipe, d3pm, shipped, spaced
 from .d3pm import LENGTH, K, network, quality, text
 
 STEPS, RACE_STEPS = (8, 32, 128, 512), 128
@@ -61,7 +61,7 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
     if isinstance(process.noise, Absorbing):
         made["first hitting"] = {LENGTH: last(first_hitting(process, model, n))[1].cpu()}
         made["coarse race"] = {bits: race(process, model, n, RACE_STEPS, bits) for bits in (11, 14, 52)}
-    real = test[torch.linspace(0, len(test) - 1, n).long()]
+    real = test[spaced(len(test), n)]
     rows = {
         name: {steps: quality(x, judge, words) for steps, x in by_steps.items()}
         for name, by_steps in made.items()
