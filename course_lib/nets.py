@@ -455,6 +455,16 @@ class MixingNet(EmbeddingNet):
         """The mean of what the last layer has for each word, under p(w | x_t^i): no gradient, it would cost double."""
         return self.law((r / noise) * x, self.table, self.prior, r, noise).exp() @ self.keys()
 
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """ValueError, too, if a prior was set and the weights have another: they were made for other words."""
+        if self.guess is not None and self.prior.any() and "prior" in state_dict:
+            theirs = state_dict["prior"].to(self.prior)
+            if theirs.shape == self.prior.shape and not theirs.allclose(
+                self.prior, atol=0.02
+            ):  # float16 is closer
+                raise ValueError("the weights belong to another vocabulary: its words have other frequencies")
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
     def keys(self) -> Float[Tensor, "said keys"]:
         """What the last layer has for each word: its embedding if tied, else its weights, layer-normed."""
         return self.table if self.tied else F.layer_norm(self.leave.weight, self.leave.weight.shape[1:])

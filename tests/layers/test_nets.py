@@ -486,6 +486,24 @@ def test_the_guess_is_bayes_without_context(normalised, tied):
     assert not MixingNet(7, 4, A, 16, 2, 1).state_dict().keys() & {"prior", "guess.weight"}
 
 
+def test_weights_of_another_vocabulary_are_refused():
+    A = torch.linspace(1, 0.01, 5)
+    nets = [randomise(MixingNet(7, 4, A, 16, 2, 1, guess=True)) for _ in range(3)]
+    for net, order in zip(nets[:2], (range(7), (1, 0, 2, 3, 4, 5, 6)), strict=True):
+        net.prior.copy_(torch.tensor([0.3, 0.2, 0.1, 0.1, 0.1, 0.1, 0.1]).log()[list(order)])
+    made = {k: v.clone() for k, v in nets[0].state_dict().items()}
+    before = nets[1].bias.clone()
+    with pytest.raises(
+        ValueError, match="the weights belong to another vocabulary: its words have other freq"
+    ):
+        nets[1].load_state_dict(made)
+    assert nets[1].bias.equal(before)
+    nets[2].load_state_dict(made)  # its prior was never set
+    rounded = {k: v.half() for k, v in made.items()}
+    nets[0].load_state_dict(rounded)
+    assert nets[2].prior.equal(made["prior"]) and nets[0].bias.equal(rounded["bias"].float())
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_mixing_network_can_be_asked_for_some_positions(tied):
     net = randomise(MixingNet(7, 4, torch.linspace(1, 0.01, 5), 16, 2, 1, recall=True, tied=tied), 0.5)
