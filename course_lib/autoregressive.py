@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .process import Process
 from .sentences import PAD, Pairs, written
-from .shapes import Mask, Network, PerExample, Times, Tokens, check_count, exact
+from .shapes import Mask, Network, PerExample, Times, Tokens, check_count, widest
 
 
 class Autoregressive(Process):
@@ -48,7 +48,7 @@ class Autoregressive(Process):
 
     def bound(self, model: Network, data: Tokens | Pairs, t: Times) -> PerExample:
         """-log p(x) itself, or -log p(y | x) of pairs: nats per example, float64, the same at every t."""
-        return exact(self.each(model, data)[0]).sum(1)
+        return widest(self.each(model, data)[0]).sum(1)
 
     def each(self, model: Network, data: Tokens | Pairs) -> tuple[Tensor, Mask]:
         """-log p(x_i | x_<i) at each place, 0 where it does not count, and where it counts."""
@@ -72,4 +72,4 @@ class Autoregressive(Process):
         """A token from each row of logits (B, K)."""
         if self.temperature == 0:
             return logits.argmax(-1)
-        return torch.multinomial((exact(logits) / self.temperature).softmax(-1), 1)[:, 0]
+        return torch.multinomial((widest(logits) / self.temperature).softmax(-1), 1)[:, 0]

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .schedules import Schedule, Tables, check_table
-from .shapes import Mask, PerExample, Table, Times, Tokens, check_count, exact, like
+from .shapes import Mask, PerExample, Table, Times, Tokens, check_count, per_example, widest
 
 Law = Float[Tensor, "B L K"]  # one distribution over tokens per position
 LogLaw = Float[Tensor, "B L V"]
@@ -38,14 +38,14 @@ def draw(p: Float[Tensor, "*shape K"]) -> Int[Tensor, "*shape"]:
     The usual race, argmax(log p + Gumbel), in float32 draws a token of mass q against one of mass near 1 with
     probability q u / (e^u - 1), u = 2^-24 / q: rare tokens never come (arXiv:2409.02908).
     """
-    total = exact(p).cumsum(-1)
+    total = widest(p).cumsum(-1)
     u = torch.rand_like(total[..., :1]) * total[..., -1:]
     return torch.searchsorted(total, u, right=True).squeeze(-1).clamp(max=p.shape[-1] - 1)
 
 
 def happens(p: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
     """True with probability p; drawn in float64, since float32 knows chances in steps of 2^-24 only."""
-    p = exact(p)
+    p = widest(p)
     return torch.rand_like(p) < p
 
 
@@ -73,11 +73,11 @@ class Noise(Tables):
 
     def row(self, x_s: Tokens, s: Times, t: Times) -> Law:
         """Row x_s of Q_{s->t}: the law of x_t given x_s, float64."""
-        return self.mix(exact(F.one_hot(x_s, self.K)), s, t)
+        return self.mix(widest(F.one_hot(x_s, self.K)), s, t)
 
     def matrix(self, s: Times, t: Times) -> Float[Tensor, "B K K"]:
         """Q_{s->t} written out, for pictures and tests; float64."""
-        eye = exact(torch.eye(self.K, device=t.device))
+        eye = widest(torch.eye(self.K, device=t.device))
         return self.mix(eye.expand(len(t), -1, -1), s, t)
 
     def corrupt(self, x_s: Tokens, s: Times, t: Times) -> Tokens:
@@ -95,7 +95,7 @@ class Noise(Tables):
 
     def step(self, log_p0: LogLaw, x_t: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_s ~ posterior(p0, x_t), p0 = exp(log_p0)."""
-        return draw(self.posterior(exact(log_p0).exp(), x_t, s, t))
+        return draw(self.posterior(widest(log_p0).exp(), x_t, s, t))
 
     def kl(self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times) -> PerToken:
         """KL(q(x_s | x_t, x_0) || posterior(p0, x_t)) in nats per token; at s = 0 it is -log p(x_0 | x_t).
@@ -103,7 +103,7 @@ class Noise(Tables):
         The likelihood of x_t stands in both laws, so it cancels in their ratio.
         """
         start, lik = torch.zeros_like(s), self.likelihood(x_t, s, t)
-        want, have = self.row(x0, start, s), self.mix(exact(log_p0).exp(), start, s)
+        want, have = self.row(x0, start, s), self.mix(widest(log_p0).exp(), start, s)
         z_want, z_have = (lik * want).sum(-1), (lik * have).sum(-1)
         q = lik * want / z_want[..., None]
         ratio = torch.where(q > 0, want, 1).log() - torch.where(q > 0, have, 1).log()
@@ -116,7 +116,7 @@ class Noise(Tables):
 
         Uniform where the matrices are doubly stochastic; all MASK, but for what the clock leaves, for absorbing noise.
         """
-        flat = exact(torch.ones(1, 1, self.V, device=self.device)) / self.V
+        flat = widest(torch.ones(1, 1, self.V, device=self.device)) / self.V
         return self.mix(flat, *self._ends(flat))[0, 0]
 
     def prior_kl(self, x0: Tokens) -> PerToken:
@@ -141,7 +141,7 @@ class Noise(Tables):
 
     def score_from_loo(self, log_p: LogLaw, x_t: Tokens, t: Times) -> Law:
         """log of SEDD's score p(x_t with y here) / p(x_t), for all K states y; 0 at y = x_t."""
-        log_c = self.mix(exact(log_p).softmax(-1), torch.zeros_like(t), t).log()
+        log_c = self.mix(widest(log_p).softmax(-1), torch.zeros_like(t), t).log()
         return (log_c - log_c.gather(-1, x_t[..., None])).to(log_p.dtype)
 
     def loo_from_score(self, log_s: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
@@ -150,7 +150,7 @@ class Noise(Tables):
         The scores are c = p0 Q_{0->t} up to a factor, so p0 = c Q^-1. Scores that no data could have may come out
         negative; these become the smallest positive number.
         """
-        p = self._unmix(exact(log_s).softmax(-1), t)
+        p = self._unmix(widest(log_s).softmax(-1), t)
         p = p.clamp(min=torch.finfo(p.dtype).tiny)
         return (p.log() - p.sum(-1, keepdim=True).log()).to(log_s.dtype)
 
@@ -199,7 +199,7 @@ class Semigroup(Noise):
         """
         if not self.schedule:
             return self.log_alpha_bar[t]
-        return torch.where(t == 0, 0.0, self.schedule.log_alpha_bar(exact(t)))
+        return torch.where(t == 0, 0.0, self.schedule.log_alpha_bar(widest(t)))
 
     def kept(self, s: Times, t: Times) -> PerExample:
         """log(alpha_t / alpha_s): how much of x_s is left in x_t."""
@@ -226,7 +226,7 @@ class Semigroup(Noise):
 
 def kept_and_lost(log_alpha: PerExample, x: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and 1 - alpha in float64, shaped to go with x."""
-    return like(log_alpha.exp(), x), like(-torch.expm1(log_alpha), x)
+    return per_example(log_alpha.exp(), x), per_example(-torch.expm1(log_alpha), x)
 
 
 class Replace(Semigroup):
@@ -269,9 +269,9 @@ class Replace(Semigroup):
         """Draw x_s ~ posterior(p0, x_t) in stages: did the token stay? If not, is it data or noise, and which?"""
         (a_step, _), (b, lost_s) = kept_and_lost(self.kept(s, t), x_t), kept_and_lost(self.log_alpha(s), x_t)
         a, lost = kept_and_lost(self.log_alpha(t), x_t)
-        p_t, pi_t = pick(exact(log_p0), x_t).exp(), self.pi[x_t]
+        p_t, pi_t = pick(widest(log_p0), x_t).exp(), self.pi[x_t]
         stays = a_step * (b * p_t + lost_s * pi_t) / (a * p_t + lost * pi_t)
-        data, noise = draw(exact(log_p0).exp()), self.fresh(torch.rand_like(p_t))
+        data, noise = draw(widest(log_p0).exp()), self.fresh(torch.rand_like(p_t))
         return torch.where(happens(stays), x_t, torch.where(happens(b.expand_as(p_t)), data, noise))
 
     def kl(self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times) -> PerToken:
@@ -285,21 +285,21 @@ class Replace(Semigroup):
             kept_and_lost(self.log_alpha(s), x0),
         )
         a, lost = kept_and_lost(self.log_alpha(t), x0)
-        log_b, log_lost_s = like(self.log_alpha(s), x0), lost_s.log().clamp(min=NEVER)
+        log_b, log_lost_s = per_example(self.log_alpha(s), x0), lost_s.log().clamp(min=NEVER)
         low = (log_lost_s[..., None] + self.pi.log()).to(
             log_p0.dtype
         )  # (B, 1, K): log q(x_s = j | x_0), j not x_0
         have = torch.logaddexp(log_p0 + log_b[..., None].to(log_p0.dtype), low)  # (B, L, K): log p0 Q_{0->s}
         same, pi_0, pi_t = x0 == x_t, self.pi[x0], self.pi[x_t]
-        low_0, have_0 = log_lost_s + pi_0.log(), exact(pick(have, x0))
+        low_0, have_0 = log_lost_s + pi_0.log(), widest(pick(have, x0))
         top = torch.logaddexp(log_b, low_0)  # log q(x_s = x_0 | x_0)
-        at_t = torch.where(same, top - have_0, log_lost_s + pi_t.log() - exact(pick(have, x_t)))
-        on_average = exact((low - have) @ self.pi.to(low.dtype)) + pi_0 * (top - low_0)
+        at_t = torch.where(same, top - have_0, log_lost_s + pi_t.log() - widest(pick(have, x_t)))
+        on_average = widest((low - have) @ self.pi.to(low.dtype)) + pi_0 * (top - low_0)
         total = b * (a_step * same + lost_step * pi_t) * (top - have_0)
         total = total + lost_s * pi_t * (a_step * at_t + lost_step * on_average)
         z = a * same + lost * pi_t  # q(x_t | x_0), and the same if x_0 has the law p0:
         log_z_have = torch.logaddexp(
-            exact(pick(log_p0, x_t)) + like(self.log_alpha(t), x0), (lost * pi_t).log()
+            widest(pick(log_p0, x_t)) + per_example(self.log_alpha(t), x0), (lost * pi_t).log()
         )
         return total / z - z.log() + log_z_have
 
@@ -355,12 +355,12 @@ class Absorbing(Semigroup):
         return torch.where((x == self.mask)[..., None], masked, kept)
 
     def rates(self, x: Tokens) -> Law:
-        is_mask = exact(x == self.mask)[..., None]
+        is_mask = widest(x == self.mask)[..., None]
         return F.pad(is_mask.expand(-1, -1, self.V), (0, 1))
 
     def corrupt(self, x_s: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_t ~ q(x_t | x_s)."""
-        return torch.where(happens(like(self.kept(s, t).exp(), x_s).expand(x_s.shape)), x_s, self.mask)
+        return torch.where(happens(per_example(self.kept(s, t).exp(), x_s).expand(x_s.shape)), x_s, self.mask)
 
     def reveals(self, s: Times, t: Times) -> PerExample:
         """The chance that a MASK at t is a token at s: (alpha_s - alpha_t) / (1 - alpha_t)."""
@@ -368,7 +368,7 @@ class Absorbing(Semigroup):
 
     def opened(self, x_t: Tokens, s: Times, t: Times) -> Mask:
         """Which masks become tokens on the way from t to s; no network is asked."""
-        return (x_t == self.mask) & happens(like(self.reveals(s, t), x_t).expand(x_t.shape))
+        return (x_t == self.mask) & happens(per_example(self.reveals(s, t), x_t).expand(x_t.shape))
 
     def step(self, log_p0: LogLaw, x_t: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_s ~ posterior(p0, x_t): open some masks, then draw what is under them."""
@@ -376,12 +376,12 @@ class Absorbing(Semigroup):
 
     def kl(self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times) -> PerToken:
         """reveals(s, t) times -log p0(x_0) on masks, 0 elsewhere; nats per token."""
-        return like(self.reveals(s, t), x0) * (x_t == self.mask) * -exact(pick(log_p0, x0))
+        return per_example(self.reveals(s, t), x0) * (x_t == self.mask) * -widest(pick(log_p0, x0))
 
     def prior_kl(self, x0: Tokens) -> PerToken:
         """alpha_T log V: a token that is left over is random in the prior."""
         left = self.log_alpha(self._ends(x0)[1]).exp()
-        return (like(left, x0) * math.log(self.V)).expand(x0.shape)
+        return (per_example(left, x0) * math.log(self.V)).expand(x0.shape)
 
     def loo_from_posterior(self, log_p: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """The same law: a mask says nothing about its own token, and other tokens are not in question."""
@@ -409,7 +409,7 @@ class MaskUniform(Semigroup):
         """Share of x kept, moved to a random token, and masked: they sum to 1."""
         unmasked = self.mask_share * log_alpha
         moved = -unmasked.exp() * torch.expm1((1 - self.mask_share) * log_alpha)
-        return like(log_alpha.exp(), x), like(moved, x), like(-torch.expm1(unmasked), x)
+        return per_example(log_alpha.exp(), x), per_example(moved, x), per_example(-torch.expm1(unmasked), x)
 
     def after(self, p: Law, log_alpha: PerExample) -> Law:
         kept, moved, masked = (v.to(p.dtype) for v in self._shares(log_alpha, p))
@@ -422,10 +422,10 @@ class MaskUniform(Semigroup):
         is_mask = (x == self.mask)[..., None]
         flat = torch.where(is_mask, masked, moved / self.V).expand(-1, -1, self.V)
         real = flat + kept * F.one_hot(x, self.K)[..., : self.V]
-        return torch.cat([real, exact(is_mask)], -1)
+        return torch.cat([real, widest(is_mask)], -1)
 
     def rates(self, x: Tokens) -> Law:
-        is_mask = exact(x == self.mask)[..., None]
+        is_mask = widest(x == self.mask)[..., None]
         speed = self.mask_share * is_mask + (1 - self.mask_share) / self.V * (1 - is_mask)
         return F.pad(speed.expand(-1, -1, self.V), (0, 1)) * (1 - F.one_hot(x, self.K))
 
@@ -480,7 +480,7 @@ def nearest_neighbours(embeddings: Float[Tensor, "K D"], k: int) -> Float[Tensor
     check_count("k", k)
     if k >= K:
         raise ValueError(f"k must be less than the {K} tokens, not {k}")
-    e = exact(embeddings)
+    e = widest(embeddings)
     if not (length := e.norm(dim=1, keepdim=True)).all():
         raise ValueError(f"embeddings must not be zero, but that of token {int(length.argmin())} is")
     cosine = (e / length) @ (e / length).T
@@ -526,14 +526,14 @@ class Chain(Noise):
     def mix(self, p: Float[Tensor, "B L _"], s: Times, t: Times) -> Law:
         out = torch.empty_like(p)
         for first, final, here in self._distinct(s, t):
-            v = exact(p[here])
+            v = widest(p[here])
             for Q in self._factors(first, final):
                 v = v @ Q
             out[here] = v.to(p.dtype)
         return out
 
     def likelihood(self, x_t: Tokens, s: Times, t: Times) -> Law:
-        out = exact(F.one_hot(x_t, self.K))
+        out = widest(F.one_hot(x_t, self.K))
         for first, final, here in self._distinct(s, t):
             v = out[here]
             for Q in reversed(self._factors(first, final)):
@@ -586,8 +586,8 @@ def _spread(w: Float[Tensor, " K"]) -> Float[Tensor, "K K"]:
 def information(noise: Semigroup, p0: Float[Tensor, " V"], log_alpha: PerExample) -> PerExample:
     """I(x_t; x_0) in nats per token, for x_0 ~ p0 and each log(alpha_t)."""
     eye = torch.eye(noise.K, dtype=torch.float64)[: noise.V]
-    Q = noise.after(eye.expand(len(log_alpha), -1, -1), exact(log_alpha))  # (N, V, K)
-    joint = exact(p0)[:, None] * Q
+    Q = noise.after(eye.expand(len(log_alpha), -1, -1), widest(log_alpha))  # (N, V, K)
+    joint = widest(p0)[:, None] * Q
     return (torch.xlogy(joint, Q) - torch.xlogy(joint, joint.sum(1, keepdim=True))).sum((1, 2))
 
 
@@ -598,7 +598,7 @@ def information_table(noise: Semigroup, p0: Float[Tensor, " V"], T: int, halving
     """
     check_count("T", T)
     p0 = check_law("p0", p0)
-    goal = torch.special.entr(p0).sum() * (1 - exact(torch.arange(1, T)) / T)
+    goal = torch.special.entr(p0).sum() * (1 - widest(torch.arange(1, T)) / T)
     low, high = torch.full((T - 1,), -20.0).double(), torch.full((T - 1,), 10.0).double()
     for _ in range(halvings):
         middle = (low + high) / 2
@@ -615,7 +615,7 @@ def check_law(name: str, p: Tensor) -> Tensor:
     """p in float64, or an error: (K,), K >= 2, not negative, sums to 1."""
     if not (isinstance(p, Tensor) and p.is_floating_point() and p.ndim == 1 and len(p) >= 2):
         raise ValueError(f"{name} must be a float tensor (K,) with K >= 2, not {describe(p)}")
-    p = exact(p.detach())
+    p = widest(p.detach())
     if not ((p >= 0).all() and abs(p.sum() - 1) < 1e-6):
         raise ValueError(f"{name} must not be negative and must sum to 1, but sums to {p.sum().item():g}")
     return p / p.sum()
@@ -628,7 +628,7 @@ def check_beta(beta: Tensor) -> Tensor:
     if not ((beta >= 0) & (beta <= 1)).all():
         t = int((~((beta >= 0) & (beta <= 1))).nonzero()[0])
         raise ValueError(f"beta must lie in [0, 1], but at t = {t + 1} it is {beta[t].item():g}")
-    return exact(beta.detach())
+    return widest(beta.detach())
 
 
 def check_stochastic(name: str, Q: Tensor, tol: float = 1e-9) -> Tensor:
@@ -637,7 +637,7 @@ def check_stochastic(name: str, Q: Tensor, tol: float = 1e-9) -> Tensor:
         isinstance(Q, Tensor) and Q.is_floating_point() and Q.ndim == 2 and Q.shape[0] == Q.shape[1] >= 2
     ):
         raise ValueError(f"{name} must be a float tensor (K, K) with K >= 2, not {describe(Q)}")
-    Q = exact(Q.detach())
+    Q = widest(Q.detach())
     if (Q < 0).any():
         i, j = (int(v) for v in (Q < 0).nonzero()[0])
         raise ValueError(f"{name} must not be negative, but row {i} holds {Q[i, j].item():g} at {j}")
@@ -654,7 +654,7 @@ def check_rates(R: Tensor) -> Tensor:
         isinstance(R, Tensor) and R.is_floating_point() and R.ndim == 2 and R.shape[0] == R.shape[1] >= 2
     ):
         raise ValueError(f"rates must be a float tensor (K, K) with K >= 2, not {describe(R)}")
-    R = exact(R.detach())
+    R = widest(R.detach())
     scale = R.abs().max().clamp(min=1e-300)
     if not ((R - R.T).abs() <= 1e-9 * scale).all():
         raise ValueError("rates must be symmetric")

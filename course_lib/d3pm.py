@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .categorical import Absorbing, LogLaw, Noise, PerToken, Semigroup, draw, pick
 from .process import Process
-from .shapes import Mask, Network, PerExample, Times, Tokens, check_choice, exact
+from .shapes import Mask, Network, PerExample, Times, Tokens, check_choice, widest
 
 Prediction = Literal["loo", "posterior", "score"]
 
@@ -66,7 +66,7 @@ class D3PM(Process):
         self.check_state("x0", x0, self.noise.V)
         self.check_state("x_t", x_t, self.noise.K)
         self.check_step(len(x_t), t, s)
-        return self.noise.posterior(exact(F.one_hot(x0, self.noise.K)), x_t, s, t)
+        return self.noise.posterior(widest(F.one_hot(x0, self.noise.K)), x_t, s, t)
 
     # What the network says
 
@@ -107,7 +107,7 @@ class D3PM(Process):
 
     def term(self, model: Network, x0: Tokens, t: Times) -> PerExample:
         """L_{t-1} in nats per sequence: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)); -log p(x_0 | x_1) at t = 1."""
-        return self._terms(model, x0, t, exact)[0]
+        return self._terms(model, x0, t, widest)[0]
 
     def prior_term(self, x0: Tokens) -> PerExample:
         """L_T = KL(q(x_T | x_0) || prior) in nats per sequence."""
@@ -125,7 +125,7 @@ class D3PM(Process):
         out = widen(model(x_t, self.u(t)))
         log_p = self._loo(out, x_t, t)
         own = log_p if self.predicts == "score" else out.log_softmax(-1)
-        return self.noise.kl(x0, x_t, log_p, t - 1, t).sum(1), -exact(pick(own, x0)).sum(1)
+        return self.noise.kl(x0, x_t, log_p, t - 1, t).sum(1), -widest(pick(own, x0)).sum(1)
 
     def surprise(self, model: Network, x0: Tokens, x_t: Tokens, t: Times, where: Mask) -> PerToken:
         """-log p(x_0) of absorbing noise at the positions `where`, 0 elsewhere; nats, float64.
@@ -134,10 +134,10 @@ class D3PM(Process):
         """
         if not getattr(model, "takes_rows", False):
             log_p = upcast(model(x_t, self.u(t))).log_softmax(-1)
-            return torch.where(where, -exact(pick(log_p, x0)), 0)
+            return torch.where(where, -widest(pick(log_p, x0)), 0)
         logits = upcast(model(x_t, self.u(t), rows=where))
         nll = F.cross_entropy(logits, x0[where], reduction="none")
-        return exact(torch.zeros(x0.shape, device=x0.device)).masked_scatter(where, exact(nll))
+        return widest(torch.zeros(x0.shape, device=x0.device)).masked_scatter(where, widest(nll))
 
     # Sampling
 
@@ -185,7 +185,7 @@ class MaskCount(Process):
         self.process, self.T = process, process.length
         t = torch.arange(1, process.T + 1, device=process.device)
         log = process.noise.log_alpha(t)[:, None]
-        n = exact(torch.arange(self.T + 1, device=process.device))
+        n = widest(torch.arange(self.T + 1, device=process.device))
         ways = torch.lgamma(n[-1:] + 1) - torch.lgamma(n + 1) - torch.lgamma(n.flip(0) + 1)
         masked = torch.xlogy(n, -torch.expm1(log))
         chance = (
@@ -235,7 +235,7 @@ class Ordered(Process):
             raise ValueError(f"order must be a permutation of 0..{length - 1}, not {order}")
         self.V, self.mask, self.T, self.length = V, V, length, length
         self.register_buffer("place", torch.tensor(order).argsort())  # position -> its turn
-        self.noise = Absorbing(V, 1 - exact(torch.arange(length + 1)) / length)  # for its checks of tokens
+        self.noise = Absorbing(V, 1 - widest(torch.arange(length + 1)) / length)  # for its checks of tokens
 
     def corrupt(self, x0: Tokens, t: Times) -> Tokens:
         """x_0 with the last t positions of the order masked; nothing is random."""
@@ -251,7 +251,7 @@ class Ordered(Process):
 
     def bound(self, model: Network, x0: Tokens, t: Times) -> PerExample:
         """length x loss: its mean over t = 1..length is exactly -log p(x_0) of the autoregressive model, nats."""
-        return self.length * exact(self.loss(model, x0, t))
+        return self.length * widest(self.loss(model, x0, t))
 
     def prior(self, n: int) -> Tokens:
         """All MASK."""

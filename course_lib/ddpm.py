@@ -13,7 +13,17 @@ from torch import Tensor
 
 from .process import Process
 from .schedules import check_table
-from .shapes import Network, PerExample, Table, Times, check_choice, check_count, exact, like, repeated
+from .shapes import (
+    Network,
+    PerExample,
+    Table,
+    Times,
+    check_choice,
+    check_count,
+    per_example,
+    repeated,
+    widest,
+)
 
 Batch = Float[Tensor, "B *event"]
 Prediction = Literal["eps", "x0", "v", "score"]
@@ -98,7 +108,7 @@ class DDPM(Process):
         eps = torch.randn_like(x0) if eps is None else eps
         log = self.log_alpha_bar[t]
         r, sigma = (log / 2).exp().to(x0.dtype), (-torch.expm1(log)).sqrt().to(x0.dtype)
-        return (like(r, x0) * x0).addcmul_(like(sigma, x0), eps)
+        return (per_example(r, x0) * x0).addcmul_(per_example(sigma, x0), eps)
 
     def kernel(self, u: PerExample) -> tuple[PerExample, PerExample]:
         """(r, sigma) of x_t = r x_0 + sigma eps at u = t / T, float64: what an oracle asks."""
@@ -114,7 +124,7 @@ class DDPM(Process):
         self.check_state("x_t", x_t)
         self.check_step(len(x_t), t, s)
         from_x0, from_xt, var, _ = self._kernel(t, s)
-        return like(from_x0.to(x0.dtype), x0) * x0 + like(from_xt.to(x0.dtype), x0) * x_t, var
+        return per_example(from_x0.to(x0.dtype), x0) * x0 + per_example(from_xt.to(x0.dtype), x0) * x_t, var
 
     @staticmethod
     def _posterior(log_t, log_s, m=torch):
@@ -150,7 +160,7 @@ class DDPM(Process):
         check_choice("to", to, MADE_OF)
         self.check_t("t", t, len(x_t), first=1)
         a, b = conversion(self.predicts, to, self.log_alpha_bar[t])
-        return like(a.to(x_t.dtype), x_t) * x_t + like(b.to(x_t.dtype), x_t) * out.to(x_t.dtype)
+        return per_example(a.to(x_t.dtype), x_t) * x_t + per_example(b.to(x_t.dtype), x_t) * out.to(x_t.dtype)
 
     def predict_x0(self, model: Network, x_t: Batch, t: Times) -> Batch:
         """The network's estimate of x_0, clipped if `clip` is set."""
@@ -169,7 +179,7 @@ class DDPM(Process):
 
     def _simple(self, out: Batch, x_t: Batch, eps: Batch, t: Times) -> PerExample:
         a, b = conversion("eps", self.predicts, self.log_alpha_bar[t])  # target = a x_t + b eps
-        target = like(a.to(x_t.dtype), x_t) * x_t + like(b.to(x_t.dtype), x_t) * eps
+        target = per_example(a.to(x_t.dtype), x_t) * x_t + per_example(b.to(x_t.dtype), x_t) * eps
         return (target - out).float().square().flatten(1).mean(1)
 
     def bound(self, model: Network, x0: Batch, t: Times) -> PerExample:
@@ -182,7 +192,7 @@ class DDPM(Process):
         self.check_t("t", t, len(x0), first=1)
         x0_hat = self.predict_x0(model, self.corrupt(x0, t), t)
         from_x0, beta_tilde, var = self._reverse(t)
-        error = (exact(x0) - exact(x0_hat)).square().flatten(1).sum(1)
+        error = (widest(x0) - widest(x0_hat)).square().flatten(1).sum(1)
         first = t == 1
         ratio = torch.where(first, 1.0, beta_tilde / var)
         kl = self.dims / 2 * (ratio - 1 - ratio.log()) + from_x0.square() * error / (2 * var)
@@ -192,7 +202,7 @@ class DDPM(Process):
         """L_T = KL(q(x_T | x_0) || N(0, I)) in nats per example; no network can change it."""
         self.check_state("x0", x0)
         left = self.log_alpha_bar[-1].exp()
-        return left / 2 * exact(x0).square().flatten(1).sum(1) - self.dims / 2 * (left + torch.log1p(-left))
+        return left / 2 * widest(x0).square().flatten(1).sum(1) - self.dims / 2 * (left + torch.log1p(-left))
 
     def weight(self, t: Times) -> PerExample:
         """What L_simple drops: L_{t-1} = weight * (summed squared error of the prediction) + a constant."""
@@ -208,7 +218,7 @@ class DDPM(Process):
 
     def _reconstruction(self, x0: Batch, mean: Batch, var: float | Batch) -> PerExample:
         """L_0 = -log p(x_0 | x_1) in nats: a density, or the probability of the grey level."""
-        x0, mean = exact(x0), exact(mean)
+        x0, mean = widest(x0), widest(mean)
         var = torch.as_tensor(var, dtype=x0.dtype, device=x0.device)
         if self.levels is None:
             log_p = -((x0 - mean).square() / var + (2 * math.pi * var).log()) / 2
@@ -248,7 +258,9 @@ class DDPM(Process):
         if self.clip is None:  # x0 = a x + b out goes into the mean: two passes over x, not four
             from_xt, from_x0 = from_xt + from_x0 * a, from_x0 * b
         numbers = (from_xt, from_x0, var**0.5)
-        return [torch.as_tensor(v, dtype=x.dtype) if m is math else like(v.to(x.dtype), x) for v in numbers]
+        return [
+            torch.as_tensor(v, dtype=x.dtype) if m is math else per_example(v.to(x.dtype), x) for v in numbers
+        ]
 
 
 def log_prob_of_level(x: Tensor, mean: Tensor, sd: float | Tensor, levels: int) -> Tensor:

@@ -19,7 +19,7 @@ from .ddpm import DDPM
 from .nets import EmbeddingNet, MixingNet
 from .process import Process
 from .sentences import PAD, Labelled, Sentences, up_to, written
-from .shapes import Mask, PerExample, Table, Times, Tokens, check_choice, check_count, exact, like
+from .shapes import Mask, PerExample, Table, Times, Tokens, check_choice, check_count, per_example, widest
 
 Vectors = Float[Tensor, "B L D"]
 PerWord = Float[Tensor, "B L"]
@@ -115,7 +115,7 @@ class DiffusionLM(DDPM):
             label = torch.where(torch.rand(len(label), device=label.device) < 0.1, model.classes, label)
         before = self._recalled(model, x_t, t, mask, label, counted)
         x0_hat, log_p = model.explain(x_t, self.u(t), mask, before, label, **asked(model, counted))
-        target = torch.where(like(t == 1, x0), clean, x0)
+        target = torch.where(per_example(t == 1, x0), clean, x0)
         error = ((target.detach() if self.detach else target) - x0_hat).square().mean(-1)
         words = self._words(model, x0, log_p, tokens, counted)
         return average(error + words + self._last(x0).mean(-1), counted)
@@ -177,7 +177,7 @@ class DiffusionLM(DDPM):
         """
         tokens, label, counted = self.read(data)
         mask, clean, x0, x_t = self.draw(model, data, t)
-        nll = exact(self.rounding_nll(model, x0, tokens.masked_fill(~counted, PAD))).sum(1)
+        nll = widest(self.rounding_nll(model, x0, tokens.masked_fill(~counted, PAD))).sum(1)
         if self.log_length is not None:
             nll = nll - self.log_length[mask.sum(1)]
         x0_hat = self._estimate(model, x_t, t, mask, label, counted)
@@ -199,14 +199,14 @@ class DiffusionLM(DDPM):
         mask = torch.ones(clean.shape[:2], dtype=torch.bool, device=clean.device) if mask is None else mask
         left = self.log_alpha_bar[-1].exp()
         extra = left * (self.spread - 1)  # of the variance of x_T, over 1
-        return total(((left * exact(clean).square() + extra - torch.log1p(extra)).sum(-1) / 2), mask)
+        return total(((left * widest(clean).square() + extra - torch.log1p(extra)).sum(-1) / 2), mask)
 
     def known_word(self, clean: Vectors, x_t: Vectors, t: Times) -> tuple[Vectors, PerExample]:
         """Mean and variance of q(x_0 | x_t, w), from Emb(w)."""
         log = self.log_alpha_bar[t]
         left = self._left(log)
         gain = (log / 2).exp() * left / -torch.expm1(log)
-        r, gain = (like(v.to(x_t.dtype), x_t) for v in ((log / 2).exp(), gain))
+        r, gain = (per_example(v.to(x_t.dtype), x_t) for v in ((log / 2).exp(), gain))
         return clean + gain * (x_t - r * clean), left
 
     def _estimate(self, model, x_t: Vectors, t: Times, mask: Mask, label, counted: Mask) -> Vectors:
@@ -216,12 +216,12 @@ class DiffusionLM(DDPM):
 
     def _term(self, clean: Vectors, x0_hat: Vectors, x_t: Vectors, t: Times, mask: Mask) -> PerExample:
         """The KL of two Gaussians. At t = 1 the network's answer stands for Emb(w)."""
-        first, (from_x0, small, var) = like(t == 1, x_t), self._reverse(t)
+        first, (from_x0, small, var) = per_example(t == 1, x_t), self._reverse(t)
         mean, left = self.known_word(clean, x_t, t)
         mean_hat = torch.where(first, self.known_word(x0_hat, x_t, t)[0], x0_hat)
         ratio = (small + from_x0.square() * left) / var
         constant = self.width * (ratio - 1 - ratio.log()) / 2
-        error = (exact(mean) - exact(mean_hat)).square().sum(-1)
+        error = (widest(mean) - widest(mean_hat)).square().sum(-1)
         return total((from_x0.square() / (2 * var))[:, None] * error + constant[:, None], mask)
 
     def _left(self, log: float | Tensor, m=torch) -> float | Tensor:
@@ -332,7 +332,9 @@ class Rounded(Around):
 
     def __call__(self, x: Vectors, u: PerExample, *given) -> Vectors:
         x0 = self.model(x, u, *given)
-        return torch.where(like(u <= self.start, x0), F.embedding(nearest(x0, self.table), self.table), x0)
+        return torch.where(
+            per_example(u <= self.start, x0), F.embedding(nearest(x0, self.table), self.table), x0
+        )
 
 
 class Recalling(Around):
@@ -347,7 +349,7 @@ class Recalling(Around):
         self.asked = asked(model, mask if rows is None else rows)
 
     def __call__(self, x: Vectors, u: PerExample) -> Vectors:
-        before = torch.zeros_like(x) if self.before is None else self.before * like(u < 1, x)
+        before = torch.zeros_like(x) if self.before is None else self.before * per_example(u < 1, x)
         self.before = self.model(x, u, self.mask, before, **self.asked)
         return self.before
 
@@ -363,7 +365,7 @@ class Free(Around):
         self.mask, self.label, self.weight, self.before = mask, label, weight, None
 
     def __call__(self, x: Vectors, u: PerExample) -> Vectors:
-        before = None if self.before is None else self.before * like(u < 1, x)
+        before = None if self.before is None else self.before * per_example(u < 1, x)
         told, free = (self.model(x, u, self.mask, before, label) for label in (self.label, None))
         self.before = told if getattr(self, "recall", False) else None
         return torch.lerp(free, told, 1 + self.weight)
@@ -517,9 +519,9 @@ class Guided(Process):
 
     def step(self, model, x: Vectors, t: Times, s: Times) -> Vectors:
         drawn = self.process.step(model, x, t, s)
-        var = like(self.process._kernel(t, s)[2].to(x.dtype), x)
+        var = per_example(self.process._kernel(t, s)[2].to(x.dtype), x)
         pulled = self.pulled(drawn, var, self.u(s))
-        return torch.where(like(s > 0, x), pulled, drawn)
+        return torch.where(per_example(s > 0, x), pulled, drawn)
 
     def pulled(self, drawn: Vectors, var: Tensor, u: PerExample) -> Vectors:
         """The drawn x_s after `updates` steps up the objective."""

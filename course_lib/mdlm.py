@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from .categorical import Absorbing, LogLaw, PerToken
 from .sedd import SEDD
-from .shapes import Mask, Network, Times, Tokens, exact
+from .shapes import Mask, Network, Times, Tokens, widest
 
 
 class MDLM(SEDD):
@@ -28,7 +28,7 @@ class MDLM(SEDD):
     def surprise(self, model: Network, x0: Tokens, x_t: Tokens, t: Times, where: Mask) -> PerToken:
         """-log p(x_0) at the masks `where`, 0 elsewhere; nats, float64."""
         nll = F.cross_entropy(self._on_masks(model, x_t, t, where), x0[where], reduction="none")
-        return exact(torch.zeros(x0.shape, device=x0.device)).masked_scatter(where, exact(nll))
+        return widest(torch.zeros(x0.shape, device=x0.device)).masked_scatter(where, widest(nll))
 
     def predict_x0(self, model: Network, x_t: Tokens, t: Times) -> LogLaw:
         """log p(x_0 | x_t): softmax on masks; tokens that are there are certain (carry-over)."""

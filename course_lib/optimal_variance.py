@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .ddpm import DDPM, Batch, Prediction
 from .process import Process
-from .shapes import Network, PerExample, Table, Times, check_choice, check_count, exact, like
+from .shapes import Network, PerExample, Table, Times, check_choice, check_count, per_example, widest
 
 Costs = Float[Tensor, "T_plus_1 T_plus_1"]  # [t, s]: what the step t -> s costs
 
@@ -182,7 +182,7 @@ def check_spread(spread: Table, T: int) -> Table:
         raise ValueError(f"spread must have shape (T + 1,) = ({T + 1},), not {tuple(spread.shape)}")
     if (spread < 0).any() or spread.isinf().any():
         raise ValueError("spread must not be negative or infinite: it is a variance")
-    return exact(spread.detach())
+    return widest(spread.detach())
 
 
 @torch.no_grad()
@@ -212,7 +212,7 @@ def spread(
     if len(data) < 2:
         raise ValueError(f"data must hold at least 2 examples, not {len(data)}")
     if limit is None:
-        limit = exact(data).flatten(1).var(0, correction=0).mean().item()
+        limit = widest(data).flatten(1).var(0, correction=0).mean().item()
     measure = {"residual": _residual, "score norm": _score_norm}[estimator]
     out = torch.full_like(process.alpha_bar, math.nan)
     out[0] = 0
@@ -229,14 +229,14 @@ def spread(
 def _residual(process: DDPM, model: Network, x0: Batch, t: int) -> Tensor:
     """Sum of (x_0 - x0_hat)^2 over examples and dimensions."""
     now = torch.full((len(x0),), t, device=x0.device)
-    return (exact(x0) - exact(process.predict_x0(model, process.corrupt(x0, now), now))).square().sum()
+    return (widest(x0) - widest(process.predict_x0(model, process.corrupt(x0, now), now))).square().sum()
 
 
 def _score_norm(process: DDPM, model: Network, x0: Batch, t: int) -> Tensor:
     """Sum of eps_hat^2 over examples and dimensions; eps_hat^2 is (1 - abar) times the squared score."""
     now = torch.full((len(x0),), t, device=x0.device)
     x_t = process.corrupt(x0, now)
-    return exact(process.convert(model(x_t, process.u(now)), x_t, now, "eps")).square().sum()
+    return widest(process.convert(model(x_t, process.u(now)), x_t, now, "eps")).square().sum()
 
 
 # The best times to visit
@@ -330,10 +330,10 @@ class Elementwise(DDIM):
         self.check_state("x", x)
         self.check_step(len(x), t, s)
         said = model(x, self.u(t))
-        from_x0, from_xt, _, _ = (like(v.to(x.dtype), x) for v in self._kernel(t, s))
+        from_x0, from_xt, _, _ = (per_example(v.to(x.dtype), x) for v in self._kernel(t, s))
         sd = self._variance(said, x, t, s).sqrt().to(x.dtype)
         if not self.last_noise:
-            sd = sd * like(s > 0, x)
+            sd = sd * per_example(s > 0, x)
         return from_x0 * self._x0(said, x, t) + from_xt * x + sd * torch.randn_like(x)
 
     def term(self, model: Network, x0: Batch, t: Times) -> PerExample:
@@ -348,12 +348,12 @@ class Elementwise(DDIM):
 
     def _decoder(self, said: Tensor, x_t: Batch, t: Times) -> Tensor:
         """The variance of p(x_{t-1} | x_t) in the bound; decoder_var at t = 1."""
-        return torch.where(like(t == 1, x_t), self.decoder_var, self._variance(said, x_t, t, t - 1))
+        return torch.where(per_example(t == 1, x_t), self.decoder_var, self._variance(said, x_t, t, t - 1))
 
     def _kl(self, x0: Batch, x0_hat: Batch, var: Tensor, t: Times) -> PerExample:
-        from_x0, _, lambda2, _ = (like(v, x0) for v in self._kernel(t, t - 1))
-        ratio = torch.where(like(t == 1, x0), 1.0, lambda2 / var)
-        error = (exact(x0) - exact(x0_hat)).square()
+        from_x0, _, lambda2, _ = (per_example(v, x0) for v in self._kernel(t, t - 1))
+        ratio = torch.where(per_example(t == 1, x0), 1.0, lambda2 / var)
+        error = (widest(x0) - widest(x0_hat)).square()
         kl = (ratio - 1 - ratio.log() + from_x0.square() * error / var).flatten(1).sum(1) / 2
         return torch.where(t == 1, self._reconstruction(x0, x0_hat, var), kl)
 
@@ -390,10 +390,10 @@ class Learned(Elementwise):
         self.vlb_weight = vlb_weight
 
     def _variance(self, said: Tensor, x: Batch, t: Times, s: Times) -> Tensor:
-        f = (exact(halves(said, x)[1]) + 1) / 2
+        f = (widest(halves(said, x)[1]) + 1) / 2
         log_beta = torch.log(-torch.expm1(self.log_alpha_bar[t] - self.log_alpha_bar[s]))
         small = torch.where(s > 0, self._kernel(t, s)[2], self.decoder_var)
-        return (f * like(log_beta, x) + (1 - f) * like(small.log(), x)).exp()
+        return (f * per_example(log_beta, x) + (1 - f) * per_example(small.log(), x)).exp()
 
     def _decoder(self, said: Tensor, x_t: Batch, t: Times) -> Tensor:
         return self._variance(said, x_t, t, t - 1)  # at t = 1 too: it was trained there
@@ -446,20 +446,20 @@ class NPR(Elementwise):
         """Var(x_0 | x_t) per coordinate, as the network's whole output has it; float64, in [0, limit]."""
         log = self.log_alpha_bar[t]
         error = self._squared_error(said, x_t, t)
-        return (like(-torch.expm1(log) / log.exp(), x_t) * error).clamp(0, self.limit)
+        return (per_example(-torch.expm1(log) / log.exp(), x_t) * error).clamp(0, self.limit)
 
     def _squared_error(self, said: Tensor, x_t: Batch, t: Times) -> Tensor:
         """E[(eps - eps_hat)^2 | x_t]: what the head says."""
-        return exact(halves(said, x_t)[1])
+        return widest(halves(said, x_t)[1])
 
     def _target(self, said: Tensor, x0: Batch, x_t: Batch, eps: Batch, t: Times) -> Tensor:
         """What the head learns the mean of: the squared error of the mean in use, in units of the noise."""
         log = self.log_alpha_bar[t]
         error = (x0 - self._x0(said, x_t, t)).square()
-        return like((log.exp() / -torch.expm1(log)).to(x0.dtype), x0) * error
+        return per_example((log.exp() / -torch.expm1(log)).to(x0.dtype), x0) * error
 
     def _variance(self, said: Tensor, x: Batch, t: Times, s: Times) -> Tensor:
-        from_x0, _, lambda2, _ = (like(v, x) for v in self._kernel(t, s))
+        from_x0, _, lambda2, _ = (per_example(v, x) for v in self._kernel(t, s))
         return lambda2 + from_x0.square() * self.spread_at(said, x, t)
 
     def loss(self, model: Network, x0: Batch, t: Times) -> PerExample:
@@ -482,7 +482,7 @@ class SN(NPR):
 
     def _squared_error(self, said: Tensor, x_t: Batch, t: Times) -> Tensor:
         out, head = halves(said, x_t)
-        return exact(head) - exact(self.convert(out, x_t, t, "eps")).square()
+        return widest(head) - widest(self.convert(out, x_t, t, "eps")).square()
 
     def _target(self, said: Tensor, x0: Batch, x_t: Batch, eps: Batch, t: Times) -> Tensor:
         return eps.square()

@@ -15,7 +15,7 @@ from .diffusion_lm import DiffusionLM
 from .optimal_variance import NPR, SN
 from .process import Process
 from .sedd import SEDD
-from .shapes import Mask, PerExample, Times, Tokens, exact, like
+from .shapes import Mask, PerExample, Times, Tokens, per_example, widest
 
 
 class Oracle(nn.Module):
@@ -37,10 +37,10 @@ class Oracle(nn.Module):
 
     def forward(self, x: Float[Tensor, "B *event"], u: PerExample) -> Float[Tensor, "B *event"]:
         r, sigma = self.process.kernel(u)
-        z, size = exact(x), torch.hypot(r, sigma)
-        mean = self.posterior_mean(z / like(size, z), (r / size).square())
+        z, size = widest(x), torch.hypot(r, sigma)
+        mean = self.posterior_mean(z / per_example(size, z), (r / size).square())
         a, b = mix("x0", self.process.predicts, r, sigma)
-        return (like(a, z) * z + like(b, z) * mean).to(x.dtype)
+        return (per_example(a, z) * z + per_example(b, z) * mean).to(x.dtype)
 
 
 class MixtureOracle(Oracle):
@@ -99,7 +99,7 @@ class VarianceOracle(MixtureOracle):
         super().__init__(process, mixture)
 
     def forward(self, x: Float[Tensor, "B d"], u: PerExample) -> Float[Tensor, "B two_d"]:
-        log, z = self.process.log_alpha_bar[(u * self.process.T).round().long()], exact(x)
+        log, z = self.process.log_alpha_bar[(u * self.process.T).round().long()], widest(x)
         a = log.exp()
         head = (a / -torch.expm1(log))[:, None] * self.variance(z, a)
         if isinstance(self.process, SN):
@@ -168,7 +168,7 @@ class WordOracle(nn.Module):
 
     def __init__(self, process: DiffusionLM, table: Float[Tensor, "K D"]):
         super().__init__()
-        self.process, self.table = process, exact(table)
+        self.process, self.table = process, widest(table)
 
     def embed(self, tokens: Tokens) -> Float[Tensor, "B L D"]:
         """Emb(w)."""
@@ -176,7 +176,7 @@ class WordOracle(nn.Module):
 
     def logits(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L K"]:
         """x . e_w - |e_w|^2 / 2."""
-        return exact(x) @ self.table.T - self.table.square().sum(-1) / 2
+        return widest(x) @ self.table.T - self.table.square().sum(-1) / 2
 
     def time(self, u: PerExample) -> Times:
         """t = u T."""
@@ -188,13 +188,13 @@ class WordOracle(nn.Module):
         """-log N(x_t; r e, 1 - r^2 + r^2 sigma_0^2) + const, r^2 = alpha_bar_t."""
         log = self.process.log_alpha_bar[t]
         r, noise = (log / 2).exp(), -torch.expm1(log) + log.exp() * self.process.spread
-        return (x - like(r, x) * e).square().sum(-1) / (2 * noise[:, None, None])
+        return (x - per_example(r, x) * e).square().sum(-1) / (2 * noise[:, None, None])
 
     def estimate(
         self, mean: Float[Tensor, "B L D"], x: Float[Tensor, "B L D"], t: Times
     ) -> Float[Tensor, "B L D"]:
         """E[x_0 | x_t] from E[Emb(w) | x_t], which stands for it at t = 1."""
-        return torch.where(like(t == 1, x), mean, self.process.known_word(mean, x, t)[0])
+        return torch.where(per_example(t == 1, x), mean, self.process.known_word(mean, x, t)[0])
 
 
 class SentenceOracle(WordOracle):
@@ -212,7 +212,7 @@ class SentenceOracle(WordOracle):
 
     def explain(self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None, *_):
         """E[x_0 | x_t], and log p(w | x_t) at each place."""
-        t, z = self.time(u), exact(x)
+        t, z = self.time(u), widest(x)
         seen = (-self.far(z[..., None, :], t, self.table)).softmax(-1)  # (B, L, K)
         p = normalised(from_others(self.language, seen) * seen)
         return self.estimate(p @ self.table, z, t).to(x.dtype), p.log()
@@ -241,12 +241,12 @@ class PairOracle(WordOracle):
 
     def posterior(self, x: Float[Tensor, "B L D"], t: Times) -> Float[Tensor, "B N"]:
         """p(row | x_t)."""
-        z, e = exact(x)[:, None], self.table[self.rows]  # (N, L, D)
+        z, e = widest(x)[:, None], self.table[self.rows]  # (N, L, D)
         there = torch.where((z - e).abs().amax(-1) < 1e-4, 0.0, -torch.inf)
         return (self.p.log() + torch.where(self.target, -self.far(z, t, e), there).sum(-1)).softmax(1)
 
     def forward(self, x: Float[Tensor, "B L D"], u: PerExample, *_) -> Float[Tensor, "B L D"]:
-        t, z = self.time(u), exact(x)
+        t, z = self.time(u), widest(x)
         words = torch.einsum("bn,nld->bld", self.posterior(x, t), self.table[self.rows])
         return torch.where(self.target[:, None], self.estimate(words, z, t), words).to(x.dtype)
 

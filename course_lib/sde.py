@@ -24,7 +24,7 @@ from .ddpm import MADE_OF, Prediction, log_prob_of_level, mix
 from .files import needs
 from .process import Process
 from .schedules import Schedule
-from .shapes import Network, PerExample, Times, check_choice, check_count, exact, like, repeated
+from .shapes import Network, PerExample, Times, check_choice, check_count, per_example, repeated, widest
 
 Batch = Float[Tensor, "B *event"]
 LEAST = 1e-5  # alpha_bar at t_max, for a schedule that ends at 0 (cosine, sqrt), where beta is infinite
@@ -127,20 +127,20 @@ class SDE(Process):
 
     def kernel(self, u: PerExample) -> tuple[PerExample, PerExample]:
         """(m, std) of x_t = m x_0 + std eps at time u, float64."""
-        t = exact(u).clamp(max=self.t_max)
+        t = widest(u).clamp(max=self.t_max)
         return self.log_mean(t).exp(), self.log_std(t).exp()
 
     def row(self, t: Times) -> Row:
         """The numbers at t. One time for all examples on a CPU (as `sample` gives it) is kept as plain floats."""
         if t.device.type == "cpu" and repeated(t):
             return self._row_at(t[0].item())
-        return self._row(exact(t))
+        return self._row(widest(t))
 
     def rows(self, t: Times, s: Times) -> tuple[Row, Row]:
         """The numbers at t and at s, both as floats or both as tensors."""
         if repeated(t) and repeated(s):
             return self.row(t), self.row(s)
-        return self._row(exact(t)), self._row(exact(s))
+        return self._row(widest(t)), self._row(widest(s))
 
     def _row_of_float(self, t: float) -> Row:
         row = self._row(torch.tensor([t], dtype=self.span.dtype, device=self.span.device))
@@ -157,7 +157,7 @@ class SDE(Process):
 
     def time_at(self, log_sigma: Tensor) -> Tensor:
         """The t in [t_min, t_max] at which log(std / m) is log_sigma, by bisection, float64."""
-        want = exact(log_sigma)
+        want = widest(log_sigma)
         low, high = (torch.full_like(want, v) for v in (self.t_min, self.t_max))
         for _ in range(54):
             middle = (low + high) / 2
@@ -172,7 +172,7 @@ class SDE(Process):
         Song, Durkan, Murray & Ermon 2021 (arXiv:2101.09258), section 4.
         """
         low, high = self._ends()
-        return self.time_at(low + exact(t) * (high - low))
+        return self.time_at(low + widest(t) * (high - low))
 
     def _ends(self) -> tuple[float, float]:
         return self._row_at(self.t_min).log_sigma, self._row_at(self.t_max).log_sigma
@@ -185,7 +185,7 @@ class SDE(Process):
         self.check_t("t", t, len(x0))
         eps = torch.randn_like(x0) if eps is None else eps
         mean, std = self.kernel(t)
-        return (like(mean.to(x0.dtype), x0) * x0).addcmul_(like(std.to(x0.dtype), x0), eps)
+        return (per_example(mean.to(x0.dtype), x0) * x0).addcmul_(per_example(std.to(x0.dtype), x0), eps)
 
     def prior(self, n: int) -> Batch:
         """x_1 ~ N(0, std(1)^2 I), with std 1 for VP and sub-VP."""
@@ -193,7 +193,7 @@ class SDE(Process):
 
     def log_prior(self, x: Batch) -> PerExample:
         """Log density of the prior at x, nats, float64."""
-        z = exact(x).flatten(1) / self.prior_std
+        z = widest(x).flatten(1) / self.prior_std
         return -z.square().sum(1) / 2 - self.dims * math.log(math.sqrt(2 * math.pi) * self.prior_std)
 
     # What the network says
@@ -254,7 +254,7 @@ class SDE(Process):
     def weight(self, t: Times) -> PerExample:
         """g^2 / (2 std^2): times |eps - eps_hat|^2, summed over dimensions, what the bound pays at time t."""
         self.check_positive(t, len(t))
-        row = self._row(exact(t))
+        row = self._row(widest(t))
         return row.g2 / (2 * row.std.square())
 
     def _noise_error(self, model: Network, x0: Batch, t: Times) -> Float[Tensor, "B d"]:
@@ -272,25 +272,25 @@ class SDE(Process):
         self.check_state("x0", x0)
         self.check_positive(t, len(x0))
         error = self._noise_error(model, x0, self.spread(t).to(t.dtype)).sum(1)
-        return self.prior_term(x0) + self.scale / 2 * exact(error) + self.reconstruction(model, x0)
+        return self.prior_term(x0) + self.scale / 2 * widest(error) + self.reconstruction(model, x0)
 
     def prior_term(self, x0: Batch) -> PerExample:
         """KL(q(x_{t_max} | x_0) || prior), nats; no network can change it."""
         self.check_state("x0", x0)
         end = self._row_at(self.t_max)
         ratio = (end.std / self.prior_std) ** 2
-        far = (end.mean / self.prior_std) ** 2 * exact(x0).square().flatten(1).sum(1)
+        far = (end.mean / self.prior_std) ** 2 * widest(x0).square().flatten(1).sum(1)
         return far / 2 + self.dims / 2 * (ratio - 1 - math.log(ratio))
 
     def reconstruction(self, model: Network, x0: Batch) -> PerExample:
         """-log p(x_0 | x_{t_min}), nats, at one draw of x_{t_min}: a density, or the mass of grey levels if set."""
         self.check_state("x0", x0)
         t = torch.full((1,), self.t_min, dtype=x0.dtype, device=x0.device).expand(len(x0))
-        mean = exact(self.predict_x0(model, self.corrupt(x0, t), t))
+        mean = widest(self.predict_x0(model, self.corrupt(x0, t), t))
         if self.levels is not None:
             sd = math.sqrt(self.decoder_var)
-            return -log_prob_of_level(exact(x0), mean, sd, self.levels).flatten(1).sum(1)
-        error = (exact(x0) - mean).square().flatten(1).sum(1)
+            return -log_prob_of_level(widest(x0), mean, sd, self.levels).flatten(1).sum(1)
+        error = (widest(x0) - mean).square().flatten(1).sum(1)
         return self.dims / 2 * math.log(2 * math.pi * self.decoder_var) + error / (2 * self.decoder_var)
 
     # Sampling
@@ -334,7 +334,8 @@ class SDE(Process):
 def fit(x: Tensor, *numbers: float | Tensor) -> list[Tensor]:
     """Numbers of a Row, ready to multiply x: in its dtype, with its axes."""
     return [
-        like(v.to(x.dtype), x) if isinstance(v, Tensor) else torch.tensor(v, dtype=x.dtype) for v in numbers
+        per_example(v.to(x.dtype), x) if isinstance(v, Tensor) else torch.tensor(v, dtype=x.dtype)
+        for v in numbers
     ]
 
 
@@ -510,7 +511,7 @@ class Renewal(Sampler):
         x_s is this root times x_0 plus a multiple of x_t. For share = 1 and VP: alpha_bar_s E Var(x_0 | x_t).
         """
         self.check_step(len(t), t, s)
-        now, then = (self.sde._row(exact(v)) for v in (t, s))
+        now, then = (self.sde._row(widest(v)) for v in (t, s))
         kept = math.sqrt(1 - self.share) * then.std * now.mean / now.std
         return (then.mean - kept).square()
 
@@ -545,7 +546,7 @@ class PredictorCorrector(Sampler):
         for _ in range(self.corrections):
             if repeated(s) and s.device.type == "cpu" and s[0] == 0:
                 return x
-            x = torch.where(like(s > 0, x), self.correct(model, x, at), x)
+            x = torch.where(per_example(s > 0, x), self.correct(model, x, at), x)
         return x
 
     def correct(self, model: Network, x: Batch, t: Times) -> Batch:
@@ -570,12 +571,12 @@ class Heun(Sampler):
         now, then, dt = self.sde.row(t), s.clamp(min=self.sde.t_min), self.length(x, t, s)
         k1 = self.sde._flow(x, eps, now)
         k2 = self.sde.velocity(model, x + dt * k1, then)
-        return torch.where(like(s > 0, x), x + dt / 2 * (k1 + k2), x0)
+        return torch.where(per_example(s > 0, x), x + dt / 2 * (k1 + k2), x0)
 
     def length(self, x: Batch, t: Times, s: Times) -> Tensor:
         """s - t < 0 as it multiplies x, after both are read as at most t_max."""
-        later, earlier = (exact(v).clamp(max=self.sde.t_max) for v in (t, s))
-        return like((earlier - later).to(x.dtype), x)
+        later, earlier = (widest(v).clamp(max=self.sde.t_max) for v in (t, s))
+        return per_example((earlier - later).to(x.dtype), x)
 
     @staticmethod
     def ends(s: Times) -> bool:
@@ -596,7 +597,7 @@ class RK4(Heun):
         k2 = self.sde.velocity(model, x + dt / 2 * k1, middle)
         k3 = self.sde.velocity(model, x + dt / 2 * k2, middle)
         k4 = self.sde.velocity(model, x + dt * k3, then)
-        return torch.where(like(s > 0, x), x + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4), x0)
+        return torch.where(per_example(s > 0, x), x + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4), x0)
 
     def middle(self, t: Times, s: Times) -> Times:
         """(t + s) / 2, after both are read as at most t_max; one value for all stays one value."""
@@ -702,9 +703,9 @@ class ProbabilityFlow(Sampler):
             now, times = torch.tensor(y).reshape(x.shape).to(x), self.at(t, x)
             with torch.no_grad():
                 v = self.sde.velocity(model, now, times)
-            return self.sde.finite(exact(v.cpu()), times.cpu()).numpy().ravel()
+            return self.sde.finite(widest(v.cpu()), times.cpu()).numpy().ravel()
 
-        y = self.solve(rhs, exact(x.detach().cpu()).numpy().ravel(), start, end)
+        y = self.solve(rhs, widest(x.detach().cpu()).numpy().ravel(), start, end)
         return torch.from_numpy(y).reshape(x.shape).to(x)
 
     def log_prob(
@@ -728,13 +729,13 @@ class ProbabilityFlow(Sampler):
         def rhs(t: float, y):
             now, times = torch.tensor(y[n:]).reshape(x.shape).to(x), self.at(t, x)
             v, div = with_divergence(lambda z: self.sde.velocity(model, z, times), now, probe)
-            both = torch.cat([exact(div.cpu()), exact(v.cpu()).flatten()])
+            both = torch.cat([widest(div.cpu()), widest(v.cpu()).flatten()])
             self.sde.finite(both[n:].reshape(x.shape), times.cpu())
             return both.numpy()
 
-        y = torch.cat([torch.zeros(n, dtype=torch.float64), exact(x.detach().cpu()).flatten()]).numpy()
+        y = torch.cat([torch.zeros(n, dtype=torch.float64), widest(x.detach().cpu()).flatten()]).numpy()
         y = torch.from_numpy(self.solve(rhs, y, self.sde.t_min, self.sde.t_max))
-        return y[:n] + exact(prior(y[n:].reshape(x.shape).to(x.device))).cpu()
+        return y[:n] + widest(prior(y[n:].reshape(x.shape).to(x.device))).cpu()
 
     def at(self, t: float, x: Batch) -> Times:
         """The time t for every example of x."""

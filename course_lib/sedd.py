@@ -21,7 +21,18 @@ from .categorical import kept_and_lost as kept
 from .d3pm import D3PM, MaskCount, Prediction, upcast
 from .process import Process, keep
 from .schedules import Schedule
-from .shapes import Mask, Network, PerExample, State, Times, Tokens, check_choice, check_count, exact, like
+from .shapes import (
+    Mask,
+    Network,
+    PerExample,
+    State,
+    Times,
+    Tokens,
+    check_choice,
+    check_count,
+    per_example,
+    widest,
+)
 
 FIRST = 1e-30  # the moment after time 0: where a schedule starts below 1, its first noise is there already
 Sampler = Literal["tweedie", "euler"]
@@ -38,9 +49,9 @@ def score_entropy(
     K(rho) = rho (log rho - 1) makes each term >= 0, and 0 where s_y = rho_y. For any noise, one number for each of
     the V tokens; s at x_t itself plays no part.  (SEDD, definition 3.1, with the weights of equation 10)
     """
-    q = noise.after(exact(F.one_hot(x0, noise.K)), log_alpha)
+    q = noise.after(widest(F.one_hot(x0, noise.K)), log_alpha)
     rho = (q / pick(q, x_t)[..., None])[..., : noise.V]
-    return (noise.rates(x_t)[..., : noise.V] * bregman(exact(log_s), rho)).sum(-1)
+    return (noise.rates(x_t)[..., : noise.V] * bregman(widest(log_s), rho)).sum(-1)
 
 
 def bregman(log_s: Float[Tensor, "*shape"], rho: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -60,13 +71,13 @@ def score_entropy_replace(
     (a, lost), pi = kept(log_alpha, x0), noise.pi.to(log_s.dtype)
     pi_x, pi_0, moved = noise.pi[x_t], noise.pi[x0], x_t != x0
     total, mean, at_x, at_0 = Sums.apply(log_s, pi, x_t, x0)
-    total, at_0 = exact(total - at_x.exp()), exact(at_0)
+    total, at_0 = widest(total - at_x.exp()), widest(at_0)
     q_x = a * ~moved + lost * pi_x
     share = pi_x * lost / q_x  # R[y, x] rho_y / pi_y at all y but x_0
     known = torch.where(moved, a / lost * at_0, 0)
     return (
         pi_x * total
-        - share * exact(mean - pi[x_t] * at_x)
+        - share * widest(mean - pi[x_t] * at_x)
         - known
         + _constant(noise, a, lost, q_x, share, pi_x, pi_0, moved)
     )
@@ -171,7 +182,7 @@ class SEDD(Process):
 
     def base(self, x_t: Tokens, t: Times) -> LogLaw:
         """log s of a uniformly random x_0, what is added to the output; 0 for doubly stochastic noise."""
-        flat = exact(torch.ones(len(x_t), 1, self.noise.V, device=x_t.device)) / self.noise.V
+        flat = widest(torch.ones(len(x_t), 1, self.noise.V, device=x_t.device)) / self.noise.V
         c = self.noise.after(F.pad(flat, (0, self.noise.K - self.noise.V)), self.noise.log_alpha(t)).log()
         return (c - c[:, 0].gather(-1, x_t)[..., None])[..., : self.noise.V]
 
@@ -213,12 +224,12 @@ class SEDD(Process):
 
     def bound(self, model: Network, x0: Tokens, t: Times) -> PerExample:
         """Nats per sequence, float64: its mean over t in (0, 1] bounds -log p(x_0).  (theorem 3.6)"""
-        total = self._entropy(model, x0, t, exact) + self.prior_term(x0)
+        total = self._entropy(model, x0, t, widest) + self.prior_term(x0)
         return total + self.reconstruction_term(model, x0)
 
     def diffusion_term(self, model: Network, x0: Tokens, t: Times) -> PerExample:
         """DWDSE at t: sigma'(t) x score entropy at one draw of x_t, nats per sequence, float64."""
-        return self._entropy(model, x0, t, exact)
+        return self._entropy(model, x0, t, widest)
 
     def prior_term(self, x0: Tokens) -> PerExample:
         """KL(q(x_1 | x_0) || prior) in nats per sequence."""
@@ -231,8 +242,8 @@ class SEDD(Process):
         Published bounds leave it out, which makes them smaller than a bound.
         """
         first = torch.full((len(x0),), FIRST, device=x0.device)
-        if not self.noise.schedule.log_alpha_bar(exact(first[:1] * 0)).any():
-            return exact(torch.zeros_like(first))
+        if not self.noise.schedule.log_alpha_bar(widest(first[:1] * 0)).any():
+            return widest(torch.zeros_like(first))
         x = self.noise.corrupt(x0, torch.zeros_like(first), first)
         law = self.law(self.log_score(model, x, first), x, first, torch.zeros_like(first))
         return -pick(law, x0).log().sum(1)
@@ -252,7 +263,7 @@ class SEDD(Process):
 
     def rate(self, t: Times) -> PerExample:
         """sigma'(t), float64."""
-        return self.noise.schedule.rate(exact(t))
+        return self.noise.schedule.rate(widest(t))
 
     def weight(self, t: Times) -> PerExample:
         """sigma' / (e^sigma - 1), the rate at which one mask opens; 1 / t for log-linear noise."""
@@ -267,7 +278,7 @@ class SEDD(Process):
         """
         f = self._on_masks(model, x_t, t, where)
         nll = f.exp().mean(-1) - 1 - f.gather(-1, x0[where][:, None])[:, 0] + math.log(self.noise.V)
-        return exact(torch.zeros(x0.shape, device=x0.device)).masked_scatter(where, exact(nll))
+        return widest(torch.zeros(x0.shape, device=x0.device)).masked_scatter(where, widest(nll))
 
     def _on_masks(self, model: Network, x_t: Tokens, t: Times, where: Mask) -> Float[Tensor, "n V"]:
         """The network's f at the masks `where` only; a network that takes rows works out no others."""
@@ -278,7 +289,7 @@ class SEDD(Process):
         if self.scaled:
             return upcast(out)
         base = -torch.expm1(-self.noise.log_alpha(t)).log() - math.log(self.noise.V)
-        return upcast(out) - like(base, x_t).expand(x_t.shape)[where][:, None].to(out.dtype)
+        return upcast(out) - per_example(base, x_t).expand(x_t.shape)[where][:, None].to(out.dtype)
 
     # Sampling
 
@@ -299,15 +310,19 @@ class SEDD(Process):
         Tweedie: (s exp(-D R))_y exp(D R)[y, x_t], D = sigma(t) - sigma(s). Negative entries, which only a score that no
         data has can give, are 0.
         """
-        state_scores, step = exact(log_s).exp(), self.noise.kept(s, t)
+        state_scores, step = widest(log_s).exp(), self.noise.kept(s, t)
         if self.noise.mask is not None:  # MASK stands last, and has the score 1 where it is x_t
-            state_scores = torch.cat([state_scores, exact(x_t == self.noise.mask)[..., None]], -1)
+            state_scores = torch.cat([state_scores, widest(x_t == self.noise.mask)[..., None]], -1)
         p = self.noise.after(state_scores, -step).clamp(min=0) * self.noise.column(x_t, step)
-        p = torch.where(like(s == 0, p) & (torch.arange(self.noise.K, device=p.device) >= self.noise.V), 0, p)
+        p = torch.where(
+            per_example(s == 0, p) & (torch.arange(self.noise.K, device=p.device) >= self.noise.V), 0, p
+        )
         if self.sampler == "euler":
-            jump = like((exact(t) - exact(s)) * self.rate(t), p) * self.noise.rates(x_t) * state_scores
+            jump = (
+                per_example((widest(t) - widest(s)) * self.rate(t), p) * self.noise.rates(x_t) * state_scores
+            )
             stay = (1 - jump.sum(-1, keepdim=True)).clamp(min=0) * F.one_hot(x_t, self.noise.K)
-            p = torch.where(like(s == 0, p), p, jump + stay)
+            p = torch.where(per_example(s == 0, p), p, jump + stay)
         return p / p.sum(-1, keepdim=True)
 
     def _open(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
@@ -317,8 +332,8 @@ class SEDD(Process):
         """
         masks, chance = x == self.noise.mask, self.noise.reveals(s, t)
         if self.sampler == "euler":
-            chance = (exact(t) - exact(s)) * self.weight(t)
-        chance = like(torch.where(s == 0, 1, chance), x).expand(x.shape)
+            chance = (widest(t) - widest(s)) * self.weight(t)
+        chance = per_example(torch.where(s == 0, 1, chance), x).expand(x.shape)
         asked = masks & happens(chance) if self.mass == "known" else masks
         if not asked.any():
             return x
@@ -326,7 +341,7 @@ class SEDD(Process):
         mass = self.check_numbers(sum_exp(f), t) / self.noise.V
         if self.mass == "known":
             return x.masked_scatter(asked, draw(f.softmax(-1)))
-        opens = happens(chance[masks] * exact(mass)) | (like(s, x).expand(x.shape)[masks] == 0)
+        opens = happens(chance[masks] * widest(mass)) | (per_example(s, x).expand(x.shape)[masks] == 0)
         tokens = x[masks].masked_scatter(opens, draw(f[opens].softmax(-1)))
         return x.masked_scatter(masks, tokens)
 
@@ -339,13 +354,13 @@ class SEDD(Process):
         tweedie = (score - lost[..., None].to(pi.dtype) * pi * total).clamp(min=0)
         speed, stay = pi_x * lost / a, pick(tweedie, x) / a * (a + lost * pi_x)
         if self.sampler == "euler":
-            last = like(s == 0, x)
-            h = like((exact(t) - exact(s)) * self.rate(t), x)
+            last = per_example(s == 0, x)
+            h = per_example((widest(t) - widest(s)) * self.rate(t), x)
             tweedie = torch.where(last[..., None], tweedie, score)
             speed = torch.where(last, speed, h * pi_x)
-            stay = torch.where(last, stay, (1 - h * pi_x * exact(total[..., 0] - 1)).clamp(min=0))
+            stay = torch.where(last, stay, (1 - h * pi_x * widest(total[..., 0] - 1)).clamp(min=0))
         tweedie = tweedie.scatter(-1, x[..., None], 0)
-        move = speed * exact(tweedie.sum(-1))
+        move = speed * widest(tweedie.sum(-1))
         changes = happens(move / (move + stay))
         return x.masked_scatter(changes, draw(tweedie[changes]))
 
@@ -423,7 +438,7 @@ class Counted(MaskCount):
         self.process, self.T = process, process.length
         ends = torch.tensor([FIRST, 1.0], device=process.device)
         lost = -torch.expm1(process.noise.log_alpha(ends))
-        n = exact(torch.arange(self.T + 1, device=process.device))
+        n = widest(torch.arange(self.T + 1, device=process.device))
         ways = torch.lgamma(n[-1:] + 1) - torch.lgamma(n + 1) - torch.lgamma(n.flip(0) + 1)
         chance = (ways + torch.xlogy(n, lost[:, None]) + torch.xlogy(n.flip(0), 1 - lost[:, None])).exp()
         at_least = chance.flip(1).cumsum(1).flip(1)  # P(M >= n) = P(Beta(n, L - n + 1) < lost)
@@ -436,7 +451,7 @@ class Counted(MaskCount):
 
     def told(self, n: Times) -> Times:
         """A time that has n masks, from its law given n."""
-        law = torch.distributions.Beta(exact(n), exact(self.T - n + 1))
+        law = torch.distributions.Beta(widest(n), widest(self.T - n + 1))
         level = law.sample()
         while (outside := (level < self.lost[0]) | (level > self.lost[1])).any():
             level = torch.where(outside, law.sample(), level)
@@ -465,7 +480,7 @@ def first_hitting(
 @torch.no_grad()
 def _first_hitting(process, model, x, clamp):
     x, t = clamp(x), torch.ones(len(x), device=x.device)
-    log_level = process.noise.schedule.noise(exact(t)).log()
+    log_level = process.noise.schedule.noise(widest(t)).log()
     yield t, x
     while (masks := x == process.noise.mask).any():
         left = masks.sum(1)

@@ -19,7 +19,7 @@ Table = Float[Tensor, " T_plus_1"]  # entry 0 is the data: the index is the pape
 Network = Callable[[Tensor, Tensor], Tensor]  # model(x_t, u), u = t / T
 
 
-def like(v: Shaped[Tensor, " B"], x: Tensor) -> Tensor:
+def per_example(v: Shaped[Tensor, " B"], x: Tensor) -> Tensor:
     """Give the vector v trailing axes of size one, so that it broadcasts against x: (B,) -> (B, 1, ..., 1)."""
     return v.reshape(-1, *[1] * (x.ndim - 1))
 
@@ -29,7 +29,7 @@ def repeated(t: Tensor) -> bool:
     return t.stride(0) == 0
 
 
-def exact(x: Tensor) -> Tensor:
+def widest(x: Tensor) -> Tensor:
     """x in the widest float its device has: float64, but float32 on MPS, which has no float64."""
     return x.float() if x.device.type == "mps" else x.double()
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..exercise import close, define, diagnose
-from ..shapes import like
+from ..shapes import per_example
 
 ALPHA_BAR = torch.tensor([1.0, 0.9, 0.7, 0.45, 0.2, 0.05], dtype=torch.float64)  # T = 5
 T = len(ALPHA_BAR) - 1
@@ -54,16 +54,16 @@ def q_sample(x0, t, alpha_bar, eps):
 
 Q_SAMPLE: Mistakes = {
     "alpha_bar without its root": (
-        lambda x0, t, a, eps: like(a[t], x0) * x0 + like(1 - a[t], x0).sqrt() * eps,
+        lambda x0, t, a, eps: per_example(a[t], x0) * x0 + per_example(1 - a[t], x0).sqrt() * eps,
         "the data is multiplied by alpha_bar itself. alpha_bar is the share of the variance that is left: "
         "what does that make the factor on x0?",
     ),
     "noise scaled by the variance": (
-        lambda x0, t, a, eps: like(a[t], x0).sqrt() * x0 + like(1 - a[t], x0) * eps,
+        lambda x0, t, a, eps: per_example(a[t], x0).sqrt() * x0 + per_example(1 - a[t], x0) * eps,
         "the noise is multiplied by 1 - alpha_bar, so its standard deviation is what should be its variance",
     ),
     "the two roots swapped": (
-        lambda x0, t, a, eps: like(1 - a[t], x0).sqrt() * x0 + like(a[t], x0).sqrt() * eps,
+        lambda x0, t, a, eps: per_example(1 - a[t], x0).sqrt() * x0 + per_example(a[t], x0).sqrt() * eps,
         "at t = 0 you return pure noise. Which of the two roots must be 1 there?",
     ),
     "the table read at t - 1": (

@@ -31,7 +31,7 @@ from course_lib.sde import (
 )
 from course_lib.sedd import SEDD
 from course_lib.sentences import PAD, Pairs
-from course_lib.shapes import check_choice, check_count, exact, like, repeated
+from course_lib.shapes import check_choice, check_count, per_example, repeated, widest
 from course_lib.train import train
 
 B = 8
@@ -322,8 +322,10 @@ def test_an_empty_process_says_what_it_lacks(unchecked):
 
 def test_shape_helpers():
     v = torch.tensor([1.0, 2.0])
-    assert like(v, torch.zeros(2, 3, 4)).shape == (2, 1, 1) and like(v, torch.zeros(2)).shape == (2,)
-    assert exact(v).dtype == torch.float64
+    assert per_example(v, torch.zeros(2, 3, 4)).shape == (2, 1, 1) and per_example(
+        v, torch.zeros(2)
+    ).shape == (2,)
+    assert widest(v).dtype == torch.float64
     assert repeated(v[0].expand(3)) and not repeated(v)
     check_count("n", 1)
     check_choice("k", "a", ("a", "b"))
