@@ -1,9 +1,10 @@
 """From DDPM to SEDD: the library behind the notebooks.
 
-    shapes   files                              what every tensor is called; safe writing
+    shapes   finite   files                     what every tensor is called; NaN noticed; safe writing
     schedules   nets   data   sentences         foundations; none knows what diffusion is
     categorical                                 noise on tokens
     process                                     the contract, and the one sampling loop
+    wrapper   infilling                         processes around processes; known parts put back
     ddpm optimal_variance sde
     diffusion_lm diffuseq autoregressive
     d3pm sedd mdlm                              systems: one paper, one file, one notebook

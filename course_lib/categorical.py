@@ -664,8 +664,3 @@ def check_rates(R: Tensor) -> Tensor:
         i = int(R.sum(1).abs().argmax())
         raise ValueError(f"each row of rates must sum to 0, but row {i} sums to {R[i].sum().item():.3g}")
     return (R + R.T) / 2
-
-
-def describe(x: object) -> str:
-    """What a bad argument is, in words."""
-    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__

@@ -19,7 +19,8 @@ from torch.autograd.function import once_differentiable
 from .categorical import Absorbing, LogLaw, PerToken, Replace, Semigroup, Uniform, draw, happens, pick
 from .categorical import kept_and_lost as kept
 from .d3pm import D3PM, MaskCount, Prediction, upcast
-from .process import Process, keep
+from .infilling import keep
+from .process import Process
 from .schedules import Schedule
 from .shapes import (
     Mask,

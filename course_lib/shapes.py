@@ -4,6 +4,7 @@ B batch   L sequence length   D embedding width   K vocabulary size   T last tim
 """
 
 from collections.abc import Callable, Iterable
+from numbers import Integral
 
 from jaxtyping import Bool, Float, Int, Num, Shaped
 from torch import Tensor
@@ -34,9 +35,58 @@ def widest(x: Tensor) -> Tensor:
     return x.float() if x.device.type == "mps" else x.double()
 
 
+def once(*times: Shaped[Tensor, " B"]) -> tuple[Tensor, ...]:
+    """One entry of each where all examples share their times, as `sample` gives them: then one is worked out."""
+    if all(repeated(t) for t in times):
+        return tuple(t[:1] for t in times)
+    return times
+
+
+def describe(x: object) -> str:
+    """What a bad argument is, in words."""
+    if isinstance(x, Tensor):
+        return f"{x.dtype} of shape {tuple(x.shape)}"
+    return type(x).__name__
+
+
+def check_answer(out: object, shape: tuple[int, ...], x: Tensor) -> None:
+    """Raise unless a network's output is a float tensor of this shape, on the device of its input x.
+
+    The one place where answers are looked at, for every system: a wrong shape may broadcast into a number that looks
+    right, even below an entropy.
+    """
+    if not isinstance(out, Tensor):
+        raise TypeError(f"model must return a tensor, not {type(out).__name__}{hint_of_field(out)}")
+    if not out.is_floating_point():
+        raise TypeError(f"model must return floats, not {out.dtype}")
+    if tuple(out.shape) != shape:
+        raise ValueError(
+            f"model must return shape {shape}, not {tuple(out.shape)}{hint_of_shape(out, shape)}"
+        )
+    if out.device != x.device:
+        raise ValueError(f"model must answer on the device of its input, {x.device}, not on {out.device}")
+
+
+def hint_of_field(out: object) -> str:
+    """Where the tensor is in what other libraries return."""
+    if isinstance(out, tuple | list):
+        return ": pass a function that takes the tensor out of it, say lambda x, u: model(x, u)[0]"
+    field = next((name for name in ("logits", "sample", "last_hidden_state") if hasattr(out, name)), None)
+    return f": pass lambda x, u: model(x, u).{field}" if field else ""
+
+
+def hint_of_shape(out: Tensor, shape: tuple[int, ...]) -> str:
+    """What to do about the two wrong shapes that other code often has."""
+    if out.ndim == len(shape) and tuple(out.shape[:-1]) == shape[:-1] and out.shape[-1] == shape[-1] + 1:
+        return f": it has a number for MASK too, slice [..., :{shape[-1]}]"
+    if out.ndim == len(shape) == 3 and tuple(out.transpose(1, 2).shape) == shape:
+        return ": the last two axes are swapped, transpose(1, 2)"
+    return ""
+
+
 def check_count(name: str, n: int, least: int = 1) -> None:
-    """Raise TypeError unless n is an int, ValueError unless it is at least `least`."""
-    if isinstance(n, bool) or not isinstance(n, int):
+    """Raise TypeError unless n is a whole number (numpy's will do), ValueError unless it is at least `least`."""
+    if isinstance(n, bool) or not isinstance(n, Integral):
         raise TypeError(f"{name} must be an int, not {type(n).__name__}")
     if n < least:
         raise ValueError(f"{name} must be at least {least}, not {n}")

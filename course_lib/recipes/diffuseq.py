@@ -20,9 +20,10 @@ from ..diffuseq import DiffuSeq
 from ..diffusion_lm import Recalling, Rounded
 from ..evaluate import Estimate, distinct, mbr, self_bleu
 from ..files import needs
+from ..infilling import keep
 from ..nets import CausalNet, MixingNet
 from ..optimal_variance import DDIM
-from ..process import Process, keep, last, sample
+from ..process import Process, last, sample
 from ..sde import VP, DPMSolver
 from ..sentences import (
     END,

@@ -14,9 +14,10 @@ from course_lib import schedules as S
 from course_lib.d3pm import D3PM, MaskCount, Ordered, upcast
 from course_lib.data import MarkovLanguage
 from course_lib.evaluate import bound
+from course_lib.infilling import keep
 from course_lib.nets import TokenNet
 from course_lib.oracle import MarkovOracle
-from course_lib.process import keep, last, sample
+from course_lib.process import last, sample
 
 V, L, T = 3, 2, 4
 LINE = S.table(S.log_linear(0.0), T, max_beta=1.0)
