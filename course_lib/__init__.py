@@ -2,7 +2,9 @@
 
     shapes   finite   files                     what every tensor is called; NaN noticed; safe writing
     schedules   nets   data   sentences         foundations; none knows what diffusion is
-    categorical                                 noise on tokens
+    categorical                                 noise on tokens: the base, drawing
+    stationary   absorbing   mask_uniform
+    structured   information                    kinds of noise, and clocks made by information
     process                                     the contract, and the one sampling loop
     wrapper   infilling                         processes around processes; known parts put back
     ddpm optimal_variance sde

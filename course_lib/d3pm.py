@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .categorical import Absorbing, LogLaw, Noise, PerToken, Semigroup, draw, pick
+from .absorbing import Absorbing
+from .categorical import LogLaw, Noise, PerToken, Semigroup, draw, pick
 from .process import Process
 from .shapes import Mask, Network, PerExample, Times, Tokens, check_choice, widest
 

@@ -12,7 +12,8 @@ same model.
 import torch
 import torch.nn.functional as F
 
-from .categorical import Absorbing, LogLaw, PerToken
+from .absorbing import Absorbing
+from .categorical import LogLaw, PerToken
 from .sedd import SEDD
 from .shapes import Mask, Network, Times, Tokens, widest
 

@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .categorical import Absorbing, LogLaw, PerToken, Replace, Semigroup, Uniform, draw, happens, pick
-from .categorical import kept_and_lost as kept
+from .absorbing import Absorbing
+from .categorical import LogLaw, PerToken, Semigroup, draw, happens, kept_and_lost, pick
 from .d3pm import D3PM, MaskCount, Prediction, upcast
 from .infilling import keep
 from .process import Process
@@ -34,6 +34,7 @@ from .shapes import (
     per_example,
     widest,
 )
+from .stationary import Stationary, Uniform
 
 FIRST = 1e-30  # the moment after time 0: where a schedule starts below 1, its first noise is there already
 Sampler = Literal["tweedie", "euler"]
@@ -61,7 +62,7 @@ def bregman(log_s: Float[Tensor, "*shape"], rho: Float[Tensor, "*shape"]) -> Flo
 
 
 def score_entropy_replace(
-    noise: Replace, log_s: LogLaw, x0: Tokens, x_t: Tokens, log_alpha: PerExample
+    noise: Stationary, log_s: LogLaw, x0: Tokens, x_t: Tokens, log_alpha: PerExample
 ) -> PerToken:
     """The same for noise that draws from any law pi: two sums over the vocabulary, all else a few numbers per token.
 
@@ -69,7 +70,7 @@ def score_entropy_replace(
     sums over y != x, plus what does not depend on s. Nothing cancels, whatever K is: for uniform noise and x = x_0 the
     ratio is rho = e1 / (e1 + K), e1 = expm1(sigma).
     """
-    (a, lost), pi = kept(log_alpha, x0), noise.pi.to(log_s.dtype)
+    (a, lost), pi = kept_and_lost(log_alpha, x0), noise.pi.to(log_s.dtype)
     pi_x, pi_0, moved = noise.pi[x_t], noise.pi[x0], x_t != x0
     total, mean, at_x, at_0 = Sums.apply(log_s, pi, x_t, x0)
     total, at_0 = widest(total - at_x.exp()), widest(at_0)
@@ -258,7 +259,7 @@ class SEDD(Process):
             per_token = self.surprise(model, x0, x_t, t, x_t == self.noise.mask)
             return self.check_numbers(self.weight(t) * per_token.sum(1), t)
         log_s = self._scores(widen(model(x_t, self.u(t))), x_t, t)
-        entropy = score_entropy_replace if isinstance(self.noise, Replace) else score_entropy
+        entropy = score_entropy_replace if isinstance(self.noise, Stationary) else score_entropy
         total = self.rate(t) * entropy(self.noise, log_s, x0, x_t, log_alpha).sum(1)
         return self.check_numbers(total, t)
 
@@ -301,7 +302,7 @@ class SEDD(Process):
         if isinstance(self.noise, Absorbing):
             return self._open(model, x, t, s)
         log_s = self.check_numbers(self.log_score(model, x, t), t)
-        if isinstance(self.noise, Replace):
+        if isinstance(self.noise, Stationary):
             return self._replace(log_s, x, t, s)
         return draw(self.law(log_s, x, t, s))
 
@@ -311,7 +312,7 @@ class SEDD(Process):
         Tweedie: (s exp(-D R))_y exp(D R)[y, x_t], D = sigma(t) - sigma(s). Negative entries, which only a score that no
         data has can give, are 0.
         """
-        state_scores, step = widest(log_s).exp(), self.noise.kept(s, t)
+        state_scores, step = widest(log_s).exp(), self.noise.log_alpha_ratio(s, t)
         if self.noise.mask is not None:  # MASK stands last, and has the score 1 where it is x_t
             state_scores = torch.cat([state_scores, widest(x_t == self.noise.mask)[..., None]], -1)
         p = self.noise.after(state_scores, -step).clamp(min=0) * self.noise.column(x_t, step)
@@ -349,7 +350,7 @@ class SEDD(Process):
     def _replace(self, log_s: LogLaw, x: Tokens, t: Times, s: Times) -> Tokens:
         """Noise that draws from pi, in two stages: which tokens change, then what those become."""
         pi, pi_x = self.noise.pi.to(log_s.dtype), self.noise.pi[x]
-        a, lost = kept(self.noise.kept(s, t), x)  # alpha_t / alpha_s and 1 - it
+        a, lost = kept_and_lost(self.noise.log_alpha_ratio(s, t), x)  # alpha_t / alpha_s and 1 - it
         score = log_s.exp()
         total = score.sum(-1, keepdim=True)
         tweedie = (score - lost[..., None].to(pi.dtype) * pi * total).clamp(min=0)

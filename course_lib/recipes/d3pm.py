@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from .. import schedules
-from ..categorical import Absorbing, Uniform
+from ..absorbing import Absorbing
 from ..d3pm import D3PM, MaskCount
 from ..data import ALPHABET, addresses, decode, windows
 from ..evaluate import Estimate, NGram, bound, entropy_of_tokens
 from ..nets import TokenNet
 from ..process import Process, last, sample
+from ..stationary import Uniform
 from . import Recipe, spaced
 
 K, LENGTH, T = len(ALPHABET), 128, 1000

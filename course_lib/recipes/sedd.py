@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .. import schedules
-from ..categorical import Absorbing, Uniform
+from ..absorbing import Absorbing
 from ..d3pm import MaskCount
 from ..data import addresses, decode
 from ..evaluate import Estimate, NGram, bound
@@ -19,6 +19,7 @@ from ..mdlm import MDLM
 from ..process import Process, last, sample
 from ..sedd import SEDD, Counted, Mass, first_hitting
 from ..shapes import Network
+from ..stationary import Uniform
 from . import Measurement, Recipe, d3pm, shipped, spaced
 from .d3pm import LENGTH, K, network, quality, text
 

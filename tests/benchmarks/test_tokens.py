@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from course_lib.categorical import Absorbing, Uniform
+from course_lib.absorbing import Absorbing
 from course_lib.d3pm import D3PM
 from course_lib.mdlm import MDLM
 from course_lib.schedules import cosine, geometric, log_linear, table
 from course_lib.sedd import SEDD, score_entropy_replace
+from course_lib.stationary import Uniform
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 T, K, BIG = 1000, 256, 50_257

@@ -5,14 +5,15 @@ from inspect import signature
 import pytest
 import torch
 
-from course_lib import categorical as C
 from course_lib import schedules as S
+from course_lib.absorbing import Absorbing
 from course_lib.autoregressive import Autoregressive
 from course_lib.d3pm import D3PM, Ordered
 from course_lib.ddpm import DDPM
 from course_lib.diffuseq import DiffuSeq
 from course_lib.diffusion_lm import DiffusionLM
 from course_lib.evaluate import bound
+from course_lib.mask_uniform import MaskUniform
 from course_lib.mdlm import MDLM
 from course_lib.nets import MLP, CausalNet, EmbeddingNet, MixingNet, TokenNet, UNet
 from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, LossAware, Renoise
@@ -32,6 +33,8 @@ from course_lib.sde import (
 from course_lib.sedd import SEDD
 from course_lib.sentences import PAD, Pairs
 from course_lib.shapes import check_choice, check_count, per_example, repeated, widest
+from course_lib.stationary import Uniform
+from course_lib.structured import gaussian
 from course_lib.train import train
 
 B = 8
@@ -80,20 +83,20 @@ SYSTEMS = {  # name: (process, network, batch of data)
     ),
     "diffuseq": lambda: pairs(DiffuSeq(S.table(S.sqrt(), 50), 6, 4), EmbeddingNet(7, 4, 16, 2, 1)),
     "autoregressive": lambda: pairs(Autoregressive(7, 50), CausalNet(7, 16, 2, 1)),
-    "d3pm, uniform": lambda: tokens(C.Uniform(5, S.table(S.cosine(power=1), 50))),
+    "d3pm, uniform": lambda: tokens(Uniform(5, S.table(S.cosine(power=1), 50))),
     "d3pm, absorbing": lambda: tokens(
-        C.Absorbing(5, S.table(S.log_linear(0.0), 50, max_beta=1.0)), ce_weight=0.1
+        Absorbing(5, S.table(S.log_linear(0.0), 50, max_beta=1.0)), ce_weight=0.1
     ),
-    "d3pm, gaussian": lambda: tokens(C.gaussian(5, torch.linspace(0.02, 0.5, 50)), predicts="posterior"),
-    "d3pm, mask and uniform": lambda: tokens(C.MaskUniform(5, S.table(S.log_linear(), 50)), predicts="score"),
+    "d3pm, gaussian": lambda: tokens(gaussian(5, torch.linspace(0.02, 0.5, 50)), predicts="posterior"),
+    "d3pm, mask and uniform": lambda: tokens(MaskUniform(5, S.table(S.log_linear(), 50)), predicts="score"),
     "d3pm, ordered": lambda: (Ordered(5, 50), TokenNet(6, 5, 16, 2, 1), torch.randint(0, 5, (B, 50))),
-    "sedd, uniform": lambda: ratios(C.Uniform(5, S.geometric(1e-3, 8.0))),
-    "sedd, uniform, euler": lambda: ratios(C.Uniform(5, S.log_linear()), sampler="euler"),
-    "sedd, absorbing": lambda: ratios(C.Absorbing(5, S.log_linear())),
-    "sedd, absorbing, not scaled": lambda: ratios(C.Absorbing(5, S.geometric()), scaled=False),
-    "sedd, absorbing, mass known": lambda: ratios(C.Absorbing(5, S.log_linear()), mass="known"),
-    "sedd, mask and uniform": lambda: ratios(C.MaskUniform(5, S.log_linear())),
-    "mdlm": lambda: ratios(C.Absorbing(5, S.log_linear(0.01)), MDLM),
+    "sedd, uniform": lambda: ratios(Uniform(5, S.geometric(1e-3, 8.0))),
+    "sedd, uniform, euler": lambda: ratios(Uniform(5, S.log_linear()), sampler="euler"),
+    "sedd, absorbing": lambda: ratios(Absorbing(5, S.log_linear())),
+    "sedd, absorbing, not scaled": lambda: ratios(Absorbing(5, S.geometric()), scaled=False),
+    "sedd, absorbing, mass known": lambda: ratios(Absorbing(5, S.log_linear()), mass="known"),
+    "sedd, mask and uniform": lambda: ratios(MaskUniform(5, S.log_linear())),
+    "mdlm": lambda: ratios(Absorbing(5, S.log_linear(0.01)), MDLM),
 }
 
 

@@ -8,8 +8,13 @@ import pytest
 import torch
 from torch import tensor
 
-from course_lib import categorical as C
 from course_lib import schedules as S
+from course_lib.absorbing import Absorbing
+from course_lib.categorical import Noise, Semigroup, draw, happens
+from course_lib.information import information, information_table
+from course_lib.mask_uniform import MaskUniform
+from course_lib.stationary import Stationary, Uniform
+from course_lib.structured import Neighbours, StepMatrices, band, gaussian, nearest_neighbours
 
 V, T, L = 4, 6, 3
 TABLE = tensor([1.0, 0.9, 0.62, 0.4, 0.3, 0.11, 0.02], dtype=torch.float64)
@@ -20,15 +25,15 @@ RATES = tensor(
 )
 
 NOISES = {
-    "replace": lambda: C.Replace(PI, TABLE),
-    "uniform": lambda: C.Uniform(V, TABLE),
-    "absorbing": lambda: C.Absorbing(V, TABLE),
-    "absorbing to 0": lambda: C.Absorbing(V, torch.cat([TABLE[:-1], torch.zeros(1)])),
-    "uniform to 0": lambda: C.Uniform(V, torch.cat([TABLE[:-1], torch.zeros(1)])),
-    "mask and uniform": lambda: C.MaskUniform(V, TABLE, 0.3),
-    "neighbours": lambda: C.Neighbours(RATES, TABLE),
-    "gaussian": lambda: C.gaussian(V, BETA),
-    "band": lambda: C.band(V, BETA, 1),
+    "replace": lambda: Stationary(PI, TABLE),
+    "uniform": lambda: Uniform(V, TABLE),
+    "absorbing": lambda: Absorbing(V, TABLE),
+    "absorbing to 0": lambda: Absorbing(V, torch.cat([TABLE[:-1], torch.zeros(1)])),
+    "uniform to 0": lambda: Uniform(V, torch.cat([TABLE[:-1], torch.zeros(1)])),
+    "mask and uniform": lambda: MaskUniform(V, TABLE, 0.3),
+    "neighbours": lambda: Neighbours(RATES, TABLE),
+    "gaussian": lambda: gaussian(V, BETA),
+    "band": lambda: band(V, BETA, 1),
 }
 CLOSED = [name for name in NOISES if name.startswith(("replace", "uniform", "absorbing"))]
 DOUBLY = ["uniform", "neighbours", "gaussian", "band"]
@@ -112,7 +117,7 @@ def test_gaussian_by_row_sums_would_not_keep_the_uniform_law():
     Q = (-4 * (i[:, None] - i).square() / (49 * 0.5)).exp()
     Q = Q / Q.sum(1, keepdim=True)
     assert abs(Q.sum(0).min() - 0.815) < 1e-3 and abs(Q.sum(0).max() - 1.095) < 1e-3
-    ours = C.gaussian(8, tensor([0.5] * 400).double())
+    ours = gaussian(8, tensor([0.5] * 400).double())
     assert (ours.matrix(times(0), times(1)).sum(1) - 1).abs().max() < 1e-14
     assert (ours.matrix(times(0), times(400)) - 1 / 8).abs().max() < 1e-12
 
@@ -216,11 +221,11 @@ def test_closed_forms_are_the_general_formulas(name):
 
 def general(noise, method):
     """The method as the base class has it."""
-    return getattr(C.Noise, method).__get__(noise)
+    return getattr(Noise, method).__get__(noise)
 
 
 def test_kl_in_float32_keeps_small_probabilities():
-    for noise in (C.Uniform(3, TABLE), C.Absorbing(3, TABLE)):
+    for noise in (Uniform(3, TABLE), Absorbing(3, TABLE)):
         log_p = tensor([[[0.0, -150.0, -2.0]]]).log_softmax(-1)
         x0, x_t = tensor([[1]]), tensor([[noise.mask or 2]])
         for s in (0, 2):
@@ -284,21 +289,21 @@ def test_fast_conversions_are_the_general_ones(name):
     noise, t, x_t = NOISES[name](), times(3, 5), torch.randint(0, V, (2, L))
     log_p = torch.randn(2, L, V).double().log_softmax(-1)
     if name != "absorbing":
-        got, want = noise._evidence(log_p, x_t, t), general(noise, "_evidence")(log_p, x_t, t)
+        got, want = noise.log_evidence(log_p, x_t, t), general(noise, "log_evidence")(log_p, x_t, t)
         torch.testing.assert_close(got - got.amin(-1, keepdim=True), want - want.amin(-1, keepdim=True))
     c = noise.mix(log_p.exp(), torch.zeros(2).long(), t)[..., :V]
-    got, want = noise._unmix(c, t), general(noise, "_unmix")(c, t)
+    got, want = noise.unmix(c, t), general(noise, "unmix")(c, t)
     torch.testing.assert_close(got / got.sum(-1, keepdim=True), want / want.sum(-1, keepdim=True))
 
 
 def test_impossible_scores_become_laws():
     log_s = tensor([[[0.0, 9.0, -9.0, 0.0]]]).double()
-    p = C.Uniform(V, TABLE).loo_from_score(log_s, tensor([[0]]), times(1)).exp()
+    p = Uniform(V, TABLE).loo_from_score(log_s, tensor([[0]]), times(1)).exp()
     assert p.isfinite().all() and abs(p.sum() - 1) < 1e-12 and (p >= 0).all() and p.argmax() == 1
 
 
 def test_for_absorbing_noise_posterior_and_leave_one_out_are_one():
-    noise, log_p = C.Absorbing(V, TABLE), torch.randn(2, L, V).log_softmax(-1)
+    noise, log_p = Absorbing(V, TABLE), torch.randn(2, L, V).log_softmax(-1)
     x_t = torch.full((2, L), noise.mask)
     for change in (noise.loo_from_posterior, noise.posterior_from_loo):
         torch.testing.assert_close(change(log_p, x_t, times(2, 3)), log_p)
@@ -309,8 +314,8 @@ def test_for_absorbing_noise_posterior_and_leave_one_out_are_one():
 
 def test_draw_follows_unnormalised_laws():
     p = tensor([0.0, 2.0, 1.0, 0.0, 5.0])
-    assert agree(C.draw(p.expand(50000, -1)), (p / 8).double())
-    assert C.draw(p.expand(2, 3, -1)).shape == (2, 3)
+    assert agree(draw(p.expand(50000, -1)), (p / 8).double())
+    assert draw(p.expand(2, 3, -1)).shape == (2, 3)
 
 
 def test_rare_tokens_are_drawn_as_rarely_as_they_should_be(monkeypatch):
@@ -318,16 +323,16 @@ def test_rare_tokens_are_drawn_as_rarely_as_they_should_be(monkeypatch):
     p = tensor([1.0, 1e-9])
     for u, want in ((1 - 1.1e-9, 0), (1 - 0.9e-9, 1), (0.0, 0), (1 - 2**-53, 1)):
         monkeypatch.setattr(torch, "rand_like", lambda x, u=u: torch.full_like(x, u))
-        assert C.draw(p).item() == want
+        assert draw(p).item() == want
     monkeypatch.setattr(torch, "rand_like", lambda x: torch.full_like(x, 1e-9))
-    assert C.happens(tensor(2e-9)) and not C.happens(tensor(0.5e-9))
+    assert happens(tensor(2e-9)) and not happens(tensor(0.5e-9))
     monkeypatch.setattr(torch, "rand_like", lambda x: torch.full_like(x, 1 - 2**-53))
-    assert not C.happens(tensor(1 - 2**-24)) and C.happens(tensor(1.0))
+    assert not happens(tensor(1 - 2**-24)) and happens(tensor(1.0))
 
 
 def test_happens_with_these_chances():
     p = tensor([0.0, 0.25, 1.0]).expand(20000, 3)
-    mean = C.happens(p).double().mean(0)
+    mean = happens(p).double().mean(0)
     assert mean[0] == 0 and mean[2] == 1 and abs(mean[1] - 0.25) < 5 * math.sqrt(0.1875 / 20000)
 
 
@@ -335,8 +340,8 @@ def test_happens_with_these_chances():
 
 
 @pytest.mark.parametrize("make", [
-    lambda clock: C.Uniform(V, clock), lambda clock: C.Absorbing(V, clock), lambda clock: C.Replace(PI, clock),
-    lambda clock: C.MaskUniform(V, clock), lambda clock: C.Neighbours(RATES, clock),
+    lambda clock: Uniform(V, clock), lambda clock: Absorbing(V, clock), lambda clock: Stationary(PI, clock),
+    lambda clock: MaskUniform(V, clock), lambda clock: Neighbours(RATES, clock),
 ])  # fmt: skip
 def test_a_schedule_and_its_table_are_one_clock(make):
     schedule = S.log_linear(0.01)
@@ -349,19 +354,19 @@ def test_a_schedule_and_its_table_are_one_clock(make):
 
 
 def test_neighbours_at_the_far_end_is_uniform():
-    noise = C.Neighbours(RATES, torch.cat([TABLE[:-1], torch.zeros(1)]))
+    noise = Neighbours(RATES, torch.cat([TABLE[:-1], torch.zeros(1)]))
     assert (noise.matrix(times(0), times(T)) - 1 / V).abs().max() < 1e-14
 
 
 def test_the_default_share_of_masks_is_two_thirds():
-    noise = C.MaskUniform(V, TABLE)
+    noise = MaskUniform(V, TABLE)
     Q = noise.matrix(times(0), times(2))[0]
     torch.testing.assert_close(1 - Q[0, V], TABLE[2] ** (2 / 3))
     torch.testing.assert_close(Q[0, 0] - Q[0, 1], TABLE[2])
 
 
 def test_reveals_is_the_chance_of_an_open_mask():
-    noise = C.Absorbing(V, NOISES["absorbing to 0"]().log_alpha_bar.exp())
+    noise = Absorbing(V, NOISES["absorbing to 0"]().log_alpha_bar.exp())
     a = noise.log_alpha_bar.exp()
     for t in range(1, T + 1):
         for s in range(t):
@@ -377,7 +382,7 @@ def test_reveals_is_the_chance_of_an_open_mask():
 def test_large_vocabularies_need_no_matrix():
     """50,257 tokens: a single K x K in float32 would take 10 GB."""
     K, t = 50257, times(3, 1)
-    for noise in (C.Uniform(K, TABLE), C.Absorbing(K, TABLE), C.MaskUniform(K, TABLE)):
+    for noise in (Uniform(K, TABLE), Absorbing(K, TABLE), MaskUniform(K, TABLE)):
         x0 = torch.randint(0, K, (2, 3))
         x_t = noise.corrupt(x0, torch.zeros(2).long(), t)
         log_p = torch.full((2, 3, K), -math.log(K))
@@ -392,12 +397,12 @@ def test_large_vocabularies_need_no_matrix():
 
 def test_nearest_neighbours_by_hand():
     e = tensor([[1.0, 0.0], [2.0, 0.1], [1.0, 0.5], [0.0, 3.0]])  # by angle: 0, 1, 2, 3 in this order
-    R = C.nearest_neighbours(e, 1)  # 0 -> 1, 1 -> 0, 2 -> 1, 3 -> 2
+    R = nearest_neighbours(e, 1)  # 0 -> 1, 1 -> 0, 2 -> 1, 3 -> 2
     want = torch.zeros(4, 4).double()
     want[0, 1] = want[1, 0] = 1.0
     want[1, 2] = want[2, 1] = want[2, 3] = want[3, 2] = 0.5
     torch.testing.assert_close(R, want - want.sum(1).diag())
-    R2 = C.nearest_neighbours(e, 2)  # 0: 1, 2; 1: 0, 2; 2: 1, 0; 3: 2, 1
+    R2 = nearest_neighbours(e, 2)  # 0: 1, 2; 1: 0, 2; 2: 1, 0; 3: 2, 1
     assert R2[0, 1] == 0.5 and R2[0, 2] == 0.5 and R2[3, 2] == 0.25 and R2[3, 0] == 0
 
 
@@ -406,7 +411,7 @@ def test_a_disconnected_graph_is_named():
     for i, j in ((0, 1), (2, 3), (3, 4)):
         R[i, j] = R[j, i] = 1.0
     with pytest.raises(ValueError, match="rates must join all tokens, but the graph has 2 pieces"):
-        C.Neighbours(R - R.sum(1).diag(), TABLE)
+        Neighbours(R - R.sum(1).diag(), TABLE)
 
 
 # Schedules by information
@@ -422,18 +427,18 @@ def test_information_is_the_double_sum(name):
     noise, p = NOISES[name](), PI.flip(0)
     for t in (1, 4):
         Q = noise.matrix(times(0), times(t))[0][:V]
-        got = C.information(noise, p, TABLE[t : t + 1].log())
+        got = information(noise, p, TABLE[t : t + 1].log())
         torch.testing.assert_close(got[0], mutual_information(p, Q))
-    table = C.information_table(noise, p, 7)
+    table = information_table(noise, p, 7)
     entropy = -(p * p.log()).sum()
-    share = C.information(noise, p, table[1:-1].log()) / entropy
+    share = information(noise, p, table[1:-1].log()) / entropy
     torch.testing.assert_close(share, 1 - torch.arange(1, 7).double() / 7, rtol=0, atol=1e-10)
     assert table[0] == 1 and table[-1] == 0 and len(table) == 8
 
 
 def test_for_absorbing_noise_information_falls_with_alpha_whatever_the_data():
     for p in (PI, (PI == 0.1) * 0.96 + 0.01):
-        table = C.information_table(C.Absorbing(V, TABLE), p, 10)
+        table = information_table(Absorbing(V, TABLE), p, 10)
         torch.testing.assert_close(table, 1 - torch.arange(11).double() / 10, rtol=0, atol=1e-9)
 
 
@@ -447,7 +452,7 @@ def test_a_chain_keeps_few_products():
         calls.append(t)
         return step_matrix("gaussian", 3)
 
-    chain = C.Chain(one_step, 100)
+    chain = StepMatrices(one_step, 100)
     assert chain.products.shape == (11, V, V)
     calls.clear()
     chain.likelihood(tensor([[0], [1]]), times(0, 0), times(57, 57))
@@ -473,42 +478,42 @@ def test_tables_stay_in_float64(noise, device):
 
 
 @pytest.mark.parametrize("call, error, words", [
-    (lambda: C.Uniform(1, TABLE), ValueError, "K must be at least 2, not 1"),
-    (lambda: C.Absorbing(1, TABLE), ValueError, "V must be at least 2, not 1"),
-    (lambda: C.MaskUniform(1, TABLE), ValueError, "V must be at least 2, not 1"),
-    (lambda: C.Uniform(2.0, TABLE), TypeError, "K must be an int, not float"),
-    (lambda: C.MaskUniform(3, TABLE, 1.0), ValueError, "mask_share must lie between 0 and 1, not 1.0"),
-    (lambda: C.MaskUniform(3, TABLE, 0.0), ValueError, "mask_share must lie between 0 and 1, not 0.0"),
-    (lambda: C.Replace(tensor([0.5, 0.6]), TABLE), ValueError, "pi must not be negative and must sum to 1, but sums to 1.1"),
-    (lambda: C.Replace(tensor([1.5, -0.5]), TABLE), ValueError, "pi must not be negative"),
-    (lambda: C.Replace(tensor([1.0, 0.0]), TABLE), ValueError, r"pi must be positive, but pi\[1\] = 0"),
-    (lambda: C.Replace(tensor([1.0]), TABLE), ValueError, r"pi must be a float tensor \(K,\) with K >= 2"),
-    (lambda: C.Replace([0.5, 0.5], TABLE), ValueError, "pi must be a float tensor .* not list"),
-    (lambda: C.Uniform(3, tensor([1.0, 0.5, 0.7])), ValueError, r"alpha_bar must be smaller at each t than before, but alpha_bar\[2\]"),
-    (lambda: C.Uniform(3, tensor([1.0, 0.5, -0.1])), ValueError, r"alpha_bar must be positive, but alpha_bar\[2\]"),
-    (lambda: C.Uniform(3, tensor([1.0, 0.0, -0.1])), ValueError, r"alpha_bar must be positive, but alpha_bar\[1\]"),
-    (lambda: C.gaussian(1, BETA), ValueError, "K must be at least 2"),
-    (lambda: C.gaussian(3, tensor([0.1, 1.2])), ValueError, r"beta must lie in \[0, 1\], but at t = 2 it is 1.2"),
-    (lambda: C.gaussian(3, tensor([0.1, -0.2])), ValueError, r"beta must lie in \[0, 1\], but at t = 2 it is -0.2"),
-    (lambda: C.gaussian(3, tensor([float("nan")])), ValueError, r"beta must lie in \[0, 1\], but at t = 1 it is nan"),
-    (lambda: C.gaussian(3, tensor([0.1, 0.0])), ValueError, "beta must be positive"),
-    (lambda: C.gaussian(3, torch.zeros(0)), ValueError, r"beta must be a float tensor \(T,\) with T >= 1"),
-    (lambda: C.band(3, BETA, 0), ValueError, "width must be at least 1, not 0"),
-    (lambda: C.band(3, BETA, 3), ValueError, "width must be less than K = 3, not 3"),
-    (lambda: C.band(1, BETA, 1), ValueError, "K must be at least 2"),
-    (lambda: C.Chain(lambda t: torch.eye(2), 0), ValueError, "T must be at least 1"),
-    (lambda: C.Chain(lambda t: tensor([[1.0, 0.0], [0.5, 0.6]]), 2), ValueError, r"each row of one_step\(1\) must sum to 1, but row 1 sums to 1 \+0.1"),
-    (lambda: C.Chain(lambda t: torch.eye(2) if t < 2 else tensor([[1.0, 0.0], [1.2, -0.2]]), 2), ValueError, r"one_step\(2\) must not be negative, but row 1 holds -0.2 at 1"),
-    (lambda: C.Chain(lambda t: torch.ones(2, 3) / 3, 2), ValueError, r"one_step\(1\) must be a float tensor \(K, K\)"),
-    (lambda: C.Neighbours(torch.ones(2, 3), TABLE), ValueError, r"rates must be a float tensor \(K, K\)"),
-    (lambda: C.Neighbours(tensor([[-1.0, 1.0], [2.0, -2.0]]), TABLE), ValueError, "rates must be symmetric"),
-    (lambda: C.Neighbours(tensor([[1.0, -1.0], [-1.0, 1.0]]), TABLE), ValueError, "rates must not be negative off the diagonal"),
-    (lambda: C.Neighbours(tensor([[-1.0, 2.0], [2.0, -2.0]]), TABLE), ValueError, "each row of rates must sum to 0, but row 0 sums to 1"),
-    (lambda: C.nearest_neighbours(torch.randn(3, 2), 3), ValueError, "k must be less than the 3 tokens, not 3"),
-    (lambda: C.nearest_neighbours(torch.randn(3, 2), 0), ValueError, "k must be at least 1"),
-    (lambda: C.nearest_neighbours(tensor([[1.0], [0.0], [2.0]]), 1), ValueError, "embeddings must not be zero, but that of token 1 is"),
-    (lambda: C.information_table(C.Uniform(4, TABLE), tensor([0.5, 0.6]), 5), ValueError, "p0 must not be negative and must sum to 1"),
-    (lambda: C.information_table(C.Uniform(4, TABLE), PI, 0), ValueError, "T must be at least 1"),
+    (lambda: Uniform(1, TABLE), ValueError, "K must be at least 2, not 1"),
+    (lambda: Absorbing(1, TABLE), ValueError, "V must be at least 2, not 1"),
+    (lambda: MaskUniform(1, TABLE), ValueError, "V must be at least 2, not 1"),
+    (lambda: Uniform(2.0, TABLE), TypeError, "K must be an int, not float"),
+    (lambda: MaskUniform(3, TABLE, 1.0), ValueError, "mask_share must lie between 0 and 1, not 1.0"),
+    (lambda: MaskUniform(3, TABLE, 0.0), ValueError, "mask_share must lie between 0 and 1, not 0.0"),
+    (lambda: Stationary(tensor([0.5, 0.6]), TABLE), ValueError, "pi must not be negative and must sum to 1, but sums to 1.1"),
+    (lambda: Stationary(tensor([1.5, -0.5]), TABLE), ValueError, "pi must not be negative"),
+    (lambda: Stationary(tensor([1.0, 0.0]), TABLE), ValueError, r"pi must be positive, but pi\[1\] = 0"),
+    (lambda: Stationary(tensor([1.0]), TABLE), ValueError, r"pi must be a float tensor \(K,\) with K >= 2"),
+    (lambda: Stationary([0.5, 0.5], TABLE), ValueError, "pi must be a float tensor .* not list"),
+    (lambda: Uniform(3, tensor([1.0, 0.5, 0.7])), ValueError, r"alpha_bar must be smaller at each t than before, but alpha_bar\[2\]"),
+    (lambda: Uniform(3, tensor([1.0, 0.5, -0.1])), ValueError, r"alpha_bar must be positive, but alpha_bar\[2\]"),
+    (lambda: Uniform(3, tensor([1.0, 0.0, -0.1])), ValueError, r"alpha_bar must be positive, but alpha_bar\[1\]"),
+    (lambda: gaussian(1, BETA), ValueError, "K must be at least 2"),
+    (lambda: gaussian(3, tensor([0.1, 1.2])), ValueError, r"beta must lie in \[0, 1\], but at t = 2 it is 1.2"),
+    (lambda: gaussian(3, tensor([0.1, -0.2])), ValueError, r"beta must lie in \[0, 1\], but at t = 2 it is -0.2"),
+    (lambda: gaussian(3, tensor([float("nan")])), ValueError, r"beta must lie in \[0, 1\], but at t = 1 it is nan"),
+    (lambda: gaussian(3, tensor([0.1, 0.0])), ValueError, "beta must be positive"),
+    (lambda: gaussian(3, torch.zeros(0)), ValueError, r"beta must be a float tensor \(T,\) with T >= 1"),
+    (lambda: band(3, BETA, 0), ValueError, "width must be at least 1, not 0"),
+    (lambda: band(3, BETA, 3), ValueError, "width must be less than K = 3, not 3"),
+    (lambda: band(1, BETA, 1), ValueError, "K must be at least 2"),
+    (lambda: StepMatrices(lambda t: torch.eye(2), 0), ValueError, "T must be at least 1"),
+    (lambda: StepMatrices(lambda t: tensor([[1.0, 0.0], [0.5, 0.6]]), 2), ValueError, r"each row of one_step\(1\) must sum to 1, but row 1 sums to 1 \+0.1"),
+    (lambda: StepMatrices(lambda t: torch.eye(2) if t < 2 else tensor([[1.0, 0.0], [1.2, -0.2]]), 2), ValueError, r"one_step\(2\) must not be negative, but row 1 holds -0.2 at 1"),
+    (lambda: StepMatrices(lambda t: torch.ones(2, 3) / 3, 2), ValueError, r"one_step\(1\) must be a float tensor \(K, K\)"),
+    (lambda: Neighbours(torch.ones(2, 3), TABLE), ValueError, r"rates must be a float tensor \(K, K\)"),
+    (lambda: Neighbours(tensor([[-1.0, 1.0], [2.0, -2.0]]), TABLE), ValueError, "rates must be symmetric"),
+    (lambda: Neighbours(tensor([[1.0, -1.0], [-1.0, 1.0]]), TABLE), ValueError, "rates must not be negative off the diagonal"),
+    (lambda: Neighbours(tensor([[-1.0, 2.0], [2.0, -2.0]]), TABLE), ValueError, "each row of rates must sum to 0, but row 0 sums to 1"),
+    (lambda: nearest_neighbours(torch.randn(3, 2), 3), ValueError, "k must be less than the 3 tokens, not 3"),
+    (lambda: nearest_neighbours(torch.randn(3, 2), 0), ValueError, "k must be at least 1"),
+    (lambda: nearest_neighbours(tensor([[1.0], [0.0], [2.0]]), 1), ValueError, "embeddings must not be zero, but that of token 1 is"),
+    (lambda: information_table(Uniform(4, TABLE), tensor([0.5, 0.6]), 5), ValueError, "p0 must not be negative and must sum to 1"),
+    (lambda: information_table(Uniform(4, TABLE), PI, 0), ValueError, "T must be at least 1"),
 ])  # fmt: skip
 def test_bad_input_is_named(call, error, words, unchecked):
     with pytest.raises(error, match=words):
@@ -516,7 +521,7 @@ def test_bad_input_is_named(call, error, words, unchecked):
 
 
 def test_bad_tokens_are_named(unchecked):
-    noise = C.Absorbing(V, TABLE)
+    noise = Absorbing(V, TABLE)
     noise.check_tokens("x", tensor([[0, 3]]), V)
     noise.check_tokens("x", tensor([[4]]), noise.K)
     for x, states, words in (
@@ -534,9 +539,9 @@ def test_bad_tokens_are_named(unchecked):
 
 
 def test_a_noise_without_formulas_says_so(unchecked):
-    for call in (C.Noise().mix, C.Noise().likelihood):
+    for call in (Noise().mix, Noise().likelihood):
         with pytest.raises(NotImplementedError):
             call(None, None, None)
-    for call in (C.Semigroup(TABLE).after, C.Semigroup(TABLE).column):
+    for call in (Semigroup(TABLE).after, Semigroup(TABLE).column):
         with pytest.raises(NotImplementedError):
             call(None, None)

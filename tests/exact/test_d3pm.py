@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import nn, tensor
 
-from course_lib import categorical as C
 from course_lib import schedules as S
+from course_lib.absorbing import Absorbing
 from course_lib.d3pm import D3PM, MaskCount, Ordered, upcast
 from course_lib.data import MarkovLanguage
 from course_lib.evaluate import bound
 from course_lib.infilling import keep
+from course_lib.mask_uniform import MaskUniform
 from course_lib.nets import TokenNet
 from course_lib.oracle import MarkovOracle
 from course_lib.process import last, sample
+from course_lib.stationary import Stationary, Uniform
+from course_lib.structured import Neighbours, band, gaussian
 
 V, L, T = 3, 2, 4
 LINE = S.table(S.log_linear(0.0), T, max_beta=1.0)
@@ -25,14 +28,14 @@ CURVE = S.table(S.cosine(power=1), T)
 RATES = tensor([[-1.0, 1, 0], [1, -2, 1], [0, 1, -1]], dtype=torch.float64)
 BETA = torch.linspace(0.2, 0.7, T, dtype=torch.float64)
 NOISES = {
-    "uniform": lambda: C.Uniform(V, CURVE),
-    "absorbing": lambda: C.Absorbing(V, LINE),
-    "absorbing, not to 0": lambda: C.Absorbing(V, CURVE),
-    "replace": lambda: C.Replace(tensor([0.2, 0.3, 0.5], dtype=torch.float64), CURVE),
-    "mask and uniform": lambda: C.MaskUniform(V, CURVE),
-    "neighbours": lambda: C.Neighbours(RATES, CURVE),
-    "gaussian": lambda: C.gaussian(V, BETA),
-    "band": lambda: C.band(V, BETA, 1),
+    "uniform": lambda: Uniform(V, CURVE),
+    "absorbing": lambda: Absorbing(V, LINE),
+    "absorbing, not to 0": lambda: Absorbing(V, CURVE),
+    "replace": lambda: Stationary(tensor([0.2, 0.3, 0.5], dtype=torch.float64), CURVE),
+    "mask and uniform": lambda: MaskUniform(V, CURVE),
+    "neighbours": lambda: Neighbours(RATES, CURVE),
+    "gaussian": lambda: gaussian(V, BETA),
+    "band": lambda: band(V, BETA, 1),
 }
 LANGUAGE = MarkovLanguage(V, L, sharpness=1.5, seed=3)
 SENTENCES = torch.cartesian_prod(torch.arange(V), torch.arange(V))
@@ -149,7 +152,7 @@ def test_one_token_and_the_exact_reverse_give_minus_log_p(noise):
 @pytest.mark.parametrize("predicts", ["loo", "posterior", "score"])
 def test_the_three_kinds_of_prediction_are_one_bound(noise, predicts):
     if noise.mask is not None and predicts == "score":
-        noise = C.Absorbing(V, CURVE)
+        noise = Absorbing(V, CURVE)
     want = exact_bound(D3PM(noise, L), MarkovOracle(D3PM(noise, L), LANGUAGE), SENTENCES)
     process = D3PM(noise, L, predicts=predicts)
     got = exact_bound(process, MarkovOracle(process, LANGUAGE), SENTENCES)
@@ -162,14 +165,14 @@ def test_a_network_that_knows_nothing_pays_log_K_per_token(noise):
     got = exact_bound(D3PM(noise, L), lambda x, u: torch.zeros(*x.shape, V).double(), SENTENCES)
     mean = got.mean()
     assert abs(mean - L * math.log(V)) < 1e-11
-    if isinstance(noise, (C.Uniform, C.Absorbing)):
+    if isinstance(noise, (Uniform, Absorbing)):
         torch.testing.assert_close(got, torch.full_like(got, L * math.log(V)), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("T", [1, 2, 5, 8])
 def test_absorbing_gap_is_the_mutual_information_over_T(T):
     """T6: two tokens, alpha_bar = 1 - t / T, perfect network: E bound - H = I(X1; X2) / T."""
-    process = D3PM(C.Absorbing(V, S.table(S.log_linear(0.0), T, max_beta=1.0)), L)
+    process = D3PM(Absorbing(V, S.table(S.log_linear(0.0), T, max_beta=1.0)), L)
     p = LOG_P.exp().reshape(V, V)
     shared = (p * (p / (p.sum(1, keepdim=True) * p.sum(0))).log()).sum()
     got = (LOG_P.exp() * exact_bound(process, MarkovOracle(process, LANGUAGE), SENTENCES)).sum()
@@ -179,7 +182,7 @@ def test_absorbing_gap_is_the_mutual_information_over_T(T):
 def test_sampler_law_for_absorbing_noise():
     """T6: after N even steps p_N = (1 - 1/N) p + (1/N) p1 p2; by the steps' own matrices, and by counting."""
     N = T
-    process = D3PM(C.Absorbing(V, LINE), L)
+    process = D3PM(Absorbing(V, LINE), L)
     net = MarkovOracle(process, LANGUAGE)
     law = torch.zeros(16).double()
     law[-1] = 1  # all masks
@@ -230,7 +233,7 @@ def test_leave_one_out_is_the_exact_reverse_and_the_posterior_is_not(noise):
             misread = reverse_law(process, MarkovOracle(D3PM(noise, L, predicts="posterior"), LANGUAGE), s, t)
             wrong = (misread.reshape(-1, *[K] * L).sum(1) - true.sum(1))[possible].abs().max()
             if s == 0 and t == 3:
-                assert wrong < 1e-10 if type(noise) is C.Absorbing else wrong > 1e-2
+                assert wrong < 1e-10 if type(noise) is Absorbing else wrong > 1e-2
 
 
 def test_cross_entropy_pulls_uniform_noise_away_from_its_best_bound():
@@ -258,7 +261,7 @@ def test_cross_entropy_pulls_uniform_noise_away_from_its_best_bound():
 
 def test_the_toy_of_the_lesson():
     """Perfect networks read in the wrong way: the posterior as a plug-in costs far more than leave-one-out."""
-    process = D3PM(C.Uniform(V, S.table(S.log_linear(0.0), 6, max_beta=1.0)), L)
+    process = D3PM(Uniform(V, S.table(S.log_linear(0.0), 6, max_beta=1.0)), L)
     right = exact_bound(process, MarkovOracle(process, LANGUAGE), SENTENCES)
     posterior = MarkovOracle(D3PM(process.noise, L, predicts="posterior"), LANGUAGE)
     wrong = exact_bound(process, posterior, SENTENCES)
@@ -268,7 +271,7 @@ def test_the_toy_of_the_lesson():
 
 def test_two_tokens_are_the_binary_symmetric_channel():
     """T20: K = 2 uniform noise flips with probability (1 - alpha_bar) / 2 (Sohl-Dickstein et al. 2015)."""
-    noise = C.Uniform(2, CURVE)
+    noise = Uniform(2, CURVE)
     flip = (1 - CURVE[3].item()) / 2
     Q = noise.matrix(tensor([0]), tensor([3]))[0]
     torch.testing.assert_close(Q, tensor([[1 - flip, flip], [flip, 1 - flip]], dtype=torch.float64))
@@ -280,7 +283,7 @@ def test_two_tokens_are_the_binary_symmetric_channel():
 
 def test_multinomial_diffusions_posterior():
     """theta_post = [alpha_t x_t + (1 - alpha_t) / K] [alpha_bar_{t-1} x_0 + (1 - alpha_bar_{t-1}) / K], normalised."""
-    process, t = D3PM(C.Uniform(V, CURVE), L), 3
+    process, t = D3PM(Uniform(V, CURVE), L), 3
     x0, x_t = sequences(V, L).repeat_interleave(9, 0), sequences(V, L).repeat(9, 1)
     one = lambda x: torch.nn.functional.one_hot(x, V).double()  # noqa: E731
     a, b = CURVE[t] / CURVE[t - 1], CURVE[t - 1]
@@ -302,7 +305,7 @@ def test_loss_is_kl_plus_weighted_cross_entropy_per_token(noise):
         noise.corrupt = lambda x, s, t, x_t=x_t: x_t
         log_p = net(x_t, t / T).log_softmax(-1)
         ce = -log_p.gather(-1, x0[..., None])[..., 0]
-        if type(noise) is C.Absorbing:
+        if type(noise) is Absorbing:
             ce = ce * (x_t == V)
         want = T / L * (noise.kl(x0, x_t, log_p, t - 1, t) + weight * ce).sum(1)
         got = process.loss(net, x0, t)
@@ -317,7 +320,7 @@ def test_loss_is_kl_plus_weighted_cross_entropy_per_token(noise):
 
 @pytest.mark.parametrize("predicts", ["loo", "posterior", "score"])
 def test_cross_entropy_is_of_the_networks_own_law(predicts):
-    process = D3PM(C.Uniform(V, CURVE), L, predicts=predicts, ce_weight=1.0)
+    process = D3PM(Uniform(V, CURVE), L, predicts=predicts, ce_weight=1.0)
     net, t, x0 = Loose(V, L, T), tensor([3]), tensor([[1, 2]])
     x_t = tensor([[1, 0]])
     process.noise.corrupt = lambda x, s, t: x_t
@@ -329,7 +332,7 @@ def test_cross_entropy_is_of_the_networks_own_law(predicts):
 
 def test_rows_give_the_same_loss_and_samples():
     """A network that works out its head on some rows only is the same network."""
-    process = D3PM(C.Absorbing(V, LINE), 5)
+    process = D3PM(Absorbing(V, LINE), 5)
     net = TokenNet(V + 1, V, 16, 2, 1, spread=1)
     for p in net.parameters():
         p.data.normal_(std=0.5)
@@ -349,7 +352,7 @@ def test_rows_give_the_same_loss_and_samples():
 
 
 def test_a_network_that_takes_rows_is_asked_for_rows_only():
-    process, asked = D3PM(C.Absorbing(V, LINE), 5), []
+    process, asked = D3PM(Absorbing(V, LINE), 5), []
 
     def net(x, u, rows):  # fails without rows
         asked.append(rows)
@@ -365,7 +368,7 @@ def test_a_network_that_takes_rows_is_asked_for_rows_only():
 def test_half_precision_logits_are_widened():
     assert upcast(torch.zeros(1).half()).dtype == upcast(torch.zeros(1).bfloat16()).dtype == torch.float32
     assert upcast(torch.zeros(1).double()).dtype == torch.float64
-    process = D3PM(C.Uniform(V, CURVE), L)
+    process = D3PM(Uniform(V, CURVE), L)
     loss = process.loss(lambda x, u: torch.zeros(*x.shape, V).bfloat16(), SENTENCES[:2], tensor([1, 2]))
     assert loss.dtype == torch.float32
 
@@ -376,7 +379,7 @@ def test_half_precision_logits_are_widened():
 @pytest.mark.parametrize("predicts", ["loo", "posterior", "score"])
 @pytest.mark.parametrize("to", ["loo", "posterior", "score"])
 def test_convert_between_all_kinds(predicts, to):
-    noise = C.Uniform(V, CURVE)
+    noise = Uniform(V, CURVE)
     process, target = D3PM(noise, L, predicts=predicts), D3PM(noise, L, predicts=to)
     x, t = sequences(V, L), torch.full((9,), 2)
     out = MarkovOracle(process, LANGUAGE)(x, t / T)
@@ -384,7 +387,7 @@ def test_convert_between_all_kinds(predicts, to):
 
 
 def test_scores_of_masks_count_the_mask_too():
-    process = D3PM(C.Absorbing(V, CURVE), L)
+    process = D3PM(Absorbing(V, CURVE), L)
     x, t = tensor([[V, 1]]), tensor([2])
     out = torch.randn(1, L, V).double()
     log_s = process.convert(out, x, t, "score")
@@ -422,7 +425,7 @@ def test_oracle_is_bayes_by_enumeration(noise):
 @pytest.mark.parametrize("clock", ["LINE", "CURVE"])
 def test_counting_masks_gives_the_same_bound(clock):
     """Exact: the mean over n of E[bound | n masks] is the mean over t of E[bound], network told the time or not."""
-    process = D3PM(C.Absorbing(V, globals()[clock]), L)
+    process = D3PM(Absorbing(V, globals()[clock]), L)
     net, counter = Loose(V + 1, L, T), MaskCount(process)
     want = exact_bound(process, net, SENTENCES)
     got = process.prior_term(SENTENCES)
@@ -440,7 +443,7 @@ def test_counting_masks_gives_the_same_bound(clock):
 
 
 def test_counting_masks_by_drawing():
-    process = D3PM(C.Absorbing(V, CURVE), L)
+    process = D3PM(Absorbing(V, CURVE), L)
     net = Loose(V + 1, L, T)
     want = exact_bound(process, net, SENTENCES).mean()
     data = SENTENCES.repeat(3000, 1)
@@ -457,20 +460,20 @@ def test_counting_masks_by_drawing():
 @pytest.mark.parametrize("alpha_bar", [[1.0, 0.6, 0.3], [1.0, 0.5, 0.0]])
 def test_counting_masks_exactly(alpha_bar):
     """A network that knows nothing pays log V per token, no more and no less, prior term included."""
-    process = D3PM(C.Absorbing(V, torch.tensor(alpha_bar, dtype=torch.float64)), 4)
+    process = D3PM(Absorbing(V, torch.tensor(alpha_bar, dtype=torch.float64)), 4)
     x0 = torch.tensor([[0, 2, 1, 1]]).expand(4, -1)
     got = MaskCount(process).bound(lambda x, u: torch.zeros(*x.shape, V), x0, tensor([1, 2, 3, 4]))
     assert got.mean().item() == pytest.approx(4 * math.log(V)) and got.dtype == torch.float64
 
 
 def test_weights_of_counts_tend_to_one_over_n():
-    process = D3PM(C.Absorbing(V, S.table(S.log_linear(0.0), 3000, max_beta=1.0)), 6)
+    process = D3PM(Absorbing(V, S.table(S.log_linear(0.0), 3000, max_beta=1.0)), 6)
     n = torch.arange(1, 7).double()
     torch.testing.assert_close(MaskCount(process).weight[1:], 1 / n, rtol=2e-3, atol=0)
 
 
 def test_counts_mask_exactly_n_tokens_anywhere():
-    counter = MaskCount(D3PM(C.Absorbing(V, LINE), 5))
+    counter = MaskCount(D3PM(Absorbing(V, LINE), 5))
     assert counter.T == 5
     n = torch.arange(6).repeat(4000)
     x = counter.corrupt(torch.zeros(24000, 5).long(), n)
@@ -501,7 +504,7 @@ def test_any_order_autoregression_is_the_limit():
             torch.stack([process.bound(net, x0, torch.full((27,), t)) for t in (1, 2, 3)]).mean(0)
         )
     by_count = 0
-    absorbing = D3PM(C.Absorbing(V, LINE), length)
+    absorbing = D3PM(Absorbing(V, LINE), length)
     for n in range(1, length + 1):
         choices = list(itertools.combinations(range(length), n))
         for where in choices:
@@ -556,7 +559,7 @@ def test_ordered_sampling_is_autoregressive():
 def test_the_network_is_asked_only_when_a_mask_opens():
     """T25: with N steps, L tokens, B sequences, N (1 - (1 - 1/N)^(B L)) calls are expected."""
     N, calls = 50, []
-    process = D3PM(C.Absorbing(V, S.table(S.log_linear(0.0), N, max_beta=1.0)), 10)
+    process = D3PM(Absorbing(V, S.table(S.log_linear(0.0), N, max_beta=1.0)), 10)
 
     def net(x, u):
         calls.append(1)
@@ -570,7 +573,7 @@ def test_the_network_is_asked_only_when_a_mask_opens():
 
 def test_infilling_is_conditional_sampling():
     """Tokens kept by clamp: with a perfect network and one token open, the rest has its conditional law."""
-    process = D3PM(C.Absorbing(V, LINE), L)
+    process = D3PM(Absorbing(V, LINE), L)
     known, context = tensor([[True, False]]).expand(20000, -1), tensor([[1, 0]]).expand(20000, -1)
     x = last(sample(process, MarkovOracle(process, LANGUAGE), 20000, T, clamp=keep(known, context)))[1]
     assert (x[:, 0] == 1).all()
@@ -594,30 +597,30 @@ def test_prior_is_drawn_from_the_noise(noise):
 
 
 @pytest.mark.parametrize("call, error, words", [
-    (lambda: D3PM(C.Uniform(V, CURVE), 0), ValueError, "length must be a whole number of at least 1, not 0"),
-    (lambda: D3PM(C.Uniform(V, CURVE), True), ValueError, "length must be a whole number of at least 1, not True"),
-    (lambda: D3PM(C.Uniform(V, CURVE), 2.0), ValueError, "length must be a whole number of at least 1, not 2.0"),
-    (lambda: D3PM(C.Uniform(V, CURVE), L, predicts="x0"), ValueError, "predicts must be one of loo, posterior, score, not 'x0'"),
-    (lambda: D3PM(C.Uniform(V, CURVE), L, ce_weight=-1.0), ValueError, "ce_weight must not be negative, not -1.0"),
-    (lambda: D3PM(C.Uniform(V, S.cosine()), L), ValueError, "noise must have a table as its clock"),
-    (lambda: D3PM(C.Absorbing(V, LINE), L, predicts="score"), ValueError, r"noise must leave alpha_bar\[T\] > 0"),
-    (lambda: D3PM(C.Uniform(V, CURVE), L).convert(torch.zeros(1, L, V), tensor([[0, 1]]), tensor([1]), "x0"), ValueError, "to must be one of"),
-    (lambda: D3PM(C.Uniform(V, CURVE), L).corrupt(tensor([[0, V]]), tensor([1])), ValueError, "x0 must lie in 0..2, but holds 3: no such token"),
-    (lambda: D3PM(C.Absorbing(V, CURVE), L).corrupt(tensor([[0, V]]), tensor([1])), ValueError, "x0 must lie in 0..2, but holds 3: MASK"),
-    (lambda: D3PM(C.Absorbing(V, CURVE), L).loss(None, tensor([[0, V]]), tensor([1])), ValueError, "x0 must lie in 0..2"),
-    (lambda: D3PM(C.Absorbing(V, CURVE), L).prior_term(tensor([[0, V]])), ValueError, "x0 must lie in 0..2"),
-    (lambda: D3PM(C.Absorbing(V, CURVE), L).step(None, tensor([[0, V + 1]]), tensor([1]), tensor([0])), ValueError, "x must lie in 0..3"),
-    (lambda: D3PM(C.Absorbing(V, CURVE), L).posterior(tensor([[0, V]]), tensor([[0, V]]), tensor([1]), tensor([0])), ValueError, "x0 must lie in 0..2"),
-    (lambda: D3PM(C.Absorbing(V, CURVE), L).posterior(tensor([[0, 1]]), tensor([[0, 4]]), tensor([1]), tensor([0])), ValueError, "x_t must lie in 0..3"),
-    (lambda: D3PM(C.Absorbing(V, CURVE), L).posterior(tensor([[0, 1]]), tensor([[0, 3]]), tensor([1]), tensor([1])), ValueError, "s must be before t"),
-    (lambda: D3PM(C.Uniform(V, CURVE), L).corrupt(tensor([[0, 1, 2]]), tensor([1])), ValueError, r"x0 must have shape \(B, 2\), not \(1, 3\)"),
-    (lambda: D3PM(C.Uniform(V, CURVE), L).corrupt(tensor([[0, 1]]), tensor([5])), ValueError, r"t must lie in \[0, 4\]"),
-    (lambda: D3PM(C.Uniform(V, CURVE), L).loss(None, tensor([[0, 1]]), tensor([0])), ValueError, r"t must lie in \[1, 4\]"),
-    (lambda: D3PM(C.Uniform(V, CURVE), L).step(None, tensor([[0, 1]]), tensor([2]), tensor([2])), ValueError, "s must be before t"),
-    (lambda: MaskCount(D3PM(C.Uniform(V, CURVE), L)), ValueError, "process must have absorbing noise, not Uniform"),
-    (lambda: MaskCount(D3PM(C.Absorbing(V, CURVE), L)).corrupt(tensor([[0, V]]), tensor([1])), ValueError, "x0 must lie in 0..2"),
-    (lambda: MaskCount(D3PM(C.Absorbing(V, CURVE), L)).corrupt(tensor([[0, 1]]), tensor([3])), ValueError, r"t must lie in \[0, 2\]"),
-    (lambda: MaskCount(D3PM(C.Absorbing(V, CURVE), L)).bound(None, tensor([[0, 1]]), tensor([0])), ValueError, r"t must lie in \[1, 2\]"),
+    (lambda: D3PM(Uniform(V, CURVE), 0), ValueError, "length must be a whole number of at least 1, not 0"),
+    (lambda: D3PM(Uniform(V, CURVE), True), ValueError, "length must be a whole number of at least 1, not True"),
+    (lambda: D3PM(Uniform(V, CURVE), 2.0), ValueError, "length must be a whole number of at least 1, not 2.0"),
+    (lambda: D3PM(Uniform(V, CURVE), L, predicts="x0"), ValueError, "predicts must be one of loo, posterior, score, not 'x0'"),
+    (lambda: D3PM(Uniform(V, CURVE), L, ce_weight=-1.0), ValueError, "ce_weight must not be negative, not -1.0"),
+    (lambda: D3PM(Uniform(V, S.cosine()), L), ValueError, "noise must have a table as its clock"),
+    (lambda: D3PM(Absorbing(V, LINE), L, predicts="score"), ValueError, r"noise must leave alpha_bar\[T\] > 0"),
+    (lambda: D3PM(Uniform(V, CURVE), L).convert(torch.zeros(1, L, V), tensor([[0, 1]]), tensor([1]), "x0"), ValueError, "to must be one of"),
+    (lambda: D3PM(Uniform(V, CURVE), L).corrupt(tensor([[0, V]]), tensor([1])), ValueError, "x0 must lie in 0..2, but holds 3: no such token"),
+    (lambda: D3PM(Absorbing(V, CURVE), L).corrupt(tensor([[0, V]]), tensor([1])), ValueError, "x0 must lie in 0..2, but holds 3: MASK"),
+    (lambda: D3PM(Absorbing(V, CURVE), L).loss(None, tensor([[0, V]]), tensor([1])), ValueError, "x0 must lie in 0..2"),
+    (lambda: D3PM(Absorbing(V, CURVE), L).prior_term(tensor([[0, V]])), ValueError, "x0 must lie in 0..2"),
+    (lambda: D3PM(Absorbing(V, CURVE), L).step(None, tensor([[0, V + 1]]), tensor([1]), tensor([0])), ValueError, "x must lie in 0..3"),
+    (lambda: D3PM(Absorbing(V, CURVE), L).posterior(tensor([[0, V]]), tensor([[0, V]]), tensor([1]), tensor([0])), ValueError, "x0 must lie in 0..2"),
+    (lambda: D3PM(Absorbing(V, CURVE), L).posterior(tensor([[0, 1]]), tensor([[0, 4]]), tensor([1]), tensor([0])), ValueError, "x_t must lie in 0..3"),
+    (lambda: D3PM(Absorbing(V, CURVE), L).posterior(tensor([[0, 1]]), tensor([[0, 3]]), tensor([1]), tensor([1])), ValueError, "s must be before t"),
+    (lambda: D3PM(Uniform(V, CURVE), L).corrupt(tensor([[0, 1, 2]]), tensor([1])), ValueError, r"x0 must have shape \(B, 2\), not \(1, 3\)"),
+    (lambda: D3PM(Uniform(V, CURVE), L).corrupt(tensor([[0, 1]]), tensor([5])), ValueError, r"t must lie in \[0, 4\]"),
+    (lambda: D3PM(Uniform(V, CURVE), L).loss(None, tensor([[0, 1]]), tensor([0])), ValueError, r"t must lie in \[1, 4\]"),
+    (lambda: D3PM(Uniform(V, CURVE), L).step(None, tensor([[0, 1]]), tensor([2]), tensor([2])), ValueError, "s must be before t"),
+    (lambda: MaskCount(D3PM(Uniform(V, CURVE), L)), ValueError, "process must have absorbing noise, not Uniform"),
+    (lambda: MaskCount(D3PM(Absorbing(V, CURVE), L)).corrupt(tensor([[0, V]]), tensor([1])), ValueError, "x0 must lie in 0..2"),
+    (lambda: MaskCount(D3PM(Absorbing(V, CURVE), L)).corrupt(tensor([[0, 1]]), tensor([3])), ValueError, r"t must lie in \[0, 2\]"),
+    (lambda: MaskCount(D3PM(Absorbing(V, CURVE), L)).bound(None, tensor([[0, 1]]), tensor([0])), ValueError, r"t must lie in \[1, 2\]"),
     (lambda: Ordered(V, 3, [0, 1, 1]), ValueError, r"order must be a permutation of 0..2, not \[0, 1, 1\]"),
     (lambda: Ordered(V, 0), ValueError, "order must be a permutation"),
     (lambda: Ordered(1, 2), ValueError, "V must be at least 2"),
@@ -625,7 +628,7 @@ def test_prior_is_drawn_from_the_noise(noise):
     (lambda: Ordered(V, 2).corrupt(tensor([[0, 1]]), tensor([3])), ValueError, r"t must lie in \[0, 2\]"),
     (lambda: Ordered(V, 2).loss(None, tensor([[0, 1]]), tensor([0])), ValueError, r"t must lie in \[1, 2\]"),
     (lambda: Ordered(V, 2).step(None, tensor([[0, 1]]), tensor([1]), tensor([1])), ValueError, "s must be before t"),
-    (lambda: MarkovOracle(D3PM(C.Uniform(4, CURVE), L), LANGUAGE), ValueError, "the language must have the noise's 4 tokens, not 3"),
+    (lambda: MarkovOracle(D3PM(Uniform(4, CURVE), L), LANGUAGE), ValueError, "the language must have the noise's 4 tokens, not 3"),
 ])  # fmt: skip
 def test_bad_input_is_named(call, error, words, unchecked):
     with pytest.raises(error, match=words):

@@ -11,29 +11,33 @@ import scipy.linalg
 import torch
 from torch import nn, tensor
 
-from course_lib import categorical as C
 from course_lib import schedules as S
 from course_lib import sedd
+from course_lib.absorbing import Absorbing
+from course_lib.categorical import pick
 from course_lib.d3pm import D3PM, MaskCount
 from course_lib.data import MarkovLanguage
 from course_lib.evaluate import bound
+from course_lib.mask_uniform import MaskUniform
 from course_lib.mdlm import MDLM
 from course_lib.nets import TokenNet
 from course_lib.oracle import MarkovOracle
 from course_lib.process import last, sample
 from course_lib.sedd import FIRST, SEDD, Counted, bregman, first_hitting, score_entropy, score_entropy_replace
+from course_lib.stationary import Stationary, Uniform
+from course_lib.structured import Neighbours, gaussian
 
 V, L = 3, 2
 PI = tensor([0.2, 0.3, 0.5], dtype=torch.float64)
 WALK = tensor([[-1.0, 1, 0], [1, -2, 1], [0, 1, -1]], dtype=torch.float64)
 NOISES = {
-    "uniform": lambda: C.Uniform(V, S.geometric(1e-3, 20.0)),
-    "uniform, log-linear": lambda: C.Uniform(V, S.log_linear()),
-    "absorbing": lambda: C.Absorbing(V, S.log_linear()),
-    "absorbing, geometric": lambda: C.Absorbing(V, S.geometric(1e-3, 20.0)),
-    "replace": lambda: C.Replace(PI, S.geometric(1e-2, 10.0)),
-    "mask and uniform": lambda: C.MaskUniform(V, S.log_linear(0.01)),
-    "neighbours": lambda: C.Neighbours(WALK, S.geometric(1e-2, 8.0)),
+    "uniform": lambda: Uniform(V, S.geometric(1e-3, 20.0)),
+    "uniform, log-linear": lambda: Uniform(V, S.log_linear()),
+    "absorbing": lambda: Absorbing(V, S.log_linear()),
+    "absorbing, geometric": lambda: Absorbing(V, S.geometric(1e-3, 20.0)),
+    "replace": lambda: Stationary(PI, S.geometric(1e-2, 10.0)),
+    "mask and uniform": lambda: MaskUniform(V, S.log_linear(0.01)),
+    "neighbours": lambda: Neighbours(WALK, S.geometric(1e-2, 8.0)),
 }
 LANGUAGE = MarkovLanguage(V, L, sharpness=1.5, seed=3)
 SENTENCES = torch.cartesian_prod(torch.arange(V), torch.arange(V))
@@ -48,14 +52,14 @@ def noise(request):
 
 def rate_matrix(noise) -> torch.Tensor:
     """R, (K, K), from the words that describe the noise."""
-    if isinstance(noise, C.Neighbours):
+    if isinstance(noise, Neighbours):
         return WALK
     K = noise.K
     R = torch.zeros(K, K).double()
     for i, j in itertools.product(range(V), range(K)):
-        if isinstance(noise, C.Replace):
+        if isinstance(noise, Stationary):
             R[i, j] = noise.pi[j]
-        elif isinstance(noise, C.Absorbing):
+        elif isinstance(noise, Absorbing):
             R[i, j] = float(j == V)
         else:
             R[i, j] = noise.mask_share if j == V else (1 - noise.mask_share) / V
@@ -152,7 +156,7 @@ def test_rates_are_those_of_the_noise(noise):
 
 
 def test_time_0_is_the_data_and_the_moment_after_is_not():
-    process = SEDD(C.Uniform(V, S.geometric(0.5, 20.0)), L)
+    process = SEDD(Uniform(V, S.geometric(0.5, 20.0)), L)
     assert process.noise.log_alpha(tensor([0.0])) == 0
     torch.testing.assert_close(process.noise.log_alpha(tensor([FIRST])), tensor([-0.5]).double())
     x0 = SENTENCES.repeat(1000, 1)
@@ -212,10 +216,10 @@ def test_score_entropy_is_the_sum_over_neighbours(noise, t):
     want = tensor([v for v in want if v is not None], dtype=torch.float64)
     got = score_entropy(noise, log_s, x0, x_t, log_alpha)[0]
     torch.testing.assert_close(got[ok], want, rtol=1e-10, atol=1e-11)
-    if isinstance(noise, C.Replace):
+    if isinstance(noise, Stationary):
         fast = score_entropy_replace(noise, log_s, x0, x_t, log_alpha)[0]
         torch.testing.assert_close(fast, want, rtol=1e-10, atol=1e-11)
-    if isinstance(noise, C.Absorbing):
+    if isinstance(noise, Absorbing):
         process, masks = SEDD(noise, x0.shape[1], scaled=False), x_t == V
         r = 1 / torch.expm1(-log_alpha)
         closed = r * precise(process).surprise(lambda x, u: log_s, x0, x_t, at(t, 1), masks)
@@ -237,13 +241,13 @@ def test_the_printed_closed_forms():
     const = ((-math.log(rho) - 1) / rho - (K - 2)) / K
     other = pos[0, 1] - log_s[0, 1, 4] / e1 - log_s[0, 1].sum() / K + const
     got = score_entropy_replace(
-        C.Uniform(K, S.log_linear()), log_s, x0, x_t, tensor([-sigma], dtype=torch.float64)
+        Uniform(K, S.log_linear()), log_s, x0, x_t, tensor([-sigma], dtype=torch.float64)
     )
     torch.testing.assert_close(got[0], torch.stack([same, other]), rtol=1e-12, atol=0)
     mask, r = tensor([[K]]), 1 / e1
     want = log_s[0, 1].exp().sum() - r * log_s[0, 1, 4] + r * (math.log(r) - 1)
     got = score_entropy(
-        C.Absorbing(K, S.log_linear()), log_s[:, 1:], x0[:, 1:], mask, tensor([-sigma], dtype=torch.float64)
+        Absorbing(K, S.log_linear()), log_s[:, 1:], x0[:, 1:], mask, tensor([-sigma], dtype=torch.float64)
     )
     torch.testing.assert_close(got[0, 0], want, rtol=1e-12, atol=0)
 
@@ -255,9 +259,9 @@ def test_no_number_is_lost_at_a_vocabulary_of_65536(kind):
     pi = torch.rand(K, dtype=torch.float64) + 0.1
     clock = S.geometric(1e-6, 20.0)
     noise = {
-        "uniform": lambda: C.Uniform(K, clock),
-        "replace": lambda: C.Replace(pi / pi.sum(), clock),
-        "absorbing": lambda: C.Absorbing(K, clock),
+        "uniform": lambda: Uniform(K, clock),
+        "replace": lambda: Stationary(pi / pi.sum(), clock),
+        "absorbing": lambda: Absorbing(K, clock),
     }[kind]()
     process, x0 = SEDD(noise, 3), tensor([[5, 7, 65_535]])
     f = torch.randn(1, 3, K)
@@ -284,7 +288,7 @@ def test_sums_over_the_vocabulary(some, monkeypatch):
     monkeypatch.setattr(sedd, "rows", lambda f: some)
     x, x0 = torch.randint(0, V, (2, 3, 4))
     f = torch.randn(3, 4, V, dtype=torch.float64, requires_grad=True)
-    plain = lambda f: (f.exp().sum(-1), f @ PI, C.pick(f, x), C.pick(f, x0))  # noqa: E731
+    plain = lambda f: (f.exp().sum(-1), f @ PI, pick(f, x), pick(f, x0))  # noqa: E731
     up = torch.randn(4, 3, 4).double()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda v: kept.append(v) or v, lambda v: v):
@@ -307,7 +311,7 @@ def test_rows_fit_a_cache():
 
 def test_gradients():
     """T12: of the closed form, against finite differences; and that of score entropy is 1/s times that of squares."""
-    noise = C.Replace(PI, S.log_linear())
+    noise = Stationary(PI, S.log_linear())
     x0, x_t = (v[None] for v in SENTENCES.T)
     log_s = torch.randn(1, 9, V, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
@@ -412,7 +416,7 @@ def test_a_network_that_says_0_pays_log_V_per_token(noise):
     got = dwdse(process, zeros, SENTENCES, 80) + process.prior_term(SENTENCES)
     got = got + over_x_t(process, SENTENCES, FIRST, lambda x, t: process.reconstruction_term(zeros, x))
     assert abs(got.mean() - L * math.log(V)) < 1e-6
-    if not isinstance(noise, C.Neighbours) and type(noise) is not C.Replace:
+    if not isinstance(noise, Neighbours) and type(noise) is not Stationary:
         torch.testing.assert_close(got, torch.full_like(got, L * math.log(V)), rtol=0, atol=1e-6)
 
 
@@ -439,7 +443,7 @@ def test_bound_and_loss_are_made_of_the_named_terms(noise):
 
 def test_drawn_bounds_have_the_right_mean():
     """The evaluator against the exact value, network wrong; stratified times and counted masks."""
-    process = precise(SEDD(C.Absorbing(V, S.geometric(1e-2, 10.0)), L))
+    process = precise(SEDD(Absorbing(V, S.geometric(1e-2, 10.0)), L))
     net = Loose(V + 1, L, 0.5)
     want = dwdse(process, net, SENTENCES).mean() + process.prior_term(SENTENCES).mean()
     want = want + over_x_t(process, SENTENCES, FIRST, lambda x, t: process.reconstruction_term(net, x)).mean()
@@ -455,7 +459,7 @@ def test_drawn_bounds_have_the_right_mean():
 @pytest.mark.parametrize("clock", [S.log_linear(), S.geometric(1e-2, 10.0)])
 def test_sedd_is_mdlm_plus_phi_of_the_mass(clock):
     """T15: SEDD - MDLM = weight sum_masks phi(S / r) >= 0, 0 where the mass is right."""
-    noise = C.Absorbing(V, clock)
+    noise = Absorbing(V, clock)
     one, other, net = precise(SEDD(noise, L)), precise(MDLM(noise, L)), Loose(V + 1, L)
     x0, t = SENTENCES, torch.linspace(0.1, 1, 9).double()
     x_t = one.corrupt(x0, t)
@@ -479,7 +483,7 @@ def test_sedd_is_mdlm_plus_phi_of_the_mass(clock):
 @pytest.mark.parametrize("scaled", [True, False])
 def test_sedd_with_the_known_mass_is_mdlm(clock, scaled):
     """Every x_0 and x_t: scores, losses, gradients and laws of steps; score entropy by its definition, not by phi."""
-    noise, net = C.Absorbing(V, clock), Loose(V + 1, L)
+    noise, net = Absorbing(V, clock), Loose(V + 1, L)
     one, other = precise(SEDD(noise, L, scaled=scaled, mass="known")), precise(MDLM(noise, L))
     x0, t = SENTENCES, torch.linspace(0.1, 1, 9).double()
     for _ in range(5):
@@ -517,7 +521,7 @@ def test_sedd_with_the_known_mass_is_mdlm(clock, scaled):
 
 def test_the_mass_that_is_known_costs_nothing():
     """What a network pays with a learned mass, less phi(m) of each mask: what it pays with the known one."""
-    noise, net = C.Absorbing(V, S.log_linear()), Loose(V + 1, L)
+    noise, net = Absorbing(V, S.log_linear()), Loose(V + 1, L)
     free, known = precise(SEDD(noise, L)), precise(SEDD(noise, L, mass="known"))
     x_t, t = tensor([[V, V], [V, 1], [2, V]]), tensor([0.9, 0.5, 0.2]).double()
     x0 = tensor([[0, 2], [1, 1], [2, 2]])
@@ -541,7 +545,7 @@ def process_weight(noise, t):
 
 def test_weight_is_one_over_t_for_log_linear_noise():
     t = torch.linspace(0.01, 1, 50)
-    process = SEDD(C.Absorbing(V, S.log_linear()), L)
+    process = SEDD(Absorbing(V, S.log_linear()), L)
     torch.testing.assert_close(process.weight(t), 1 / t.double(), rtol=1e-6, atol=0)
     torch.testing.assert_close(process.rate(t), 0.999 / (1 - 0.999 * t.double()), rtol=1e-9, atol=0)
 
@@ -550,9 +554,9 @@ def test_d3pm_tends_to_mdlm():
     """The bound of D3PM with T steps tends to MDLM's, whose clock does not matter; and that is any-order autoregression."""
     net = Loose(V + 1, L)
     net.table[1] = 0  # no time: the loss depends on which tokens are masked only
-    process = precise(MDLM(C.Absorbing(V, S.log_linear(1e-9)), L))
+    process = precise(MDLM(Absorbing(V, S.log_linear(1e-9)), L))
     limit = dwdse(process, net, SENTENCES)
-    other = dwdse(precise(MDLM(C.Absorbing(V, S.geometric(1e-9, 20.0)), L)), net, SENTENCES, 120)
+    other = dwdse(precise(MDLM(Absorbing(V, S.geometric(1e-9, 20.0)), L)), net, SENTENCES, 120)
     torch.testing.assert_close(limit, other, rtol=0, atol=1e-6)
     both = torch.full((9, 2), V)
     one = [torch.stack([SENTENCES[:, 0], both[:, 1]], 1), torch.stack([both[:, 0], SENTENCES[:, 1]], 1)]
@@ -561,7 +565,7 @@ def test_d3pm_tends_to_mdlm():
     torch.testing.assert_close(limit, sum(orders) / 2, rtol=0, atol=1e-8)
     gaps = []
     for T in (50, 100):
-        chain = D3PM(C.Absorbing(V, S.table(S.log_linear(0.0), T, max_beta=1.0)), L)
+        chain = D3PM(Absorbing(V, S.table(S.log_linear(0.0), T, max_beta=1.0)), L)
         counter = MaskCount(chain)
         value = (
             counter.weight[2] * nll(both).sum(1)
@@ -572,7 +576,7 @@ def test_d3pm_tends_to_mdlm():
 
 
 def test_mdlm_reads_its_network_as_a_law():
-    process, net = MDLM(C.Absorbing(V, S.log_linear()), L), Loose(V + 1, L)
+    process, net = MDLM(Absorbing(V, S.log_linear()), L), Loose(V + 1, L)
     x, t = tensor([[V, 1], [V, V]]), tensor([0.3, 0.8])
     log_p = process.predict_x0(net, x, t)
     want = net(x, t).log_softmax(-1)
@@ -585,7 +589,7 @@ def test_mdlm_reads_its_network_as_a_law():
 def test_counting_weights_and_times():
     """w(n) = int weight(t) P(M = n) dt; given n the time has the law weight(t) P(M = n) / w(n)."""
     for clock in (S.log_linear(0.2), S.geometric(0.1, 3.0)):
-        noise = C.Absorbing(V, clock)
+        noise = Absorbing(V, clock)
         counter = Counted(SEDD(noise, 4))
         assert counter.T == 4 and counter.weight[0] == 0
         for n in (1, 3, 4):
@@ -602,7 +606,7 @@ def test_counting_weights_and_times():
 
 
 def test_counted_loss_is_per_token():
-    process = SEDD(C.Absorbing(V, S.geometric(1e-2, 10.0)), L)
+    process = SEDD(Absorbing(V, S.geometric(1e-2, 10.0)), L)
     counter, n = Counted(process), tensor([1, 2, 2])
     net, x0 = Loose(V + 1, L), SENTENCES[:3]
     torch.manual_seed(1)
@@ -625,7 +629,7 @@ def test_rows_give_the_same_loss_and_samples():
         p.data.normal_(std=0.3)
     known = lambda noise, length: SEDD(noise, length, mass="known")  # noqa: E731
     for kind in (SEDD, MDLM, known):
-        process, asked = kind(C.Absorbing(V, S.log_linear()), 5), []
+        process, asked = kind(Absorbing(V, S.log_linear()), 5), []
         x0, t = torch.randint(0, V, (8, 5)), process.sample_t(8)
         outcomes = []
         for rows in (False, True):
@@ -664,7 +668,7 @@ def test_a_known_mass_asks_about_masks_that_open(sampler):
 
     spy.takes_rows = True
     x, clock = torch.full((500, 6), V), S.geometric(1e-2, 10.0)
-    process = SEDD(C.Absorbing(V, clock), 6, sampler, mass="known")
+    process = SEDD(Absorbing(V, clock), 6, sampler, mass="known")
     for t, s in ((0.9, 0.8), (0.5, 0.45), (0.7, 0.0)):
         t_, s_ = torch.full((500,), t), torch.full((500,), s)
         out = process.step(spy, x, t_, s_)
@@ -683,7 +687,7 @@ def half(x, u):
 
 
 def test_half_precision_logits_are_widened():
-    for noise in (C.Uniform(V, S.geometric()), C.Absorbing(V, S.log_linear())):
+    for noise in (Uniform(V, S.geometric()), Absorbing(V, S.log_linear())):
         process = SEDD(noise, L)
         assert process.log_score(half, SENTENCES, torch.full((9,), 0.3)).dtype == torch.float32
         torch.manual_seed(1)
@@ -752,7 +756,7 @@ def test_udlm_is_sedd_uniform():
     udlm = -inner[..., 0] / (K * a) * a  # alpha' = -sigma' alpha; per unit of sigma
     log_s = (model / here(model)).log()
     got = score_entropy_replace(
-        C.Uniform(K, S.log_linear()), log_s, x0, x_t, tensor([math.log(a)], dtype=torch.float64)
+        Uniform(K, S.log_linear()), log_s, x0, x_t, tensor([math.log(a)], dtype=torch.float64)
     )
     torch.testing.assert_close(got, udlm, rtol=1e-10, atol=1e-12)
 
@@ -797,7 +801,7 @@ def chain(process, net, steps: int) -> torch.Tensor:
 @pytest.mark.parametrize("sampler", ["tweedie", "euler"])
 def test_steps_have_the_law_that_is_written_down(noise, sampler):
     """The fast two-stage draws against `law`, for a wrong network, to a middle time and to 0."""
-    for mass in ("learned", "known") if isinstance(noise, C.Absorbing) else ("learned",):
+    for mass in ("learned", "known") if isinstance(noise, Absorbing) else ("learned",):
         drawn_like_law(SEDD(noise, L, sampler=sampler, mass=mass), Loose(noise.K, L, 0.7))
 
 
@@ -845,7 +849,7 @@ def test_tweedie_is_exact_for_one_token(noise):
 def test_euler_is_first_order_for_one_token_and_tweedie_exact():
     """T16: total variation from the data halves with the step, Tweedie's is 0."""
     p0 = tensor([0.6, 0.3, 0.1], dtype=torch.float64)
-    noise = C.Uniform(V, S.geometric(1e-4, 4.0))
+    noise = Uniform(V, S.geometric(1e-4, 4.0))
     off = {}
     for sampler in ("euler", "tweedie"):
         process = precise(SEDD(noise, 1, sampler=sampler))
@@ -857,7 +861,7 @@ def test_euler_is_first_order_for_one_token_and_tweedie_exact():
 
 def test_order_of_convergence_for_two_tokens():
     """T17: both are of first order; the theorem about Tweedie is about one step, not about which is nearer in the end."""
-    noise = C.Uniform(V, S.geometric(1e-4, 4.0))
+    noise = Uniform(V, S.geometric(1e-4, 4.0))
     off = {}
     for sampler in ("tweedie", "euler"):
         process = precise(SEDD(noise, L, sampler=sampler))
@@ -870,7 +874,7 @@ def test_order_of_convergence_for_two_tokens():
 
 def test_euler_breaks_where_steps_are_too_long():
     """Geometric noise to 20: sigma'(1) = 244, so that a chance of staying goes below 0 until N ~ 244 (K - 1) / K."""
-    noise = C.Uniform(V, S.geometric())
+    noise = Uniform(V, S.geometric())
     assert SEDD(noise, L).rate(tensor([1.0])).item() == pytest.approx(20 * math.log(2e5), rel=1e-9)
     process = precise(SEDD(noise, L, sampler="euler"))
     x, t = SENTENCES, at(1.0, 9)
@@ -887,14 +891,14 @@ def test_euler_breaks_where_steps_are_too_long():
 
 def test_euler_is_tweedie_for_masks_and_log_linear_noise():
     """e^{sigma_t - sigma_s} - 1 = sigma'(t) (t - s): one law, whatever the score."""
-    noise = C.Absorbing(V, S.log_linear())
+    noise = Absorbing(V, S.log_linear())
     a, b = (precise(SEDD(noise, L, sampler=k)) for k in ("tweedie", "euler"))
     x, net = sequences(V + 1, L), Loose(V + 1, L, 0.5)
     for t, s in ((1.0, 0.9), (0.5, 0.49), (0.3, 0.0)):
         t, s = at(t, 16), at(s, 16)
         log_s = a.log_score(net, x, t)
         torch.testing.assert_close(a.law(log_s, x, t, s), b.law(log_s, x, t, s), rtol=1e-9, atol=1e-12)
-    other = C.Absorbing(V, S.geometric(1e-2, 10.0))
+    other = Absorbing(V, S.geometric(1e-2, 10.0))
     a, b = (precise(SEDD(other, L, sampler=k)) for k in ("tweedie", "euler"))
     log_s, t, s = a.log_score(net, x, at(0.9, 16)), at(0.9, 16), at(0.8, 16)
     assert (a.law(log_s, x, t, s) - b.law(log_s, x, t, s)).abs().max() > 0.05
@@ -945,7 +949,7 @@ def test_a_mask_with_too_much_mass_still_ends_as_data():
     """Learned masses need not be r: a chance above 1 is 1, and at s = 0 every mask opens however small the mass is."""
     for f in (-20.0, 20.0):
         for sampler in ("tweedie", "euler"):
-            process = SEDD(C.Absorbing(V, S.log_linear()), L, sampler=sampler)
+            process = SEDD(Absorbing(V, S.log_linear()), L, sampler=sampler)
             x = last(sample(process, lambda x, u, f=f: torch.full((*x.shape, V), f), 50, 5))[1]
             assert x.max() < V
         step = process.step(
@@ -965,7 +969,7 @@ def test_a_mask_with_too_much_mass_still_ends_as_data():
 def test_rare_tokens_come_as_often_as_they_should():
     """T23: a chance of 2e-8 per step: two stages draw it right; a float32 race draws 0.11 of it (u / (e^u - 1))."""
     q, n = 2e-8, 5e8
-    process = MDLM(C.Absorbing(2, S.log_linear()), 1)
+    process = MDLM(Absorbing(2, S.log_linear()), 1)
     t, s = torch.full((1,), 0.5), torch.full((1,), 0.5 - 1e-4)
     opens = process.noise.reveals(s, t).item()
     assert opens == pytest.approx(2e-4, rel=1e-3)
@@ -980,7 +984,7 @@ def test_rare_tokens_come_as_often_as_they_should():
 def test_mdlm_asks_only_when_a_mask_opens():
     """T25: N (1 - (1 - 1/N)^(B L)) calls expected."""
     N, calls = 30, []
-    process = MDLM(C.Absorbing(V, S.log_linear(1e-9)), 10)
+    process = MDLM(Absorbing(V, S.log_linear(1e-9)), 10)
 
     def net(x, u):
         calls.append(1)
@@ -994,7 +998,7 @@ def test_mdlm_asks_only_when_a_mask_opens():
 
 def test_first_hitting_is_the_continuous_limit():
     """T24: reveal times are order statistics of U(0, 1); any mask is next; perfect networks give the data's law."""
-    process = SEDD(C.Absorbing(V, S.log_linear(1e-9)), L)
+    process = SEDD(Absorbing(V, S.log_linear(1e-9)), L)
     states = list(first_hitting(process, MarkovOracle(process, LANGUAGE), 20000))
     assert len(states) == L + 1 and (states[0][0] == 1).all() and (states[0][1] == V).double().mean() > 0.999
     first, second = states[1][0].double(), states[2][0].double()
@@ -1012,7 +1016,7 @@ def test_first_hitting_is_the_continuous_limit():
 
 
 def test_first_hitting_keeps_what_is_given():
-    process = SEDD(C.Absorbing(V, S.geometric()), 4)
+    process = SEDD(Absorbing(V, S.geometric()), 4)
     net = Loose(V + 1, 4)
     clamp = process.given({1: tensor([2, 0])}, 50)
     states = list(first_hitting(process, net, 50, clamp))
@@ -1024,11 +1028,11 @@ def test_first_hitting_keeps_what_is_given():
 
 
 def test_given_pieces_are_prompts_and_contexts():
-    process = SEDD(C.Absorbing(V, S.log_linear()), 5)
+    process = SEDD(Absorbing(V, S.log_linear()), 5)
     clamp = process.given({0: tensor([1, 2]), 4: tensor([0])}, 3)
     x = clamp(torch.full((3, 5), V))
     assert x.tolist() == [[1, 2, V, V, 0]] * 3
-    pair = SEDD(C.Absorbing(V, S.log_linear()), L)
+    pair = SEDD(Absorbing(V, S.log_linear()), L)
     x = last(sample(pair, MarkovOracle(pair, LANGUAGE), 20000, 8, clamp=pair.given({0: tensor([1])}, 20000)))[
         1
     ]
@@ -1043,9 +1047,9 @@ def test_prior_is_drawn_from_the_noise(noise):
 
 
 def test_defaults():
-    process = SEDD(C.Uniform(V, S.geometric()), L)
+    process = SEDD(Uniform(V, S.geometric()), L)
     assert (process.T, process.sampler, process.scaled, process.length) == (1.0, "tweedie", True, L)
-    assert MDLM(C.Absorbing(V, S.log_linear()), L).T == 1.0
+    assert MDLM(Absorbing(V, S.log_linear()), L).T == 1.0
 
 
 # Bad input
@@ -1056,24 +1060,24 @@ def bent(value):
 
 
 UNIFORM, MASKS = (
-    (lambda: SEDD(C.Uniform(V, S.geometric()), L)),
-    (lambda: SEDD(C.Absorbing(V, S.log_linear()), L)),
+    (lambda: SEDD(Uniform(V, S.geometric()), L)),
+    (lambda: SEDD(Absorbing(V, S.log_linear()), L)),
 )
 UP = S.Schedule("up and down", lambda u: -(u - 0.5).square())
 HALF, ZERO, X = tensor([0.5]), tensor([0.0]), tensor([[0, 1]])
 
 
 @pytest.mark.parametrize("call, error, words", [
-    (lambda: SEDD(C.Uniform(V, S.table(S.cosine(), 10)), L), ValueError, "noise must have a schedule as its clock"),
-    (lambda: SEDD(C.gaussian(V, tensor([0.1, 0.2])), L), ValueError, "noise must have a schedule as its clock"),
-    (lambda: SEDD(C.Uniform(V, S.log_linear(0.0)), L), ValueError, r"noise must leave alpha_bar\(1\) > 0"),
-    (lambda: SEDD(C.Uniform(V, UP), L), ValueError, "noise must grow with time, but sigma does not increase after u = 0"),
-    (lambda: SEDD(C.Uniform(V, S.Schedule("late", lambda u: -(u - 0.3).clamp(min=0))), L), ValueError, "sigma does not increase after u = 0$"),
-    (lambda: SEDD(C.Uniform(V, S.Schedule("stops", lambda u: -u.clamp(max=0.5))), L), ValueError, "sigma does not increase after u = 0.5"),
-    (lambda: SEDD(C.Uniform(V, S.geometric()), 0), ValueError, "length must be at least 1, not 0"),
-    (lambda: SEDD(C.Uniform(V, S.geometric()), 2.0), TypeError, "length must be an int, not float"),
-    (lambda: SEDD(C.Uniform(V, S.geometric()), L, sampler="heun"), ValueError, "sampler must be one of tweedie, euler, not 'heun'"),
-    (lambda: MDLM(C.Uniform(V, S.geometric()), L), ValueError, "noise must be absorbing, not Uniform"),
+    (lambda: SEDD(Uniform(V, S.table(S.cosine(), 10)), L), ValueError, "noise must have a schedule as its clock"),
+    (lambda: SEDD(gaussian(V, tensor([0.1, 0.2])), L), ValueError, "noise must have a schedule as its clock"),
+    (lambda: SEDD(Uniform(V, S.log_linear(0.0)), L), ValueError, r"noise must leave alpha_bar\(1\) > 0"),
+    (lambda: SEDD(Uniform(V, UP), L), ValueError, "noise must grow with time, but sigma does not increase after u = 0"),
+    (lambda: SEDD(Uniform(V, S.Schedule("late", lambda u: -(u - 0.3).clamp(min=0))), L), ValueError, "sigma does not increase after u = 0$"),
+    (lambda: SEDD(Uniform(V, S.Schedule("stops", lambda u: -u.clamp(max=0.5))), L), ValueError, "sigma does not increase after u = 0.5"),
+    (lambda: SEDD(Uniform(V, S.geometric()), 0), ValueError, "length must be at least 1, not 0"),
+    (lambda: SEDD(Uniform(V, S.geometric()), 2.0), TypeError, "length must be an int, not float"),
+    (lambda: SEDD(Uniform(V, S.geometric()), L, sampler="heun"), ValueError, "sampler must be one of tweedie, euler, not 'heun'"),
+    (lambda: MDLM(Uniform(V, S.geometric()), L), ValueError, "noise must be absorbing, not Uniform"),
     (lambda: Counted(UNIFORM()), ValueError, "process must have absorbing noise, not Uniform"),
     (lambda: first_hitting(UNIFORM(), None, 1), ValueError, "process must have absorbing noise, not Uniform"),
     (lambda: first_hitting(MASKS(), None, 0), ValueError, "n must be at least 1"),
@@ -1094,10 +1098,10 @@ HALF, ZERO, X = tensor([0.5]), tensor([0.0]), tensor([[0, 1]])
     (lambda: MASKS().loss(bent(math.nan), X, tensor([1.0])), ValueError, "the model's scores must be numbers"),
     (lambda: UNIFORM().step(bent(math.nan), X, HALF, ZERO), ValueError, "the model's scores must be numbers"),
     (lambda: MASKS().step(bent(math.nan), tensor([[V, V]]), HALF, ZERO), ValueError, "the model's scores must be numbers"),
-    (lambda: MDLM(C.Absorbing(V, S.log_linear()), L).step(bent(math.nan), tensor([[V, V]]), HALF, ZERO), ValueError, "the model's scores must be numbers"),
-    (lambda: SEDD(C.Uniform(V, S.log_linear()), L, mass="known"), ValueError, "mass can be known for absorbing noise only, not for Uniform"),
-    (lambda: SEDD(C.MaskUniform(V, S.log_linear()), L, mass="known"), ValueError, "mass can be known for absorbing noise only, not for MaskUniform"),
-    (lambda: SEDD(C.Absorbing(V, S.log_linear()), L, mass="right"), ValueError, "mass must be one of learned, known"),
+    (lambda: MDLM(Absorbing(V, S.log_linear()), L).step(bent(math.nan), tensor([[V, V]]), HALF, ZERO), ValueError, "the model's scores must be numbers"),
+    (lambda: SEDD(Uniform(V, S.log_linear()), L, mass="known"), ValueError, "mass can be known for absorbing noise only, not for Uniform"),
+    (lambda: SEDD(MaskUniform(V, S.log_linear()), L, mass="known"), ValueError, "mass can be known for absorbing noise only, not for MaskUniform"),
+    (lambda: SEDD(Absorbing(V, S.log_linear()), L, mass="right"), ValueError, "mass must be one of learned, known"),
     (lambda: MASKS().convert(torch.zeros(1, L, V), X, HALF, "x0"), ValueError, "to must be one of loo, posterior, score"),
     (lambda: MASKS().given({0: tensor([0, 1, 2])}, 1), ValueError, r"a piece must lie in 0..1, but one of 3 tokens starts at 0"),
     (lambda: MASKS().given({-1: tensor([0])}, 1), ValueError, "a piece must lie in 0..1, but one of 1 tokens starts at -1"),
@@ -1106,7 +1110,7 @@ HALF, ZERO, X = tensor([0.5]), tensor([0.0]), tensor([[0, 1]])
     (lambda: MASKS().given({0: tensor([0, 1]), 1: tensor([0])}, 1), ValueError, "pieces must not overlap, but two hold position 1"),
     (lambda: MASKS().given({0: tensor([V])}, 1), ValueError, "a piece must lie in 0..2, but holds 3: MASK"),
     (lambda: MASKS().given({0: tensor([0.0])}, 1), TypeError, "a piece must hold integers"),
-    (lambda: MarkovOracle(SEDD(C.Uniform(4, S.geometric()), L), LANGUAGE), ValueError, "the language must have the noise's 4 tokens, not 3"),
+    (lambda: MarkovOracle(SEDD(Uniform(4, S.geometric()), L), LANGUAGE), ValueError, "the language must have the noise's 4 tokens, not 3"),
 ])  # fmt: skip
 def test_bad_input_is_named(call, error, words, unchecked):
     with pytest.raises(error, match=words):

@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from course_lib.categorical import Absorbing, Uniform, band, gaussian
+from course_lib.absorbing import Absorbing
 from course_lib.d3pm import D3PM
 from course_lib.exercise import find, grade, of_chapter
 from course_lib.solutions import d3pm
+from course_lib.stationary import Uniform
+from course_lib.structured import band, gaussian
 
 SPECS = {spec.name: spec for spec in of_chapter("d3pm")}
 

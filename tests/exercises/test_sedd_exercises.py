@@ -5,10 +5,11 @@ import math
 import torch
 
 from course_lib import schedules as S
-from course_lib.categorical import Absorbing, Uniform
+from course_lib.absorbing import Absorbing
 from course_lib.exercise import find, grade
 from course_lib.sedd import SEDD, bregman, score_entropy_replace
 from course_lib.solutions import sedd
+from course_lib.stationary import Uniform
 
 
 def test_other_right_answers_pass():

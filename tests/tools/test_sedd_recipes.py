@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from course_lib import recipes
-from course_lib.categorical import Absorbing, Uniform
+from course_lib.absorbing import Absorbing
 from course_lib.d3pm import MaskCount
 from course_lib.data import addresses, decode, windows
 from course_lib.evaluate import NGram, bound
@@ -18,6 +18,7 @@ from course_lib.process import last, sample
 from course_lib.recipes import d3pm, sedd
 from course_lib.schedules import geometric, log_linear
 from course_lib.sedd import SEDD, Counted
+from course_lib.stationary import Uniform
 
 CASES = {  # noise, schedule, steps, lr, weights
     "absorbing": (Absorbing, log_linear(), 6000, 3e-3, 523995),
