@@ -1,23 +1,28 @@
 # `make` lists the commands. Windows without make: see environment.yml.
 
 PYTHON ?= python3
+NB ?=
 LAB_ARGS ?=
 
 VENV := $(or $(COURSE_VENV),.venv)
 PY := "$(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python"
-SETUP := $(PYTHON) course_lib/publish/environment.py
-CI := $(PY) -m course_lib.publish.ci
+CI := $(PY) -m tools.ci
 # Jupyter refuses to run as root unless told; told only then.
 ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+# A Python that was asked for by name must be the one inside; python3 by default may change its meaning.
+ASKED := $(if $(filter file,$(origin PYTHON)),,$(PYTHON))
+SETUP := sh tools/environment.sh
+EMPTY :=
+READY := $(subst $(EMPTY) ,\ ,$(VENV)/.ready)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint unit notebooks slides bench clean environment
+.PHONY: help lab test lint unit matrix oldest notebooks slides bench environment clean
 
 help: ## Show this list
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  PYTHON=python3.12 chooses the Python, COURSE_VENV=folder another place than .venv,"
-	@echo "  LAB_ARGS=\"--no-browser --port 9000\" goes to JupyterLab."
+	@echo "  NB=06_d3pm one notebook, LAB_ARGS=\"--no-browser --port 9000\" goes to JupyterLab."
 
 lab: environment ## Open the course in JupyterLab (sets up .venv the first time)
 	$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 $(ROOT) $(LAB_ARGS) notebooks/00_start_here.ipynb
@@ -31,20 +36,32 @@ lint: environment ## Check the style of code and notebooks
 unit: environment ## Run the library's tests
 	@$(CI) unit
 
+matrix: ## Lint and unit tests on every Python from 3.11 to 3.13 found here
+	@sh tools/matrix.sh
+
+oldest: ## Unit tests with the oldest versions that pyproject.toml allows
+	@sh tools/matrix.sh oldest
+
 notebooks: environment ## Run every notebook from a fresh kernel and store its outputs
-	$(PY) -m course_lib.publish.notebooks notebooks
-	$(PY) -m course_lib.publish.readme
+	$(PY) -m tools.notebooks notebooks
+	$(PY) -m tools.readme
 
 slides: environment ## Build one self-contained HTML file a chapter in build/slides, and a PDF
-	$(PY) -m course_lib.publish.slides --pdf
+	$(PY) -m tools.slides --pdf
 
-bench: ## Measure the library's speed against diffusers
-	@$(SETUP) --extra bench
+bench: environment $(READY)-bench ## Measure the library's speed against diffusers
 	$(PY) -m pytest -o addopts= -o filterwarnings= tests/benchmarks
 
-environment: ## Make .venv hold the tested set (the others do this first)
-	@$(SETUP)
+environment: $(READY) ## Make .venv hold the tested set (the others do this first)
+	@$(SETUP) check "$(VENV)" "$(ASKED)" || $(MAKE) --no-print-directory "$(READY)"
+
+# The stamp comes last: what was interrupted has none, and starts afresh.
+$(READY): pyproject.toml constraints.txt
+	@$(SETUP) install "$(VENV)" "$(PYTHON)"
+
+$(READY)-bench: $(READY)
+	@$(SETUP) add "$(VENV)" bench
 
 clean: ## Delete what was built; .venv stays
 	rm -rf build .pytest_cache .ruff_cache .hypothesis .benchmarks *.egg-info
-	find course_lib tests -name __pycache__ -prune -exec rm -rf {} +
+	find course_lib tools tests -name __pycache__ -prune -exec rm -rf {} +

@@ -14,7 +14,6 @@
     oracle                                      perfect networks, for tests and first experiments
     exercise   solutions   notebook             what happens inside a notebook
     recipes                                     named full runs that make the shipped weights and tables
-    publish                                     the course's own build tools
 
 Imports point upwards in this list only (tests/test_layers.py). Nothing is re-exported: the import line
 `from course_lib.ddpm import DDPM` tells you which file to open.

@@ -1,4 +1,7 @@
-"""One thread; every test on every device present; and a way to call the library as users do, without shape checks."""
+"""One thread; every test on every device present; calls without shape checks; and no skip without a good reason."""
+
+import os
+import sys
 
 import jaxtyping
 import pytest
@@ -29,3 +32,36 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+# `make test` and CI: what was skipped was not tested
+
+
+def may_be_skipped(reason: str) -> bool:
+    """A device that is not there; a browser on a laptop, not in CI; what only another system has."""
+    if "needs a CUDA device" in reason or "needs an MPS device" in reason:
+        return True
+    if "needs Chromium" in reason:
+        return not os.environ.get("CI")
+    return ("needs POSIX" in reason and sys.platform == "win32") or (
+        "needs glibc" in reason and sys.platform != "linux"
+    )
+
+
+def fail_a_skip(report):
+    """Turn a skip into a failure under COURSE_STRICT; an expected failure is none."""
+    if os.environ.get("COURSE_STRICT") and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not may_be_skipped(reason):
+            report.outcome, report.longrepr = "failed", f"skipped, and not for want of a device: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return fail_a_skip((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return fail_a_skip((yield))

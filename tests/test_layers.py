@@ -94,6 +94,7 @@ def test_importing_a_system_loads_torch_jaxtyping_and_the_core_only():
     assert {m for m in new if m.startswith("course_lib")} == {
         "course_lib",
         "course_lib.ddpm",
+        "course_lib.finite",
         "course_lib.process",
         "course_lib.schedules",
         "course_lib.shapes",

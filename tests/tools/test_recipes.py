@@ -394,7 +394,7 @@ print(kept, faults() - before)
 
 def test_memory_is_kept():
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        pytest.skip("only glibc can be asked to keep memory")
+        pytest.skip("needs glibc: it can be asked to keep memory")
     said = [
         subprocess.run(
             [sys.executable, "-c", FAULTS, word], capture_output=True, text=True, check=True

@@ -10,8 +10,8 @@ from pathlib import Path
 import nbformat.reader
 import nbformat.validator
 
-from course_lib.publish.notebooks import NORMAL_ID, find, normalise, refusals, where
-from course_lib.publish.slides import MAX_COLUMNS, PICTURE_ONLY, slide_type
+from tools.notebooks import NORMAL_ID, find, normalise, refusals, where
+from tools.slides import MAX_COLUMNS, PICTURE_ONLY, slide_type
 
 KINDS = (
     "card", "setup", "predictions", "derivation", "code", "check", "experiment", "widget",
@@ -353,7 +353,7 @@ def _summary(nb, path):
 
 def main(argv=None) -> int:
     """Exit status: 0, or 1 with every message on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m course_lib.publish.lint", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.lint", description=__doc__)
     parser.add_argument("paths", nargs="*", default=["notebooks"], help="notebooks or folders (notebooks/)")
     failed = False
     for path in find(parser.parse_args(argv).paths):

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_lib.publish import slides
+from tools import slides
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -66,7 +66,7 @@ def plain():
 @pytest.fixture(scope="session")
 def libraries():
     if not slides.browser():
-        pytest.skip("no Chromium on PATH: apt install chromium")
+        pytest.skip("needs Chromium: apt install chromium")
     try:
         return slides.browser_files()
     except slides.DeckError as error:

@@ -1,6 +1,6 @@
 """The README's picture: digits made from noise by the shipped MNIST weights.
 
-python -m course_lib.publish.picture
+python -m tools.picture
 """
 
 import torch
@@ -8,8 +8,8 @@ import torch
 from course_lib.files import write_atomically
 from course_lib.plots import filmstrip, png
 from course_lib.process import sample
-from course_lib.publish.readme import ROOT
 from course_lib.recipes import find, shipped
+from tools.readme import ROOT
 
 
 def draw(steps: int = 200):

@@ -21,7 +21,7 @@ import nbformat
 from nbconvert.exporters import SlidesExporter
 
 from course_lib.files import write_atomically
-from course_lib.publish.notebooks import find
+from tools.notebooks import find
 
 WIDTH, HEIGHT = 1280, 720
 MAX_BYTES = 8_000_000
@@ -384,7 +384,7 @@ def make(path, out, libraries, pdf=False) -> list[str]:
 
 def main(argv=None) -> int:
     """Exit status: 0, or 1 with every problem on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m course_lib.publish.slides", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.slides", description=__doc__)
     parser.add_argument("paths", nargs="*", default=["notebooks"], help="notebooks or folders (notebooks/)")
     parser.add_argument("--out", default="build/slides", help="folder for the decks (build/slides)")
     parser.add_argument(

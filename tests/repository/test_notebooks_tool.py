@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_lib.publish import notebooks
+from tools import notebooks
 
 
 def write(path, *sources, **metadata):

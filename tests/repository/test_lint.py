@@ -6,8 +6,8 @@ import json
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_lib.publish import lint
-from course_lib.publish.notebooks import normalise, store
+from tools import lint
+from tools.notebooks import normalise, store
 
 ALT = "Three curves that fall"
 HEADER = "**Exercise** difficulty 2 importance 3, 10 minutes <details>a</details> <details>b</details>"

@@ -1,7 +1,7 @@
 """Write the parts of README.md and assets/README.md that repeat what files already say, so that they cannot disagree.
 
-python -m course_lib.publish.readme           rewrite them
-python -m course_lib.publish.readme --check   exit 1 where one is out of date
+python -m tools.readme           rewrite them
+python -m tools.readme --check   exit 1 where one is out of date
 """
 
 import argparse
@@ -16,14 +16,14 @@ import nbformat
 
 from course_lib.files import write_atomically
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 MADE_BY = {  # ending of an asset's name: what it is and what writes it
     ".safetensors": ("weights", "a recipe"),
     ".log.json": ("training log and command", "a recipe"),
     ".results.json": ("measured results", "a recipe"),
     "paper.json": ("numbers of the paper, with their source", "by hand"),
     "run_times.json": ("run times of the notebooks", "`make notebooks`"),
-    ".png": ("picture", "`python -m course_lib.publish.picture`"),
+    ".png": ("picture", "`python -m tools.picture`"),
 }
 
 
@@ -120,7 +120,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """Exit status: 1 if --check found a page out of date."""
-    parser = argparse.ArgumentParser(prog="python -m course_lib.publish.readme")
+    parser = argparse.ArgumentParser(prog="python -m tools.readme")
     parser.add_argument("--check", action="store_true")
     check, stale = parser.parse_args(arguments).check, []
     for path, text in pages(root).items():

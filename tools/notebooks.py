@@ -180,7 +180,7 @@ def _run(path):
 
 def main(argv=None) -> int:
     """Exit status: 0, or 1 with every problem on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m course_lib.publish.notebooks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=__doc__)
     parser.add_argument("paths", nargs="*", default=["notebooks"], help="notebooks or folders (notebooks/)")
     parser.add_argument("--check", action="store_true", help="say which differ from normal form, run nothing")
     arguments = parser.parse_args(argv)

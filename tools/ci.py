@@ -1,4 +1,4 @@
-"""All that CI runs, as one table of stages: `python -m course_lib.publish.ci [stage ...]`, by default all."""
+"""All that CI runs, as one table of stages: `python -m tools.ci [stage ...]`, by default all."""
 
 import argparse
 import collections
@@ -15,7 +15,12 @@ NBVAL += ["--nbval-cell-timeout", "600"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 SOLVED = {"COURSE_SOLUTIONS": "1", "COURSE_FAST": "1"}
 WORDS = ("failed", "passed", "skipped", "error", "errors")
-MODES = ("COURSE_SOLUTIONS", "COURSE_FAST", "COURSE_STATIC")  # the caller's own must not leak into a stage
+MODES = (
+    "COURSE_SOLUTIONS",
+    "COURSE_FAST",
+    "COURSE_STATIC",
+    "COURSE_STRICT",
+)  # the caller's own must not leak into a stage
 
 
 def stages(notebooks):
@@ -23,11 +28,11 @@ def stages(notebooks):
     return {
         "ruff": (["-m", "ruff", "check", "."], {}),
         "format": (["-m", "ruff", "format", "--check", "."], {}),
-        "notebook-lint": (["-m", "course_lib.publish.lint", "notebooks"], {}),
-        "unit": (PYTEST, {}),
+        "notebook-lint": (["-m", "tools.lint", "notebooks"], {}),
+        "unit": (PYTEST, {"COURSE_STRICT": "1"}),
         "blank": ([*NBVAL, *notebooks], {}),
         "solved": ([*NBVAL, *notebooks], SOLVED),
-        "slides": (["-m", "course_lib.publish.slides"], {}),
+        "slides": (["-m", "tools.slides"], {}),
     }
 
 

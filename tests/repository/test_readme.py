@@ -6,7 +6,7 @@ import json
 import nbformat
 import pytest
 
-from course_lib.publish import picture, readme
+from tools import picture, readme
 
 
 def test_pages_are_up_to_date(capsys):
