@@ -1,7 +1,7 @@
 """Exercises that check themselves, and bets that the chapter settles. A wrong answer stops nothing."""
 
+import ast
 import contextlib
-import dis
 import html
 import importlib.util
 import inspect
@@ -25,6 +25,9 @@ from .widgets import live, view
 
 # --- exercises ---
 
+Check = Callable[[Callable], str | None]  # the reader's function -> None if it is right, else a hint
+Mistakes = dict[str, tuple[Callable, str]]  # label -> (wrong answer, its hint)
+
 
 @dataclass
 class Exercise:
@@ -32,29 +35,38 @@ class Exercise:
 
     name: str
     reference: Callable
-    check: Callable[[Callable], str | None]
-    wrong: dict[str, Callable]
+    check: Check
+    mistakes: Mistakes
     state: str = "TODO"
     stub: CodeType | None = None
     attempted: bool = False
 
+    @property
+    def wrong(self) -> dict[str, Callable]:
+        """The classic wrong answers by label."""
+        return {label: wrong for label, (wrong, _) in self.mistakes.items()}
+
+    @property
+    def hints(self) -> dict[str, str]:
+        """The hint of each classic mistake."""
+        return hints_of(self.mistakes)
+
 
 REGISTRY: dict[str, Exercise] = {}
-NOTHING = object()  # what a call of the reader's function has returned so far
 
 
-def define(
-    name: str, reference: Callable, check: Callable[[Callable], str | None], wrong: dict[str, Callable]
-) -> None:
-    """Register an exercise: check(fn) returns None for a right answer, else a hint aimed at the mistake made.
+def define(reference: Callable, check: Check, mistakes: Mistakes) -> None:
+    """Register the exercise `<chapter>.<function>`, named after the reference and its module.
 
-    wrong holds three or more classic mistakes by label; a test proves that the check catches each.
+    check(fn) returns None for a right answer, else a hint aimed at the mistake made; mistakes holds three or more
+    classic ones. A test proves that the check answers each with its own hint.
     """
-    if name.count(".") != 1:
-        raise ValueError(f"name must be '<chapter>.<exercise>', not {name!r}")
-    if len(wrong) < 3:
-        raise ValueError(f"wrong must hold at least 3 wrong answers to {name}, not {len(wrong)}")
-    REGISTRY[name] = Exercise(name, reference, check, wrong)
+    name = f"{reference.__module__.rpartition('.')[2]}.{reference.__name__}"
+    if not reference.__name__.isidentifier():
+        raise ValueError(f"reference must be a function with a name, not {reference.__name__}")
+    if len(mistakes) < 3:
+        raise ValueError(f"mistakes must hold at least 3 wrong answers to {name}, not {len(mistakes)}")
+    REGISTRY[name] = Exercise(name, reference, check, mistakes)
 
 
 def of_chapter(chapter: str) -> list[Exercise]:
@@ -106,28 +118,103 @@ def grade(spec: Exercise, fn: Callable) -> tuple[str, str]:
     inner = inspect.unwrap(fn)
     if is_stub(inner):
         return "TODO", "not attempted yet"
-    returned = []
-
-    def answer(*args, **kwargs):
-        returned.append(NOTHING)
-        returned[-1] = fn(*args, **kwargs)
-        if returned[-1] is None:
-            raise TypeError("your function returned None: is a return missing?")
-        return returned[-1]
-
+    answer = Answer(fn)
     try:
         with seeded():
             hint = spec.check(answer)
     except Exception as error:
-        return crash(error, inner.__code__, returned)
+        return crash(error, inner.__code__, answer.returned)
+    if not hint and answer.overwrote:  # a hint of the exercise's own comes first
+        hint = overwritten(answer.overwrote)
     return ("FAIL", hint) if hint else ("PASS", "")
 
 
+NOTHING = object()  # what a call of the reader's function has returned so far
+
+
+class Answer:
+    """The reader's function as a check calls it: on copies of the arguments, since these are not its own to change.
+
+    returned   what each call gave; NOTHING for one that did not end
+    overwrote  the name of the first argument that a call changed in place
+    """
+
+    def __init__(self, fn: Callable):
+        self.fn, self.returned, self.overwrote = fn, [], None
+
+    def __call__(self, *args, **kwargs) -> Any:
+        self.returned.append(NOTHING)
+        lent, lent_by_name = copied(args), copied(kwargs)
+        result = self.fn(*lent, **lent_by_name)
+        self.returned[-1] = result
+        if result is None:
+            raise TypeError("your function returned None: is a return missing?")
+        if self.overwrote is None:
+            given, left = named(self.fn, args, kwargs), named(self.fn, lent, lent_by_name)
+            self.overwrote = next((name for name in given if not unchanged(given[name], left[name])), None)
+        return result
+
+
+def overwritten(name: str) -> str:
+    """The hint for a function that changes an argument in place."""
+    return (
+        f"your function writes into {name}, which is not its own: the cells below would go on with what it left "
+        f"there. Which line changes {name} in place (*=, +=, [...] =, or a method that ends in _)?"
+    )
+
+
+def named(fn: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """The arguments of a call by the names that fn gives them."""
+    return inspect.signature(fn).bind(*args, **kwargs).arguments
+
+
+def copied(x: Any) -> Any:
+    """x with every tensor and array in it copied; gradients still flow. What is no container stays itself."""
+    if isinstance(x, Tensor):
+        return x.clone()
+    if isinstance(x, np.ndarray):
+        return x.copy()
+    if isinstance(x, dict):
+        return {key: copied(value) for key, value in x.items()}
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return type(x)(*map(copied, x))
+    return type(x)(map(copied, x)) if type(x) in (list, tuple) else x
+
+
+def unchanged(x: Any, y: Any) -> bool:
+    """True when y, a copy made by `copied`, still holds what x does. NaN equals NaN."""
+    if isinstance(x, Tensor):
+        x, y = x.detach(), y.detach()
+        alike = x.shape == y.shape and x.dtype == y.dtype
+        return alike and bool(((x == y) | ((x != x) & (y != y))).all())
+    if isinstance(x, np.ndarray):
+        return np.array_equal(x, y)
+    if isinstance(x, dict):
+        return x.keys() == y.keys() and all(unchanged(x[key], y[key]) for key in x)
+    if isinstance(x, list | tuple):
+        return len(x) == len(y) and all(map(unchanged, x, y))
+    return x is y
+
+
 def is_stub(fn: Callable) -> bool:
-    """True for a body that does nothing: `...`, `pass`, a docstring alone."""
-    steps = [step for step in dis.get_instructions(fn) if step.opname not in ("RESUME", "NOP")]
-    constant = all(step.opname in ("LOAD_CONST", "RETURN_CONST", "RETURN_VALUE") for step in steps)
-    return constant and steps[0].argval in (None, ...)
+    """True for a body that does nothing: `...`, `pass`, a docstring alone, or their return."""
+    try:
+        source = inspect.getsource(fn)
+        block = "if True:\n" + source if source[0].isspace() else source  # a function inside another block
+        found = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.FunctionDef)]
+    except (OSError, TypeError, SyntaxError):  # no source, or a part of a statement
+        return False
+    return bool(found) and all(map(does_nothing, found[0].body))
+
+
+def does_nothing(statement: ast.stmt) -> bool:
+    """True for `pass`, for a constant that stands alone, and for the return of None or `...`."""
+    if isinstance(statement, ast.Expr):
+        return isinstance(statement.value, ast.Constant)
+    if isinstance(statement, ast.Return):
+        value = statement.value or ast.Constant(None)
+        return isinstance(value, ast.Constant) and value.value in (None, ...)
+    return isinstance(statement, ast.Pass)
 
 
 def crash(error: Exception, inner: CodeType, returned: list) -> tuple[str, str]:
@@ -195,11 +282,26 @@ def mistakes(chapter: str) -> None:
     for spec in of_chapter(chapter):
         plain.append(f"{spec.name}")
         rich.append(f"\n**{spec.name}**\n")
-        for label, fn in spec.wrong.items():
-            hint = grade(spec, fn)[1]
+        for label, wrong in spec.wrong.items():
+            hint = grade(spec, wrong)[1]
             plain.append(f"- {label}: {hint}")
             rich.append(re.sub(r"([*<$`])", r"\\\1", f"- {label}: ") + re.sub(r"([*<$`])", r"\\\1", hint))
     display({"text/plain": "\n".join(plain), "text/markdown": "\n".join(rich).strip()}, raw=True)
+
+
+# --- what checks are made of ---
+
+
+def hints_of(mistakes: Mistakes) -> dict[str, str]:
+    """Label -> hint."""
+    return {label: hint for label, (_, hint) in mistakes.items()}
+
+
+def compare(fn: Callable, reference: Callable, mistakes: Mistakes, *probe) -> str | None:
+    """None when fn answers the probe like the reference, else the hint of the mistake that it answers like."""
+    want = reference(*copied(probe))
+    suspects = {hint: wrong(*copied(probe)) for wrong, hint in mistakes.values()}
+    return diagnose(fn(*probe), want, suspects)
 
 
 def close(got: Any, want: Tensor, tol: float = 1e-4) -> bool:
@@ -220,6 +322,15 @@ def diagnose(got: Any, want: Tensor, suspects: dict[str, Tensor], tol: float = 1
             return hint
     worst = (got - want).abs().nan_to_num(nan=torch.inf).argmax()
     return f"it gives {got.flatten()[worst].item():.4g} where {want.flatten()[worst].item():.4g} is expected"
+
+
+def hear(x_t: Tensor, u: Any) -> None:
+    """Refuse what a float32 network would refuse: a time that is not one per example, an x_t in float64."""
+    if getattr(u, "shape", None) != x_t.shape[:1]:
+        got = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
+        raise ValueError(f"the network needs one time u per example, shape ({len(x_t)},), not {got}")
+    if x_t.dtype != torch.float32:
+        raise TypeError(f"the network computes in float32 and was given an x_t in {x_t.dtype}")
 
 
 # --- predictions ---

@@ -9,8 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..exercise import define
-from .ddpm import Mistakes, compare, functions
+from ..exercise import Mistakes, compare, define, hints_of
 
 
 def _hot(x, K):
@@ -20,10 +19,6 @@ def _hot(x, K):
 
 def _normalised(p):
     return p / p.sum(-1, keepdim=True)
-
-
-def _hints(mistakes: Mistakes) -> dict[str, str]:
-    return {label: hint for label, (_, hint) in mistakes.items()}
 
 
 # What the checks believe in: matrices entry by entry, from the story that they tell
@@ -100,7 +95,7 @@ def check_uniform_marginal(fn):
     return None
 
 
-define("d3pm.uniform_marginal", uniform_marginal, check_uniform_marginal, functions(UNIFORM_MARGINAL))
+define(uniform_marginal, check_uniform_marginal, UNIFORM_MARGINAL)
 
 
 # --- multinomial_posterior ---
@@ -153,12 +148,7 @@ def check_multinomial_posterior(fn):
     return None
 
 
-define(
-    "d3pm.multinomial_posterior",
-    multinomial_posterior,
-    check_multinomial_posterior,
-    functions(MULTINOMIAL_POSTERIOR),
-)
+define(multinomial_posterior, check_multinomial_posterior, MULTINOMIAL_POSTERIOR)
 
 
 # --- absorbing_step ---
@@ -217,13 +207,13 @@ ABSORBING_STEP: Mistakes = {
 def check_absorbing_step(fn):
     for K, beta in ((3, 0.2), (5, 0.7), (2, 0.0), (4, 1.0)):
         if torch.as_tensor(fn(K, beta)).shape == (K, K):
-            return _hints(ABSORBING_STEP)["one state too few"]
+            return hints_of(ABSORBING_STEP)["one state too few"]
         if hint := compare(fn, masked, ABSORBING_STEP, K, beta):
             return hint
     return None
 
 
-define("d3pm.absorbing_step", absorbing_step, check_absorbing_step, functions(ABSORBING_STEP))
+define(absorbing_step, check_absorbing_step, ABSORBING_STEP)
 
 
 # --- gaussian_step ---
@@ -304,7 +294,7 @@ def check_gaussian_step(fn):
     return None
 
 
-define("d3pm.gaussian_step", gaussian_step, check_gaussian_step, functions(GAUSSIAN_STEP))
+define(gaussian_step, check_gaussian_step, GAUSSIAN_STEP)
 
 
 # --- absorbing_loss ---
@@ -380,7 +370,7 @@ def check_absorbing_loss(fn):
     return hint or compare(fn, by_full_laws, {}, log_p0, x0, x0, t.clamp(max=T - 1), T)  # nothing masked: 0
 
 
-define("d3pm.absorbing_loss", absorbing_loss, check_absorbing_loss, functions(ABSORBING_LOSS))
+define(absorbing_loss, check_absorbing_loss, ABSORBING_LOSS)
 
 
 # --- leave_one_out ---
@@ -442,13 +432,13 @@ def check_leave_one_out(fn):
         p = torch.rand(K, K, dtype=torch.float64) ** 3
         post, loo, x_t = two_laws(p / p.sum(), alpha_bar)
         if not torch.as_tensor(fn(post, x_t, alpha_bar)).isfinite().all():
-            return _hints(LEAVE_ONE_OUT)["the noise forgotten"]
+            return hints_of(LEAVE_ONE_OUT)["the noise forgotten"]
         if hint := compare(fn, lambda *_, loo=loo: loo, LEAVE_ONE_OUT, post, x_t, alpha_bar):
             return hint
     return None
 
 
-define("d3pm.leave_one_out", leave_one_out, check_leave_one_out, functions(LEAVE_ONE_OUT))
+define(leave_one_out, check_leave_one_out, LEAVE_ONE_OUT)
 
 
 # --- hybrid ---
@@ -492,14 +482,14 @@ HYBRID: Mistakes = {
 def check_hybrid(fn):
     kl, ce = torch.rand(2, 6, dtype=torch.float64) + 0.5
     if torch.as_tensor(fn(kl, ce, 0.05, 20)).shape == ():
-        return _hints(HYBRID)["one number for the batch"]
+        return hints_of(HYBRID)["one number for the batch"]
     for ce_weight, T in ((0.05, 20), (0.0, 7), (1.0, 3)):
         if hint := compare(fn, one_by_one, HYBRID, kl, ce, ce_weight, T):
             return hint
     return None
 
 
-define("d3pm.hybrid", hybrid, check_hybrid, functions(HYBRID))
+define(hybrid, check_hybrid, HYBRID)
 
 
 # --- fault ---
@@ -606,7 +596,7 @@ def check_fault(fn):
     return None
 
 
-define("d3pm.fault", fault, check_fault, functions(FAULT))
+define(fault, check_fault, FAULT)
 
 
 # --- reveal ---
@@ -654,7 +644,7 @@ LAWS = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.3, 0.5, 0.2], [0.45, 0
 
 
 def check_reveal(fn):
-    hints, (L, K), B, chance = _hints(REVEAL), LAWS.shape, 4000, 0.3
+    hints, (L, K), B, chance = hints_of(REVEAL), LAWS.shape, 4000, 0.3
     p0 = torch.cat([LAWS.expand(B // 2, L, K), LAWS.flip(0).expand(B // 2, L, K)])
     hidden = (torch.arange(B)[:, None] + torch.arange(L)) % 4 > 0  # not drawn: the reader may set the seed
     x_t = torch.where(hidden, K, torch.randint(K, (B, L)))
@@ -699,4 +689,4 @@ def _check_tokens(fn, p0, x_s, hints):
     )
 
 
-define("d3pm.reveal", reveal, check_reveal, functions(REVEAL))
+define(reveal, check_reveal, REVEAL)

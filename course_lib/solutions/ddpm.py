@@ -5,40 +5,15 @@ The checks probe small cases whose answer is known exactly; only the sampler is 
 """
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
-from ..exercise import close, define, diagnose
+from ..exercise import Mistakes, close, compare, define, diagnose, hear, hints_of
 from ..shapes import per_example
 
 ALPHA_BAR = torch.tensor([1.0, 0.9, 0.7, 0.45, 0.2, 0.05], dtype=torch.float64)  # T = 5
 T = len(ALPHA_BAR) - 1
-
-Mistakes = dict[str, tuple[Callable, str]]  # label -> (wrong answer, its hint)
-
-
-def functions(mistakes: Mistakes) -> dict[str, Callable]:
-    """Label -> wrong answer, as `define` wants them."""
-    return {label: wrong for label, (wrong, _) in mistakes.items()}
-
-
-def compare(fn: Callable, reference: Callable, mistakes: Mistakes, *probe) -> str | None:
-    """None when fn answers the probe like the reference, else the hint of the mistake that it answers like."""
-    want = reference(*probe)
-    suspects = {hint: wrong(*probe) for wrong, hint in mistakes.values()}
-    return diagnose(fn(*probe), want, suspects)
-
-
-def hear(x_t: Tensor, u) -> None:
-    """Refuse what a float32 network would refuse."""
-    if getattr(u, "shape", None) != x_t.shape[:1]:
-        got = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
-        raise ValueError(f"the network needs one time u per example, shape ({len(x_t)},), not {got}")
-    if x_t.dtype != torch.float32:
-        raise TypeError(f"the network computes in float32 and was given an x_t in {x_t.dtype}")
 
 
 # --- q_sample ---
@@ -93,7 +68,7 @@ def check_q_sample(fn):
     return None
 
 
-define("ddpm.q_sample", q_sample, check_q_sample, functions(Q_SAMPLE))
+define(q_sample, check_q_sample, Q_SAMPLE)
 
 
 # --- schedule ---
@@ -162,7 +137,7 @@ def check_schedule(fn):
     return None
 
 
-define("ddpm.schedule", schedule, check_schedule, functions(SCHEDULE))
+define(schedule, check_schedule, SCHEDULE)
 
 
 # --- posterior_mean ---
@@ -229,7 +204,7 @@ def check_posterior_mean(fn):
     return hint or compare(fn, posterior_mean, {}, *at_zero)
 
 
-define("ddpm.posterior_mean", posterior_mean, check_posterior_mean, functions(POSTERIOR_MEAN))
+define(posterior_mean, check_posterior_mean, POSTERIOR_MEAN)
 
 
 # --- gaussian_kl ---
@@ -285,7 +260,7 @@ def check_gaussian_kl(fn):
     return compare(fn, gaussian_kl, shared, m1, v1[:, :1], m2, v2[:, :1])
 
 
-define("ddpm.gaussian_kl", gaussian_kl, check_gaussian_kl, functions(GAUSSIAN_KL))
+define(gaussian_kl, check_gaussian_kl, GAUSSIAN_KL)
 
 
 # --- simple_loss ---
@@ -361,7 +336,7 @@ SIMPLE_LOSS: Mistakes = {
 
 
 def check_simple_loss(fn):
-    hints = {label: hint for label, (_, hint) in SIMPLE_LOSS.items()}
+    hints = hints_of(SIMPLE_LOSS)
     x0, t, seen = torch.randn(5, 40, 30), torch.tensor([1, 2, 3, 4, 5]), {}
 
     def found(x_t, u):  # the noise that really is in x_t
@@ -393,7 +368,7 @@ def check_simple_loss(fn):
     )
 
 
-define("ddpm.simple_loss", simple_loss, check_simple_loss, functions(SIMPLE_LOSS))
+define(simple_loss, check_simple_loss, SIMPLE_LOSS)
 
 
 # --- ancestral ---
@@ -456,7 +431,7 @@ ANCESTRAL: Mistakes = {
 
 
 def check_ancestral(fn):
-    hints, heard = {label: hint for label, (_, hint) in ANCESTRAL.items()}, []
+    hints, heard = hints_of(ANCESTRAL), []
 
     def knows(value):
         """The exact network for data that is always the same value."""
@@ -515,7 +490,7 @@ def _check_spread(fn, x_T, path, hints):
     return (near or [plain])[0]
 
 
-define("ddpm.ancestral", ancestral, check_ancestral, functions(ANCESTRAL))
+define(ancestral, check_ancestral, ANCESTRAL)
 
 
 # --- repair ---
@@ -552,7 +527,7 @@ REPAIR: Mistakes = {
 
 def check_repair(fn):
     x0, x, z = torch.randn(3, 50, dtype=torch.float64)
-    hints = {label: hint for label, (_, hint) in REPAIR.items()}
+    hints = hints_of(REPAIR)
     s, t = torch.tensor([1.0, 0.8], dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
     if not torch.as_tensor(fn(x0, x, s[0], t, z) - x0).abs().max() < 1e-6:
         return hints["left as it is"]
@@ -560,7 +535,7 @@ def check_repair(fn):
     return compare(fn, repair, rest, x0, x, s[1], t, z)
 
 
-define("ddpm.repair", repair, check_repair, functions(REPAIR))
+define(repair, check_repair, REPAIR)
 
 
 # --- bits_per_dim ---
@@ -607,4 +582,4 @@ def check_bits_per_dim(fn):
     return hint
 
 
-define("ddpm.bits_per_dim", bits_per_dim, check_bits_per_dim, functions(BITS_PER_DIM))
+define(bits_per_dim, check_bits_per_dim, BITS_PER_DIM)

@@ -10,8 +10,7 @@ from itertools import zip_longest
 
 import torch
 
-from ..exercise import close, define, diagnose
-from .ddpm import Mistakes, compare, functions
+from ..exercise import Mistakes, close, compare, define, diagnose, overwritten
 
 
 def first_difference(fn, reference, mistakes, cases):
@@ -104,8 +103,7 @@ PARTIAL_NOISE: Mistakes = {
     ),
     "written into x_0": (
         _into_x0,
-        "what you return is right, but the x_0 that you were given is noised now as well: what will the loss compare "
-        "the network's answer with?",
+        overwritten("x0"),
     ),
 }  # fmt: skip
 
@@ -114,14 +112,10 @@ def check_partial_noise(fn):
     target = torch.tensor([[0, 1, 1], [0, 0, 1], [0, 1, 0]]).bool()  # B = L = D: a wrong axis raises no error
     x0, noise = torch.randn(2, 3, 3, 3, dtype=torch.float64)
     alpha_bar = torch.tensor([0.9, 0.4, 0.1], dtype=torch.float64)
-    given, mistakes = x0.clone(), dict(PARTIAL_NOISE)
-    _, into = mistakes.pop("written into x_0")
-    got = fn(given, target.clone(), alpha_bar.clone(), noise.clone())
-    hint = compare(lambda *_: got, place_by_place, mistakes, x0, target, alpha_bar, noise)
-    return hint or (None if given.equal(x0) else into)
+    return compare(fn, place_by_place, PARTIAL_NOISE, x0, target, alpha_bar, noise)
 
 
-define("diffuseq.partial_noise", partial_noise, check_partial_noise, functions(PARTIAL_NOISE))
+define(partial_noise, check_partial_noise, PARTIAL_NOISE)
 
 
 # --- target_loss ---
@@ -180,7 +174,7 @@ def check_target_loss(fn):
     return compare(lambda *_: got, row_by_row, mistakes, loss, target)
 
 
-define("diffuseq.target_loss", target_loss, check_target_loss, functions(TARGET_LOSS))
+define(target_loss, check_target_loss, TARGET_LOSS)
 
 
 # --- word_loss ---
@@ -267,7 +261,7 @@ def check_word_loss(fn):
     return None
 
 
-define("diffuseq.word_loss", word_loss, check_word_loss, functions(WORD_LOSS))
+define(word_loss, check_word_loss, WORD_LOSS)
 
 
 # --- misaligned ---
@@ -458,7 +452,7 @@ def check_misaligned(fn):
     return f"of {', '.join(samplers)} you name {answer}, and its steps all end where they should"
 
 
-define("diffuseq.misaligned", misaligned, check_misaligned, functions(MISALIGNED))
+define(misaligned, check_misaligned, MISALIGNED)
 
 
 # --- shifted_mean ---
@@ -536,7 +530,7 @@ def check_shifted_mean(fn):
     return None if close(fn(x0, x_t, m, a_t, one), x0) else "at s = 0, where a_s = 1, the mean is x_0 itself"
 
 
-define("diffuseq.shifted_mean", shifted_mean, check_shifted_mean, functions(SHIFTED_MEAN))
+define(shifted_mean, check_shifted_mean, SHIFTED_MEAN)
 
 
 # --- least_risk ---
@@ -606,7 +600,7 @@ def check_least_risk(fn):
     return f"with {table} you choose number {got}, and number {want} has the least expected risk"
 
 
-define("diffuseq.least_risk", least_risk, check_least_risk, functions(LEAST_RISK))
+define(least_risk, check_least_risk, LEAST_RISK)
 
 
 # --- importance ---
@@ -659,7 +653,7 @@ def check_importance(fn):
     return None
 
 
-define("diffuseq.importance", importance, check_importance, functions(IMPORTANCE))
+define(importance, check_importance, IMPORTANCE)
 
 
 # --- braid ---
@@ -739,4 +733,4 @@ def check_braid(fn):
     return f"of {source} and {target} with '.' for the end you make {got}, and {want} is expected"
 
 
-define("diffuseq.braid", braid, check_braid, functions(BRAID))
+define(braid, check_braid, BRAID)

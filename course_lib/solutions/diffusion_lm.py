@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..exercise import define
-from .ddpm import Mistakes, compare, functions, hear
+from ..exercise import Mistakes, compare, define, hear
 
 SPREAD = 0.12
 
@@ -58,7 +57,7 @@ def check_rounding(fn):
     return compare(fn, by_distance, ROUNDING, torch.randn(400, 3, dtype=torch.float64), table)
 
 
-define("diffusion_lm.rounding", rounding, check_rounding, functions(ROUNDING))
+define(rounding, check_rounding, ROUNDING)
 
 
 # --- known_word ---
@@ -125,7 +124,7 @@ def check_known_word(fn):
     return compare(_pair(fn), _pair(on_a_grid), mistakes, e, x_t, abar, SPREAD)
 
 
-define("diffusion_lm.known_word", known_word, check_known_word, functions(KNOWN_WORD))
+define(known_word, check_known_word, KNOWN_WORD)
 
 
 # --- variance_cost ---
@@ -176,7 +175,7 @@ def check_variance_cost(fn):
     return compare(fn, integrated_cost, VARIANCE_COST, true, torch.tensor([1.0, 1.5, 0.7, 1.1]).double())
 
 
-define("diffusion_lm.variance_cost", variance_cost, check_variance_cost, functions(VARIANCE_COST))
+define(variance_cost, check_variance_cost, VARIANCE_COST)
 
 
 # --- collapsed_loss ---
@@ -236,7 +235,7 @@ def check_collapsed_loss(fn):
     return None
 
 
-define("diffusion_lm.collapsed_loss", collapsed_loss, check_collapsed_loss, functions(COLLAPSED_LOSS))
+define(collapsed_loss, check_collapsed_loss, COLLAPSED_LOSS)
 
 
 # --- e2e_loss ---
@@ -330,7 +329,7 @@ def check_e2e_loss(fn):
     return compare(fn, word_by_word, E2E_LOSS, model, tokens, x0, x0 + torch.randn(4, 5, 3), t, 10)
 
 
-define("diffusion_lm.e2e_loss", e2e_loss, check_e2e_loss, functions(E2E_LOSS))
+define(e2e_loss, check_e2e_loss, E2E_LOSS)
 
 
 # --- clamped_step ---
@@ -392,7 +391,7 @@ def check_clamped_step(fn):
     return compare(fn, on_the_line, CLAMPED_STEP, x0_hat, x_t, abar_s, abar_t, table)
 
 
-define("diffusion_lm.clamped_step", clamped_step, check_clamped_step, functions(CLAMPED_STEP))
+define(clamped_step, check_clamped_step, CLAMPED_STEP)
 
 
 # --- free ---
@@ -444,7 +443,7 @@ def check_free(fn):
     return None
 
 
-define("diffusion_lm.free", free, check_free, functions(FREE))
+define(free, check_free, FREE)
 
 
 # --- mbr ---
@@ -529,4 +528,4 @@ def _same(fn, wrong):
     return all(fn(list(pool), share) == wrong(list(pool), share) for pool in POOLS)
 
 
-define("diffusion_lm.mbr", mbr, check_mbr, functions(MBR))
+define(mbr, check_mbr, MBR)

@@ -8,8 +8,7 @@ from itertools import pairwise
 
 import torch
 
-from ..exercise import define, diagnose
-from .ddpm import Mistakes, compare, functions
+from ..exercise import Mistakes, compare, define, diagnose, hints_of
 
 
 def numbers(*values: float) -> torch.Tensor:
@@ -79,7 +78,7 @@ def check_ddim_step(fn):
     return None
 
 
-define("optimal_variance.ddim_step", ddim_step, check_ddim_step, functions(DDIM_STEP))
+define(ddim_step, check_ddim_step, DDIM_STEP)
 
 
 # --- pairs ---
@@ -117,7 +116,7 @@ PAIRS: Mistakes = {
 
 
 def check_pairs(fn):
-    hints = {label: hint for label, (_, hint) in PAIRS.items()}
+    hints = hints_of(PAIRS)
     for T, gap in ((20, 5), (1000, 100), (7, 1), (20, 6), (5, 9)):
         got = [(int(t), int(s)) for t, s in fn(T, gap)]
         if not got or any(t <= s for t, s in got):
@@ -135,7 +134,7 @@ def check_pairs(fn):
     return None
 
 
-define("optimal_variance.pairs", pairs, check_pairs, functions(PAIRS))
+define(pairs, check_pairs, PAIRS)
 
 
 # --- best_variance ---
@@ -191,7 +190,7 @@ def check_best_variance(fn):
     return None
 
 
-define("optimal_variance.best_variance", best_variance, check_best_variance, functions(BEST_VARIANCE))
+define(best_variance, check_best_variance, BEST_VARIANCE)
 
 
 # --- spread_from_eps ---
@@ -250,7 +249,7 @@ def check_spread_from_eps(fn):
     return None
 
 
-define("optimal_variance.spread_from_eps", spread_from_eps, check_spread_from_eps, functions(SPREAD_FROM_EPS))
+define(spread_from_eps, check_spread_from_eps, SPREAD_FROM_EPS)
 
 
 # --- learned_variance ---
@@ -303,9 +302,7 @@ def check_learned_variance(fn):
     return None
 
 
-define(
-    "optimal_variance.learned_variance", learned_variance, check_learned_variance, functions(LEARNED_VARIANCE)
-)
+define(learned_variance, check_learned_variance, LEARNED_VARIANCE)
 
 
 # --- grid ---
@@ -353,7 +350,7 @@ GRID: Mistakes = {
 
 
 def check_grid(fn):
-    hints = {label: hint for label, (_, hint) in GRID.items()}
+    hints = hints_of(GRID)
     for T, K in ((1000, 10), (1000, 50), (100, 95), (20, 20), (7, 1)):
         times = [v.item() if isinstance(v, torch.Tensor) else v for v in fn(T, K)]
         first, last, gaps = times[0], times[-1], [t - s for t, s in pairwise(times)]
@@ -375,4 +372,4 @@ def check_grid(fn):
     return None
 
 
-define("optimal_variance.grid", grid, check_grid, functions(GRID))
+define(grid, check_grid, GRID)

@@ -10,8 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..exercise import close, define
-from .ddpm import Mistakes, compare, functions
+from ..exercise import Mistakes, close, compare, define, hints_of
 
 
 def double(*values: float) -> Tensor:
@@ -99,7 +98,7 @@ def check_moments(fn):
     return f"the variance is {got[1].item():.3g}, expected {want[1].item():.3g}"
 
 
-define("sde.moments", moments, check_moments, functions(MOMENTS))
+define(moments, check_moments, MOMENTS)
 
 
 # --- reverse_step ---
@@ -143,7 +142,7 @@ def check_reverse_step(fn):
     return compare(fn, reverse_step, REVERSE_STEP, x, score, *double(-0.7, 1.6, 0.05), z)
 
 
-define("sde.reverse_step", reverse_step, check_reverse_step, functions(REVERSE_STEP))
+define(reverse_step, check_reverse_step, REVERSE_STEP)
 
 
 # --- heun ---
@@ -190,7 +189,7 @@ def check_heun(fn):
     return compare(fn, heun, HEUN, lambda x, t: torch.sin(2 * x) * (1 + t) - x * t**2, x, t, s)
 
 
-define("sde.heun", heun, check_heun, functions(HEUN))
+define(heun, check_heun, HEUN)
 
 
 # --- hutchinson ---
@@ -253,7 +252,7 @@ def check_hutchinson(fn):
     return compare(fn, hutchinson, {}, lambda x: x.square() * x.flip(-1), images, images.sign())
 
 
-define("sde.hutchinson", hutchinson, check_hutchinson, functions(HUTCHINSON))
+define(hutchinson, check_hutchinson, HUTCHINSON)
 
 
 # --- log_likelihood ---
@@ -298,7 +297,7 @@ def check_log_likelihood(fn):
     return compare(fn, log_likelihood, LOG_LIKELIHOOD, double(-1.0, -2.0, -4.0), divergence, times)
 
 
-define("sde.log_likelihood", log_likelihood, check_log_likelihood, functions(LOG_LIKELIHOOD))
+define(log_likelihood, check_log_likelihood, LOG_LIKELIHOOD)
 
 
 # --- dpm_step ---
@@ -361,7 +360,7 @@ def check_dpm_step(fn):
     return compare(fn, dpm_step, DPM_STEP, x, x0, x0_last, *points)
 
 
-define("sde.dpm_step", dpm_step, check_dpm_step, functions(DPM_STEP))
+define(dpm_step, check_dpm_step, DPM_STEP)
 
 
 # --- grid ---
@@ -425,7 +424,7 @@ def grid_error(times: Tensor, s: float = 0.3) -> float:
 
 
 def check_grid(fn):
-    hints = {label: hint for label, (_, hint) in GRID.items()}
+    hints = hints_of(GRID)
     for n in (8, 16):
         t = torch.as_tensor(fn(n)).double()
         if t.shape != (n + 1,):
@@ -457,4 +456,4 @@ def _compare_grids(t, even, hints):
     return hints["all at the end" if first else "finer at the noise"]
 
 
-define("sde.grid", grid, check_grid, functions(GRID))
+define(grid, check_grid, GRID)

@@ -1,9 +1,9 @@
 """What holds for the exercises of every chapter: the reference passes, and each wrong answer gets its own hint."""
 
-import importlib
 import pkgutil
 
 import pytest
+import torch
 
 from course_lib import solutions
 from course_lib.exercise import grade, of_chapter
@@ -35,12 +35,6 @@ SPECS = {spec.name: spec for chapter in CHAPTERS for spec in of_chapter(chapter)
 WRONG = [(name, label) for name, spec in SPECS.items() for label in spec.wrong]
 
 
-def mistakes(name):
-    """{label: (wrong answer, hint)} of an exercise: the table in capitals that stands beside its reference."""
-    chapter, short = name.split(".")
-    return getattr(importlib.import_module(f"course_lib.solutions.{chapter}"), short.upper())
-
-
 def test_no_chapter_is_forgotten():
     assert set(CHAPTERS) == {m.name for m in pkgutil.iter_modules(solutions.__path__)}
 
@@ -51,7 +45,7 @@ def test_the_chapter_has_its_exercises(chapter):
     specs = {spec.name: spec for spec in of_chapter(chapter)}
     assert list(specs) == [f"{chapter}.{name}" for name in names.split()]
     assert all(len(spec.wrong) >= least for spec in specs.values())
-    hints = [hint for name in specs for _, hint in mistakes(name).values()]
+    hints = [hint for spec in specs.values() for hint in spec.hints.values()]
     assert len(hints) == len(set(hints))
 
 
@@ -62,8 +56,32 @@ def test_reference_passes_and_a_stub_is_still_to_do(name):
     def stub(*args):
         raise NotImplementedError
 
+    def empty(*args): ...
+
     assert grade(SPECS[name], stub)[0] == "TODO"
-    assert grade(SPECS[name], lambda *args: None)[0] == "TODO"
+    assert grade(SPECS[name], empty)[0] == "TODO"
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_an_answer_that_writes_into_its_arguments_fails_and_is_told_so(name):
+    def poisons(*args):
+        result = SPECS[name].reference(*args)
+        for x in args:
+            if isinstance(x, torch.Tensor):
+                with torch.no_grad():
+                    x.zero_()
+        return result
+
+    tensors = []
+
+    def takes(*args):
+        tensors.extend(x for x in args if isinstance(x, torch.Tensor) and x.any())
+        return SPECS[name].reference(*args)
+
+    assert grade(SPECS[name], takes) == ("PASS", "")
+    if tensors:
+        state, text = grade(SPECS[name], poisons)
+        assert state == "FAIL" and "in place" in text
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -77,4 +95,4 @@ def test_a_missing_return_is_named(name):
 
 @pytest.mark.parametrize("name, label", WRONG)
 def test_each_wrong_answer_gets_its_own_hint(name, label):
-    assert grade(SPECS[name], SPECS[name].wrong[label]) == ("FAIL", mistakes(name)[label][1])
+    assert grade(SPECS[name], SPECS[name].wrong[label]) == ("FAIL", SPECS[name].hints[label])

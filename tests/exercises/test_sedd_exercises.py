@@ -67,3 +67,12 @@ def test_references_are_the_librarys_formulas():
         noise.rates(x)[0, 0] * torch.arange(1, 6),
         sedd.reverse_rates(sedd.uniform_rates(K), torch.arange(1.0, 6).double(), 1),
     )
+
+
+def test_the_batch_does_not_pass_for_the_vocabulary():
+    def tweedie(s, x_t, D):
+        K = len(s)
+        before = math.exp(D) * s + (1 - math.exp(D)) / K * s.sum(-1, keepdim=True)
+        return before * (math.exp(-D) * F.one_hot(x_t, s.shape[-1]) + (1 - math.exp(-D)) / K)
+
+    assert grade(find("sedd.tweedie"), tweedie)[0] == "FAIL"

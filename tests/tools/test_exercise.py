@@ -1,5 +1,6 @@
 """The checker in all its states, its silence towards the notebook, and the bets."""
 
+import collections
 import contextlib
 import random
 import sys
@@ -8,6 +9,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 
 from course_lib import exercise as E
 
@@ -23,7 +25,21 @@ def check(fn):
     return E.diagnose(fn(X), 2 * X, {"that is x squared": X**2, "that is x": X})
 
 
-WRONG = {"square": lambda x: x**2, "forgot the 2": lambda x: x, "sums": lambda x: x.sum()}
+MISTAKES = {
+    "square": (lambda x: x**2, "that is x squared"),
+    "forgot the 2": (lambda x: x, "that is x"),
+    "sums": (lambda x: x.sum(), "the shape is (), expected (3,)"),
+}
+WRONG = {label: wrong for label, (wrong, _) in MISTAKES.items()}
+
+
+def define(name, fn=reference, check=check, mistakes=MISTAKES):
+    """Register fn as if it stood under that name in its chapter's solutions."""
+    chapter, short = name.split(".")
+    copy = types.FunctionType(fn.__code__, fn.__globals__, short)
+    copy.__module__ = f"course_lib.solutions.{chapter}"
+    E.define(copy, check, mistakes)
+    E.REGISTRY[name].reference = fn
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +48,8 @@ def fresh(monkeypatch):
     monkeypatch.setattr(E, "REGISTRY", {})
     monkeypatch.setattr(E, "PREDICTIONS", {})
     monkeypatch.delenv("COURSE_SOLUTIONS", raising=False)
-    E.define("toy.double", reference, check, WRONG)
-    E.define("toy.again", reference, check, WRONG)
+    define("toy.double")
+    define("toy.again")
 
 
 def said(capsys):
@@ -72,7 +88,16 @@ def several(x):
     pass
 
 
-@pytest.mark.parametrize("stub", [dots, documented, passes, gives_dots, several])
+def returns(x):
+    return
+
+
+@torch.no_grad()
+def decorated(x):
+    "one line"
+
+
+@pytest.mark.parametrize("stub", [dots, documented, passes, gives_dots, several, returns, decorated])
 def test_an_empty_body_is_to_do(stub, capsys):
     assert E.exercise("toy.double")(stub) is reference
     assert said(capsys).startswith("[TODO] ")
@@ -80,6 +105,103 @@ def test_an_empty_body_is_to_do(stub, capsys):
 
 def constant(x):
     return 3
+
+
+def counts(x):
+    x = 2 * x
+    pass
+
+
+@pytest.mark.parametrize("answer", [constant, counts])
+def test_a_body_that_does_something_is_an_attempt(answer):
+    assert not E.is_stub(answer) and not E.is_stub(lambda x: ...)  # of a lambda there is no body to read
+
+
+def test_a_stub_is_known_in_a_notebook_cell():
+    shell = InteractiveShell.instance()
+    try:
+        for body, stub in (("...", True), ('"""To do."""', True), ("return 2 * x", False), ("x *= 2", False)):
+            shell.run_cell(f"if True:\n    def mine(x):\n        {body}\n")
+            assert E.is_stub(shell.user_ns["mine"]) is stub
+    finally:
+        InteractiveShell.clear_instance()
+    space = {}
+    exec("def mine(x): ...", space)  # without a source nothing can be said
+    assert not E.is_stub(space["mine"])
+
+
+# --- arguments are lent ---
+
+
+def writes(x):
+    y = 2 * x
+    x += 1
+    return y
+
+
+def test_an_answer_that_writes_into_its_argument_fails_by_its_name(capsys):
+    E.exercise("toy.double")(writes)
+    assert said(capsys).startswith("[FAIL] toy.double: your function writes into x, which is not its own")
+    assert X.tolist() == [1, 2, 4]
+
+
+def test_a_hint_of_the_exercise_comes_before_the_one_about_writing():
+    def square(x):
+        return x.mul_(x)
+
+    assert E.grade(E.find("toy.double"), square) == ("FAIL", "that is x squared")
+
+
+@pytest.mark.parametrize(
+    ("given", "write"),
+    [
+        ([X], lambda v: v[0].zero_()),
+        ((X, 1), lambda v: v[0].mul_(2)),
+        ({"a": X}, lambda v: v["a"].unsqueeze_(0)),
+        ({"a": 1}, lambda v: v.pop("a")),
+        ([1, 2], lambda v: v.reverse()),
+        (np.ones(3), lambda v: v.fill(0)),
+        (torch.tensor([1.0, torch.nan]), lambda v: v.fill_(1)),
+        (X, lambda v: v.resize_(2)),
+    ],
+)
+def test_whatever_holds_numbers_is_lent_as_a_copy(given, write):
+    before = E.copied(given)
+    answer = E.Answer(lambda v: (write(v), 1))
+    answer(given)
+    assert answer.overwrote == "v" and E.unchanged(given, before)
+    quiet = E.Answer(lambda v: 1)
+    quiet(given)
+    assert quiet.overwrote is None
+
+
+def test_a_copy_keeps_its_kind_and_its_gradient():
+    point = collections.namedtuple("point", "x y")
+    got = E.copied(point(X, [X]))
+    assert type(got) is point and got.x is not X and got.y[0].equal(X)
+    leaf = X.clone().requires_grad_()
+    (2 * E.copied([leaf])[0]).sum().backward()
+    assert leaf.grad.tolist() == [2, 2, 2]
+    model = torch.nn.Linear(1, 1)
+    assert E.copied((model,))[0] is model
+
+
+def test_compare_lends_copies_too():
+    given = X.clone()
+    mistakes = {"writes": (lambda x: x.mul_(3), "three"), "square": (lambda x: x**2, "that is x squared")}
+    assert E.compare(WRONG["square"], lambda x: x.mul_(2), mistakes, given) == "that is x squared"
+    assert given.equal(X)
+
+
+def test_hear_is_as_strict_as_a_float32_network():
+    x = torch.zeros(2, 3)
+    E.hear(x, torch.zeros(2))
+    with pytest.raises(ValueError, match=r"one time u per example, shape \(2,\), not \(3,\)"):
+        E.hear(x, torch.zeros(3))
+    with pytest.raises(ValueError, match="not float"):
+        E.hear(x, 0.5)
+    with pytest.raises(TypeError, match="given an x_t in torch.float64"):
+        E.hear(x.double(), torch.zeros(2))
 
 
 def test_code_that_gives_none_is_told_about_return(capsys):
@@ -131,7 +253,7 @@ def test_other_values_of_the_switch_leave_the_exercise_to_the_reader(monkeypatch
 
 
 def test_solutions_mode_still_checks_the_reference(monkeypatch, capsys):
-    E.define("toy.broken", WRONG["square"], check, WRONG)
+    define("toy.broken", WRONG["square"])
     monkeypatch.setenv("COURSE_SOLUTIONS", "1")
     E.exercise("toy.broken")(dots)
     assert said(capsys).startswith("[FAIL] toy.broken: that is x squared")
@@ -175,13 +297,13 @@ def test_wrong_parameters_are_told_as_they_are(capsys):
 
 
 def test_a_check_may_call_by_keyword(capsys):
-    E.define("toy.named", reference, lambda fn: E.diagnose(fn(x=X), 2 * X, {}), WRONG)
+    define("toy.named", check=lambda fn: E.diagnose(fn(x=X), 2 * X, {}))
     E.exercise("toy.named")(reference)
     assert said(capsys) == "[PASS] toy.named\n"
 
 
 def test_a_result_of_the_wrong_kind_is_told_as_such(capsys):
-    E.define("toy.strict", reference, lambda fn: fn(X).shape and None, WRONG)
+    define("toy.strict", check=lambda fn: fn(X).shape and None)
     E.exercise("toy.strict")(lambda x: [x])
     expected = "the check cannot use the list that you returned (AttributeError: 'list' object has no"
     assert expected in said(capsys)
@@ -196,7 +318,7 @@ def test_torchs_own_not_implemented_is_a_crash_not_a_stub(capsys):
 
 
 def test_a_crash_of_the_check_itself_is_an_error_of_the_course():
-    E.define("toy.bad", reference, lambda fn: 1 / 0, WRONG)
+    define("toy.bad", check=lambda fn: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         E.exercise("toy.bad")(WRONG["square"])
 
@@ -224,7 +346,7 @@ def test_a_check_leaves_the_random_state_alone_and_is_the_same_each_time(crashes
             raise ValueError
         return "no"
 
-    E.define("toy.noisy", reference, noisy, WRONG)
+    define("toy.noisy", check=noisy)
     judge = E.exercise("toy.noisy")  # made before the seed: type checks of lists draw from random, too
     torch.manual_seed(5), np.random.seed(5), random.seed(5)
     judge(WRONG["square"])
@@ -259,7 +381,7 @@ def test_a_check_leaves_the_random_state_of_cuda_alone():
     torch.manual_seed(5)
     want = torch.rand(2, device="cuda").tolist()
     torch.manual_seed(5)
-    E.define("toy.noisy", reference, lambda fn: str(torch.rand(3, device="cuda").tolist()), WRONG)
+    define("toy.noisy", check=lambda fn: str(torch.rand(3, device="cuda").tolist()))
     assert E.grade(E.find("toy.noisy"), reference) == E.grade(E.find("toy.noisy"), reference)
     assert torch.rand(2, device="cuda").tolist() == want
 
@@ -272,7 +394,7 @@ def test_solutions_are_imported_when_asked_for(monkeypatch):
 
     def load(module):
         loaded.append(module)
-        E.define("algebra.one", reference, check, WRONG)
+        define("algebra.one")
 
     monkeypatch.setitem(sys.modules, "course_lib.solutions.algebra", types.ModuleType("algebra"))
     sys.modules["course_lib.solutions.algebra"].__spec__ = types.SimpleNamespace()
@@ -295,25 +417,26 @@ def test_an_unknown_chapter_is_an_error(chapter):
         E.find(f"{chapter}.x")
 
 
-@pytest.mark.parametrize("name", ["double", "a.b.c"])
-def test_a_name_has_two_parts(name):
-    with pytest.raises(ValueError, match=f"'<chapter>.<exercise>', not '{name}'"):
-        E.define(name, reference, check, WRONG)
+def test_an_exercise_is_called_after_its_reference_and_its_module():
+    E.define(reference, check, MISTAKES)
+    assert E.REGISTRY[f"{__name__.rpartition('.')[2]}.reference"].reference is reference
+    with pytest.raises(ValueError, match="reference must be a function with a name, not <lambda>"):
+        E.define(lambda x: x, check, MISTAKES)
 
 
 def test_three_wrong_answers_are_required():
-    two = dict(list(WRONG.items())[:2])
+    two = dict(list(MISTAKES.items())[:2])
     with pytest.raises(ValueError, match=r"at least 3 wrong answers to toy\.two, not 2"):
-        E.define("toy.two", reference, check, two)
+        define("toy.two", mistakes=two)
 
 
 def test_a_chapter_does_not_see_another_with_a_longer_name():
-    E.define("toys.x", reference, check, WRONG)
+    define("toys.x")
     assert [spec.name for spec in E.of_chapter("toy")] == ["toy.double", "toy.again"]
 
 
 def test_progress_counts_what_passed(capsys):
-    E.define("toy.third", reference, check, WRONG)
+    define("toy.third")
     E.exercise("toy.again")(reference)
     E.exercise("toy.third")(WRONG["square"])
     said(capsys)
@@ -365,10 +488,9 @@ def test_a_solution_can_be_insisted_on(capsys):
 def test_mistakes_list_the_wrong_answers_with_their_hints(monkeypatch):
     shown = []
     monkeypatch.setattr(E, "display", lambda bundle, raw: shown.append((bundle, raw)))
-    E.define(
-        "few.one", reference, check, {"x*x": WRONG["square"], "just x": WRONG["forgot the 2"], "sum": dots}
-    )
-    E.define("few.two", reference, check, WRONG)
+    few = {"x*x": MISTAKES["square"], "just x": MISTAKES["forgot the 2"], "sum": (dots, "")}
+    define("few.one", mistakes=few)
+    define("few.two")
     E.mistakes("few")
     ((bundle, raw),) = shown
     assert raw is True
