@@ -2,6 +2,8 @@
 
     shapes   finite   files                     what every tensor is called; NaN noticed; safe writing
     schedules   nets   data   sentences         foundations; none knows what diffusion is
+    image_judge   distances
+    ngram   text_metrics                        judges of pictures, laws and text; they know no model
     categorical                                 noise on tokens: the base, drawing
     stationary   absorbing   mask_uniform
     structured   information                    kinds of noise, and clocks made by information
@@ -10,6 +12,8 @@
     ddpm optimal_variance sde
     diffusion_lm diffuseq autoregressive
     d3pm sedd mdlm                              systems: one paper, one file, one notebook
+    image_judge   distances                     pictures and laws compared
+    ngram   text_metrics                        text judged
     train   evaluate   plots   widgets          tools; they know the contract, never a system
     oracle                                      perfect networks, for tests and first experiments
     exercise   solutions   notebook             what happens inside a notebook

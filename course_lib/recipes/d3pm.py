@@ -11,10 +11,12 @@ from .. import schedules
 from ..absorbing import Absorbing
 from ..d3pm import D3PM, MaskCount
 from ..data import ALPHABET, addresses, decode, windows
-from ..evaluate import Estimate, NGram, bound, entropy_of_tokens
+from ..evaluate import Estimate, bound
 from ..nets import TokenNet
+from ..ngram import NGram
 from ..process import Process, last, sample
 from ..stationary import Uniform
+from ..text_metrics import entropy_of_tokens
 from . import Recipe, spaced
 
 K, LENGTH, T = len(ALPHABET), 128, 1000

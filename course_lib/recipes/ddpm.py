@@ -5,7 +5,9 @@ from torch import nn
 
 from .. import data
 from ..ddpm import DDPM
-from ..evaluate import Judge, bound, frechet
+from ..distances import frechet
+from ..evaluate import bound
+from ..image_judge import Judge
 from ..nets import UNet
 from ..process import last, sample
 from ..schedules import cosine, table

@@ -18,7 +18,7 @@ from .. import schedules
 from ..autoregressive import Autoregressive
 from ..diffuseq import DiffuSeq
 from ..diffusion_lm import Recalling, Rounded
-from ..evaluate import Estimate, distinct, mbr, self_bleu
+from ..evaluate import Estimate
 from ..files import needs
 from ..infilling import keep
 from ..nets import CausalNet, MixingNet
@@ -40,6 +40,7 @@ from ..sentences import (
     written,
 )
 from ..sentences import verses as bible
+from ..text_metrics import distinct, mbr, self_bleu
 from . import Recipe, spaced
 from .diffusion_lm import BEST, from_company, from_frequencies, renoise, table
 

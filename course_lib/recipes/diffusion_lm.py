@@ -32,8 +32,9 @@ from ..diffusion_lm import (
     nearest,
     proofread,
 )
-from ..evaluate import Estimate, SentenceJudge, copied, distinct, self_bleu
+from ..evaluate import Estimate
 from ..nets import MixingNet, Reader
+from ..ngram import SentenceJudge
 from ..optimal_variance import DDIM, Renoise
 from ..process import Process, last, sample
 from ..sde import VP, DPMSolver
@@ -51,6 +52,7 @@ from ..sentences import (
     written,
 )
 from ..shapes import Mask, Tokens
+from ..text_metrics import copied, distinct, self_bleu
 from ..train import train, warmup_cosine
 from . import Measurement, Recipe, shipped, spaced
 

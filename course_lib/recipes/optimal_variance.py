@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from .. import data
 from ..ddpm import DDPM
-from ..evaluate import Judge, bound, frechet
+from ..distances import frechet
+from ..evaluate import bound
+from ..image_judge import Judge
 from ..nets import TwoHeads, UNet
 from ..optimal_variance import DDIM, NPR, SN, Analytic, Learned, spread
 from ..process import Process, last, sample

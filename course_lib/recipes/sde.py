@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import data
-from ..evaluate import Judge, bound
+from ..evaluate import bound
+from ..image_judge import Judge
 from ..nets import UNet
 from ..process import Process, last, sample
 from ..schedules import cosine

@@ -14,8 +14,9 @@ from .. import schedules
 from ..absorbing import Absorbing
 from ..d3pm import MaskCount
 from ..data import addresses, decode
-from ..evaluate import Estimate, NGram, bound
+from ..evaluate import Estimate, bound
 from ..mdlm import MDLM
+from ..ngram import NGram
 from ..process import Process, last, sample
 from ..sedd import SEDD, Counted, Mass, first_hitting
 from ..shapes import Network

@@ -11,7 +11,7 @@ from course_lib import optimal_variance as V
 from course_lib import schedules as S
 from course_lib.data import GaussianMixture, two_bumps
 from course_lib.ddpm import DDPM
-from course_lib.evaluate import wasserstein
+from course_lib.distances import wasserstein
 from course_lib.nets import MLP, TwoHeads, UNet
 from course_lib.oracle import MixtureOracle, PosteriorDraw, VarianceOracle
 from course_lib.process import last, sample

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from course_lib.data import ALPHABET, addresses, decode, encode, letters, windows, word_vectors
-from course_lib.evaluate import NGram, entropy_of_tokens, look
+from course_lib.ngram import NGram, looked_up
+from course_lib.text_metrics import entropy_of_tokens
 
 # Characters
 
@@ -204,8 +205,8 @@ BAD = [
     (lambda: NGram(ROW, 1), "K must"),
     (lambda: NGram(ROW, 4, 0), "order must"),
     (lambda: NGram(ROW, 4, 31), "order must be such that"),
-    (lambda: NGram(ROW, 3), "row must hold at least 5 tokens in 0..2"),
-    (lambda: NGram(ROW - 1, 4), "row must hold"),
+    (lambda: NGram(ROW, 3), "row must hold tokens in 0..2, but has 3"),
+    (lambda: NGram(ROW - 1, 4), "row must hold tokens in 0..3, but has -1"),
     (lambda: NGram(ROW[:2], 4, 3), "row must hold at least 3"),
 ]
 
@@ -217,9 +218,9 @@ def test_ngram_refuses(call, says):
     assert NGram(ROW[:3], 4, 3).order == 3 and NGram(ROW.repeat(2), 4, 30).order == 30
 
 
-def test_look():
+def test_looked_up():
     keys, values = torch.tensor([2, 5, 9]), torch.tensor([10, 20, 30])
-    got = look(torch.tensor([[0, 2], [9, 10], [5, 6]]), keys, values)
+    got = looked_up(torch.tensor([[0, 2], [9, 10], [5, 6]]), keys, values)
     assert got.tolist() == [[0, 10], [30, 0], [20, 0]] and got.dtype == torch.float64
 
 
@@ -237,3 +238,40 @@ def test_the_loader_of_text_lets_no_other_character_through():
     for c in letters(strange):
         kinds[c] += 1
     assert set(kinds) == set(ALPHABET)
+
+
+@pytest.mark.parametrize("token", [4, 27, 40, -1])
+def test_ngram_gives_no_chance_to_a_token_that_it_does_not_know(token, unchecked):
+    """In base K the code of a 4 would be that of the next piece: p(4 | a) would be p(0 | a + 1)."""
+    model, x = NGram(ROW, 4, 2), ROW[None, :5].clone()
+    x[0, 2] = token
+    for ask in (model.log_prob, model.bits):
+        with pytest.raises(ValueError, match=rf"x must hold tokens in 0..3, but has {token}"):
+            ask(x)
+
+
+def test_ngram_takes_tokens_of_any_width_and_nothing_else(unchecked):
+    model, x = NGram(ROW, 4, 2), ROW[None]
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        assert model.log_prob(x.to(dtype)).equal(model.log_prob(x))
+        assert NGram(ROW.to(dtype), 4, 2).log_prob(x).equal(model.log_prob(x))
+    for bad in (x.float(), x.bool(), x.tolist()):
+        with pytest.raises(TypeError, match="x must hold integer tokens"):
+            model.log_prob(bad)
+    with pytest.raises(TypeError, match="row must hold integer tokens, not torch.float32"):
+        NGram(ROW.float(), 4, 2)
+    for bad, name in ((ROW, r"x must have shape \(B, L\)"), (x[None], "x must have shape")):
+        with pytest.raises(ValueError, match=name):
+            model.log_prob(bad)
+    with pytest.raises(ValueError, match=r"row must have shape \(N,\)"):
+        NGram(x, 4, 2)
+    for skip in (-1, x.shape[1]):
+        with pytest.raises(ValueError, match=f"after the first skip = {skip}"):
+            model.bits(x, skip)
+
+
+def test_entropy_of_tokens_takes_whole_numbers(unchecked):
+    assert entropy_of_tokens(torch.tensor([-1, 3])) == 1
+    for bad in (torch.tensor([0.5, 1.5]), torch.empty(0, dtype=torch.long)):
+        with pytest.raises(ValueError, match="x must hold at least one integer token"):
+            entropy_of_tokens(bad)

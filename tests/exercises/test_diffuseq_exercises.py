@@ -5,8 +5,8 @@ from itertools import zip_longest
 import pytest
 import torch
 
-from course_lib import evaluate
 from course_lib import schedules as S
+from course_lib import text_metrics
 from course_lib.ddpm import DDPM
 from course_lib.diffuseq import DiffuSeq
 from course_lib.diffusion_lm import average
@@ -188,11 +188,11 @@ def test_risk_by_hand_is_the_library_s_choice():
     pool = [
         s.split() for s in ("a b c d f", "x y z u v", "a b c g h", "a b c d e", "x y z u v", "a b c d e w")
     ]
-    best = evaluate.mbr(pool)[0]
+    best = text_metrics.mbr(pool)[0]
     once = [s for i, s in enumerate(pool) if s not in pool[:i]]
     weights = torch.tensor([pool.count(s) for s in once]).double()
     assert weights.max() == 2
-    assert once[D.least_risk(100 - evaluate.bleu_table(once), weights)] == pool[best]
+    assert once[D.least_risk(100 - text_metrics.bleu_table(once), weights)] == pool[best]
 
 
 def test_importance_is_the_library_s_weight():

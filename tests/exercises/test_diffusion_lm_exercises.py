@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from course_lib import evaluate
 from course_lib import schedules as S
+from course_lib import text_metrics
 from course_lib.diffusion_lm import DiffusionLM, Free, Rounded, nearest
 from course_lib.exercise import find, grade, of_chapter
 from course_lib.optimal_variance import DDIM
@@ -97,8 +97,8 @@ def test_clamping_guidance_and_choice_are_the_library_s():
     torch.testing.assert_close(found, D.free(0.7 * x + 0.1, 0.7 * x, 2.0))
     pool = [s.split() for s in ("a b c d e", "a b c d f", "x y z u v", "a b c g h")]
     bleu = {
-        (id(a), id(b)): evaluate.bleu_table(pool)[i, j].item()
+        (id(a), id(b)): text_metrics.bleu_table(pool)[i, j].item()
         for i, a in enumerate(pool)
         for j, b in enumerate(pool)
     }
-    assert D.mbr(pool, lambda a, b: bleu[id(a), id(b)]) == evaluate.mbr(pool)[0]
+    assert D.mbr(pool, lambda a, b: bleu[id(a), id(b)]) == text_metrics.mbr(pool)[0]

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 
 from course_lib import schedules as S
 from course_lib.absorbing import Absorbing

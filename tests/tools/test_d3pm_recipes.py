@@ -12,10 +12,11 @@ from course_lib import recipes
 from course_lib.absorbing import Absorbing
 from course_lib.d3pm import D3PM
 from course_lib.data import addresses, decode, encode, windows
-from course_lib.evaluate import NGram, entropy_of_tokens
+from course_lib.ngram import NGram
 from course_lib.recipes import d3pm
 from course_lib.schedules import cosine, table
 from course_lib.stationary import Uniform
+from course_lib.text_metrics import entropy_of_tokens
 
 LINE = 1 - torch.arange(1001, dtype=torch.float64) / 1000
 SIZES = {"absorbing": 523995, "uniform": 523899, "hybrid": 523899, "minute": 162011}

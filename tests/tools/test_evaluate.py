@@ -12,23 +12,15 @@ import torch
 
 from course_lib.data import digits, two_bumps
 from course_lib.ddpm import DDPM
-from course_lib.evaluate import (
-    Estimate,
-    Judge,
-    SentenceJudge,
-    bleu_table,
-    bound,
-    bound_by_time,
-    copied,
-    distinct,
-    frechet,
-    mbr,
-    self_bleu,
-    wasserstein,
-)
+from course_lib.distances import frechet, wasserstein
+from course_lib.evaluate import Estimate, bound, bound_by_time, ratio, real_tokens
+from course_lib.image_judge import Judge
+from course_lib.ngram import SentenceJudge
 from course_lib.oracle import MixtureOracle
 from course_lib.process import Process
 from course_lib.schedules import cosine, table
+from course_lib.sentences import Pairs
+from course_lib.text_metrics import bleu_table, copied, distinct, mbr, self_bleu
 
 
 class Toy(Process):
@@ -277,7 +269,7 @@ def test_sentence_judge_is_a_law_of_sentences(order):
         p = (-judge.nats(padded)).exp()
         total += p.sum().item()
         if n == 4:  # p(at least 4 words): without the factor of the end
-            framed = judge.model.log_prob(judge._framed(padded))[:, order - 1 : order + 3]
+            framed = judge.model.log_prob(judge.framed(padded))[:, order - 1 : order + 3]
             alive = framed.sum(1).exp().sum().item()
             assert total - p.sum().item() + alive == pytest.approx(1, abs=1e-9)
     assert 0.3 < total < 1
@@ -350,3 +342,217 @@ def test_mbr():
     assert order[again] == 3 and moved.allclose(scores[order])
     with pytest.raises(ValueError, match="candidates must be at least 1, not 0"):
         mbr([])
+
+
+# What a bound says, and what it refuses
+
+
+def test_bound_is_measured_in_eval_mode_and_gives_the_mode_back():
+    seen, model = [], torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm1d(1).eval())
+    toy = Toy(lambda x, t: seen.append([part.training for part in model.modules()]) or x[:, 0])
+    bound(toy, model, columns(4))
+    bound_by_time(toy, model, columns(4))
+    assert seen == [[False] * 3] * 5
+    assert [part.training for part in model.modules()] == [True, True, False]
+
+
+def test_bound_with_a_seed_does_not_disturb_the_draws_around_it():
+    toy = Toy(lambda x, t: torch.rand(len(x)) + t)
+    torch.manual_seed(5)
+    first = bound(toy, net, columns(6), seed=1)
+    after = torch.rand(3)
+    assert bound(toy, net, columns(6), seed=1) == first != bound(toy, net, columns(6), seed=2)
+    torch.manual_seed(5)
+    assert torch.rand(3).equal(after)
+    torch.manual_seed(1)  # without a seed it draws as it always did
+    assert bound(toy, net, columns(6)) == first and not torch.rand(3).equal(after)
+
+
+class Published(Toy):
+    def diffusion_term(self, model, x, t):
+        return 7 * x[:, 0]
+
+
+def test_bound_of_another_term():
+    process = Published(lambda x, t: x[:, 0])
+    x, mean = columns(10), columns(10).mean().item()
+    assert bound(process, net, x).mean == pytest.approx(mean)
+    for term in ("published", "diffusion_term"):
+        assert bound(process, net, x, term=term).mean == pytest.approx(7 * mean)
+    for term, name in (("published", "diffusion_term"), ("what?", r"what\?"), ("T", "T")):
+        with pytest.raises(
+            ValueError, match=f"term must be one of 'whole', 'published' or .*, but Toy has no '{name}'"
+        ):
+            bound(Toy(None), net, x, term=term)
+
+
+def test_perplexity_by_the_delta_method():
+    e = Estimate(6.0, 0.03).perplexity(3)
+    assert e == (pytest.approx(math.exp(2)), pytest.approx(math.exp(2) * 0.01)) and isinstance(e, Estimate)
+    assert Estimate(0.0, 1.0).perplexity() == (1, 1)
+    draws = ((6 + 0.03 * torch.randn(100_000).double()) / 3).exp()
+    assert draws.std().item() == pytest.approx(e.se, rel=0.02)
+    assert Estimate(math.log(2), 0.0).bits_per_dim() == (1, 0) and Estimate(6.0, 3.0).per(3) == (2, 1)
+    for count in (0, -1, math.nan):
+        with pytest.raises(ValueError, match="count must be above 0"):
+            Estimate(1.0, 1.0).per(count)
+
+
+def test_bound_per_real_token_is_a_ratio_of_sums_with_its_error():
+    rows = torch.tensor([[1, 2, 3, -1], [4, -1, -1, -1], [0, 0, 0, 0]])
+    counts = real_tokens(rows)
+    assert counts.tolist() == [3, 1, 4]
+    e = bound(Toy(lambda x, t: counts.float() * torch.tensor([1.0, 2.0, 3.0])), net, rows, per=counts)
+    assert e.mean == pytest.approx((3 + 2 + 12) / 8)
+    exact = Toy(lambda x, t: 5 * counts.float())
+    assert bound(exact, net, rows, per=counts) == (pytest.approx(5), pytest.approx(0, abs=1e-12))
+    target = torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]]).bool()
+    assert real_tokens(Pairs(rows, target)).tolist() == [2, 1, 1]
+    for per in (counts[:2], -counts, 0 * counts):
+        with pytest.raises(ValueError, match="per must hold one count for each of the 3 examples"):
+            bound(exact, net, rows, per=per)
+    for data in (columns(3), rows[0]):
+        with pytest.raises(ValueError, match="data must hold rows of tokens"):
+            real_tokens(data)
+
+
+def test_the_error_of_a_ratio_is_that_of_many_repetitions():
+    counts = torch.randint(1, 9, (4000, 50)).double()
+    values = 2 * counts + torch.randn(4000, 50) * counts.sqrt()
+    estimates = [ratio(v, n) for v, n in zip(values, counts, strict=True)]
+    spread = torch.tensor([e.mean for e in estimates]).double().std().item()
+    assert sum(e.se for e in estimates) / 4000 == pytest.approx(spread, rel=0.05)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bound_that_is_not_finite_is_no_number(bad, unchecked):
+    toy = Toy(lambda x, t: torch.where(x[:, 0] == 1, bad, 0.0))
+    with pytest.raises(
+        FloatingPointError, match="the bound must be finite, but at t = . it is not in 1 of 4"
+    ):
+        bound(toy, net, columns(4))
+    with pytest.raises(
+        FloatingPointError, match="the bound must be finite, but at t = 1 it is not in 1 of 4"
+    ):
+        bound_by_time(toy, net, columns(4))
+
+
+@pytest.mark.parametrize(
+    ("process", "model", "data", "error", "says"),
+    [
+        (net, Toy(None), columns(4), TypeError, "process must be a Process"),
+        (Toy(None), Toy(None), columns(4), TypeError, "model must be callable .* not Toy"),
+        (Toy(None), None, columns(4), TypeError, "model must be callable .* not NoneType"),
+        (
+            Toy(None),
+            net,
+            iter([columns(4)]),
+            TypeError,
+            "data must be a tensor or a data set that can be sliced",
+        ),
+        (Toy(None), net, torch.tensor([[1.0], [math.nan]]), ValueError, "data must be finite, but 1 of 2"),
+        (
+            Toy(None),
+            net,
+            torch.tensor([1.0, math.inf, math.nan]),
+            ValueError,
+            "data must be finite, but 2 of 3",
+        ),
+        (
+            Toy(lambda x, t: x),
+            net,
+            columns(4),
+            ValueError,
+            r"one number per example, \(4,\), not .* \(4, 1\)",
+        ),
+        (Toy(lambda x, t: 1.0), net, columns(4), ValueError, r"one number per example, \(4,\), not float"),
+    ],
+)
+def test_bound_names_what_was_wrong(process, model, data, error, says, unchecked):
+    with pytest.raises(error, match=says):
+        bound(process, model, data)
+
+
+def test_bound_by_time_names_what_was_wrong(unchecked):
+    class Continuous(Toy):
+        T = 1.0
+
+    with pytest.raises(ValueError, match=r"process must have discrete time 1..T, not T = 1.0"):
+        bound_by_time(Continuous(None), net, columns(4))
+    with pytest.raises(TypeError, match="process must be a Process"):
+        bound_by_time(net, Toy(None), columns(4))
+    with pytest.raises(ValueError, match="at least 1 example"):
+        bound_by_time(Toy(None), net, columns(4)[:0])
+    assert bound_by_time(Toy(lambda x, t: t.float()), net, columns(1)).tolist() == [1, 2, 3, 4]
+
+
+# Judges refuse what they do not know
+
+
+def test_judge_refuses_other_pictures(judge, unchecked):
+    x, y = digits()
+    for bad in (x[:2, :, :4], x[:2] * math.nan, x[:2].flatten(1)):
+        for ask in (judge.features, judge.label, judge.confidence, judge.accepted):
+            with pytest.raises(ValueError, match=r"x must hold finite images \(N, 1, 8, 8\)"):
+                ask(bad)
+    with pytest.raises(ValueError, match="y must hold one whole label for each of the 50 images"):
+        Judge(x[:50], y[:49])
+    with pytest.raises(ValueError, match="y must hold one whole label"):
+        Judge(x[:50], y[:50].float())
+    for options in ({"components": 51}, {"neighbours": 51}, {"components": 0}, {"neighbours": 0}):
+        with pytest.raises(ValueError, match=r"components must lie in 1..50 and neighbours in 1..50"):
+            Judge(x[:50], y[:50], **options)
+    assert Judge(x[:50], y[:50], 50, 50).features(x[:1]).shape == (1, 50)
+
+
+def test_distances_refuse_what_is_no_sample(unchecked):
+    a = torch.randn(5, 2)
+    for bad in (torch.randn(5, 3), torch.randn(5)):
+        with pytest.raises(ValueError, match="rows of as many features"):
+            frechet(a, bad)
+    with pytest.raises(ValueError, match="a and b must be finite"):
+        frechet(a, a * math.inf)
+    for bad in (torch.empty(0), a, a[:, 0] * math.nan):
+        with pytest.raises(ValueError, match="x must be a sample of at least one finite number"):
+            wasserstein(bad, normal)
+    with pytest.raises(ValueError, match="cdf must rise from 0 to 1"):
+        wasserstein(a[:, 0], lambda x: 0.5 * normal(x))
+
+
+def test_sentence_judge_refuses_unknown_words_and_inner_padding(unchecked):
+    judge, good = SentenceJudge(sentence_rows(), 3, 2), sentence_rows()
+    assert judge.nats(good.int()).equal(judge.nats(good))
+    for word in (3, 4, 40):  # 3 is the model's own sign for an end
+        bad = good.clone()
+        bad[0, 1] = word
+        for ask in (judge.nats, judge.perplexity, lambda x: SentenceJudge(x, 3)):
+            with pytest.raises(ValueError, match=rf"sentences must hold tokens in 0..2, but has {word}"):
+                ask(bad)
+    inner = torch.tensor([[0, -1, 1]])
+    with pytest.raises(ValueError, match="there is PAD before a word"):
+        judge.nats(inner)
+    with pytest.raises(ValueError, match="but has -2"):
+        judge.nats(inner - 1)
+    with pytest.raises(TypeError, match="sentences must hold integer tokens, not torch.float32"):
+        judge.nats(good.float())
+    with pytest.raises(ValueError, match="sentences must be at least 1, not 0"):
+        judge.perplexity(good[:0])
+
+
+def test_text_metrics_take_no_letters_for_words(unchecked):
+    strings = ["the cat", "a dog"]
+    for measure in (
+        lambda s: distinct(s, 1),
+        lambda s: copied(s, SAID),
+        lambda s: copied(SAID, s),
+        bleu_table,
+        self_bleu,
+        mbr,
+    ):
+        with pytest.raises(TypeError, match="must be lists of words, not strings: pass"):
+            measure(strings)
+    with pytest.raises(TypeError, match="lists of words"):
+        distinct("the cat", 1)
+    for n in (0, -1):
+        with pytest.raises(ValueError, match="n must be at least 1"):
+            distinct(SAID, n)

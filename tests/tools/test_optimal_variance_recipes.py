@@ -9,8 +9,10 @@ import torch
 
 from course_lib import data, recipes
 from course_lib.ddpm import DDPM
-from course_lib.evaluate import Judge, bound, frechet
+from course_lib.distances import frechet
+from course_lib.evaluate import bound
 from course_lib.files import load_tensors
+from course_lib.image_judge import Judge
 from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, spread
 from course_lib.process import last, sample
 from course_lib.recipes import ASSETS, Measurement, ddpm, find, main, take

@@ -13,8 +13,10 @@ import torch
 
 from course_lib import __version__, data, recipes
 from course_lib.ddpm import DDPM
-from course_lib.evaluate import Judge, bound, frechet
+from course_lib.distances import frechet
+from course_lib.evaluate import bound
 from course_lib.files import load_tensors
+from course_lib.image_judge import Judge
 from course_lib.nets import MLP, UNet
 from course_lib.recipes import Recipe, ddpm, find, main, mean, run
 from course_lib.schedules import cosine, table

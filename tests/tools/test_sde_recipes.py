@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from course_lib import data
-from course_lib.evaluate import Judge
 from course_lib.files import load_tensors
+from course_lib.image_judge import Judge
 from course_lib.recipes import ASSETS, find
 from course_lib.recipes import sde as recipes
 from course_lib.schedules import cosine

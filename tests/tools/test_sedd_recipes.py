@@ -12,8 +12,9 @@ from course_lib import recipes
 from course_lib.absorbing import Absorbing
 from course_lib.d3pm import MaskCount
 from course_lib.data import addresses, decode, windows
-from course_lib.evaluate import NGram, bound
+from course_lib.evaluate import bound
 from course_lib.mdlm import MDLM
+from course_lib.ngram import NGram
 from course_lib.process import last, sample
 from course_lib.recipes import d3pm, sedd
 from course_lib.schedules import geometric, log_linear

@@ -1,0 +1,109 @@
+"""Measures of what was written: variety, what was copied, and BLEU between sentences."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations_with_replacement
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .files import needs
+from .shapes import check_count, describe
+
+Sentence = Sequence[str]  # its words
+
+
+def entropy_of_tokens(x: Int[Tensor, "*shape"]) -> float:
+    """Entropy of the tokens' frequencies in bits. Far below that of real text, samples repeat themselves."""
+    if x.is_floating_point() or not x.numel():
+        raise ValueError(f"x must hold at least one integer token, not {describe(x)}")
+    _, count = x.unique(return_counts=True)
+    p = count.double() / x.numel()
+    return torch.special.entr(p).sum().item() / math.log(2)
+
+
+def distinct(sentences: Sequence[Sentence], n: int) -> float:
+    """Share of all n-grams that differ from each other; nan if there is none.  Li et al. 2016."""
+    check_count("n", n)
+    check_sentences("sentences", sentences)
+    grams = [gram for sentence in sentences for gram in ngrams(sentence, n)]
+    return len(set(grams)) / len(grams) if grams else math.nan
+
+
+def ngrams(sentence: Sentence, n: int) -> list[tuple[str, ...]]:
+    """All runs of n words."""
+    return [tuple(sentence[i : i + n]) for i in range(len(sentence) - n + 1)]
+
+
+def copied(sentences: Sequence[Sentence], seen: Sequence[Sentence]) -> float:
+    """Longest run of words that stands in a seen sentence, too, as a share of the sentence; mean over sentences.
+
+    1 is a text copied whole; what new text scores, held-out text says. ValueError for a sentence without words.
+    """
+    check_sentences("sentences", sentences)
+    check_sentences("seen", seen)
+    if not len(sentences) or not all(map(len, sentences)):
+        raise ValueError("sentences must be at least one, each with a word")
+    book = "\n".join(f" {' '.join(s)} " for s in seen)  # a run never goes from one sentence into the next
+    shares = [longest_run(s, book) / len(s) for s in sentences]
+    return sum(shares) / len(shares)
+
+
+def longest_run(sentence: Sentence, book: str) -> int:
+    """Most words of the sentence, one after the other, that stand so in the book."""
+    run = 0
+    for i in range(len(sentence)):
+        while i + run < len(sentence) and f" {' '.join(sentence[i : i + run + 1])} " in book:
+            run += 1
+    return run
+
+
+def bleu_table(sentences: Sequence[Sentence]) -> Float[Tensor, "N N"]:
+    """Sentence BLEU of each sentence (row) against each other one, 0 to 100, as sacrebleu's sentence_bleu has it.
+
+    The overlaps of a pair are the same in both directions, so each pair is counted once.
+    """
+    check_sentences("sentences", sentences)
+    score = needs("sacrebleu.metrics", "sacrebleu").BLEU(effective_order=True).compute_bleu
+    counts = [[Counter(ngrams(s, n)) for n in range(1, 5)] for s in sentences]
+    table = torch.zeros(len(sentences), len(sentences), dtype=torch.float64)
+    for i, j in combinations_with_replacement(range(len(sentences)), 2):
+        overlaps = [(a & b).total() for a, b in zip(counts[i], counts[j], strict=True)]
+        for a, b in {(i, j), (j, i)}:
+            length, reference = len(sentences[a]), len(sentences[b])
+            totals = [max(length - k, 0) for k in range(4)]
+            bleu = score(overlaps, totals, length, reference, smooth_method="exp", effective_order=True)
+            table[a, b] = bleu.score
+    return table
+
+
+def self_bleu(sentences: Sequence[Sentence]) -> float:
+    """Mean BLEU of each sentence against each other one, 0 to 100: high where they repeat each other."""
+    n = len(sentences)
+    if n < 2:
+        raise ValueError(f"sentences must be at least 2, not {n}")
+    table = bleu_table(sentences)
+    others = table.sum() - table.trace()
+    return (others / (n * (n - 1))).item()
+
+
+def mbr(candidates: Sequence[Sentence]) -> tuple[int, Float[Tensor, " N"]]:
+    """Minimum Bayes risk: the candidate most like the others, and each one's mean BLEU against the others.
+
+    Of equally good ones it is the first.  (Kumar & Byrne 2004; Diffusion-LM, section 5.2)
+    """
+    n = len(candidates)
+    if not n:
+        raise ValueError("candidates must be at least 1, not 0")
+    table = bleu_table(candidates)
+    others = table.sum(1) - table.diagonal()
+    mean = others / max(1, n - 1)
+    return int(mean.argmax()), mean
+
+
+def check_sentences(name: str, sentences: Sequence[Sentence]) -> None:
+    """Raise TypeError for a sentence that is one string: its letters would be taken for words."""
+    if isinstance(sentences, str) or any(isinstance(s, str) for s in sentences):
+        raise TypeError(f"{name} must be lists of words, not strings: pass [s.split() for s in {name}]")
