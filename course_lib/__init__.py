@@ -10,6 +10,7 @@
     process                                     the contract, and the one sampling loop
     wrapper   infilling                         processes around processes; known parts put back
     ddpm optimal_variance sde
+    solvers dpm_solver likelihood
     diffusion_lm diffuseq autoregressive
     d3pm sedd mdlm                              systems: one paper, one file, one notebook
     image_judge   distances                     pictures and laws compared

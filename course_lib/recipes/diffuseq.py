@@ -18,13 +18,14 @@ from .. import schedules
 from ..autoregressive import Autoregressive
 from ..diffuseq import DiffuSeq
 from ..diffusion_lm import Recalling, Rounded
+from ..dpm_solver import DPMSolver
 from ..evaluate import Estimate
 from ..files import needs
 from ..infilling import keep
 from ..nets import CausalNet, MixingNet
 from ..optimal_variance import DDIM
 from ..process import Process, last, sample
-from ..sde import VP, DPMSolver
+from ..sde import VP
 from ..sentences import (
     END,
     SEP,

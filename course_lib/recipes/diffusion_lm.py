@@ -32,12 +32,13 @@ from ..diffusion_lm import (
     nearest,
     proofread,
 )
+from ..dpm_solver import DPMSolver
 from ..evaluate import Estimate
 from ..nets import MixingNet, Reader
 from ..ngram import SentenceJudge
 from ..optimal_variance import DDIM, Renoise
 from ..process import Process, last, sample
-from ..sde import VP, DPMSolver
+from ..sde import VP
 from ..sentences import (
     GENRES,
     PAD,

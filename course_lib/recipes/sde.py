@@ -6,23 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from .. import data
+from ..dpm_solver import DPMSolver
 from ..evaluate import bound
 from ..image_judge import Judge
+from ..likelihood import ProbabilityFlow, bits_per_dim, dequantise, rademacher
 from ..nets import UNet
 from ..process import Process, last, sample
 from ..schedules import cosine
-from ..sde import (
-    RK4,
-    SDE,
-    VP,
-    Ancestral,
-    DPMSolver,
-    Heun,
-    ProbabilityFlow,
-    bits_per_dim,
-    dequantise,
-    rademacher,
-)
+from ..sde import SDE, VP
+from ..solvers import RK4, Ancestral, Heun
 from . import Recipe, find, shipped
 from .ddpm import chunks
 from .optimal_variance import judged

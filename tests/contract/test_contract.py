@@ -6,34 +6,27 @@ import pytest
 import torch
 
 from course_lib import schedules as S
+from course_lib import solvers
 from course_lib.absorbing import Absorbing
 from course_lib.autoregressive import Autoregressive
 from course_lib.d3pm import D3PM, Ordered
 from course_lib.ddpm import DDPM
 from course_lib.diffuseq import DiffuSeq
 from course_lib.diffusion_lm import DiffusionLM
+from course_lib.dpm_solver import DPMSolver
 from course_lib.evaluate import bound
 from course_lib.infilling import approximately
+from course_lib.likelihood import ProbabilityFlow
 from course_lib.mask_uniform import MaskUniform
 from course_lib.mdlm import MDLM
 from course_lib.nets import MLP, CausalNet, EmbeddingNet, MixingNet, TokenNet, UNet
 from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, LossAware, Renoise
 from course_lib.process import Process, last, sample
-from course_lib.sde import (
-    RK4,
-    VE,
-    VP,
-    Ancestral,
-    DPMSolver,
-    Heun,
-    PredictorCorrector,
-    ProbabilityFlow,
-    Renewal,
-    SubVP,
-)
+from course_lib.sde import VE, VP, SubVP
 from course_lib.sedd import SEDD
 from course_lib.sentences import PAD, Pairs
 from course_lib.shapes import check_choice, check_count, per_example, repeated, widest
+from course_lib.solvers import RK4, Ancestral, Heun, PredictorCorrector
 from course_lib.stationary import Uniform
 from course_lib.structured import gaussian
 from course_lib.train import train
@@ -72,7 +65,7 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "sde, ve": lambda: points(VE((2,), predicts="score", t_min=1e-3)),
     "sde, ancestral": lambda: points(Ancestral(VP(S.cosine(), (2,), predicts="x0"))),
     "sde, predictor-corrector": lambda: points(PredictorCorrector(DPMSolver(VP(S.linear(), (2,))))),
-    "sde, renewal": lambda: points(Renewal(VP(S.linear(), (2,)), 0.5)),
+    "sde, renoise": lambda: points(solvers.Renoise(VP(S.linear(), (2,)), 0.5)),
     "sde, heun": lambda: points(Heun(VE((2,)))),
     "sde, rk4": lambda: points(RK4(VP(S.linear(), (2,), clip=3.0))),
     "sde, dpm-solver": lambda: points(DPMSolver(VP(S.linear(), (2,)))),

@@ -10,11 +10,12 @@ from course_lib import schedules as S
 from course_lib.data import MarkovLanguage
 from course_lib.ddpm import DDPM
 from course_lib.diffusion_lm import DiffusionLM, Free, Recalling, Rounded, Within, nearest
+from course_lib.dpm_solver import DPMSolver
 from course_lib.nets import EmbeddingNet, MixingNet, Reader
 from course_lib.optimal_variance import DDIM, Analytic
 from course_lib.oracle import DataOracle, SentenceOracle
 from course_lib.process import last, sample
-from course_lib.sde import VP, DPMSolver
+from course_lib.sde import VP
 from course_lib.sentences import PAD, Labelled
 
 T, L, W, K = 40, 5, 3, 6

@@ -60,7 +60,8 @@ def test_unknown_mistakes_get_a_plain_description(name, answer, hint):
 
 def test_the_error_of_a_grid_is_that_of_the_library():
     from course_lib.schedules import linear
-    from course_lib.sde import VP, Heun
+    from course_lib.sde import VP
+    from course_lib.solvers import Heun
 
     process, times = VP(linear(), (1,)), sde.grid(8)
     x = torch.ones(1, 1, dtype=torch.float64)

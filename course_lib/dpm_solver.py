@@ -1,0 +1,138 @@
+"""DPM-Solver++ (Lu, Zhou, Bao, Chen, Li & Zhu 2022, arXiv:2211.01095): the probability-flow ODE with few calls.
+
+In lambda = log(m / std) the ODE's linear part is solved exactly. What is left is an integral over the estimates of x_0,
+
+    x_s = (std_s / std_t) x + std_s * integral from lambda_t to lambda_s of e^lambda x_0(lambda) dlambda,
+
+taken of a polynomial through the last estimates: one (order 1, which is DDIM with eta = 0), two or three.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .finite import check_finite
+from .sde import SDE, Batch, Coefficients, Numbers, combine
+from .shapes import Network, Times, check_count, repeated
+from .solvers import Solver
+
+
+class Past(NamedTuple):
+    """An earlier step: the estimate of x_0 at its start, and its length in lambda."""
+
+    x0: Batch
+    h: Numbers
+
+
+class DPMSolver(Solver):
+    """DPM-Solver++ as a multistep method: one call of the network per step, by remembering the last estimates of x_0.
+
+    order   2 is the paper's algorithm 2, "2M"; 3 is "3M", with one more estimate; 1 is DDIM
+
+    The first step is of order 1, the second of at most 2; the last, to s = 0, shows the estimate of x_0. `sample` works
+    with a fresh copy, so that runs cannot mix; called by hand, `step` uses what it remembers only if it starts at the
+    time where the last step ended, with as many examples.
+    """
+
+    def __init__(self, sde: SDE, order: int = 2):
+        super().__init__(sde)
+        check_count("order", order)
+        if order > 3:
+            raise ValueError(f"order must be 1, 2 or 3, not {order}")
+        self.order = order
+        self.past: tuple[Past, ...] = ()  # the last step first, at most order - 1 of them
+        self.ended: Times | None = None  # the s of the last step
+
+    def fresh(self) -> "DPMSolver":
+        """A copy that remembers nothing."""
+        other = self.around(self.process.fresh())
+        other.past, other.ended = (), None
+        return other
+
+    def move(self, model: Network, x: Batch, t: Times, s: Times) -> Batch:
+        """x_s, of the highest order that what is remembered allows."""
+        now, then = self.process.coefficients(t, s)
+        # What is not finite is not remembered: the step that made it can be tried again.
+        x0 = check_finite("the estimate of x_0", self.process.predict_x0(model, x, t), t)
+        h = now.log_sigma - then.log_sigma
+        past = self.recall(x0, t)
+        x_s = self.advance(x, x0, past, now, then)
+        self.past, self.ended = (Past(x0, h), *past)[: self.order - 1], s
+        return x_s
+
+    def advance(
+        self, x: Batch, x0: Batch, past: tuple[Past, ...], now: Coefficients, then: Coefficients
+    ) -> Batch:
+        """x_s from x_t and the estimates of x_0 at t (`x0`) and before (`past`)."""
+        h = now.log_sigma - then.log_sigma
+        shrink, gain = then.std / now.std, -then.mean * torch.expm1(-h)
+        first = combine((shrink, x), (gain, x0))
+        if not past:
+            return first
+        if len(past) == 1:
+            return first + combine((gain / 2, slope(x0, h, past[0])))
+        D1, D2 = self.derivatives(x0, h, past)
+        of_slope, of_curvature = moments(h)
+        return first + combine((then.mean * of_slope, D1), (then.mean * of_curvature, D2))
+
+    def derivatives(self, x0: Batch, h: Numbers, past: tuple[Past, ...]) -> tuple[Batch, Batch]:
+        """(h x_0', h^2 x_0'') in lambda at t, of the parabola through the last three estimates.
+
+        The authors' code and diffusers have half of this h^2 x_0'', and so converge like h^2 only.
+        """
+        before, long_before = past
+        D1_0, D1_1 = slope(x0, h, before), slope(before.x0, h, long_before)
+        bend, both = D1_0 - D1_1, before.h + long_before.h
+        # Without a slope in both of the last steps there is no telling how it bends.
+        known = (ratio(h, before.h, x0) > 0) & (ratio(h, long_before.h, x0) > 0)
+        of_first, of_second = before.h / both, 2 * h / both
+        D1 = D1_0 + combine((torch.where(known, of_first, 0), bend))
+        return D1, combine((torch.where(known, of_second, 0), bend))
+
+    def recall(self, x0: Batch, t: Times) -> tuple[Past, ...]:
+        """What is remembered, if the last step ended at t with examples like these."""
+        if not self.past or not same_times(self.ended, t):
+            return ()
+        if any(described(step.x0) != described(x0) for step in self.past):
+            return ()
+        # Off the CPU a number that is not finite may have been remembered: the new estimate stands in for it.
+        return tuple(Past(torch.where(step.x0.isfinite(), step.x0, x0), step.h) for step in self.past)
+
+
+def slope(x0: Batch, h: Numbers, last: Past) -> Batch:
+    """h x_0' in lambda, from the estimate before, which is last.h away: the paper's D_1 is (x_0 - x_0 before) / r."""
+    return combine((ratio(h, last.h, x0), x0 - last.x0))
+
+
+def ratio(h: Numbers, h_last: Numbers, x: Batch) -> Numbers:
+    """h / h_last = 1 / r; 0 where a slope over h_last is of no use, and the step one order lower.
+
+    That is for the infinite h of a step to s = 0, and for a last step so short that rounding made its slope.
+    """
+    long_enough = h_last > torch.finfo(x.dtype).eps ** 0.5 * h
+    return torch.where(long_enough, h / h_last, 0)
+
+
+def moments(h: Numbers) -> tuple[Numbers, Numbers]:
+    """h^-k times the integral of e^(tau - h) tau^k / k! over tau from 0 to h, for k = 1 and 2."""
+    lost = torch.expm1(-h)
+    first, second = 1 + lost / h, 0.5 - 1 / h - lost / h.square()
+    # Over a short step these are differences of nearly equal numbers: then the first terms of their series.
+    short = h < 0.05
+    first_short = h / 2 - h**2 / 6 + h**3 / 24 - h**4 / 120
+    second_short = h / 6 - h**2 / 24 + h**3 / 120 - h**4 / 720
+    return torch.where(short, first_short, first), torch.where(short, second_short, second)
+
+
+def same_times(s: Tensor, t: Tensor) -> bool:
+    """True where s is t; seen without reading a device for the one time that `sample` hands from step to step."""
+    if s.shape != t.shape or s.dtype != t.dtype or s.device != t.device:
+        return False
+    one_tensor = repeated(s) and repeated(t) and s.data_ptr() == t.data_ptr()
+    return one_tensor or torch.equal(s, t)
+
+
+def described(x: Tensor) -> tuple:
+    """What two tensors must share to be compared."""
+    return x.shape, x.dtype, x.device

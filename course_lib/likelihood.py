@@ -1,0 +1,175 @@
+"""The probability-flow ODE as a bijection with a known density (Song et al. 2021, arXiv:2011.13456, section 4.3).
+
+An adaptive solver follows the curve through an image; the density changes along it by the divergence of the field,
+exact or by Hutchinson's estimate (FFJORD: Grathwohl et al. 2019, arXiv:1810.01367). Grey levels become densities by
+`dequantise`, and densities bits per dimension by `bits_per_dim`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .files import needs
+from .finite import check_finite
+from .process import evaluating
+from .sde import SDE, Batch
+from .shapes import Network, PerExample, Times, check_choice, check_count, widest
+from .solvers import Solver
+
+
+class ProbabilityFlow(Solver):
+    """The probability-flow ODE by an adaptive solver (scipy), which makes it a bijection with a known density.
+
+    rtol, atol, method   of scipy.integrate.solve_ivp; the error is measured over the whole batch
+
+    It runs between t_min and t_max of the SDE: earlier and later times are read as these. After a solve, `calls` holds
+    how often the network was called. The network should be smooth in x: `clip` puts kinks into the field.
+    """
+
+    def __init__(
+        self,
+        sde: SDE,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        method: Literal["RK45", "RK23", "DOP853", "LSODA"] = "RK45",
+    ):
+        super().__init__(sde)
+        check_choice("method", method, ("RK45", "RK23", "DOP853", "LSODA"))
+        if not (rtol > 0 and atol > 0):
+            raise ValueError(f"rtol and atol must be positive, not {rtol} and {atol}")
+        self.rtol, self.atol, self.method, self.calls = rtol, atol, method, 0
+
+    def move(self, model: Network, x: Batch, t: Times, s: Times) -> Batch:
+        """x_s on the curve through x_t. All examples must have the same t, and the same s."""
+        if not ((t == t[0]).all() and (s == s[0]).all()):
+            raise ValueError("t and s must each hold one value for all examples: they share one solve")
+        return self.flow(model, x, t[0].item(), s[0].item())
+
+    def latent(self, model: Network, x: Batch) -> Batch:
+        """The noise at t_max that belongs to the data x (at t_min)."""
+        self.check_state("x", x)
+        return self.flow(model, x, self.sde.t_min, self.sde.t_max)
+
+    def data(self, model: Network, z: Batch) -> Batch:
+        """The data (at t_min) that belongs to the noise z: the inverse of `latent`."""
+        self.check_state("z", z)
+        return self.flow(model, z, self.sde.t_max, self.sde.t_min)
+
+    def flow(self, model: Network, x: Batch, start: float, end: float) -> Batch:
+        """Follow the ODE from x at time start to time end, either way."""
+
+        def rhs(t: float, y):
+            now, times = torch.tensor(y).reshape(x.shape).to(x), self.at(t, x)
+            with torch.no_grad():
+                v = self.sde.velocity(model, now, times)
+            return widest(check_finite("the drift", v.cpu(), times.cpu())).numpy().ravel()
+
+        start_y = widest(x.detach().cpu()).numpy().ravel()
+        with evaluating(model):
+            y = self.solve(rhs, start_y, start, end)
+        return torch.from_numpy(y).reshape(x.shape).to(x)
+
+    def log_prob(
+        self,
+        model: Network,
+        x: Batch,
+        probe: Batch | None = None,
+        log_prior: Callable[[Tensor], Tensor] | None = None,
+    ) -> PerExample:
+        """log p(x) of the ODE's law at t_min, nats, float64: log prior(z) + integral of div v dt.  (eq. 39)
+
+        probe      None takes the exact trace (d backward passes per call); a draw of `rademacher(x)` takes Hutchinson's
+                   unbiased estimate probe . (dv/dx) probe (one), with the probe held fixed along the curve  (eq. 40)
+        log_prior  log density at t_max, if it is not the SDE's own
+
+        Each right-hand side calls the network once: drift and divergence come from the same forward pass.
+        """
+        self.check_state("x", x)
+        if probe is not None and probe.shape != x.shape:
+            raise ValueError(f"probe must have the shape of x, {tuple(x.shape)}, not {tuple(probe.shape)}")
+        check_differentiable(model)
+        n, prior = len(x), log_prior or self.sde.log_prior
+
+        def rhs(t: float, y):
+            now, times = torch.tensor(y[n:]).reshape(x.shape).to(x), self.at(t, x)
+            v, div = with_divergence(lambda z: self.sde.velocity(model, z, times), now, probe)
+            check_finite("the drift", v.cpu(), times.cpu())
+            check_finite("its divergence", div.cpu(), times.cpu())
+            return torch.cat([widest(div.cpu()), widest(v.cpu()).flatten()]).numpy()
+
+        start = torch.cat([torch.zeros(n, dtype=torch.float64), widest(x.detach().cpu()).flatten()])
+        # Inside torch.inference_mode() nothing could be differentiated, not even by asking for it.
+        with torch.inference_mode(False), evaluating(model):
+            y = torch.from_numpy(self.solve(rhs, start.numpy(), self.sde.t_min, self.sde.t_max))
+        gained, z = y[:n], y[n:].reshape(x.shape)
+        return gained + widest(prior(z.to(x.device))).cpu()
+
+    def at(self, t: float, x: Batch) -> Times:
+        """The time t for every example of x, in float32 at least: half precision has no digits for it near 1."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return torch.full((1,), t, dtype=dtype, device=x.device).expand(len(x))
+
+    def solve(self, rhs: Callable, y, start: float, end: float):
+        """y at `end`, from y at `start`, float64 arrays; times outside [t_min, t_max] are read as its ends."""
+        start, end = (min(max(t, self.sde.t_min), self.sde.t_max) for t in (start, end))
+        if start == end:
+            self.calls = 0
+            return y.copy()
+        solve_ivp = needs("scipy.integrate", "scipy").solve_ivp
+        found = solve_ivp(rhs, (start, end), y, method=self.method, rtol=self.rtol, atol=self.atol)
+        self.calls = found.nfev
+        if not found.success:
+            raise FloatingPointError(f"the solver stopped at t = {found.t[-1]:g}: {found.message}")
+        return found.y[:, -1]
+
+
+def check_differentiable(model: Network) -> None:
+    """Raise RuntimeError for a network made inside torch.inference_mode(), through which no gradient can flow."""
+    if isinstance(model, nn.Module) and any(p.is_inference() for p in model.parameters()):
+        raise RuntimeError("model was made inside torch.inference_mode(); log_prob needs its gradients in x")
+
+
+def with_divergence(
+    field: Callable[[Tensor], Tensor], x: Batch, probe: Batch | None = None
+) -> tuple[Batch, PerExample]:
+    """(field(x), its divergence) from one call: exact if probe is None, else probe . J probe for each example."""
+    with torch.inference_mode(False), torch.enable_grad():
+        # Clones: a tensor made inside inference_mode stays one of those that no gradient can flow through.
+        x = x.detach().clone().requires_grad_()
+        v = field(x)
+        if probe is not None:
+            probe = probe.clone()
+            (pulled,) = torch.autograd.grad(v, x, probe.to(v))
+            return v.detach(), (pulled * probe).flatten(1).sum(1)
+        div, columns = 0, v.flatten(1)
+        for i in range(columns.shape[1]):
+            (row,) = torch.autograd.grad(columns[:, i].sum(), x, retain_graph=True)
+            div = div + row.flatten(1)[:, i]
+    return v.detach(), div.detach()
+
+
+def rademacher(x: Batch) -> Batch:
+    """Signs -1 or 1, equally likely, like x: the probe with the least variance of all that have independent entries."""
+    return torch.randint_like(x, 0, 2) * 2 - 1
+
+
+# Grey levels
+
+
+def dequantise(x: Batch, levels: int) -> Batch:
+    """x on an even grid of levels over [-1, 1], plus noise uniform on its cell: a density, no longer points."""
+    check_count("levels", levels, least=2)
+    return x + (2 * torch.rand_like(x) - 1) / (levels - 1)
+
+
+def bits_per_dim(log_p: PerExample, dims: int, levels: int) -> PerExample:
+    """-log2 of the grey levels' probability per dimension, at most, from the density log_p (nats) of dequantised data.
+
+    A cell has width 2 / (levels - 1), and E log p over it is at most the log of its mass (Jensen): Theis et al. 2016.
+    """
+    check_count("dims", dims)
+    check_count("levels", levels, least=2)
+    return -(log_p / dims + math.log(2 / (levels - 1))) / math.log(2)
