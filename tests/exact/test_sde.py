@@ -18,7 +18,7 @@ from course_lib.likelihood import ProbabilityFlow, bits_per_dim, dequantise, rad
 from course_lib.oracle import MixtureOracle
 from course_lib.process import Process, last, sample
 from course_lib.sde import LEAST, SDE, VE, VP, SubVP, last_time
-from course_lib.solvers import RK4, Ancestral, Heun, PredictorCorrector, Renoise
+from course_lib.solvers import RK4, Ancestral, Heun, PredictorCorrector, Renoise, Solver
 
 same = torch.testing.assert_close
 SDES = {
