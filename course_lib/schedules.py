@@ -6,15 +6,20 @@ Every system of the course is driven by the same number, alpha_bar(u):
 
 It is kept as log alpha_bar, because both ends matter: near u = 0 one needs the digits of 1 - alpha_bar
 (expm1 has them), near u = 1 those of alpha_bar. Convention: Ho's; Su's alpha-bar is the square root of ours.
+
+A schedule may be learned: its function may use parameters, which live in the network, since a process has none and
+`train` steps and moves those of the network.
 """
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .shapes import Table, check_count
+from .shapes import Table, check_count, describe
 
 
 class Tables(nn.Module):
@@ -25,33 +30,51 @@ class Tables(nn.Module):
         """Where the tables are; the module's own draws are made there."""
         return next(self.buffers(), torch.empty(0)).device
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Refused: a learned part of a process would neither be trained nor move with its tables."""
+        raise TypeError(
+            f"{type(self).__name__} must not have parameters, but got {name}: what is learned lives in the network"
+        )
+
     def _apply(self, fn, recurse: bool = True):
         """Move tables between devices without losing digits: float64 stays, except on MPS, which has none."""
         for child in self.children():
             child._apply(fn)
         device = fn(torch.zeros(1)).device
-        narrow = torch.float32 if device.type == "mps" else torch.float64
-        for name, v in list(self.named_buffers(recurse=False)):
-            self.register_buffer(name, v.to(device, narrow if v.is_floating_point() else v.dtype))
+        widest_float = torch.float32 if device.type == "mps" else torch.float64
+        for name, table in list(self.named_buffers(recurse=False)):
+            dtype = widest_float if table.is_floating_point() else table.dtype
+            kept = name not in self._non_persistent_buffers_set
+            self.register_buffer(name, table.to(device, dtype), persistent=kept)
         return self
 
 
 class Schedule:
-    """alpha_bar(u) for u in [0, 1], given by its logarithm; any float dtype and shape, elementwise."""
+    """alpha_bar(u) for u in [0, 1], given by its logarithm; any float dtype and shape, elementwise.
 
-    def __init__(self, name: str, log_alpha_bar: Callable[[Tensor], Tensor]):
-        self.name, self._log = name, log_alpha_bar
+    parameters  the numbers that made it: a checkpoint compares them as `repr` prints them
+    """
+
+    def __init__(self, name: str, log_alpha_bar: Callable[[Tensor], Tensor], **parameters: int | float):
+        if not callable(log_alpha_bar):
+            raise TypeError(f"log_alpha_bar must be a function of u, not {describe(log_alpha_bar)}")
+        self.name, self.parameters, self._log = name, parameters, log_alpha_bar
 
     def __repr__(self) -> str:
-        return self.name
+        if not self.parameters:
+            return self.name
+        made_of = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
+        return f"{self.name}({made_of})"
 
     def log_alpha_bar(self, u: Tensor) -> Tensor:
         """log alpha_bar(u); -inf where nothing is left. Raises ValueError for u outside [0, 1]."""
-        if not u.is_floating_point():
-            raise TypeError(f"u must be a float tensor, not {u.dtype}")
+        if not isinstance(u, Tensor) or not u.is_floating_point():
+            raise TypeError(f"u must be a float tensor, not {describe(u)}")
         if u.device.type == "cpu" and u.numel() and not (u.min() >= 0 and u.max() <= 1):
             raise ValueError(f"u must lie in [0, 1], but spans [{u.min():g}, {u.max():g}]")
-        return self._log(u)
+        # Half precision would lose the digits of 1 - u before the logarithm is taken.
+        at_least_float32 = torch.promote_types(u.dtype, torch.float32)
+        return self._log(u.to(at_least_float32)).to(u.dtype)
 
     def __call__(self, u: Tensor) -> Tensor:
         """alpha_bar(u), the share of the data's variance that is left."""
@@ -67,21 +90,48 @@ class Schedule:
         return log - torch.log(-torch.expm1(log))
 
     def rate(self, u: Tensor) -> Tensor:
-        """-d/du log alpha_bar(u) by autodiff: beta(t) of the SDE papers, sigma'(t) of SEDD; inf if nothing is left."""
-        with torch.enable_grad():
-            v = u.detach().requires_grad_()
+        """-d/du log alpha_bar(u) by autodiff: beta(t) of the SDE papers, sigma'(t) of SEDD; inf if nothing is left.
+
+        A learned schedule gets its gradient through it, and so does u if it asks for one.
+        """
+        asked = torch.is_grad_enabled() and (u.requires_grad or self.is_learned(u))
+        # Inference mode would keep no graph, not even this small one.
+        with torch.inference_mode(False), torch.enable_grad():
+            v = u.view_as(u) if asked and u.requires_grad else u.detach().clone().requires_grad_()
             log = self.log_alpha_bar(v)
-            slope = torch.autograd.grad(log.sum(), v)[0]
-        return torch.where(log.isinf(), torch.inf, -slope)
+            slope = torch.autograd.grad(log.sum(), v, create_graph=asked)[0]
+            return torch.where(log.detach().isinf(), torch.inf, -slope)
+
+    def is_learned(self, u: Tensor) -> bool:
+        """True if alpha_bar(u) depends on something that asks for a gradient, u itself apart."""
+        with torch.inference_mode(False), torch.enable_grad():
+            return self.log_alpha_bar(u.detach().clone()).requires_grad
 
     def inverse(self, log_alpha_bar: Tensor) -> Tensor:
-        """The u in [0, 1] at which log alpha_bar(u) is this, by bisection; the nearer end if there is none."""
-        low, high = torch.zeros_like(log_alpha_bar), torch.ones_like(log_alpha_bar)
-        for _ in range(60):
-            middle = (low + high) / 2
-            early = self.log_alpha_bar(middle) > log_alpha_bar
-            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
-        return (low + high) / 2
+        """The u in [0, 1] at which log alpha_bar(u) is this, by bisection; the nearer end if there is none.
+
+        RuntimeError where a gradient is asked of it: bisection has none.
+        """
+        start, end = torch.zeros_like(log_alpha_bar), torch.ones_like(log_alpha_bar)
+        if torch.is_grad_enabled() and (log_alpha_bar.requires_grad or self.is_learned(start)):
+            raise RuntimeError(
+                "inverse has no gradient: call it under torch.no_grad(), or differentiate rate"
+            )
+        return bisect(lambda u: self.log_alpha_bar(u) > log_alpha_bar, start, end)
+
+
+def bisect(
+    early: Callable[[Tensor], Bool[Tensor, "*shape"]],
+    low: Float[Tensor, "*shape"],
+    high: Float[Tensor, "*shape"],
+    halvings: int = 60,
+) -> Float[Tensor, "*shape"]:
+    """The x in [low, high] where early(x) turns from True to False, elementwise; an end if it turns nowhere."""
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        before = early(middle)
+        low, high = torch.where(before, middle, low), torch.where(before, high, middle)
+    return (low + high) / 2
 
 
 def linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
@@ -89,7 +139,13 @@ def linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
 
     Song et al. 2021 (arXiv:2011.13456), eq. 33. DDPM's own table is `ddpm_table`.
     """
-    return Schedule("linear", lambda u: -beta_min * u - (beta_max - beta_min) / 2 * u.square())
+    beta_min = check_number("beta_min", beta_min, above=0)
+    beta_max = check_number("beta_max", beta_max, above=0)
+
+    def log_alpha_bar(u: Tensor) -> Tensor:
+        return -beta_min * u - (beta_max - beta_min) / 2 * u.square()
+
+    return Schedule("linear", log_alpha_bar, beta_min=beta_min, beta_max=beta_max)
 
 
 def cosine(s: float = 0.008, power: int = 2) -> Schedule:
@@ -97,6 +153,8 @@ def cosine(s: float = 0.008, power: int = 2) -> Schedule:
 
     Multinomial diffusion and D3PM have power 1: theirs is the square root of the Gaussian one.
     """
+    s = check_number("s", s, least=0)
+    power = check_number("power", power, above=0)
     a, scale = s / (1 + s) * math.pi / 2, math.pi / 2 / (1 + s)
 
     def log_alpha_bar(u: Tensor) -> Tensor:
@@ -105,7 +163,7 @@ def cosine(s: float = 0.008, power: int = 2) -> Schedule:
         lost = 2 * (d / 2).sin().square() + d.sin() * math.tan(a)
         return power * torch.log1p(-lost.clamp(max=1))
 
-    return Schedule("cosine", log_alpha_bar)
+    return Schedule("cosine", log_alpha_bar, s=s, power=power)
 
 
 def sqrt(s: float = 1e-4) -> Schedule:
@@ -113,13 +171,14 @@ def sqrt(s: float = 1e-4) -> Schedule:
 
     The paper (arXiv:2205.14217, appendix A) prints 1 - sqrt(u + s), which is 0.99 at u = 0 and negative at u = 1.
     """
+    s = check_number("s", s, above=0, below=1)
     root = math.sqrt(s)
 
     def log_alpha_bar(u: Tensor) -> Tensor:
         lost = u / (((u + s).sqrt() + root) * (1 - root))  # = (sqrt(u + s) - sqrt(s)) / (1 - sqrt(s))
         return torch.log1p(-lost.clamp(max=1))
 
-    return Schedule("sqrt", log_alpha_bar)
+    return Schedule("sqrt", log_alpha_bar, s=s)
 
 
 def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
@@ -127,6 +186,9 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule
 
     Jabri et al. 2022 (arXiv:2212.11972), algorithm 1.
     """
+    start = check_number("start", start)
+    end = check_number("end", end, above=start)
+    tau = check_number("tau", tau, above=0)
     a, b = start / tau, end / tau
 
     def share(u: Tensor) -> Tensor:  # (g(z) - g(a)) cosh(a/2), by sigmoid's difference formula
@@ -134,12 +196,21 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule
         return half.sinh() / (a / 2 + half).cosh()
 
     total = math.sinh((b - a) / 2) / math.cosh(b / 2)
-    return Schedule("sigmoid", lambda u: torch.log1p(-(share(u) / total).clamp(max=1)))
+
+    def log_alpha_bar(u: Tensor) -> Tensor:
+        lost = share(u) / total
+        return torch.log1p(-lost.clamp(max=1))
+
+    return Schedule("sigmoid", log_alpha_bar, start=start, end=end, tau=tau)
 
 
 def log_linear(eps: float = 1e-3) -> Schedule:
-    """alpha_bar = 1 - (1 - eps) u: SEDD's 'log-linear', D3PM's 1 / (T - t + 1), MD4's 'linear'."""
-    return Schedule("log-linear", lambda u: torch.log1p(-(1 - eps) * u))
+    """alpha_bar = 1 - (1 - eps) u: SEDD's 'log-linear', D3PM's 1 / (T - t + 1), MD4's 'linear'.
+
+    With eps = 0 nothing is left at u = 1.
+    """
+    eps = check_number("eps", eps, least=0, below=1)
+    return Schedule("log-linear", lambda u: torch.log1p(-(1 - eps) * u), eps=eps)
 
 
 def geometric(sigma_min: float = 1e-4, sigma_max: float = 20.0) -> Schedule:
@@ -147,8 +218,14 @@ def geometric(sigma_min: float = 1e-4, sigma_max: float = 20.0) -> Schedule:
 
     It starts at exp(-sigma_min), a little below 1.
     """
+    sigma_min = check_number("sigma_min", sigma_min, above=0)
+    sigma_max = check_number("sigma_max", sigma_max, above=sigma_min)
     ratio = math.log(sigma_max / sigma_min)
-    return Schedule("geometric", lambda u: -sigma_min * torch.exp(ratio * u))
+
+    def log_alpha_bar(u: Tensor) -> Tensor:
+        return -sigma_min * torch.exp(ratio * u)
+
+    return Schedule("geometric", log_alpha_bar, sigma_min=sigma_min, sigma_max=sigma_max)
 
 
 def table(schedule: Schedule, T: int, max_beta: float = 0.999) -> Table:
@@ -159,12 +236,14 @@ def table(schedule: Schedule, T: int, max_beta: float = 0.999) -> Table:
     Raises ValueError where alpha_bar does not fall.
     """
     check_count("T", T)
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule must be a Schedule, such as cosine(), not {describe(schedule)}")
     if not 0 < max_beta <= 1:
         raise ValueError(f"max_beta must lie in (0, 1], not {max_beta}")
     log = schedule.log_alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64))
-    steps = log.diff().clamp(min=math.log1p(-max_beta) if max_beta < 1 else -math.inf)
-    alpha_bar = torch.cat([torch.zeros(1, dtype=torch.float64), steps.cumsum(0)]).exp()
-    return check_table(alpha_bar, to_zero=max_beta == 1)
+    least = math.log1p(-max_beta) if max_beta < 1 else -math.inf
+    log_alphas = log.diff().clamp(min=least)
+    return check_table(from_steps(log_alphas), to_zero=max_beta == 1)
 
 
 def ddpm_table(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Table:
@@ -175,10 +254,40 @@ def ddpm_table(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tab
     """
     check_count("T", T)
     scale = 1000 / T
-    if not 0 < scale * beta_T < 1:
-        raise ValueError(f"T = {T} makes beta_T = {scale * beta_T:g}, which must lie between 0 and 1")
+    for name, beta in (("beta_1", beta_1), ("beta_T", beta_T)):
+        if not 0 < scale * beta < 1:
+            raise ValueError(f"T = {T} makes {name} = {scale * beta:g}, which must lie between 0 and 1")
     beta = torch.linspace(scale * beta_1, scale * beta_T, T, dtype=torch.float64)
-    return check_table(torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-beta).cumsum(0)]).exp())
+    return check_table(from_steps(torch.log1p(-beta)))
+
+
+def from_steps(log_alphas: Float[Tensor, " T"]) -> Table:
+    """alpha_bar_t = prod_{i <= t} alpha_i from the logarithms of the alpha_i; entry 0 is the empty product, 1."""
+    start = torch.zeros(1, dtype=log_alphas.dtype)
+    return torch.cat([start, log_alphas.cumsum(0)]).exp()
+
+
+# Bad input
+
+
+def check_number(
+    name: str,
+    value: object,
+    above: int | float = -math.inf,
+    least: int | float = -math.inf,
+    below: int | float = math.inf,
+) -> float:
+    """The value as a float, or an error: a finite number > above, >= least and < below.
+
+    A tensor is refused, since float() would drop its gradient: a learned schedule is a Schedule of its own.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, not {describe(value)}")
+    if not (math.isfinite(value) and above < value < below and value >= least):
+        bounds = {">": above, ">=": least, "<": below}
+        rules = [f"{sign} {bound:g}" for sign, bound in bounds.items() if math.isfinite(bound)]
+        raise ValueError(f"{name} must be {' and '.join(rules) or 'finite'}, not {value}")
+    return float(value)
 
 
 def check_table(alpha_bar: Tensor, to_zero: bool = False) -> Tensor:
@@ -186,22 +295,28 @@ def check_table(alpha_bar: Tensor, to_zero: bool = False) -> Tensor:
 
     to_zero allows 0 at t = T.
     """
-    if not (isinstance(alpha_bar, Tensor) and alpha_bar.is_floating_point()):
-        raise TypeError(
-            f"alpha_bar must be a float tensor, not {getattr(alpha_bar, 'dtype', type(alpha_bar))}"
-        )
+    if not isinstance(alpha_bar, Tensor) or not alpha_bar.is_floating_point():
+        raise TypeError(f"alpha_bar must be a float tensor, not {describe(alpha_bar)}")
     if alpha_bar.ndim != 1 or len(alpha_bar) < 2:
         raise ValueError(f"alpha_bar must have shape (T + 1,) with T >= 1, not {tuple(alpha_bar.shape)}")
-    values = alpha_bar.detach().cpu().double()
-    faults = {
-        "finite": ~values.isfinite(),
-        "positive": (values < 0)
-        | ((values == 0) & ~(to_zero & (torch.arange(len(values)) == len(values) - 1))),
-        "exactly 1 at t = 0": (values != 1) & (torch.arange(len(values)) == 0),
-        "smaller at each t than before": torch.cat([torch.tensor([False]), values.diff() >= 0]),
+    if alpha_bar.requires_grad:
+        raise ValueError("alpha_bar must not ask for a gradient: a table is fixed, give alpha_bar.detach()")
+    values = alpha_bar.cpu().double()
+    positive = values > 0
+    if to_zero:
+        positive[-1] = values[-1] >= 0
+    falls = torch.ones_like(positive)
+    falls[1:] = values.diff() < 0
+    starts_at_1 = torch.ones_like(positive)
+    starts_at_1[0] = values[0] == 1
+    rules = {
+        "finite": values.isfinite(),
+        "positive": positive,
+        "exactly 1 at t = 0": starts_at_1,
+        "smaller at each t than before": falls,
     }
-    for rule, broken in faults.items():
-        if broken.any():
-            t = int(broken.nonzero()[0])
+    for rule, holds in rules.items():
+        if not holds.all():
+            t = int((~holds).nonzero()[0])
             raise ValueError(f"alpha_bar must be {rule}, but alpha_bar[{t}] = {values[t].item():g}")
     return values

@@ -99,10 +99,144 @@ def test_schedules_that_end_at_zero(name, dtype):
     assert schedule.rate(one).item() > 1e6
 
 
-def test_shape_dtype_and_name_are_kept():
+def test_shape_and_dtype_are_kept():
     for schedule, _ in ALL.values():
-        assert schedule(torch.rand(2, 3)).shape == (2, 3) and schedule(torch.rand(2)).dtype == torch.float32
-    assert [repr(ALL[k][0]) for k in ALL if "," not in k] == [k for k in ALL if "," not in k]
+        assert schedule(torch.rand(2, 3)).shape == (2, 3)
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            u = torch.tensor([0.25, 0.5], dtype=dtype)
+            assert schedule(u).dtype == schedule.noise(u).dtype == schedule.rate(u).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_the_rounded_float64(dtype, pair):
+    """Also near u = 0, where 1 - alpha_bar taken in half precision would have no digit left."""
+    schedule, _ = pair
+    u = torch.tensor([1e-3, 0.01, 0.3, 0.9], dtype=dtype)
+    for ask in (schedule, schedule.noise, schedule.rate, schedule.log_snr):
+        want = ask(u.double())
+        torch.testing.assert_close(ask(u).double(), want, rtol=5 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_a_schedule_says_what_made_it():
+    """So that a checkpoint can tell one clock from another."""
+    assert repr(S.linear()) == "linear(beta_min=0.1, beta_max=20.0)" == repr(S.linear(0.1, 20.0))
+    assert repr(S.log_linear(0.0)) == "log-linear(eps=0.0)" and S.log_linear().name == "log-linear"
+    assert repr(S.sigmoid()) == "sigmoid(start=-3.0, end=3.0, tau=1.0)" and repr(S.sqrt()) == "sqrt(s=0.0001)"
+    made = [repr(schedule) for schedule, _ in ALL.values()]
+    assert len(set(made)) == len(made)
+    assert (
+        repr(S.Schedule("mine", lambda u: -u)) == "mine"
+        and repr(S.Schedule("mine", torch.neg, k=2)) == "mine(k=2)"
+    )
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda: S.linear(0.0), ValueError, "beta_min must be > 0, not 0.0"),
+    (lambda: S.linear(0.1, -1.0), ValueError, "beta_max must be > 0, not -1.0"),
+    (lambda: S.linear(0.1, math.inf), ValueError, "beta_max must be > 0, not inf"),
+    (lambda: S.linear("0.1"), TypeError, "beta_min must be a number, not str"),
+    (lambda: S.linear(True), TypeError, "beta_min must be a number, not bool"),
+    (lambda: S.cosine(-0.1), ValueError, "s must be >= 0, not -0.1"),
+    (lambda: S.cosine(math.nan), ValueError, "s must be >= 0, not nan"),
+    (lambda: S.cosine(power=0), ValueError, "power must be > 0, not 0"),
+    (lambda: S.sqrt(0.0), ValueError, "s must be > 0 and < 1, not 0.0"),
+    (lambda: S.sqrt(1.0), ValueError, "s must be > 0 and < 1, not 1.0"),
+    (lambda: S.sigmoid(2.0, 2.0), ValueError, "end must be > 2, not 2.0"),
+    (lambda: S.sigmoid(math.nan), ValueError, "start must be finite, not nan"),
+    (lambda: S.sigmoid(tau=0.0), ValueError, "tau must be > 0, not 0.0"),
+    (lambda: S.log_linear(1.0), ValueError, "eps must be >= 0 and < 1, not 1.0"),
+    (lambda: S.log_linear(-1e-3), ValueError, "eps must be >= 0 and < 1, not -0.001"),
+    (lambda: S.log_linear(torch.nn.Parameter(torch.tensor(0.1))), TypeError, "eps must be a number, not torch.float32"),
+    (lambda: S.geometric(0.0), ValueError, "sigma_min must be > 0, not 0.0"),
+    (lambda: S.geometric(3.0, 3.0), ValueError, "sigma_max must be > 3, not 3.0"),
+    (lambda: S.Schedule("flat", 3.0), TypeError, "log_alpha_bar must be a function of u, not float"),
+    (lambda: S.linear()(0.5), TypeError, "u must be a float tensor, not float"),
+])  # fmt: skip
+def test_settings_outside_their_range(call, error, words, unchecked):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_the_edges_of_the_settings_are_schedules():
+    """cosine without offset, and log-linear down to nothing: the ends of what is allowed."""
+    u = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(S.cosine(0.0)(u), (u * math.pi / 2).cos().square(), rtol=1e-9, atol=1e-15)
+    torch.testing.assert_close(S.log_linear(0.0)(u), 1 - u)
+    assert S.log_linear(0.0).rate(u)[-1] == math.inf
+    assert S.log_linear(0.0).log_snr(u[-1:]).item() == -math.inf
+
+
+# Learned schedules, inference mode, inverses
+
+
+def learned(w):
+    """alpha_bar = 1 - u^w."""
+    return S.Schedule("learned", lambda u: torch.log1p(-(u**w)))
+
+
+def test_a_learned_schedule_gets_the_gradient_of_its_weight():
+    """The weight of masks, rate alpha / (1 - alpha), is w / u for alpha = 1 - u^w: 5 at u = 0.2, and not 9.6."""
+    w = torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
+    u, schedule = torch.tensor([0.2], dtype=torch.float64), learned(w)
+    weight = schedule.rate(u) * schedule(u) / schedule.noise(u)
+    assert weight.item() == pytest.approx(1.7 / 0.2)
+    weight.sum().backward()
+    assert w.grad.item() == pytest.approx(5.0) and not u.requires_grad
+
+
+def test_the_rate_has_a_gradient_in_u_where_u_asks_for_one():
+    u = torch.tensor([0.2, 0.7], dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(S.cosine().rate, u)
+    slope = torch.autograd.grad(S.linear().rate(u).sum(), u)[0]
+    torch.testing.assert_close(slope, torch.full_like(u, 19.9))
+
+
+def test_a_plain_rate_carries_no_graph():
+    assert not S.linear().rate(torch.tensor([0.3])).requires_grad
+    w = torch.tensor(1.7, requires_grad=True)
+    with torch.no_grad():
+        assert not learned(w).rate(torch.tensor([0.3])).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_rates_in_inference_mode(dtype, pair):
+    schedule, _ = pair
+    u, w = torch.tensor([0.1, 0.6], dtype=dtype), torch.tensor(2.0, requires_grad=True)
+    want = schedule.rate(u)
+    with torch.inference_mode():
+        made_here = torch.tensor([0.1, 0.6], dtype=dtype)
+        assert torch.equal(schedule.rate(u), want) and torch.equal(schedule.rate(made_here), want)
+        assert torch.isfinite(learned(w).rate(made_here)).all()
+
+
+def test_inverse_finds_the_time(pair):
+    schedule, _ = pair
+    u = torch.tensor([0.0, 0.01, 0.5, 0.99], dtype=torch.float64)
+    torch.testing.assert_close(schedule.inverse(schedule.log_alpha_bar(u)), u, rtol=0, atol=1e-9)
+    outside = torch.tensor([0.1, -1e9], dtype=torch.float64)
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(schedule.inverse(outside), ends, rtol=0, atol=2e-4)
+
+
+def test_an_inverse_refuses_to_lose_a_gradient():
+    w = torch.tensor(1.7, requires_grad=True)
+    for schedule, log in (
+        (learned(w), torch.tensor([-0.5])),
+        (S.linear(), torch.tensor([-0.5], requires_grad=True)),
+    ):
+        with pytest.raises(RuntimeError, match="inverse has no gradient"):
+            schedule.inverse(log)
+        with torch.no_grad():
+            assert 0 < schedule.inverse(log).item() < 1
+
+
+def test_bisection_goes_to_the_turn_or_to_an_end():
+    low, high = torch.tensor([0.0, 2.0, 2.0]).double(), torch.tensor([2.0, 3.0, 3.0]).double()
+    turn = torch.tensor([0.3, 9.0, 1.0]).double()
+    torch.testing.assert_close(
+        S.bisect(lambda x: x < turn, low, high), torch.tensor([0.3, 3.0, 2.0]).double()
+    )
+    assert S.bisect(lambda x: x < turn, low, high, halvings=1).tolist() == [0.5, 2.75, 2.25]
 
 
 @pytest.mark.parametrize("bad, error, words", [
@@ -175,12 +309,15 @@ def test_three_names_of_one_schedule():
     (lambda: S.table(S.linear(), True), TypeError, "T must be an int, not bool"),
     (lambda: S.table(S.linear(), 10, max_beta=1.1), ValueError, r"max_beta must lie in \(0, 1\], not 1.1"),
     (lambda: S.table(S.linear(), 10, max_beta=0.0), ValueError, "max_beta"),
-    (lambda: S.table(S.linear(-1.0, -2.0), 10), ValueError, r"smaller at each t than before, but alpha_bar\[1\]"),
+    (lambda: S.table(S.Schedule("up", lambda u: u), 10), ValueError, r"smaller at each t .*, but alpha_bar\[1\]"),
     (lambda: S.table(S.Schedule("broken", lambda u: u * math.nan), 10), ValueError, "finite"),
     (lambda: S.ddpm_table(20), ValueError, "T = 20 makes beta_T = 1,"),
     (lambda: S.ddpm_table(100, 1e-4, 0.0), ValueError, "beta_T = 0"),
     (lambda: S.ddpm_table(0), ValueError, "T must be at least 1"),
-    (lambda: S.check_table([1.0, 0.5]), TypeError, "float tensor"),
+    (lambda: S.table(S.linear, 10), TypeError, "schedule must be a Schedule, such as cosine"),
+    (lambda: S.ddpm_table(100, 0.0), ValueError, "T = 100 makes beta_1 = 0,"),
+    (lambda: S.check_table(torch.tensor([1.0, 0.5]).requires_grad_()), ValueError, "must not ask for a gradient"),
+    (lambda: S.check_table([1.0, 0.5]), TypeError, "float tensor, not list"),
     (lambda: S.check_table(torch.tensor([1, 0])), TypeError, "torch.int64"),
     (lambda: S.check_table(torch.tensor([1.0])), ValueError, r"shape \(T \+ 1,\)"),
     (lambda: S.check_table(torch.ones(2, 2)), ValueError, r"\(2, 2\)"),
@@ -223,6 +360,20 @@ def test_tables_move_without_losing_digits():
     assert outer.inner.n.dtype == torch.int64 and outer.device == outer.inner.device == torch.device("cpu")
     assert S.Tables().device == torch.device("cpu")  # nothing in it: where torch makes its tensors
     assert outer.to("meta").inner.a.device.type == "meta"
+
+
+def test_a_process_takes_no_parameters():
+    """They would neither be trained nor follow .to(device)."""
+    with pytest.raises(
+        TypeError, match="Tables must not have parameters, but got w: what is learned lives in the net"
+    ):
+        S.Tables().w = torch.nn.Parameter(torch.zeros(1))
+
+
+def test_a_table_that_is_not_stored_stays_so_when_it_moves():
+    tables = S.Tables()
+    tables.register_buffer("a", torch.zeros(1), persistent=False)
+    assert list(tables.to("cpu", torch.float32).double().state_dict()) == []
 
 
 def test_good_table_comes_back_in_float64():
