@@ -4,6 +4,7 @@
     schedules   nets   data   sentences         foundations; none knows what diffusion is
     image_judge   distances
     ngram   text_metrics                        judges of pictures, laws and text; they know no model
+    word_nets                                   networks of words
     categorical                                 noise on tokens: the base, drawing
     stationary   absorbing   mask_uniform
     structured   information                    kinds of noise, and clocks made by information

@@ -133,10 +133,10 @@ class D3PM(Process):
 
         A network that takes rows works out its head at those positions only.
         """
-        if not getattr(model, "takes_rows", False):
+        if not getattr(model, "takes_at", False):
             log_p = upcast(model(x_t, self.u(t))).log_softmax(-1)
             return torch.where(where, -widest(pick(log_p, x0)), 0)
-        logits = upcast(model(x_t, self.u(t), rows=where))
+        logits = upcast(model(x_t, self.u(t), at=where))
         nll = F.cross_entropy(logits, x0[where], reduction="none")
         return widest(torch.zeros(x0.shape, device=x0.device)).masked_scatter(where, widest(nll))
 
@@ -151,8 +151,8 @@ class D3PM(Process):
         where = self.noise.opened(x, s, t)
         if not where.any():  # no mask opens: the network need not be asked
             return x
-        if getattr(model, "takes_rows", False):
-            tokens = draw(upcast(model(x, self.u(t), rows=where)).softmax(-1))
+        if getattr(model, "takes_at", False):
+            tokens = draw(upcast(model(x, self.u(t), at=where)).softmax(-1))
             return x.masked_scatter(where, tokens)
         return torch.where(where, draw(upcast(model(x, self.u(t))).softmax(-1)), x)
 

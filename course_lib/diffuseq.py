@@ -4,17 +4,17 @@ Source x and target y stand in one row, z = x (+) y, and only the target is nois
 at every time, in training and in sampling, so it learns p(y | x). A batch is `sentences.Pairs`.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .diffusion_lm import DiffusionLM, Vectors, anchor, embed
-from .nets import EmbeddingNet, MixingNet
+from .diffusion_lm import DiffusionLM, Vectors, embed
+from .infilling import Keep
 from .sentences import Pairs, written
 from .shapes import Mask, Times, Tokens, check_choice
+from .word_nets import EmbeddingNet, MixingNet
 
 
 class DiffuSeq(DiffusionLM):
@@ -59,9 +59,13 @@ class DiffuSeq(DiffusionLM):
         gone = data.target & (torch.rand(data.target.shape, device=x_t.device) < p[:, None])
         return x_t.masked_fill(gone[..., None], 0)
 
-    def anchor(self, model, data: Pairs) -> Callable[[Vectors], Vectors]:
-        """For `sample(..., clamp=process.anchor(model, data))`: the source is put back, as clean as in training."""
-        return anchor(model, data.tokens, ~data.target)
+    def anchor(self, model, data: Pairs) -> Keep:
+        """For `sample(..., clamp=process.anchor(model, data))`: the source is put back, as clean as in training.
+
+        So it is exact: the network never saw a source with noise, and gives the law of targets given it.
+        """
+        with torch.no_grad():
+            return Keep(~data.target, embed(model, data.tokens), exact=True)
 
 
 class Centred(nn.Module):

@@ -16,10 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .ddpm import DDPM
-from .nets import EmbeddingNet, MixingNet
+from .infilling import Keep
 from .process import Process
 from .sentences import PAD, Labelled, Sentences, up_to, written
 from .shapes import Mask, PerExample, Table, Times, Tokens, check_choice, check_count, per_example, widest
+from .word_nets import EmbeddingNet, MixingNet
 
 Vectors = Float[Tensor, "B L D"]
 PerWord = Float[Tensor, "B L"]
@@ -241,7 +242,7 @@ class DiffusionLM(DDPM):
 
 def asked(model, rows: Mask) -> dict:
     """The argument that asks a network for these positions only, if it takes one."""
-    return {"rows": rows} if getattr(model, "takes_rows", False) else {}
+    return {"at": rows} if getattr(model, "takes_at", False) else {}
 
 
 def embed(model, tokens: Tokens) -> Vectors:
@@ -280,10 +281,12 @@ def log_law(counts: Int[Tensor, " length_plus_1"], length: int) -> Float[Tensor,
     return (more / more.sum()).log()
 
 
-def anchor(model, tokens: Tokens, known: Mask) -> Callable[[Vectors], Vectors]:
-    """For `sample(..., clamp=anchor(model, tokens, known))`: known words are put back, clean, after each step.
+def anchor(model, tokens: Tokens, known: Mask, approximate: bool = False) -> Keep:
+    """For `sample(..., clamp=anchor(model, tokens, known, approximate=True))`: known words are put back at each step.
 
-    Infilling, a prompt, the start of a sentence. The words that are not known may be anything, PAD too.
+    Infilling, a prompt, the start of a sentence. The words that are not known may be anything, PAD too. It is not
+    exact, and refused unless approximate=True: the network was trained with noise at all places, and the rest has not
+    seen what is put back, clean, after its step. Perfect networks were off by a total variation of 0.03 to 0.35.
     """
     if known.shape != tokens.shape:
         raise ValueError(
@@ -291,7 +294,7 @@ def anchor(model, tokens: Tokens, known: Mask) -> Callable[[Vectors], Vectors]:
         )
     with torch.no_grad():
         vectors = embed(model, tokens)
-    return lambda x: torch.where(known[..., None], vectors, x)
+    return Keep(known, vectors, approximate=approximate)
 
 
 # What is done to a network before it samples

@@ -29,7 +29,7 @@ class Keep:
                 f"not {tuple(self.known.shape)}"
             )
         known = self.known.reshape(*self.known.shape, *[1] * (x.ndim - 2))
-        return torch.where(known, self.context, x)
+        return torch.where(known, self.context.to(x.dtype), x)
 
 
 def keep(known: Mask, context: Tokens, approximate: bool = False) -> Keep:

@@ -1,17 +1,18 @@
-"""Networks: an MLP for points, a small U-Net for images, one Transformer for sequences.
+"""Networks: an MLP for points, a small U-Net for images, one Transformer for sequences; networks around networks.
 
-All are called model(x_t, u) with u = t / T in [0, 1], one per example. All end in a zero layer, so an untrained
-network says 0: no noise found, or every token equally likely. None has dropout or batch statistics.
+All are called model(x_t, u) with u = t / T in [0, 1], one per example; all else is given by keyword. All end in a zero
+layer, so an untrained network says 0: no noise found, or every token equally likely. None has dropout or batch
+statistics. Every one runs in the dtype of its weights, whatever the dtype of x_t and u, and answers in it.
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .shapes import Mask, PerExample, Tokens
+from .shapes import Mask, Network, PerExample, Tokens, check_count, describe
 
 
 def time_features(u: PerExample, n: int) -> Float[Tensor, "B n"]:
@@ -19,7 +20,7 @@ def time_features(u: PerExample, n: int) -> Float[Tensor, "B n"]:
     if n < 4 or n % 2:
         raise ValueError(f"n must be even and at least 4, not {n}")
     frequency = torch.linspace(0, math.log(1000), n // 2, device=u.device).exp()
-    angle = u.float()[:, None] * frequency
+    angle = u.float()[:, None] * frequency  # never narrower: in bfloat16 the fast ones would be noise
     return torch.cat([angle.cos(), angle.sin()], 1)
 
 
@@ -38,7 +39,8 @@ class TimeEmbedding(nn.Sequential):
         self.features = features
 
     def forward(self, u: PerExample) -> Float[Tensor, "B width"]:
-        return super().forward(time_features(u, self.features))
+        """The vector, in the dtype of the weights."""
+        return super().forward(time_features(u, self.features).to(self[0].weight.dtype))
 
 
 class MLP(nn.Module):
@@ -57,7 +59,8 @@ class MLP(nn.Module):
         self.film = nn.Linear(width, 2 * width * depth)
 
     def forward(self, x: Float[Tensor, "B *event"], u: PerExample) -> Float[Tensor, "B *out"]:
-        h = self.enter(x.flatten(1))
+        """As many numbers as x has, times `answers`."""
+        h = self.enter(x.flatten(1).to(self.enter.weight.dtype))
         film = self.film(self.time(u)).chunk(2 * len(self.layers), 1)
         for layer, scale, shift in zip(self.layers, film[::2], film[1::2], strict=True):
             h = h + F.silu(layer(h) * (1 + scale) + shift)
@@ -80,6 +83,7 @@ class ResBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B c_in H W"], c: Float[Tensor, "B c_time"]
     ) -> Float[Tensor, "B c_out H W"]:
+        """The skip and what the convolutions add, given the time's vector c."""
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.film(c)[:, :, None, None].chunk(2, 1)
         h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
@@ -95,6 +99,7 @@ class PixelAttention(nn.Module):
         self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """x and what each pixel has seen."""
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, 2)  # (B, H W, C) each
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(h.transpose(1, 2).reshape(x.shape))
@@ -123,6 +128,7 @@ class UNet(nn.Module):
         self.leave = zero(nn.Conv2d(widths[0], channels * answers, 3, padding=1))
 
     def forward(self, x: Float[Tensor, "B C H W"], u: PerExample) -> Float[Tensor, "B C_out H W"]:
+        """As many numbers as x has, times `answers`. ValueError for a size that cannot be halved."""
         return self.read(self.features(x, u))
 
     def read(self, h: Float[Tensor, "B width H W"]) -> Float[Tensor, "B C_out H W"]:
@@ -135,7 +141,7 @@ class UNet(nn.Module):
             raise ValueError(
                 f"x must have height and width divisible by {self.factor}, not {tuple(x.shape[2:])}"
             )
-        c, h, kept = self.time(u), self.enter(x), []
+        c, h, kept = self.time(u), self.enter(x.to(self.enter.weight.dtype)), []
         for i, block in enumerate(self.down):
             h = block(F.avg_pool2d(h, 2) if i else h, c)
             kept.append(h)
@@ -160,10 +166,11 @@ class TwoHeads(nn.Module):
         self.head = nn.Sequential(nn.GroupNorm(norm.num_groups, norm.num_channels), nn.SiLU(), zero(head))
 
     def forward(self, x: Float[Tensor, "B C H W"], u: PerExample) -> Float[Tensor, "B C_out H W"]:
+        """The backbone's answer and, behind it, the head's."""
         with torch.no_grad():
             h = self.backbone.features(x, u)
-            said = self.backbone.read(h)
-        return torch.cat([said, self.head(h)], 1)
+            answer = self.backbone.read(h)
+        return torch.cat([answer, self.head(h)], 1)
 
     def state_dict(self, *args, **kwargs):
         """The head's: the backbone's weights are kept where it came from."""
@@ -207,6 +214,7 @@ class Block(nn.Module):
     def forward(
         self, h: Float[Tensor, "B L H"], c: Float[Tensor, "B H"], keys: Bool[Tensor, "_ 1 _ L"] | None
     ) -> Float[Tensor, "B L H"]:
+        """h and what attention and MLP add, given the time's vector c; keys says which positions are seen."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(c)[:, None].chunk(6, -1)  # (B, 1, H) each
         q, k, v = (
             z.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, L, H / heads)
@@ -218,7 +226,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Trunk: (B, L, H) and a time in, (B, L, H) out. Positions where mask is False are not seen.
+    """Trunk: (B, L, H) and a time in, (B, L, H) out. What stands where mask is False changes nothing elsewhere.
 
     causal  no position sees a later one
     """
@@ -235,6 +243,8 @@ class Transformer(nn.Module):
     def forward(
         self, h: Float[Tensor, "B L H"], u: PerExample, mask: Mask | None = None
     ) -> Float[Tensor, "B L H"]:
+        """The trunk's features. TypeError or ValueError for a mask that is none."""
+        h = only(h, mask)
         c, keys = self.time(u), None if mask is None else mask[:, None, None]
         if self.causal:
             earlier = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device).tril()[None, None]
@@ -244,33 +254,72 @@ class Transformer(nn.Module):
         return self.norm(h)
 
 
+def check_mask(mask: Mask | None, shape: tuple[int, int]) -> None:
+    """Raise unless mask is None or a bool tensor (B, L) with a place to see in each row.
+
+    The rows are read on a CPU only: elsewhere the answers of a row without one are NaN.
+    """
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(f"mask must be a bool tensor, not {describe(mask)}")
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(f"mask must have shape {tuple(shape)}, not {tuple(mask.shape)}")
+    if mask.device.type == "cpu" and not (rows := mask.any(1)).all():
+        raise ValueError(f"mask must show a place in each row, but row {int((~rows).nonzero()[0])} has none")
+
+
+def only(h: Float[Tensor, "B L H"], mask: Mask | None) -> Float[Tensor, "B L H"]:
+    """h, and 0 where mask is False: attention gives these places no weight, but 0 x NaN would still be NaN."""
+    check_mask(mask, h.shape[:2])
+    return h if mask is None else h.masked_fill(~mask[..., None], 0)
+
+
+def convolution(width: int, radius: int) -> nn.Conv1d | None:
+    """What `around` adds: a filter of 2 radius + 1 places for each channel. None for radius 0."""
+    check_count("radius", radius, least=0)
+    return nn.Conv1d(width, width, 2 * radius + 1, padding=radius, groups=width) if radius else None
+
+
+def around(spread: nn.Conv1d | None, h: Float[Tensor, "B L H"], mask: Mask | None) -> Float[Tensor, "B L H"]:
+    """h, and what stands around each place; places where mask is False are not seen."""
+    if spread is None:
+        return h
+    h = only(h, mask)
+    return h + spread(h.transpose(1, 2)).transpose(1, 2)
+
+
 class TokenNet(nn.Module):
     """Tokens in, one number per vocabulary entry out: D3PM reads logits, SEDD reads log ratios.
 
-    rows (B, L) asks for these positions only and gets (n, K_out): with many tokens the head is the dearest part.
-    spread > 0 adds a depthwise convolution over that many tokens to either side of the embedding, so that the trunk
-    starts from pieces of words.
+    K_in, K_out  how many tokens there are to be read, and to be answered with: MASK is read only
+    radius       > 0 adds a depthwise convolution over that many tokens to either side of the embedding, so that the
+                 trunk starts from pieces of words
     """
 
+    takes_at = True  # says to a process that it may ask for some positions
+
     def __init__(
-        self, K_in: int, K_out: int, width: int = 128, heads: int = 4, depth: int = 4, spread: int = 0
+        self, K_in: int, K_out: int, width: int = 128, heads: int = 4, depth: int = 4, radius: int = 0
     ):
         super().__init__()
         self.embedding = nn.Embedding(K_in, width)
-        reach = 2 * spread + 1
-        self.spread = nn.Conv1d(width, width, reach, padding=spread, groups=width) if spread else None
+        self.spread = convolution(width, radius)  # the name that shipped weights have
         self.trunk = Transformer(width, heads, depth)
         self.head = zero(nn.Linear(width, K_out))
-        self.takes_rows = K_out >= 1024  # for fewer, picking rows costs what it saves, and a GPU would wait
 
     def forward(
-        self, x: Tokens, u: PerExample, mask: Mask | None = None, rows: Mask | None = None
-    ) -> Float[Tensor, "*rows K_out"]:
-        h = self.embedding(x)
-        if self.spread:
-            h = h + self.spread(h.transpose(1, 2)).transpose(1, 2)
-        h = self.trunk(h, u, mask)
-        return self.head(h if rows is None else h[rows])
+        self, x: Tokens, u: PerExample, mask: Mask | None = None, at: Mask | None = None
+    ) -> Float[Tensor, "*places K_out"]:
+        """The numbers at every position, (B, L, K_out); with `at` (B, L) at these n positions only, (n, K_out).
+
+        mask (B, L) is False where there is padding. Raises TypeError or ValueError for a mask that is none.
+        """
+        h = self.trunk(around(self.spread, self.embedding(x), mask), u, mask)
+        if at is None:
+            return self.head(h)
+        many = self.head.out_features >= 1024  # for fewer, picking first costs what it saves
+        return self.head(h[at]) if many else self.head(h)[at]
 
 
 class CausalNet(nn.Module):
@@ -282,237 +331,67 @@ class CausalNet(nn.Module):
         self.trunk, self.head = Transformer(width, heads, depth, causal=True), zero(nn.Linear(width, K))
 
     def forward(self, x: Tokens, u: PerExample | None = None) -> Float[Tensor, "B L K"]:
-        """u is ignored: what has been written says how far one is."""
+        """Logits of each token. u is ignored: what has been written says how far one is."""
         before = F.pad(x[:, :-1], (1, 0), value=self.K)
         return self.head(self.trunk(self.embedding(before), torch.zeros(len(x), device=x.device)))
 
 
-class EmbeddingNet(nn.Module):
-    """Vectors in, vectors out, with the embedding of tokens and the rounding that share its weights.
+# Networks around networks
 
-    normalised  embeddings have length sqrt(D), so that no loss can shrink or grow them; False is Diffusion-LM's way
-    recall      the network is also given its earlier estimate of x_0 (zeros if there is none)
-    classes     number of labels; label `classes` says "any", as a missing one does
-    spread      > 0 adds a depthwise convolution over that many words to either side, as in TokenNet
-    said        only the first so many tokens can be its answer; by default all K
+
+class Wrapped(nn.Module):
+    """A network around another, `inner`: what it does not define (embed, table, logits) is that of the one inside.
+
+    A subclass overrides `forward`, and passes on every keyword it does not know, so that all of them compose, copy
+    and pickle. What else runs the network, as `explain` does, it overrides too if it changes that.
     """
 
-    takes_rows = False
-
-    def __init__(
-        self,
-        K: int,
-        D: int,
-        width: int = 128,
-        heads: int = 4,
-        depth: int = 4,
-        normalised: bool = True,
-        recall: bool = False,
-        classes: int = 0,
-        spread: int = 0,
-        said: int | None = None,
-    ):
+    def __init__(self, inner: Network):
         super().__init__()
-        self.normalised, self.recall, self.classes, self.said = normalised, recall, classes, said or K
-        self.embedding = nn.Embedding(K, D)
-        self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, D))
-        self.remember = zero(nn.Linear(D, width, bias=False)) if recall else None
-        self.label = nn.Embedding(classes + 1, width) if classes else None
-        reach = 2 * spread + 1
-        self.spread = nn.Conv1d(width, width, reach, padding=spread, groups=width) if spread else None
-        self.trunk = Transformer(width, heads, depth)
+        if not callable(inner):
+            raise TypeError(f"inner must be a network, not {describe(inner)}")
+        self.inner = inner
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # Not for what Python itself looks for while it copies or unpickles: then there is no network yet.
+            inner = self.__dict__.get("inner", self.__dict__.get("_modules", {}).get("inner"))
+            if inner is None or name.startswith("__"):
+                raise
+            return getattr(inner, name)
+
+    def forward(self, x: Tensor, u: PerExample, **given) -> Tensor:
+        """What the network inside says."""
+        return self.inner(x, u, **given)
+
+
+class Given(Wrapped):
+    """The network, given something by keyword at every call: `Given(net, mask=mask, label=genre)`.
+
+    What a call gives itself counts more.
+    """
+
+    def __init__(self, inner: Network, **given: Tensor | None):
+        super().__init__(inner)
+        self.given = given
+
+    def _apply(self, fn, recurse: bool = True):
+        """What is given goes where the network goes."""
+        super()._apply(fn, recurse)
+        self.given = {name: value if value is None else fn(value) for name, value in self.given.items()}
+        return self
 
     @property
-    def table(self) -> Float[Tensor, "said D"]:
-        """The embeddings of the tokens that can be its answer."""
-        return self.scaled(self.embedding.weight[: self.said])
+    def mask(self) -> Mask | None:
+        """Where there are words, as far as this network or one inside was told: `decode` asks."""
+        return self.given["mask"] if "mask" in self.given else getattr(self.inner, "mask", None)
 
-    def scaled(self, e: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
-        """Embeddings from their weights."""
-        return F.normalize(e, dim=-1) * math.sqrt(e.shape[-1]) if self.normalised else e
+    def forward(self, x: Tensor, u: PerExample, **given) -> Tensor:
+        """What the network inside says, given that."""
+        return self.inner(x, u, **{**self.given, **given})
 
-    def embed(self, tokens: Tokens) -> Float[Tensor, "B L D"]:
-        """Emb(w), position by position. On a CPU ValueError for a token out of the vocabulary; a GPU would wait."""
-        K = len(self.embedding.weight)
-        if tokens.device.type == "cpu" and not 0 <= tokens.min() <= tokens.max() < K:
-            raise ValueError(f"tokens must lie in 0..{K - 1}, not {tokens.min()}..{tokens.max()}")
-        return self.scaled(self.embedding(tokens))
-
-    def logits(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L said"]:
-        """x . e_w - |e_w|^2 / 2: highest for the word whose embedding is nearest to x."""
-        e = self.table
-        return x @ e.T - e.square().sum(-1) / 2
-
-    def features(
-        self,
-        x: Float[Tensor, "B L D"],
-        u: PerExample,
-        mask: Mask | None = None,
-        before: Float[Tensor, "B L D"] | None = None,
-        label: Int[Tensor, " B"] | None = None,
-    ) -> Float[Tensor, "B L width"]:
-        """What the last layer reads. ValueError for `before` or `label` where the network was not built for it.
-
-        ValueError, too, for a mask of another shape than the places of x.
-        """
-        if (before is not None and not self.recall) or (label is not None and not self.classes):
-            raise ValueError("before needs a network with recall=True, and label one with classes")
-        if mask is not None and mask.shape != x.shape[:2]:
-            raise ValueError(f"mask must have shape {tuple(x.shape[:2])}, not {tuple(mask.shape)}")
-        h = self.take_in(x, u, mask)
-        if before is not None:
-            h = h + self.remember(before)
-        if self.spread:
-            h = h if mask is None else h * mask[..., None]
-            h = h + self.spread(h.transpose(1, 2)).transpose(1, 2)
-        if self.classes:
-            label = torch.full_like(u, self.classes, dtype=torch.long) if label is None else label
-            h = h + self.label(label)[:, None]
-        return self.trunk(h, u, mask)
-
-    def take_in(
-        self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None
-    ) -> Float[Tensor, "B L width"]:
-        """x_t in the width of the trunk, place by place."""
-        return self.enter(x)
-
-    def forward(self, x, u, mask=None, before=None, label=None) -> Float[Tensor, "B L D"]:
-        """The estimate of x_0; the arguments are those of `features`."""
-        return self.leave(self.features(x, u, mask, before, label))
-
-    def explain(self, *given) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L said"]]:
-        """The estimate of x_0, and the log law of words near it; the arguments are those of `features`."""
-        x0 = self(*given)
-        return x0, self.logits(x0).log_softmax(-1)
-
-
-class MixingNet(EmbeddingNet):
-    """An EmbeddingNet whose estimate is a mean over words, as E[x_0 | x_t] is: sum_w p(w) E[x_0 | x_t, w].
-
-    Its last layer says which words the others leave likely, the process adds what x_t itself says of them:
-    log p(w) = f . e_w + b_w + log N(x_t; r e_w, sigma^2 + r^2 sigma_0^2) + const, r^2 = alpha_bar, sigma^2 = 1 - r^2,
-    sigma_0^2 = 1 - alpha_bar_1. So an untrained network is Bayes without context, and nothing is asked of it at low
-    noise.  E[x_0 | x_t, w] = e_w + gain (x_t - r e_w), and e_w at t = 1, whose target is Emb(w).
-    (as in PLAID, arXiv:2305.18619)
-
-    alpha_bar   the table of its process, with T + 1 entries
-    tied        False: in place of f . e_w, the last layer has `width` weights for each word
-    guess       the trunk is also given each place's guess without context: the mean of the last layer's weights under
-                p(w | x_t^i), whose p(w) is the buffer `prior` (logs; 0, all words alike, until it is set). Which of
-                K words is near is too much for a few layers to find out from D numbers. Not where some places are
-                shown without noise: it reads every x_t^i as noised
-
-    rows (B, L) asks for these positions only: log p has one row for each, and elsewhere the estimate of x_0 is x.
-    """
-
-    takes_rows = True  # with many words the sum over them is the dearest part
-
-    def __init__(
-        self,
-        K: int,
-        D: int,
-        alpha_bar: Float[Tensor, " T_plus_1"],
-        *args,
-        tied: bool = True,
-        guess: bool = False,
-        **settings,
-    ):
-        super().__init__(K, D, *args, **settings)
-        self.register_buffer("alpha_bar", alpha_bar.double(), persistent=False)
-        self.bias = nn.Parameter(torch.zeros(self.said))
-        if not tied:
-            self.leave = zero(nn.Linear(self.leave.in_features, self.said, bias=False))
-        self.tied, self.guess = tied, None
-        if guess:
-            self.register_buffer("prior", torch.zeros(self.said))
-            self.guess = zero(
-                nn.Linear(D if tied else self.leave.in_features, self.enter.out_features, bias=False)
-            )
-
-    def forward(self, x, u, mask=None, before=None, label=None, rows=None) -> Float[Tensor, "B L D"]:
-        """The estimate of x_0; the arguments are those of `features`, and rows."""
-        return self.explain(x, u, mask, before, label, rows)[0]
-
-    def explain(self, x, u, mask=None, before=None, label=None, rows: Mask | None = None):
-        """The estimate of x_0, and the log law of words behind it; the arguments are those of `features`, and rows."""
-        h = self.features(x, u, mask, before, label)
-        if rows is None:
-            return self.mix(h, x, *self.reading(x, u))
-        x0, log_p = self.mix(h[rows], x[rows], *self.reading(x, u, rows))
-        return x.masked_scatter(rows[..., None], x0), log_p
-
-    def take_in(self, x, u, mask) -> Float[Tensor, "B L width"]:
-        """x_t in the width of the trunk, and the guess if there is one; PAD has none."""
-        h = super().take_in(x, u, mask)
-        if self.guess is None:
-            return h
-        mask = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
-        guess = self.guess(self.without_context(x[mask], *self.reading(x, u, mask)[:2]))
-        return h + torch.zeros_like(h).masked_scatter(mask[..., None], guess.to(h.dtype))
-
-    @torch.no_grad()
-    def without_context(self, x: Float[Tensor, "n D"], r: Tensor, noise: Tensor) -> Float[Tensor, "n keys"]:
-        """The mean of what the last layer has for each word, under p(w | x_t^i): no gradient, it would cost double."""
-        return self.law((r / noise) * x, self.table, self.prior, r, noise).exp() @ self.keys()
-
-    def load_state_dict(self, state_dict, *args, **kwargs):
-        """ValueError, too, if a prior was set and the weights have another: they were made for other words."""
-        if self.guess is not None and self.prior.any() and "prior" in state_dict:
-            theirs = state_dict["prior"].to(self.prior)
-            if theirs.shape == self.prior.shape and not theirs.allclose(
-                self.prior, atol=0.02
-            ):  # float16 is closer
-                raise ValueError("the weights belong to another vocabulary: its words have other frequencies")
-        return super().load_state_dict(state_dict, *args, **kwargs)
-
-    def keys(self) -> Float[Tensor, "said keys"]:
-        """What the last layer has for each word: its embedding if tied, else its weights, layer-normed."""
-        return self.table if self.tied else F.layer_norm(self.leave.weight, self.leave.weight.shape[1:])
-
-    def mix(
-        self, h: Float[Tensor, "*n width"], x: Float[Tensor, "*n D"], r: Tensor, noise: Tensor, gain: Tensor
-    ) -> tuple[Float[Tensor, "*n D"], Float[Tensor, "*n said"]]:
-        """The estimate of x_0 and log p, from the features, x_t and what `reading` says, place by place."""
-        e, clue = self.table, (r / noise) * x
-        if self.tied:
-            log_p = self.law(self.leave(h) + clue, e, self.bias, r, noise)
-        else:
-            query, keys = torch.cat([h, clue], -1), torch.cat([self.leave.weight, e], 1)
-            log_p = self.law(query, keys, self.bias, r, noise)
-        return (1 - gain * r) * (log_p.exp() @ e) + gain * x, log_p
-
-    def law(
-        self, query: Tensor, keys: Tensor, bias: Tensor, r: Tensor, noise: Tensor
-    ) -> Float[Tensor, "*n said"]:
-        """log p(w) = query . key_w + b_w - |r e_w|^2 / (2 noise); the last is the same for all if normalised."""
-        log_p = F.linear(query, keys, bias)
-        if not self.normalised:
-            log_p = log_p - (r.square() / noise) * self.table.square().sum(-1) / 2
-        return log_p.log_softmax(-1)
-
-    def reading(
-        self, x: Float[Tensor, "B L D"], u: PerExample, rows: Mask | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """r, sigma^2 + r^2 sigma_0^2, and the gain, 0 at t = 1: to multiply with x or x[rows], in the dtype of x."""
-        t = (u * (len(self.alpha_bar) - 1)).round().long()
-        a, spread = self.alpha_bar[t], 1 - self.alpha_bar[1]
-        noise = 1 - a + a * spread
-        each = [v.to(x.dtype)[:, None] for v in (a.sqrt(), noise, a.sqrt() * spread / noise * (t > 1))]
-        return tuple(v[..., None] if rows is None else v.expand(rows.shape)[rows][:, None] for v in each)
-
-
-class Reader(nn.Module):
-    """Vectors in, one law over classes out, from the mean over the words of each sentence: a classifier of x_t."""
-
-    def __init__(self, D: int, classes: int, width: int = 64, heads: int = 4, depth: int = 2):
-        super().__init__()
-        self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, classes))
-        self.trunk = Transformer(width, heads, depth)
-
-    def forward(
-        self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None
-    ) -> Float[Tensor, "B classes"]:
-        h = self.trunk(self.enter(x), u, mask)
-        if mask is None:
-            return self.leave(h.mean(1))
-        return self.leave((h * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+    def explain(self, x: Tensor, u: PerExample, **given) -> tuple[Tensor, Tensor]:
+        """Its estimate and the log law of words behind it, given that."""
+        return self.inner.explain(x, u, **{**self.given, **given})

@@ -284,8 +284,8 @@ class SEDD(Process):
 
     def _on_masks(self, model: Network, x_t: Tokens, t: Times, where: Mask) -> Float[Tensor, "n V"]:
         """The network's f at the masks `where` only; a network that takes rows works out no others."""
-        takes_rows = getattr(model, "takes_rows", False)
-        out = model(x_t, self.u(t), rows=where) if takes_rows else model(x_t, self.u(t))[where]
+        takes_at = getattr(model, "takes_at", False)
+        out = model(x_t, self.u(t), at=where) if takes_at else model(x_t, self.u(t))[where]
         if self.mass == "known":
             return self._right_mass(upcast(out))
         if self.scaled:

@@ -40,7 +40,7 @@ def uniform_process(**options) -> D3PM:
 
 def network(process: Process, width: int = 96, depth: int = 3) -> TokenNet:
     """Half a million weights, the same for all of them; 0.16 million for the one of a minute."""
-    return TokenNet(process.noise.K, K, width, heads=4, depth=depth, spread=4)
+    return TokenNet(process.noise.K, K, width, heads=4, depth=depth, radius=4)
 
 
 def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 32) -> dict:

@@ -22,7 +22,7 @@ from ..dpm_solver import DPMSolver
 from ..evaluate import Estimate
 from ..files import needs
 from ..infilling import keep
-from ..nets import CausalNet, MixingNet
+from ..nets import CausalNet
 from ..optimal_variance import DDIM
 from ..process import Process, last, sample
 from ..sde import VP
@@ -42,6 +42,7 @@ from ..sentences import (
 )
 from ..sentences import verses as bible
 from ..text_metrics import distinct, mbr, self_bleu
+from ..word_nets import MixingNet
 from . import Recipe, spaced
 from .diffusion_lm import BEST, from_company, from_frequencies, renoise, table
 
@@ -125,7 +126,7 @@ class Task:
 
     def network(self, width: int = 128, depth: int = 4) -> MixingNet:
         """Normalised embeddings, self-conditioning, a look at the neighbours, and the frequencies of the words."""
-        settings = {"normalised": True, "recall": True, "spread": 4, "said": len(self.spoken)}
+        settings = {"normalised": True, "recall": True, "radius": 4, "K_out": len(self.spoken)}
         model = MixingNet(len(self.vocabulary), self.width, table(), width, 4, depth, **settings)
         rows = self.rows(self.pairs())
         if self.least > 1:  # many words: those that keep company in a row are a word and its translation

@@ -34,7 +34,6 @@ from ..diffusion_lm import (
 )
 from ..dpm_solver import DPMSolver
 from ..evaluate import Estimate
-from ..nets import MixingNet, Reader
 from ..ngram import SentenceJudge
 from ..optimal_variance import DDIM, Renoise
 from ..process import Process, last, sample
@@ -55,6 +54,7 @@ from ..sentences import (
 from ..shapes import Mask, Tokens
 from ..text_metrics import copied, distinct, self_bleu
 from ..train import train, warmup_cosine
+from ..word_nets import MixingNet, SentenceClassifier
 from . import Measurement, Recipe, shipped, spaced
 
 LENGTH, WIDTH, T = 64, 32, 2000
@@ -102,7 +102,7 @@ def network(width: int = 128, depth: int = 8, **options) -> MixingNet:
         "normalised": True,
         "recall": True,
         "classes": len(GENRES),
-        "spread": 4,
+        "radius": 4,
         "tied": False,
         "guess": True,
     } | options
@@ -123,7 +123,7 @@ def from_company(model: MixingNet, tokens: Tokens, window: int) -> None:
 @torch.no_grad()
 def from_frequencies(model: MixingNet, said: torch.Tensor) -> None:
     """Start the bias from how often each word is said; a network that guesses takes it for its prior, too."""
-    model.bias.copy_((said.bincount(minlength=model.said) + 0.1).log())
+    model.bias.copy_((said.bincount(minlength=model.K_out) + 0.1).log())
     model.bias -= model.bias.logsumexp(0)
     if model.guess is not None:
         model.prior.copy_(model.bias)
@@ -288,8 +288,8 @@ def control(
         "genre, classifier-free 3": (best, Free(model, mask, label, 3.0), None),
         "genre, classifier": (Guided(best, likes, lr=0.1), Recalling(model, mask), None),
         "length": (best, Recalling(model, mask), None),
-        "start": (best, Recalling(model, mask), anchor(model, some.tokens, start)),
-        "infilling": (best, Recalling(model, mask), anchor(model, some.tokens, mask & ~hole)),
+        "start": (best, Recalling(model, mask), anchor(model, some.tokens, start, approximate=True)),
+        "infilling": (best, Recalling(model, mask), anchor(model, some.tokens, mask & ~hole, True)),
     }
     table = {}
     for name, (way, network, clamp) in asked.items():
@@ -314,11 +314,11 @@ def middle(mask: Mask) -> Mask:
     return (place >= length // 3) & (place < length - length // 3)
 
 
-def read(process: DiffusionLM, model: nn.Module, steps: int) -> Reader:
+def read(process: DiffusionLM, model: nn.Module, steps: int) -> SentenceClassifier:
     """A classifier of x_t, trained for so many steps."""
     device = process.device
     with torch.enable_grad():
-        reader, task = Reader(WIDTH, len(GENRES)).to(device), Labels(process, model)
+        reader, task = SentenceClassifier(WIDTH, len(GENRES)).to(device), Labels(process, model)
         stream = (batch.to(device) for batch in bucketed(sentences()[0], 32))
         return last(train(task, reader, stream, steps, lr=warmup_cosine(3e-3, steps), ema=0.99)).average
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from course_lib.diffusion_lm import DiffusionLM, Within, nearest
-from course_lib.nets import MixingNet
 from course_lib.process import last, sample
 from course_lib.schedules import sqrt, table
 from course_lib.text_metrics import mbr
+from course_lib.word_nets import MixingNet
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 K, D = 30_522, 128

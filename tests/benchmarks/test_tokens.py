@@ -74,15 +74,15 @@ def test_corrupt(benchmark, who):
 class Head(torch.nn.Module):
     """The last layer of a network: states and a table of words."""
 
-    takes_rows = True
+    takes_at = True
 
     def __init__(self, B, L, width=128):
         super().__init__()
         self.h = torch.nn.Parameter(torch.randn(B, L, width))
         self.words = torch.nn.Parameter(torch.randn(BIG, width) / width**0.5)
 
-    def forward(self, x, u, rows=None):
-        return (self.h if rows is None else self.h[rows]) @ self.words.T
+    def forward(self, x, u, at=None):
+        return (self.h if at is None else self.h[at]) @ self.words.T
 
 
 def dense_loss(model, noise, x0, t):
@@ -123,10 +123,10 @@ def test_sampling_when_one_in_a_hundred_opens(benchmark, who):
     t = torch.full((8,), 100, device=DEVICE)
     logits = model(x, t).detach()
 
-    def network(x, u, rows):
-        return logits[rows]  # its work is not what is timed
+    def network(x, u, at):
+        return logits[at]  # its work is not what is timed
 
-    network.takes_rows = True
+    network.takes_at = True
 
     def everywhere():
         reveal = noise.reveals(t - 1, t).float()[:, None, None]
@@ -219,10 +219,10 @@ def test_continuous_step_when_one_in_a_hundred_opens(benchmark, who):
     t, s = torch.full((4,), 1.0, device=DEVICE), torch.full((4,), 0.99, device=DEVICE)
     logits = model(x, t).detach()
 
-    def network(x, u, rows):  # its work is not what is timed
-        return logits.reshape(-1, BIG) if rows.all() else logits[rows]
+    def network(x, u, at):  # its work is not what is timed
+        return logits.reshape(-1, BIG) if at.all() else logits[at]
 
-    network.takes_rows = True
+    network.takes_at = True
 
     def everywhere():
         reveal = noise.reveals(s, t).float()[:, None, None]

@@ -19,7 +19,7 @@ from course_lib.infilling import approximately
 from course_lib.likelihood import ProbabilityFlow
 from course_lib.mask_uniform import MaskUniform
 from course_lib.mdlm import MDLM
-from course_lib.nets import MLP, CausalNet, EmbeddingNet, MixingNet, TokenNet, UNet
+from course_lib.nets import MLP, CausalNet, TokenNet, UNet
 from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, LossAware, Renoise
 from course_lib.process import Process, last, sample
 from course_lib.sde import VE, VP, SubVP
@@ -30,6 +30,7 @@ from course_lib.solvers import RK4, Ancestral, Heun, PredictorCorrector
 from course_lib.stationary import Uniform
 from course_lib.structured import gaussian
 from course_lib.train import train
+from course_lib.word_nets import EmbeddingNet, MixingNet
 
 B = 8
 SYSTEMS = {  # name: (process, network, batch of data)
@@ -114,13 +115,13 @@ def pairs(process, net):
 
 def tokens(noise, **options):
     """A D3PM of 6 tokens, its network and a batch."""
-    net = TokenNet(noise.K, 5, 16, 2, 1, spread=1)
+    net = TokenNet(noise.K, 5, 16, 2, 1, radius=1)
     return D3PM(noise, 6, **options), net, torch.randint(0, 5, (B, 6))
 
 
 def ratios(noise, kind=SEDD, **options):
     """A system in continuous time, of 6 tokens, its network and a batch."""
-    net = TokenNet(noise.K, 5, 16, 2, 1, spread=1)
+    net = TokenNet(noise.K, 5, 16, 2, 1, radius=1)
     return kind(noise, 6, **options), net, torch.randint(0, 5, (B, 6))
 
 

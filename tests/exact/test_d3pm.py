@@ -333,13 +333,13 @@ def test_cross_entropy_is_of_the_networks_own_law(predicts):
 def test_rows_give_the_same_loss_and_samples():
     """A network that works out its head on some rows only is the same network."""
     process = D3PM(Absorbing(V, LINE), 5)
-    net = TokenNet(V + 1, V, 16, 2, 1, spread=1)
+    net = TokenNet(V + 1, V, 16, 2, 1, radius=1)
     for p in net.parameters():
         p.data.normal_(std=0.5)
     x0, t = torch.randint(0, V, (8, 5)), process.sample_t(8)
     outcomes = []
     for rows in (False, True):
-        net.takes_rows = rows
+        net.takes_at = rows
         torch.manual_seed(1)
         loss = process.loss(net, x0, t)
         grads = torch.autograd.grad(loss.mean(), list(net.parameters()))
@@ -351,14 +351,14 @@ def test_rows_give_the_same_loss_and_samples():
     assert abs(outcomes[0][-1] - outcomes[1][-1]) < 0.04
 
 
-def test_a_network_that_takes_rows_is_asked_for_rows_only():
+def test_a_network_that_takes_at_is_asked_for_rows_only():
     process, asked = D3PM(Absorbing(V, LINE), 5), []
 
-    def net(x, u, rows):  # fails without rows
-        asked.append(rows)
-        return torch.zeros(int(rows.sum()), V)
+    def net(x, u, at):  # fails without at
+        asked.append(at)
+        return torch.zeros(int(at.sum()), V)
 
-    net.takes_rows = True
+    net.takes_at = True
     x0 = torch.randint(0, V, (8, 5))
     process.loss(net, x0, process.sample_t(8))
     x = process.step(net, torch.full((8, 5), V), torch.full((8,), T), torch.full((8,), T - 1))

@@ -11,12 +11,12 @@ from course_lib.data import MarkovLanguage
 from course_lib.ddpm import DDPM
 from course_lib.diffusion_lm import DiffusionLM, Free, Recalling, Rounded, Within, nearest
 from course_lib.dpm_solver import DPMSolver
-from course_lib.nets import EmbeddingNet, MixingNet, Reader
 from course_lib.optimal_variance import DDIM, Analytic
 from course_lib.oracle import DataOracle, SentenceOracle
 from course_lib.process import last, sample
 from course_lib.sde import VP
 from course_lib.sentences import PAD, Labelled
+from course_lib.word_nets import EmbeddingNet, MixingNet, SentenceClassifier
 
 T, L, W, K = 40, 5, 3, 6
 TABLE = S.table(S.sqrt(), T)
@@ -382,7 +382,9 @@ def test_labels_are_hidden_now_and_then():
     model, process = net(classes=3), DiffusionLM(TABLE, L, W)
     seen = []
     explain = model.explain
-    model.explain = lambda x, u, mask, before, label: seen.append(label) or explain(x, u, mask, before, label)
+    model.explain = lambda x, u, mask=None, before=None, label=None, at=None: (
+        seen.append(label) or explain(x, u, mask, before, label, at)
+    )
     tokens = torch.randint(0, K, (4000, L))
     process.loss(model, Labelled(tokens, torch.arange(4000) % 3), process.sample_t(4000))
     hidden = (seen[0] == 3).float().mean().item()
@@ -395,8 +397,8 @@ def test_a_network_that_recalls_is_trained_with_its_own_estimate_half_of_the_tim
     model, process = net(recall=True), DiffusionLM(TABLE, L, W)
     tokens, t = torch.randint(0, K, (2000, L)), torch.full((2000,), 30)
     seen, explain = [], model.explain
-    model.explain = lambda x, u, mask, before, label: (
-        seen.append((x, before)) or explain(x, u, mask, before, label)
+    model.explain = lambda x, u, mask=None, before=None, label=None, at=None: (
+        seen.append((x, before)) or explain(x, u, mask, before, label, at)
     )
     process.loss(model, tokens, t)
     x, before = seen[0]
@@ -481,9 +483,9 @@ def test_guidance_recalls_what_the_label_said():
 class Asked(MixingNet):
     """Remembers which positions it was asked for."""
 
-    def explain(self, x, u, mask=None, before=None, label=None, rows=None):
-        self.rows = [*getattr(self, "rows", []), rows]
-        return super().explain(x, u, mask, before, label, rows)
+    def explain(self, x, u, mask=None, before=None, label=None, at=None):
+        self.rows = [*getattr(self, "rows", []), at]
+        return super().explain(x, u, mask, before, label, at)
 
 
 @pytest.mark.parametrize("rounding", ["gold", "prediction", "none"])
@@ -496,7 +498,7 @@ def test_loss_and_bound_ask_for_words_only_and_are_the_same(rounding):
     mask = tokens != PAD
     found = {}
     for takes in (True, False):
-        model.takes_rows = takes
+        model.takes_at = takes
         for name in ("loss", "bound", "term"):
             torch.manual_seed(2)
             value = getattr(process, name)(model, tokens, t)
@@ -566,7 +568,9 @@ def test_rounded_sampling_ends_on_embeddings():
 def test_infilling_keeps_what_is_known(unchecked):
     process, model, tokens = DiffusionLM(TABLE, L, W), net(), torch.randint(0, K, (6, L))
     known = torch.rand(6, L) < 0.5
-    clamp = D.anchor(model, tokens, known)
+    with pytest.raises(ValueError, match="clamp is not exact for DiffusionLM"):
+        sample(process, model, 6, 5, clamp=D.anchor(model, tokens, known))
+    clamp = D.anchor(model, tokens, known, approximate=True)
     for _, x in sample(process, model, 6, 5, clamp=clamp):
         assert x[known].equal(model.embedding.weight[tokens][known]) and not x[~known].isnan().any()
     assert process.decode(model, x)[known].equal(tokens[known])
@@ -723,7 +727,7 @@ def test_proofreading_checks_its_settings():
 
 def test_labels_train_a_classifier_of_noised_sentences():
     model, process = net(), DiffusionLM(TABLE, L, W)
-    task, reader = D.Labels(process, model), Reader(W, 3, 16, 2, 1)
+    task, reader = D.Labels(process, model), SentenceClassifier(W, 3, 16, 2, 1)
     for p in reader.parameters():
         p.data.normal_(std=0.3)
     data, t = Labelled(ids(), I([0, 2, 1, 0])), I([1, 5, 20, T])
@@ -740,7 +744,7 @@ def test_labels_train_a_classifier_of_noised_sentences():
     torch.testing.assert_close(reader(x_t, t / T, mask), reader.leave(want))
     every = torch.ones(4, L, dtype=torch.bool)
     torch.testing.assert_close(reader(x_t, t / T), reader(x_t, t / T, every), rtol=1e-4, atol=1e-5)
-    assert not Reader(W, 3)(x_t, t / T).any()  # says nothing before it is trained
+    assert not SentenceClassifier(W, 3)(x_t, t / T).any()  # says nothing before it is trained
 
 
 def test_guided_steps_are_adagrad_on_the_two_terms():

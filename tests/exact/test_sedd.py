@@ -624,7 +624,7 @@ def test_counted_loss_is_per_token():
 
 
 def test_rows_give_the_same_loss_and_samples():
-    net = TokenNet(V + 1, V, 16, 2, 1, spread=1)
+    net = TokenNet(V + 1, V, 16, 2, 1, radius=1)
     for p in net.parameters():
         p.data.normal_(std=0.3)
     known = lambda noise, length: SEDD(noise, length, mass="known")  # noqa: E731
@@ -633,7 +633,7 @@ def test_rows_give_the_same_loss_and_samples():
         x0, t = torch.randint(0, V, (8, 5)), process.sample_t(8)
         outcomes = []
         for rows in (False, True):
-            net.takes_rows = rows
+            net.takes_at = rows
             torch.manual_seed(1)
             loss = process.loss(net, x0, t)
             outcomes.append([loss, *torch.autograd.grad(loss.mean(), list(net.parameters()))])
@@ -643,11 +643,11 @@ def test_rows_give_the_same_loss_and_samples():
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         assert abs(outcomes[0][-1] - outcomes[1][-1]) < 0.04
 
-        def spy(x, u, rows, asked=asked):
-            asked.append(int(rows.sum()))
+        def spy(x, u, at, asked=asked):
+            asked.append(int(at.sum()))
             return torch.zeros(asked[-1], V)
 
-        spy.takes_rows = True
+        spy.takes_at = True
         x = tensor([[0, 3, 1, 3, 3]])
         process.loss(spy, x0[:1], t[:1])
         process.step(spy, x, tensor([1.0]), tensor([0.0]))
@@ -662,11 +662,11 @@ def test_a_known_mass_asks_about_masks_that_open(sampler):
     """How many are asked is how many open: a fair draw with the noise's chance, Euler's its own."""
     asked = []
 
-    def spy(x, u, rows):
-        asked.append(int(rows.sum()))
+    def spy(x, u, at):
+        asked.append(int(at.sum()))
         return torch.randn(asked[-1], V)
 
-    spy.takes_rows = True
+    spy.takes_at = True
     x, clock = torch.full((500, 6), V), S.geometric(1e-2, 10.0)
     process = SEDD(Absorbing(V, clock), 6, sampler, mass="known")
     for t, s in ((0.9, 0.8), (0.5, 0.45), (0.7, 0.0)):

