@@ -1,33 +1,45 @@
 """Absorbing noise: tokens become MASK and stay so (D3PM, arXiv:2107.03006, appendix A.2.2; MDLM, SEDD, MD4)."""
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from .categorical import Law, LogLaw, PerToken, Semigroup, draw, happens, kept_and_lost, pick
 from .schedules import Schedule
-from .shapes import Mask, PerExample, Table, Times, Tokens, check_count, per_example, widest
+from .shapes import Mask, PerExample, Table, Times, Tokens, check_choice, check_count, per_example, widest
 
 
 class Absorbing(Semigroup):
-    """A token is kept with probability alpha, else it becomes MASK = V and stays so.  (D3PM, appendix A.2.2)"""
+    """A token is kept with probability alpha, else it becomes MASK = V and stays so.
 
-    def __init__(self, V: int, clock: Table | Schedule):
+    prior  what stands at T in place of the share alpha_T of tokens that the clock leaves:
+           "uniform": random tokens. prior_kl is alpha_T log V, and what is called a bound is one
+           "mask":    MASK, as in published samplers. Nothing then explains the tokens that are left: prior_kl and the
+                      bound are infinite. Published numbers leave this term out, so they are no bounds
+           Where the clock leaves nothing both are the same, and prior_kl is 0.
+    """
+
+    def __init__(self, V: int, clock: Table | Schedule, prior: Literal["uniform", "mask"] = "uniform"):
         check_count("V", V, least=2)
+        check_choice("prior", prior, ("uniform", "mask"))
         super().__init__(clock)
         self.V, self.K, self.mask = V, V + 1, V
+        self.leftovers = prior
 
     def after(self, p: Law, log_alpha: PerExample) -> Law:
-        a, lost = (v.to(p.dtype) for v in kept_and_lost(log_alpha, p))
-        gone = lost * p[..., : self.V].sum(-1, keepdim=True)
-        return torch.cat([a * p[..., : self.V], p[..., self.V :] + gone], -1)
+        kept, lost = kept_and_lost(log_alpha, p)
+        tokens, mask = p[..., : self.V], p[..., self.V :]
+        return torch.cat([kept * tokens, mask + lost * tokens.sum(-1, keepdim=True)], -1)
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
-        a, lost = kept_and_lost(log_alpha, x)
-        kept = a[..., None] * F.one_hot(x, self.K)
-        masked = torch.cat([lost.expand(-1, self.V), torch.ones_like(lost)], -1)[:, None]  # (B, 1, K)
-        return torch.where((x == self.mask)[..., None], masked, kept)
+        kept, lost = (v[..., None] for v in kept_and_lost(log_alpha, x))
+        of_token = kept * F.one_hot(x, self.K)
+        of_mask = F.pad(lost.expand(-1, -1, self.V), (0, 1), value=1.0)  # (B, 1, K)
+        return torch.where((x == self.mask)[..., None], of_mask, of_token)
 
     def rates(self, x: Tokens) -> Law:
         is_mask = widest(x == self.mask)[..., None]
@@ -35,36 +47,54 @@ class Absorbing(Semigroup):
 
     def corrupt(self, x_s: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_t ~ q(x_t | x_s)."""
-        return torch.where(
-            happens(per_example(self.log_alpha_ratio(s, t).exp(), x_s).expand(x_s.shape)), x_s, self.mask
-        )
+        kept, _ = kept_and_lost(self.log_alpha_ratio(s, t), x_s)
+        return torch.where(happens(kept.expand(x_s.shape), t), x_s, self.mask)
+
+    # Backward: a mask opens, and then a token is drawn
 
     def reveals(self, s: Times, t: Times) -> PerExample:
         """The chance that a MASK at t is a token at s: (alpha_s - alpha_t) / (1 - alpha_t)."""
-        return (
-            self.log_alpha(s).exp() * torch.expm1(self.log_alpha_ratio(s, t)) / torch.expm1(self.log_alpha(t))
-        )
+        alpha_s, ratio = self.log_alpha(s).exp(), self.log_alpha_ratio(s, t)
+        return alpha_s * torch.expm1(ratio) / torch.expm1(self.log_alpha(t))
 
     def opened(self, x_t: Tokens, s: Times, t: Times) -> Mask:
         """Which masks become tokens on the way from t to s; no network is asked."""
-        return (x_t == self.mask) & happens(per_example(self.reveals(s, t), x_t).expand(x_t.shape))
+        chance = per_example(self.reveals(s, t), x_t).expand(x_t.shape)
+        return (x_t == self.mask) & happens(chance, t)
 
     def step(self, log_p0: LogLaw, x_t: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_s ~ posterior(p0, x_t): open some masks, then draw what is under them."""
-        return torch.where(self.opened(x_t, s, t), draw(log_p0.exp()), x_t)
+        opened = self.opened(x_t, s, t)
+        return torch.where(opened, draw(widest(log_p0).exp(), t), x_t)
 
     def kl(self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times) -> PerToken:
         """reveals(s, t) times -log p0(x_0) on masks, 0 elsewhere; nats per token."""
-        return per_example(self.reveals(s, t), x0) * (x_t == self.mask) * -widest(pick(log_p0, x0))
+        surprise = -widest(pick(log_p0, x0))
+        chance = per_example(self.reveals(s, t), x0)
+        return torch.where(x_t == self.mask, chance * surprise, 0.0)
+
+    # The far end
+
+    def prior(self) -> Float[Tensor, " K"]:
+        """All MASK, but for the share alpha_T of random tokens if leftovers are "uniform"."""
+        if self.leftovers == "uniform":
+            return super().prior()
+        return widest(F.one_hot(torch.tensor(self.mask, device=self.device), self.K))
 
     def prior_kl(self, x0: Tokens) -> PerToken:
-        """alpha_T log V: a token that is left over is random in the prior."""
-        left = self.log_alpha(self._ends(x0)[1]).exp()
-        return (per_example(left, x0) * math.log(self.V)).expand(x0.shape)
+        """alpha_T log V: a token that is left over is random in the prior. Infinite if the prior has no such tokens."""
+        _, end = self.ends(x0)
+        left = per_example(self.log_alpha(end).exp(), x0).expand(x0.shape)
+        if self.leftovers == "mask":
+            return torch.where(left > 0, math.inf, left)
+        return left * math.log(self.V)
+
+    # What x_0 is, said in other ways
 
     def loo_from_posterior(self, log_p: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """The same law: a mask says nothing about its own token, and other tokens are not in question."""
         return log_p.log_softmax(-1)
 
     def unmix(self, c: LogLaw, t: Times) -> LogLaw:
+        """The same, up to a factor."""
         return c

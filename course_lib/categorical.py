@@ -11,38 +11,71 @@ to 1. Uniform and Gaussian matrices are symmetric and hide a mix-up; absorbing o
                   StepMatrices;  gaussian, band
 
 All but StepMatrices are semigroups: Q depends on alpha_t / alpha_s alone, so the clock is a table (whole times 0..T) or
-a schedule (times in [0, 1]). Methods take one s and one t per example, s <= t.
+a schedule (times in [0, 1]). Methods take one s and one t per example, s <= t. Laws are float64.
 """
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from .finite import note
 from .schedules import Schedule, Tables, check_table
-from .shapes import PerExample, Table, Times, Tokens, describe, per_example, widest
+from .shapes import PerExample, Table, Times, Tokens, describe, per_example, upcast, widest
 
-Law = Float[Tensor, "B L K"]  # one distribution over tokens per position
+Law = Float[Tensor, "B L K"]  # one distribution over tokens per position, float64
 LogLaw = Float[Tensor, "B L V"]
 PerToken = Float[Tensor, "B L"]
 
 # Drawing
 
 
-def draw(p: Float[Tensor, "*shape K"]) -> Int[Tensor, "*shape"]:
+def draw(p: Float[Tensor, "*shape K"], t: Shaped[Tensor, " B"] | None = None) -> Int[Tensor, "*shape"]:
     """One token from each law p, normalised or not: a uniform number against the running sum, in float64.
 
     The usual race, argmax(log p + Gumbel), in float32 draws a token of mass q against one of mass near 1 with
     probability q u / (e^u - 1), u = 2^-24 / q: rare tokens never come (arXiv:2409.02908).
+    FloatingPointError for a p that is no law: NaN, infinite, negative, or 0 everywhere. At once on a CPU; elsewhere
+    when the running loop reads its watch. t, one per example, is for the message only.
     """
-    total = widest(p).cumsum(-1)
-    u = torch.rand_like(total[..., :1]) * total[..., -1:]
-    return torch.searchsorted(total, u, right=True).squeeze(-1).clamp(max=p.shape[-1] - 1)
+    below = running_sum(p, t)
+    total = below[..., -1:]
+    u = torch.rand_like(total) * total
+    return find(below, u).squeeze(-1)
 
 
-def happens(p: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-    """True with probability p; drawn in float64, since float32 knows chances in steps of 2^-24 only."""
-    p = widest(p)
+def draw_many(p: Float[Tensor, " K"], shape: tuple[int, ...]) -> Int[Tensor, "*shape"]:
+    """Tokens of this shape, each on its own from the one law p. As `draw`, but with one running sum for all."""
+    below = running_sum(p)
+    u = torch.rand(shape, dtype=below.dtype, device=below.device) * below[-1]
+    return find(below, u)
+
+
+def running_sum(p: Float[Tensor, "*shape K"], t: Times | None = None) -> Float[Tensor, "*shape K"]:
+    """p_0 + ... + p_k for each k, float64. Says so if p is no law, as `draw` does."""
+    p = p.detach()
+    below = widest(p).cumsum(-1)
+    total = below[..., -1]
+    # Both comparisons are false for NaN, which amin and cumsum pass on.
+    good = (p.amin(-1) >= 0) & (total > 0) & total.isfinite()
+    note("each law to draw from", good, t, must="finite, not negative and not 0 everywhere")
+    return below
+
+
+def find(below: Float[Tensor, "*shape K"], u: Float[Tensor, "*shape n"]) -> Int[Tensor, "*shape n"]:
+    """The first token whose running sum is above u."""
+    token = torch.searchsorted(below, u, right=True)
+    # For a law of NaN on a GPU, which is noted but goes on: an index out of range would stop the device.
+    return token.clamp(max=below.shape[-1] - 1)
+
+
+def happens(p: Float[Tensor, "*shape"], t: Shaped[Tensor, " B"] | None = None) -> Bool[Tensor, "*shape"]:
+    """True with probability p, always if p >= 1; drawn in float64, since float32 has steps of 2^-24 only.
+
+    FloatingPointError for p that is NaN or infinite, as in `draw`.
+    """
+    p = widest(p.detach())
+    note("each chance", p.isfinite(), t)
     return torch.rand_like(p) < p
 
 
@@ -66,7 +99,7 @@ class Noise(Tables):
     mask: int | None = None
 
     def mix(self, p: Float[Tensor, "B L _"], s: Times, t: Times) -> Law:
-        """p Q_{s->t}: the law of x_t if x_s has the law p. p may have V entries instead of K."""
+        """p Q_{s->t}: the law of x_t if x_s has the law p, float64. p may have V entries instead of K."""
         raise NotImplementedError
 
     def likelihood(self, x_t: Tokens, s: Times, t: Times) -> Law:
@@ -74,17 +107,17 @@ class Noise(Tables):
         raise NotImplementedError
 
     def row(self, x_s: Tokens, s: Times, t: Times) -> Law:
-        """Row x_s of Q_{s->t}: the law of x_t given x_s, float64."""
+        """Row x_s of Q_{s->t}: the law of x_t given x_s."""
         return self.mix(widest(F.one_hot(x_s, self.K)), s, t)
 
     def matrix(self, s: Times, t: Times) -> Float[Tensor, "B K K"]:
-        """Q_{s->t} written out, for pictures and tests; float64."""
+        """Q_{s->t} written out, for pictures and tests."""
         eye = widest(torch.eye(self.K, device=t.device))
         return self.mix(eye.expand(len(t), -1, -1), s, t)
 
     def corrupt(self, x_s: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_t ~ q(x_t | x_s)."""
-        return draw(self.row(x_s, s, t))
+        return draw(self.row(x_s, s, t), t)
 
     def posterior(self, p0: Float[Tensor, "B L _"], x_t: Tokens, s: Times, t: Times) -> Law:
         """likelihood(x_t) times p0 Q_{0->s}, normalised: sum_k q(x_s, x_t | k) p0(k) / its sum.  (D3PM, eqs. 3 and 4)
@@ -92,24 +125,29 @@ class Noise(Tables):
         With p0 = one-hot x_0 it is q(x_s | x_t, x_0). With p0(k) = p(x_0 = k | the other tokens of x_t) it is the exact
         reverse step. p0 must not be p(x_0 | x_t), which has counted x_t already.
         """
-        p = self.likelihood(x_t, s, t).to(p0.dtype) * self.mix(p0, torch.zeros_like(s), s)
-        return p / p.sum(-1, keepdim=True)
+        prior = self.mix(p0, torch.zeros_like(s), s)
+        joint = self.likelihood(x_t, s, t) * prior
+        return joint / joint.sum(-1, keepdim=True)
 
     def step(self, log_p0: LogLaw, x_t: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_s ~ posterior(p0, x_t), p0 = exp(log_p0)."""
-        return draw(self.posterior(widest(log_p0).exp(), x_t, s, t))
+        p0 = widest(log_p0).exp()
+        return draw(self.posterior(p0, x_t, s, t), t)
 
     def kl(self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times) -> PerToken:
         """KL(q(x_s | x_t, x_0) || posterior(p0, x_t)) in nats per token; at s = 0 it is -log p(x_0 | x_t).
 
         The likelihood of x_t stands in both laws, so it cancels in their ratio.
         """
-        start, lik = torch.zeros_like(s), self.likelihood(x_t, s, t)
-        want, have = self.row(x0, start, s), self.mix(widest(log_p0).exp(), start, s)
-        z_want, z_have = (lik * want).sum(-1), (lik * have).sum(-1)
-        q = lik * want / z_want[..., None]
-        ratio = torch.where(q > 0, want, 1).log() - torch.where(q > 0, have, 1).log()
-        return (q * ratio).sum(-1) - z_want.log() + z_have.log()
+        start = torch.zeros_like(s)
+        likelihood = self.likelihood(x_t, s, t)
+        true = self.row(x0, start, s)
+        said = self.mix(widest(log_p0).exp(), start, s)
+        z_true, z_said = (likelihood * true).sum(-1), (likelihood * said).sum(-1)
+        q = likelihood * true / z_true[..., None]
+        # log 1 stands where q = 0, so that neither the value nor the gradient meets 0 times infinity.
+        log_ratio = torch.where(q > 0, true, 1).log() - torch.where(q > 0, said, 1).log()
+        return (q * log_ratio).sum(-1) - z_true.log() + z_said.log()
 
     # The far end
 
@@ -117,34 +155,42 @@ class Noise(Tables):
         """The law of x_T if x_0 is uniform over the V tokens: what sampling starts from.
 
         Uniform where the matrices are doubly stochastic; all MASK, but for what the clock leaves, for absorbing noise.
+        `draw_many(noise.prior(), (n, length))` draws sequences from it.
         """
-        flat = widest(torch.ones(1, 1, self.V, device=self.device)) / self.V
-        return self.mix(flat, *self._ends(flat))[0, 0]
+        uniform = widest(torch.ones(1, 1, self.V, device=self.device)) / self.V
+        start, end = self.ends(uniform)
+        return self.mix(uniform, start, end)[0, 0]
 
     def prior_kl(self, x0: Tokens) -> PerToken:
         """KL(q(x_T | x_0) || prior) in nats per token."""
-        q = self.row(x0, *self._ends(x0))
+        start, end = self.ends(x0)
+        q = self.row(x0, start, end)
         return (torch.xlogy(q, q) - torch.xlogy(q, self.prior())).sum(-1)
 
-    def _ends(self, x: Tensor) -> tuple[Times, Times]:
+    def ends(self, x: Tensor) -> tuple[Times, Times]:
+        """0 and T for each example of x."""
         end = torch.full((len(x),), self.T, device=x.device)
         return torch.zeros_like(end), end
 
-    # Three ways to say what x_0 is. All are logs; laws come out normalised.
+    # Three ways to say what x_0 is. All are logs; laws come out normalised, in the network's dtype or float32.
 
     def posterior_from_loo(self, log_p: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """log p(x_0 | x_t) from log p(x_0 | the other tokens of x_t): add log q(x_t | x_0)."""
+        log_p = upcast(log_p)
         return (log_p + self.log_evidence(log_p, x_t, t)).log_softmax(-1)
 
     def loo_from_posterior(self, log_p: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """log p(x_0 | the other tokens of x_t) from log p(x_0 | x_t): take log q(x_t | x_0) off, where it is finite."""
+        log_p = upcast(log_p)
         evidence = self.log_evidence(log_p, x_t, t)
         return (log_p - torch.where(evidence.isinf(), 0, evidence)).log_softmax(-1)
 
     def score_from_loo(self, log_p: LogLaw, x_t: Tokens, t: Times) -> Law:
         """log of SEDD's score p(x_t with y here) / p(x_t), for all K states y; 0 at y = x_t."""
-        log_c = self.mix(widest(log_p).softmax(-1), torch.zeros_like(t), t).log()
-        return (log_c - log_c.gather(-1, x_t[..., None])).to(log_p.dtype)
+        p0 = widest(log_p).softmax(-1)
+        log_c = self.mix(p0, torch.zeros_like(t), t).log()
+        log_score = log_c - pick(log_c, x_t)[..., None]
+        return log_score.to(upcast(log_p).dtype)
 
     def loo_from_score(self, log_s: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """log p(x_0 | the other tokens of x_t) from the log scores of the V tokens.
@@ -154,7 +200,8 @@ class Noise(Tables):
         """
         p = self.unmix(widest(log_s).softmax(-1), t)
         p = p.clamp(min=torch.finfo(p.dtype).tiny)
-        return (p.log() - p.sum(-1, keepdim=True).log()).to(log_s.dtype)
+        log_p = p.log() - p.sum(-1, keepdim=True).log()
+        return log_p.to(upcast(log_s).dtype)
 
     def unmix(self, c: LogLaw, t: Times) -> LogLaw:
         """c Q_{0->t}^-1 over the V tokens, up to a factor; here by solving linear equations."""
@@ -162,67 +209,88 @@ class Noise(Tables):
         return torch.linalg.solve(Q, c, left=False)
 
     def log_evidence(self, log_p: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
-        return self.likelihood(x_t, torch.zeros_like(t), t)[..., : self.V].log().to(log_p.dtype)
+        """log q(x_t | x_0 = k) for the V tokens k, up to a number per position; in log_p's dtype."""
+        likelihood = self.likelihood(x_t, torch.zeros_like(t), t)
+        return likelihood[..., : self.V].log().to(log_p.dtype)
 
-    def _pad(self, p: Tensor) -> Tensor:
-        return F.pad(p, (0, self.K - p.shape[-1])) if p.shape[-1] < self.K else p
+    # Bad input
 
-    def check_tokens(self, name: str, x: Tensor, states: int) -> None:
-        """Raise unless x holds whole numbers in 0..states-1, (B, L), B >= 1. Off the CPU the range is not read."""
+    def check_tokens(self, name: str, x: Tensor, states: int) -> Tokens:
+        """x as int64, or an error unless it holds whole numbers in 0..states-1, (B >= 1, L >= 1).
+
+        Integers of any width will do. Off the CPU the range is not read.
+        """
         if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
             raise TypeError(f"{name} must hold integers, not {getattr(x, 'dtype', type(x).__name__)}")
         if x.ndim != 2 or not x.numel():
             raise ValueError(f"{name} must have shape (B >= 1, L >= 1), not {tuple(x.shape)}")
+        x = x.long()
         if x.device.type == "cpu":
             low, high = (v.item() for v in x.aminmax())
             if low < 0 or high >= states:
                 bad = low if low < 0 else high
-                known = "MASK, which no data may hold" if bad == self.mask else "no such token"
-                raise ValueError(f"{name} must lie in 0..{states - 1}, but holds {bad}: {known}")
+                reason = self.why_no_token(bad)
+                raise ValueError(f"{name} must lie in 0..{states - 1}, but holds {bad}: {reason}")
+        return x
+
+    def why_no_token(self, number: int) -> str:
+        """What is wrong with a number that is no token of the data."""
+        if number == self.mask:
+            return "MASK, which no data may hold"
+        if number in (-1, -100):
+            return "padding, which is no token; put any token there and leave the place out by a mask"
+        return "no such token"
 
 
 class Semigroup(Noise):
     """Noise whose matrix from s to t depends on log(alpha_t / alpha_s) alone.
 
-    clock is a table alpha_bar[0..T], whose last entry may be 0, or a schedule for times in [0, 1].
-    A subclass fills in after and column, which take that logarithm, one per example.
+    clock is a table alpha_bar[0..T], whose last entry may be 0, or a schedule for times in [0, 1]; one that is learned
+    gets its gradient through log_alpha, while a table is a constant.
+    A subclass fills in after and column, which take that logarithm, one per example; rates too for continuous time.
     """
 
     def __init__(self, clock: Table | Schedule):
         super().__init__()
         self.schedule = clock if isinstance(clock, Schedule) else None
-        log = torch.zeros(1).double() if self.schedule else check_table(clock, to_zero=True).log()
-        self.T = 1.0 if self.schedule else len(log) - 1
-        self.register_buffer("log_alpha_bar", log)
+        log_alpha_bar = torch.zeros(1).double() if self.schedule else check_clock(clock).log()
+        self.T = 1.0 if self.schedule else len(log_alpha_bar) - 1
+        self.register_buffer("log_alpha_bar", log_alpha_bar)
 
     def log_alpha(self, t: Times) -> PerExample:
         """log alpha_bar at t, float64; -inf where nothing is left. Time 0 is the data: a schedule that starts below 1
         does so at once, just after 0.
         """
         if not self.schedule:
-            return self.log_alpha_bar[t]
-        return torch.where(t == 0, 0.0, self.schedule.log_alpha_bar(widest(t)))
+            return self.log_alpha_bar[t.long()]
+        start = t == 0
+        # The schedule is not asked at 0, where a learned one may have a slope that is infinite.
+        u = widest(torch.where(start, 0.5, t))
+        return torch.where(start, 0.0, self.schedule.log_alpha_bar(u))
 
     def log_alpha_ratio(self, s: Times, t: Times) -> PerExample:
-        """log(alpha_t / alpha_s): how much of x_s is left in x_t."""
-        return self.log_alpha(t) - self.log_alpha(s)
+        """log(alpha_t / alpha_s): how much of x_s is left in x_t. 0 for equal alphas, also where nothing is left."""
+        at_s, at_t = self.log_alpha(s), self.log_alpha(t)
+        return torch.where(at_s == at_t, 0.0, at_t - at_s)
 
     def mix(self, p: Float[Tensor, "B L _"], s: Times, t: Times) -> Law:
-        return self.after(self._pad(p), self.log_alpha_ratio(s, t))
+        more_states = self.K - p.shape[-1]
+        p = F.pad(widest(p), (0, more_states)) if more_states else widest(p)
+        return self.after(p, self.log_alpha_ratio(s, t))
 
     def likelihood(self, x_t: Tokens, s: Times, t: Times) -> Law:
         return self.column(x_t, self.log_alpha_ratio(s, t))
 
     def after(self, p: Law, log_alpha: PerExample) -> Law:
-        """p Q(alpha)."""
+        """p Q(alpha), p in float64. alpha > 1 undoes noise: Q(1 / alpha) is the inverse of Q(alpha)."""
         raise NotImplementedError
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
-        """Column x of Q(alpha), float64."""
+        """Column x of Q(alpha)."""
         raise NotImplementedError
 
     def rates(self, x: Tokens) -> Law:
-        """Column x of R, but 0 at x itself: how fast each other state becomes x; Q = expm(-log alpha R). float64."""
+        """Column x of R, but 0 at x itself: how fast each other state becomes x; Q = expm(-log alpha R)."""
         raise NotImplementedError
 
 
@@ -234,11 +302,30 @@ def kept_and_lost(log_alpha: PerExample, x: Tensor) -> tuple[Tensor, Tensor]:
 # Bad input
 
 
-def check_law(name: str, p: Tensor) -> Tensor:
+def check_clock(clock: Table) -> Table:
+    """A table alpha_bar[0..T] in float64, or an error for anything else, a schedule included."""
+    if callable(clock) and not isinstance(clock, Tensor):
+        name = getattr(clock, "__name__", "schedule")
+        raise TypeError(f"clock must be a table or a Schedule, not a function: call it, {name}()")
+    if isinstance(clock, Tensor):
+        check_constant("clock", clock)
+    return check_table(clock, to_zero=True)
+
+
+def check_constant(name: str, x: Tensor) -> None:
+    """Raise ValueError for a tensor that is trained: a table in a noise would not pass its gradient on."""
+    if x.requires_grad:
+        raise ValueError(
+            f"{name} must not require a gradient, which a table cannot pass on: give {name}.detach()"
+        )
+
+
+def check_law(name: str, p: Tensor) -> Float[Tensor, " K"]:
     """p in float64, or an error: (K,), K >= 2, not negative, sums to 1."""
     if not (isinstance(p, Tensor) and p.is_floating_point() and p.ndim == 1 and len(p) >= 2):
         raise ValueError(f"{name} must be a float tensor (K,) with K >= 2, not {describe(p)}")
-    p = widest(p.detach())
+    check_constant(name, p)
+    p = widest(p)
     if not ((p >= 0).all() and abs(p.sum() - 1) < 1e-6):
         raise ValueError(f"{name} must not be negative and must sum to 1, but sums to {p.sum().item():g}")
     return p / p.sum()

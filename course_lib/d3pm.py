@@ -15,7 +15,7 @@ from torch import Tensor
 from .absorbing import Absorbing
 from .categorical import LogLaw, Noise, PerToken, Semigroup, draw, pick
 from .process import Process
-from .shapes import Mask, Network, PerExample, Times, Tokens, check_choice, widest
+from .shapes import Mask, Network, PerExample, Times, Tokens, check_choice, upcast, widest
 
 Prediction = Literal["loo", "posterior", "score"]
 
@@ -163,11 +163,6 @@ class D3PM(Process):
         self.noise.check_tokens(name, x, states)
         if x.shape[1] != self.length:
             raise ValueError(f"{name} must have shape (B, {self.length}), not {tuple(x.shape)}")
-
-
-def upcast(x: Tensor) -> Tensor:
-    """At least float32: half precision is too coarse for logs of probabilities."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class MaskCount(Process):

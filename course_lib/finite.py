@@ -22,7 +22,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.step: int | None = None
-        self.unread: list[tuple[Tensor, Tensor, str, int | None]] = []
+        self.unread: list[tuple[Tensor, Tensor | None, str, str, int | None]] = []
         self.outer = []
 
     def __enter__(self) -> "Watch":
@@ -32,16 +32,16 @@ class Watch:
     def __exit__(self, *_) -> None:
         RUNNING.reset(self.outer.pop())
 
-    def add(self, good: Bool[Tensor, " B"], t: Shaped[Tensor, " B"], what: str) -> None:
-        """Note on the device which examples were finite; nothing is read."""
-        self.unread.append((good, t, what, self.step))
+    def add(self, good: Bool[Tensor, "*n"], t: Shaped[Tensor, "*n"] | None, what: str, must: str) -> None:
+        """Note on the device which examples were as they must be; nothing is read."""
+        self.unread.append((good, t, what, must, self.step))
 
     def read(self) -> None:
         """Raise FloatingPointError for the first that was not finite. On a GPU this waits for it."""
         noted, self.unread = self.unread, []
         if not noted:
             return
-        every = torch.stack([good.all() for good, _, _, _ in noted])
+        every = torch.stack([good.all() for good, *_ in noted])
         if not every.all():
             first = int((~every).nonzero()[0])
             raise FloatingPointError(message(*noted[first]))
@@ -54,24 +54,38 @@ def check_finite(
 
     At once on a CPU; elsewhere when the running loop reads its watch.
     """
-    good = values.detach().isfinite()
-    note(name, good.flatten(1).all(1) if good.ndim > 1 else good, t)
+    note(name, values.detach().isfinite(), t)
     return values
 
 
-def note(name: str, good: Bool[Tensor, " B"], t: Shaped[Tensor, " B"]) -> None:
-    """Say for each example whether its numbers are good. Raises as `check_finite` does."""
+def note(
+    what: str,
+    good: Bool[Tensor, "*shape"],
+    t: Shaped[Tensor, " B"] | None = None,
+    must: str = "finite",
+) -> None:
+    """Say which numbers are good, each or by example. Raises as `check_finite` does.
+
+    t     the time of each example, which is the first axis of good; None where no time is known
+    must  what the numbers should be, for the message
+    """
+    if t is not None and good.ndim > 1:
+        good = good.flatten(1).all(1)
     watch = RUNNING.get()
     if good.device.type != "cpu":
         if watch is not None:
-            watch.add(good, t, name)
+            watch.add(good, t, what, must)
     elif not good.all():
-        raise FloatingPointError(message(good, t, name, watch.step if watch else None))
+        raise FloatingPointError(message(good, t, what, must, watch.step if watch else None))
 
 
-def message(good: Bool[Tensor, " B"], t: Shaped[Tensor, " B"], what: str, step: int | None) -> str:
-    """What was not finite, where and when."""
+def message(
+    good: Bool[Tensor, "*n"], t: Shaped[Tensor, "*n"] | None, what: str, must: str, step: int | None
+) -> str:
+    """What was not as it must be, where and when."""
     bad = ~good
-    at_t = t.expand(good.shape)[bad][0].item()
     at_step = "" if step is None else f" at step {step},"
-    return f"{what} must be finite, but{at_step} at t = {at_t:g} it is not in {int(bad.sum())} of {len(bad)} examples"
+    at_t = "" if t is None else f" at t = {t.expand(good.shape)[bad][0].item():g}"
+    unit = "cases" if t is None else "examples"
+    count = f"{int(bad.sum())} of {bad.numel()} {unit}"
+    return f"{what} must be {must}, but{at_step}{at_t} it is not in {count}"

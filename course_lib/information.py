@@ -1,4 +1,4 @@
-"""Clocks by information: the noise of each step takes the same share of what x_t says about x_0 (D3PM, section 3.3)."""
+"""Clocks by information: each step takes the same share of what x_t says about x_0 (D3PM, section 3.3)."""
 
 import torch
 from jaxtyping import Float
@@ -11,10 +11,13 @@ from .shapes import PerExample, Table, check_count, widest
 
 def information(noise: Semigroup, p0: Float[Tensor, " V"], log_alpha: PerExample) -> PerExample:
     """I(x_t; x_0) in nats per token, for x_0 ~ p0 and each log(alpha_t)."""
-    eye = torch.eye(noise.K, dtype=torch.float64)[: noise.V]
+    p0 = check_law_of_tokens(noise, p0)
+    eye = widest(torch.eye(noise.K, device=noise.device))[: noise.V]
     Q = noise.after(eye.expand(len(log_alpha), -1, -1), widest(log_alpha))  # (N, V, K)
-    joint = widest(p0)[:, None] * Q
-    return (torch.xlogy(joint, Q) - torch.xlogy(joint, joint.sum(1, keepdim=True))).sum((1, 2))
+    joint = p0[:, None] * Q
+    p_t = joint.sum(1, keepdim=True)
+    # sum of p(x_0, x_t) (log q(x_t | x_0) - log p(x_t)), with 0 log 0 = 0
+    return (torch.xlogy(joint, Q) - torch.xlogy(joint, p_t)).sum((1, 2))
 
 
 def information_table(noise: Semigroup, p0: Float[Tensor, " V"], T: int, halvings: int = 50) -> Table:
@@ -23,12 +26,24 @@ def information_table(noise: Semigroup, p0: Float[Tensor, " V"], T: int, halving
     The clock of `noise` plays no part. For absorbing noise this is 1 - t / T whatever p0 is. Needs about T K^2 numbers.
     """
     check_count("T", T)
-    p0 = check_law("p0", p0)
-    goal = torch.special.entr(p0).sum() * (1 - widest(torch.arange(1, T)) / T)
-    low, high = torch.full((T - 1,), -20.0).double(), torch.full((T - 1,), 10.0).double()
+    p0 = check_law_of_tokens(noise, p0)
+    entropy = torch.special.entr(p0).sum()
+    if entropy == 0:
+        raise ValueError("p0 must not be certain: there is no information to lose")
+    goal = entropy * (1 - widest(torch.arange(1, T, device=p0.device)) / T)
+    low, high = torch.full_like(goal, -20.0), torch.full_like(goal, 10.0)
     for _ in range(halvings):
         middle = (low + high) / 2
-        more = information(noise, p0, -middle.exp()) > goal  # too little noise
-        low, high = torch.where(more, middle, low), torch.where(more, high, middle)
-    ends = torch.tensor([1.0]).double(), torch.tensor([0.0]).double()
-    return check_table(torch.cat([ends[0], (-high.exp()).exp(), ends[1]]), to_zero=True)
+        too_little_noise = information(noise, p0, -middle.exp()) > goal
+        low, high = torch.where(too_little_noise, middle, low), torch.where(too_little_noise, high, middle)
+    sigma = high.exp().cpu()
+    ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    return check_table(torch.cat([ends[:1], (-sigma).exp(), ends[1:]]), to_zero=True)
+
+
+def check_law_of_tokens(noise: Semigroup, p0: Tensor) -> Float[Tensor, " V"]:
+    """p0 in float64, or an error: a law over the noise's V tokens."""
+    p0 = check_law("p0", p0)
+    if len(p0) != noise.V:
+        raise ValueError(f"p0 must be a law over the noise's {noise.V} tokens, not over {len(p0)}")
+    return p0.to(noise.device)

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from .categorical import Law, Semigroup
@@ -13,7 +14,7 @@ class MaskUniform(Semigroup):
     """Tokens turn to MASK at the share `mask_share` of the rate, else to a random token; MASK stays.
 
     For tokens i, j: Q[i, j] = alpha [i = j] + (alpha^share - alpha) / V, Q[i, MASK] = 1 - alpha^share.
-    0 < mask_share < 1. Mixture of D3PM's appendix A.2.6 with MASK absorbing, as in VQ-Diffusion (arXiv:2111.14822).
+    0 < mask_share < 1. Mixture of D3PM's appendix A.2.6 with MASK absorbing.
     """
 
     def __init__(self, V: int, clock: Table | Schedule, mask_share: float = 2 / 3):
@@ -23,26 +24,31 @@ class MaskUniform(Semigroup):
             raise ValueError(f"mask_share must lie between 0 and 1, not {mask_share}")
         self.V, self.K, self.mask, self.mask_share = V, V + 1, V, mask_share
 
-    def _shares(self, log_alpha: PerExample, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def shares(self, log_alpha: PerExample, x: Tensor) -> list[Float[Tensor, "B *_"]]:
         """Share of x kept, moved to a random token, and masked: they sum to 1."""
+        kept = log_alpha.exp()
         unmasked = self.mask_share * log_alpha
+        # alpha^share - alpha without a difference of nearly equal numbers
         moved = -unmasked.exp() * torch.expm1((1 - self.mask_share) * log_alpha)
-        return per_example(log_alpha.exp(), x), per_example(moved, x), per_example(-torch.expm1(unmasked), x)
+        masked = -torch.expm1(unmasked)
+        return [per_example(v, x) for v in (kept, moved, masked)]
 
     def after(self, p: Law, log_alpha: PerExample) -> Law:
-        kept, moved, masked = (v.to(p.dtype) for v in self._shares(log_alpha, p))
-        real = p[..., : self.V]
-        mass = real.sum(-1, keepdim=True)
-        return torch.cat([kept * real + moved * mass / self.V, p[..., self.V :] + masked * mass], -1)
+        kept, moved, masked = self.shares(log_alpha, p)
+        tokens, mask = p[..., : self.V], p[..., self.V :]
+        mass = tokens.sum(-1, keepdim=True)
+        return torch.cat([kept * tokens + moved * mass / self.V, mask + masked * mass], -1)
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
-        kept, moved, masked = (v[..., None] for v in self._shares(log_alpha, x))
+        kept, moved, masked = (v[..., None] for v in self.shares(log_alpha, x))
         is_mask = (x == self.mask)[..., None]
-        flat = torch.where(is_mask, masked, moved / self.V).expand(-1, -1, self.V)
-        real = flat + kept * F.one_hot(x, self.K)[..., : self.V]
-        return torch.cat([real, widest(is_mask)], -1)
+        from_another = torch.where(is_mask, masked, moved / self.V).expand(-1, -1, self.V)
+        from_itself = kept * F.one_hot(x, self.K)[..., : self.V]
+        return torch.cat([from_another + from_itself, widest(is_mask)], -1)
 
     def rates(self, x: Tokens) -> Law:
         is_mask = widest(x == self.mask)[..., None]
-        speed = self.mask_share * is_mask + (1 - self.mask_share) / self.V * (1 - is_mask)
-        return F.pad(speed.expand(-1, -1, self.V), (0, 1)) * (1 - F.one_hot(x, self.K))
+        to_mask, to_token = self.mask_share, (1 - self.mask_share) / self.V
+        rate = to_mask * is_mask + to_token * (1 - is_mask)
+        elsewhere = 1 - F.one_hot(x, self.K)
+        return F.pad(rate.expand(-1, -1, self.V), (0, 1)) * elsewhere

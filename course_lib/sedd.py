@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from .absorbing import Absorbing
 from .categorical import LogLaw, PerToken, Semigroup, draw, happens, kept_and_lost, pick
-from .d3pm import D3PM, MaskCount, Prediction, upcast
+from .d3pm import D3PM, MaskCount, Prediction
 from .infilling import keep
 from .process import Process
 from .schedules import Schedule
@@ -32,6 +32,7 @@ from .shapes import (
     check_choice,
     check_count,
     per_example,
+    upcast,
     widest,
 )
 from .stationary import Stationary, Uniform

@@ -6,6 +6,7 @@ B batch   L sequence length   D embedding width   K vocabulary size   T last tim
 from collections.abc import Callable, Iterable
 from numbers import Integral
 
+import torch
 from jaxtyping import Bool, Float, Int, Num, Shaped
 from torch import Tensor
 
@@ -33,6 +34,11 @@ def repeated(t: Tensor) -> bool:
 def widest(x: Tensor) -> Tensor:
     """x in the widest float its device has: float64, but float32 on MPS, which has no float64."""
     return x.float() if x.device.type == "mps" else x.double()
+
+
+def upcast(x: Tensor) -> Tensor:
+    """At least float32: half precision is too coarse for logs of probabilities."""
+    return x.float() if torch.finfo(x.dtype).bits < 32 else x
 
 
 def once(*times: Shaped[Tensor, " B"]) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .categorical import Law, LogLaw, PerToken, Semigroup, check_law, draw, happens, kept_and_lost, pick
 from .schedules import Schedule
-from .shapes import PerExample, Table, Times, Tokens, check_count, per_example, widest
+from .shapes import PerExample, Table, Times, Tokens, check_count, per_example, upcast, widest
 
 NEVER = -1e4  # stands for log 0 where log 0 would meet a factor 0
 
@@ -21,7 +21,7 @@ NEVER = -1e4  # stands for log 0 where log 0 would meet a factor 0
 class Stationary(Semigroup):
     """Keep a token with probability alpha, else draw it from pi: Q = alpha I + (1 - alpha) 1 pi^T.
 
-    pi (K,) is positive and sums to 1. Q(a) Q(b) = Q(a b). Nothing here is larger than the network's own output.
+    pi (K,) is positive and sums to 1. Q(a) Q(b) = Q(a b).
     """
 
     def __init__(self, pi: Float[Tensor, " K"], clock: Table | Schedule):
@@ -33,81 +33,108 @@ class Stationary(Semigroup):
         self.K = self.V = len(pi)
 
     def after(self, p: Law, log_alpha: PerExample) -> Law:
-        a, lost = (v.to(p.dtype) for v in kept_and_lost(log_alpha, p))
-        return a * p + lost * p.sum(-1, keepdim=True) * self.pi.to(p.dtype)
+        kept, lost = kept_and_lost(log_alpha, p)
+        mass = p.sum(-1, keepdim=True)
+        return kept * p + lost * mass * self.pi
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
-        a, lost = kept_and_lost(log_alpha, x)
-        flat = (lost * self.pi[x])[..., None].repeat(1, 1, self.K)
-        return flat.scatter_add_(-1, x[..., None], a.expand(x.shape)[..., None])
+        kept, lost = kept_and_lost(log_alpha, x)
+        redrawn = lost * self.pi[x]
+        column = redrawn[..., None].repeat(1, 1, self.K)
+        return column.scatter_add_(-1, x[..., None], kept.expand(x.shape)[..., None])
 
     def rates(self, x: Tokens) -> Law:
-        return self.pi[x][..., None] * (1 - F.one_hot(x, self.K))
+        elsewhere = 1 - F.one_hot(x, self.K)
+        return self.pi[x][..., None] * elsewhere
+
+    # Drawing: no law over the vocabulary but the network's own
 
     def corrupt(self, x_s: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_t ~ q(x_t | x_s): one uniform number per token says whether to keep it and, if not, what comes."""
-        a, lost = kept_and_lost(self.log_alpha_ratio(s, t), x_s)
-        u = torch.rand(x_s.shape, dtype=a.dtype, device=a.device)
-        return torch.where(u < a, x_s, self.from_uniform((u - a) / lost))
+        kept, lost = kept_and_lost(self.log_alpha_ratio(s, t), x_s)
+        u = torch.rand(x_s.shape, dtype=kept.dtype, device=kept.device)
+        # Given that u >= alpha, (u - alpha) / (1 - alpha) is uniform on [0, 1) again.
+        return torch.where(u < kept, x_s, self.from_uniform((u - kept) / lost))
 
     def from_uniform(self, u: PerToken) -> Tokens:
         """Draws from pi made of numbers that are uniform on [0, 1)."""
-        return torch.searchsorted(self.pi.cumsum(0), u, right=True).clamp(0, self.K - 1)
+        token = torch.searchsorted(self.pi.cumsum(0), u, right=True)
+        # pi sums to 1 up to rounding only; and where a token is kept, u may be anything.
+        return token.clamp(0, self.K - 1)
 
     def step(self, log_p0: LogLaw, x_t: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_s ~ posterior(p0, x_t) in stages: did the token stay? If not, is it data or noise, and which?"""
-        (a_step, _), (b, lost_s) = (
-            kept_and_lost(self.log_alpha_ratio(s, t), x_t),
-            kept_and_lost(self.log_alpha(s), x_t),
-        )
-        a, lost = kept_and_lost(self.log_alpha(t), x_t)
-        p_t, pi_t = pick(widest(log_p0), x_t).exp(), self.pi[x_t]
-        stays = a_step * (b * p_t + lost_s * pi_t) / (a * p_t + lost * pi_t)
-        data, noise = draw(widest(log_p0).exp()), self.from_uniform(torch.rand_like(p_t))
-        return torch.where(happens(stays), x_t, torch.where(happens(b.expand_as(p_t)), data, noise))
+        kept_step, _ = kept_and_lost(self.log_alpha_ratio(s, t), x_t)
+        kept_s, lost_s = kept_and_lost(self.log_alpha(s), x_t)
+        kept_t, lost_t = kept_and_lost(self.log_alpha(t), x_t)
+        p0 = widest(log_p0).exp()
+        p0_at_x, pi_at_x = pick(p0, x_t), self.pi[x_t]
+        # The law of the token at s and at t if x_0 has the law p0, both at x_t.
+        at_s, at_t = kept_s * p0_at_x + lost_s * pi_at_x, kept_t * p0_at_x + lost_t * pi_at_x
+        stays = kept_step * at_s / at_t
+        data, noise = draw(p0, t), self.from_uniform(torch.rand_like(p0_at_x))
+        changed = happens(stays, t).logical_not()
+        is_data = happens(kept_s.expand(x_t.shape), t)
+        return torch.where(changed, torch.where(is_data, data, noise), x_t)
+
+    # The bound
 
     def kl(self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times) -> PerToken:
-        """As Noise.kl, but with no law over K other than p0 Q_{0->s}; that in log_p0's dtype, the rest in float64.
+        """As Noise.kl, from one table over the vocabulary in log_p0's dtype: f = log q(x_s | x_0) - log p(x_s).
 
-        q(x_s | x_t, x_0) is a product of two brackets, [kept from x_s, or noise] [kept from x_0, or noise]. Multiplied
-        out it has mass at x_0, mass at x_t, and a multiple of pi.
+        x_s is x_t if the step kept it. If not, x_t was drawn from pi, and x_s has the law q(x_s | x_0): x_0 with the
+        chance alpha_s, else a draw from pi. The KL is the mean of f, less the log of q(x_t | x_0) / p(x_t).
         """
-        (a_step, lost_step), (b, lost_s) = (
-            kept_and_lost(self.log_alpha_ratio(s, t), x0),
-            kept_and_lost(self.log_alpha(s), x0),
-        )
-        a, lost = kept_and_lost(self.log_alpha(t), x0)
-        log_b, log_lost_s = per_example(self.log_alpha(s), x0), lost_s.log().clamp(min=NEVER)
-        low = (log_lost_s[..., None] + self.pi.log()).to(
-            log_p0.dtype
-        )  # (B, 1, K): log q(x_s = j | x_0), j not x_0
-        have = torch.logaddexp(log_p0 + log_b[..., None].to(log_p0.dtype), low)  # (B, L, K): log p0 Q_{0->s}
-        same, pi_0, pi_t = x0 == x_t, self.pi[x0], self.pi[x_t]
-        low_0, have_0 = log_lost_s + pi_0.log(), widest(pick(have, x0))
-        top = torch.logaddexp(log_b, low_0)  # log q(x_s = x_0 | x_0)
-        at_t = torch.where(same, top - have_0, log_lost_s + pi_t.log() - widest(pick(have, x_t)))
-        on_average = widest((low - have) @ self.pi.to(low.dtype)) + pi_0 * (top - low_0)
-        total = b * (a_step * same + lost_step * pi_t) * (top - have_0)
-        total = total + lost_s * pi_t * (a_step * at_t + lost_step * on_average)
-        z = a * same + lost * pi_t  # q(x_t | x_0), and the same if x_0 has the law p0:
-        log_z_have = torch.logaddexp(
-            widest(pick(log_p0, x_t)) + per_example(self.log_alpha(t), x0), (lost * pi_t).log()
-        )
-        return total / z - z.log() + log_z_have
+        kept_step, lost_step = kept_and_lost(self.log_alpha_ratio(s, t), x0)
+        kept_s, lost_s = kept_and_lost(self.log_alpha(s), x0)
+        kept_t, lost_t = kept_and_lost(self.log_alpha(t), x0)
+        same, pi_t = x0 == x_t, self.pi[x_t]
+
+        f = self.log_ratio(x0, upcast(log_p0), s)
+        f_0, f_t = widest(pick(f, x0)), widest(pick(f, x_t))
+        f_pi = widest(f @ self.pi.to(f.dtype))
+
+        was_kept = kept_step * (kept_s * same + lost_s * pi_t)
+        was_drawn = lost_step * pi_t
+        q_t = kept_t * same + lost_t * pi_t  # q(x_t | x_0) = was_kept + was_drawn
+        mean = (was_kept * f_t + was_drawn * (kept_s * f_0 + lost_s * f_pi)) / q_t
+
+        log_kept_t = per_example(self.log_alpha(t), x0)
+        log_p_t = torch.logaddexp(log_kept_t + widest(pick(log_p0, x_t)), (lost_t * pi_t).log())
+        return mean - q_t.log() + log_p_t
+
+    def log_ratio(self, x0: Tokens, log_p0: LogLaw, s: Times) -> LogLaw:
+        """log q(x_s | x_0) - log p(x_s) for every x_s, where p = p0 Q_{0->s}; in log_p0's dtype.
+
+        At s = 0 only the entry at x_0 has a meaning: the others are finite, and have no weight.
+        """
+        dtype, log_kept = log_p0.dtype, per_example(self.log_alpha(s), log_p0)
+        _, lost = kept_and_lost(self.log_alpha(s), log_p0)
+        log_redrawn = lost.log().clamp(min=NEVER) + self.pi.log()  # (B, 1, K): log q(x_s | x_0) but at x_0
+        log_p = torch.logaddexp(log_p0 + log_kept.to(dtype), log_redrawn.to(dtype))
+        at_x0 = torch.logaddexp(log_kept, log_redrawn).squeeze(1).gather(-1, x0).to(dtype)
+        f = log_redrawn.to(dtype) - log_p
+        return f.scatter_(-1, x0[..., None], (at_x0 - pick(log_p, x0))[..., None])
 
     def prior_kl(self, x0: Tokens) -> PerToken:
-        a, lost = (v[0] for v in kept_and_lost(self.log_alpha(self._ends(x0)[1]), x0))
-        prior, low = self.prior(), lost * self.pi  # (K,): nothing per token is needed but one look-up
-        rest = torch.xlogy(low, low / prior)
-        return rest.sum() + (torch.xlogy(low + a, (low + a) / prior) - rest)[x0]
+        """KL(q(x_T | x_0) || prior): a number that is the same for all tokens, but for the entry at x_0."""
+        _, end = self.ends(x0)
+        kept, lost = (v[0] for v in kept_and_lost(self.log_alpha(end), x0))
+        prior, redrawn = self.prior(), lost * self.pi
+        elsewhere = torch.xlogy(redrawn, redrawn / prior)
+        at_x0 = torch.xlogy(redrawn + kept, (redrawn + kept) / prior)
+        return elsewhere.sum() + (at_x0 - elsewhere)[x0]
+
+    # What x_0 is, said in other ways: both sides up to a factor
 
     def unmix(self, c: LogLaw, t: Times) -> LogLaw:
-        lost = kept_and_lost(self.log_alpha(t), c)[1]
-        return c - lost * self.pi.to(c.dtype)  # times 1 / alpha, which is a factor
+        _, lost = kept_and_lost(self.log_alpha(t), c)
+        return c - lost * self.pi
 
     def log_evidence(self, log_p: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
-        a, lost = kept_and_lost(self.log_alpha(t), x_t)
-        gain = torch.log1p(a / (lost * self.pi[x_t])).to(log_p.dtype)  # log q(x_t | x_t) / q(x_t | any other)
+        """0, but at x_t: log q(x_t | x_0 = x_t) / q(x_t | any other x_0)."""
+        kept, lost = kept_and_lost(self.log_alpha(t), x_t)
+        gain = torch.log1p(kept / (lost * self.pi[x_t])).to(log_p.dtype)
         return torch.zeros_like(log_p).scatter_(-1, x_t[..., None], gain[..., None])
 
 
@@ -119,4 +146,5 @@ class Uniform(Stationary):
         super().__init__(torch.full((K,), 1 / K, dtype=torch.float64), clock)
 
     def from_uniform(self, u: PerToken) -> Tokens:
+        """The same without a search."""
         return (u * self.K).long().clamp(0, self.K - 1)

@@ -6,15 +6,18 @@ StepMatrices   any matrices, one for each step;  gaussian, band
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .categorical import Law, Noise, Semigroup
+from .categorical import Law, Noise, Semigroup, check_constant
 from .schedules import Schedule
-from .shapes import PerExample, Table, Times, Tokens, check_count, describe, widest
+from .shapes import PerExample, Table, Times, Tokens, check_choice, check_count, describe, widest
+
+# A walk on a graph
 
 
 class Neighbours(Semigroup):
@@ -30,7 +33,9 @@ class Neighbours(Semigroup):
         R = check_rates(rates)
         values, vectors = torch.linalg.eigh(R)
         values = values.clamp(max=0)
-        if (pieces := int((values > -1e-9 * R.abs().max()).sum())) > 1:
+        # Each piece of the graph has an eigenvalue 0: the law that is uniform on it does not change.
+        pieces = int((values > -1e-9 * R.abs().max()).sum())
+        if pieces > 1:
             raise ValueError(
                 f"rates must join all tokens, but the graph has {pieces} pieces: the noise would never mix them"
             )
@@ -39,39 +44,68 @@ class Neighbours(Semigroup):
         self.register_buffer("vectors", vectors)
         self.K = self.V = len(R)
 
-    def _power(self, log_alpha: PerExample) -> Float[Tensor, "B 1 K"]:
+    def power(self, log_alpha: PerExample) -> Float[Tensor, "B 1 K"]:
         """Eigenvalues of Q(alpha); that of the uniform law stays 1 even when nothing else is left."""
         power = (-log_alpha[:, None] * self.values).exp()
         return torch.where(self.values == 0, 1.0, power)[:, None]
 
+    # Rounding makes entries that should be 0 slightly negative, hence the clamps.
+
     def after(self, p: Law, log_alpha: PerExample) -> Law:
-        U = self.vectors.to(p.dtype)
-        return ((p @ U * self._power(log_alpha).to(p.dtype)) @ U.T).clamp(min=0)
+        U = self.vectors
+        return ((p @ U * self.power(log_alpha)) @ U.T).clamp(min=0)
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
-        return ((self.vectors[x] * self._power(log_alpha)) @ self.vectors.T).clamp(min=0)
+        U = self.vectors
+        return ((U[x] * self.power(log_alpha)) @ U.T).clamp(min=0)
 
     def rates(self, x: Tokens) -> Law:
-        return ((self.vectors[x] * self.values) @ self.vectors.T).clamp(min=0) * (1 - F.one_hot(x, self.K))
+        U = self.vectors
+        column = ((U[x] * self.values) @ U.T).clamp(min=0)
+        elsewhere = 1 - F.one_hot(x, self.K)
+        return column * elsewhere
 
 
-def nearest_neighbours(embeddings: Float[Tensor, "K D"], k: int) -> Float[Tensor, "K K"]:
-    """R = A - diag(A 1), A = (G + G^T) / 2k, G[i, j] = 1 if j is among the k nearest to i by cosine.  (D3PM, A.2.5)
+def nearest_neighbours(
+    embeddings: Float[Tensor, "K D"], k: int, metric: Literal["cosine", "euclidean"] = "cosine"
+) -> Float[Tensor, "K K"]:
+    """R = A - diag(A 1), A = (G + G^T) / 2k, G[i, j] = 1 if j is among the k nearest to i.  (D3PM, A.2.5)
 
-    Raises ValueError unless 1 <= k < K, and for an embedding that is zero.
+    Nearest by angle ("cosine") or by distance ("euclidean", as D3PM's code has it). Raises ValueError unless
+    1 <= k < K, for embeddings that are not finite, and for one that is zero, which has no angle.
     """
     K = len(embeddings)
     check_count("k", k)
+    check_choice("metric", metric, ("cosine", "euclidean"))
     if k >= K:
         raise ValueError(f"k must be less than the {K} tokens, not {k}")
+    check_constant("embeddings", embeddings)
     e = widest(embeddings)
-    if not (length := e.norm(dim=1, keepdim=True)).all():
-        raise ValueError(f"embeddings must not be zero, but that of token {int(length.argmin())} is")
-    cosine = (e / length) @ (e / length).T
-    near = cosine.fill_diagonal_(-2).topk(k, 1).indices
-    G = torch.zeros_like(cosine).scatter_(1, near, 1.0)
+    if not e.isfinite().all():
+        raise ValueError("embeddings must be finite")
+    far = cosine_distance(e) if metric == "cosine" else torch.cdist(e, e, compute_mode=EXACT)
+    nearest = far.fill_diagonal_(math.inf).topk(k, 1, largest=False).indices
+    G = torch.zeros_like(far).scatter_(1, nearest, 1.0)
     A = (G + G.T) / (2 * k)
     return A - A.sum(1).diag()
+
+
+EXACT = "donot_use_mm_for_euclid_dist"  # by matrix products, near points come out at random distances
+
+
+def cosine_distance(e: Float[Tensor, "K D"]) -> Float[Tensor, "K K"]:
+    """1 - cos of the angle between each two, or ValueError if one is zero."""
+    length = e.norm(dim=1, keepdim=True)
+    if not length.all():
+        zero = int(length.argmin())
+        raise ValueError(
+            f'embeddings must not be zero for metric="cosine", but that of token {zero} is: metric="euclidean" takes it'
+        )
+    direction = e / length
+    return 1 - direction @ direction.T
+
+
+# Any matrices, one for each step
 
 
 class StepMatrices(Noise):
@@ -85,42 +119,47 @@ class StepMatrices(Noise):
     def __init__(self, one_step: Callable[[int], Tensor], T: int):
         super().__init__()
         check_count("T", T)
-        self.one_step, self.T, self.every = one_step, T, max(1, math.isqrt(T))
-        Q = torch.eye(len(one_step(1)), dtype=torch.float64)
+        self.one_step, self.T, self.every = one_step, T, math.isqrt(T)
+        Q = torch.eye(len(check_stochastic("one_step(1)", one_step(1))), dtype=torch.float64)
         self.K = self.V = len(Q)
-        kept = [Q]
+        products = [Q]
         for t in range(1, T + 1):
-            Q = Q @ check_stochastic(f"one_step({t})", one_step(t))
+            Q = Q @ check_stochastic(f"one_step({t})", one_step(t), self.K).to(Q)
             if t % self.every == 0:
-                kept.append(Q)
-        self.register_buffer("products", torch.stack(kept))  # of the steps 1 .. i * every
+                products.append(Q)
+        self.register_buffer("products", torch.stack(products))  # of the steps 1 .. i * every
 
-    def _distinct(self, s: Times, t: Times) -> Iterator[tuple[int, int, Tensor]]:
+    def distinct(self, s: Times, t: Times) -> Iterator[tuple[int, int, Tensor]]:
         """Each pair of times once, with the examples that have it."""
         pairs, which = torch.stack([s, t], 1).unique(dim=0, return_inverse=True)
         for i, (first, final) in enumerate(pairs.tolist()):
             yield first, final, which == i
 
-    def _factors(self, s: int, t: int) -> list[Tensor]:
+    def factors(self, s: int, t: int) -> list[Tensor]:
         """Matrices whose product is Q_{s->t}, as few as are at hand."""
-        jump = t // self.every * self.every if s == 0 else s
-        steps = [self.one_step(i).to(self.products) for i in range(jump + 1, t + 1)]
-        return ([self.products[jump // self.every]] if s == 0 else []) + steps
+        if s > 0:
+            return self.steps(s, t)
+        last_kept = t // self.every
+        return [self.products[last_kept], *self.steps(last_kept * self.every, t)]
+
+    def steps(self, s: int, t: int) -> list[Tensor]:
+        return [self.one_step(i).to(self.products) for i in range(s + 1, t + 1)]
 
     def mix(self, p: Float[Tensor, "B L _"], s: Times, t: Times) -> Law:
+        p = widest(p)
         out = torch.empty_like(p)
-        for first, final, here in self._distinct(s, t):
-            v = widest(p[here])
-            for Q in self._factors(first, final):
+        for first, final, here in self.distinct(s, t):
+            v = p[here]
+            for Q in self.factors(first, final):
                 v = v @ Q
-            out[here] = v.to(p.dtype)
+            out[here] = v
         return out
 
     def likelihood(self, x_t: Tokens, s: Times, t: Times) -> Law:
         out = widest(F.one_hot(x_t, self.K))
-        for first, final, here in self._distinct(s, t):
+        for first, final, here in self.distinct(s, t):
             v = out[here]
-            for Q in reversed(self._factors(first, final)):
+            for Q in reversed(self.factors(first, final)):
                 v = v @ Q.T
             out[here] = v
         return out
@@ -131,7 +170,8 @@ def gaussian(K: int, beta: Float[Tensor, " T"]) -> StepMatrices:
 
     Off the diagonal Q_t[i, j] = exp(-4 (i - j)^2 / ((K - 1)^2 beta_t)) / Z, where Z sums over all 2K - 1 offsets and so
     is the same in every row; the diagonal takes what is left. So Q_t is symmetric, and uniform noise in the end.
-    Matrices of different beta do not commute: the product has no closed form.
+    beta_t > 0 is a width, and may be above 1. Matrices of different beta do not commute: their product has no closed
+    form.
     """
     check_count("K", K, least=2)
     beta = check_beta(beta)
@@ -139,53 +179,57 @@ def gaussian(K: int, beta: Float[Tensor, " T"]) -> StepMatrices:
         raise ValueError("beta must be positive for gaussian noise")
     offset = torch.arange(K, dtype=torch.float64)
     w = (-4 * offset.square() / ((K - 1) ** 2 * beta[:, None])).exp()
-    w = w / (2 * w.sum(1, keepdim=True) - 1)  # (T, K): both signs of an offset, but 0 once
-    return StepMatrices(lambda t: symmetric(w[t - 1]), len(beta))
+    Z = 2 * w.sum(1, keepdim=True) - 1  # both signs of an offset, but 0 once
+    w = w / Z
+    return StepMatrices(lambda t: by_offset(w[t - 1]), len(beta))
 
 
 def band(K: int, beta: Float[Tensor, " T"], width: int) -> StepMatrices:
     """Steps to one of the `width` tokens on either side, each with probability beta_t / K; the rest stays.
 
-    (D3PM, appendix A.2.4, as its code for images has it.)
+    (D3PM, appendix A.2.4, as its code for images has it.)  beta_t lies in [0, 1].
     """
     check_count("K", K, least=2)
     check_count("width", width)
     if width >= K:
         raise ValueError(f"width must be less than K = {K}, not {width}")
+    beta = check_beta(beta, most=1.0)
     near = (torch.arange(K) <= width).double() / K
-    beta = check_beta(beta)
-    return StepMatrices(lambda t: symmetric(beta[t - 1] * near), len(beta))
+    return StepMatrices(lambda t: by_offset(beta[t - 1] * near), len(beta))
 
 
-def symmetric(w: Float[Tensor, " K"]) -> Float[Tensor, "K K"]:
+def by_offset(w: Float[Tensor, " K"]) -> Float[Tensor, "K K"]:
     """The symmetric matrix with w[|i - j|] off the diagonal, and rows that sum to 1."""
     i = torch.arange(len(w))
     Q = w[(i[:, None] - i).abs()]
-    return Q + (1 - Q.sum(1)).diag()
+    excess = Q.sum(1) - 1
+    return Q - excess.diag()
 
 
 # Bad input
 
 
-def check_beta(beta: Tensor) -> Tensor:
-    """beta in float64, or an error: (T,), T >= 1, each in [0, 1]."""
+def check_beta(beta: Tensor, most: float = math.inf) -> Float[Tensor, " T"]:
+    """beta in float64, or an error: (T,), T >= 1, each in [0, most] and finite."""
     if not (isinstance(beta, Tensor) and beta.is_floating_point() and beta.ndim == 1 and len(beta)):
         raise ValueError(f"beta must be a float tensor (T,) with T >= 1, not {describe(beta)}")
-    if not ((beta >= 0) & (beta <= 1)).all():
-        t = int((~((beta >= 0) & (beta <= 1))).nonzero()[0])
-        raise ValueError(f"beta must lie in [0, 1], but at t = {t + 1} it is {beta[t].item():g}")
-    return widest(beta.detach())
+    check_constant("beta", beta)
+    good = (beta >= 0) & (beta <= most) & beta.isfinite()
+    if not good.all():
+        t = int((~good).nonzero()[0])
+        must = "be finite and not negative" if most == math.inf else f"lie in [0, {most:g}]"
+        raise ValueError(f"beta must {must}, but at t = {t + 1} it is {beta[t].item():g}")
+    return widest(beta)
 
 
-def check_stochastic(name: str, Q: Tensor, tol: float = 1e-9) -> Tensor:
+def check_stochastic(name: str, Q: Tensor, K: int | None = None, tol: float = 1e-9) -> Float[Tensor, "K K"]:
     """Q in float64, or an error that says which row is no law, and by how much."""
-    if not (
-        isinstance(Q, Tensor) and Q.is_floating_point() and Q.ndim == 2 and Q.shape[0] == Q.shape[1] >= 2
-    ):
-        raise ValueError(f"{name} must be a float tensor (K, K) with K >= 2, not {describe(Q)}")
-    Q = widest(Q.detach())
+    check_square(name, Q)
+    if K is not None and len(Q) != K:
+        raise ValueError(f"{name} must have shape ({K}, {K}) as one_step(1) has, not {tuple(Q.shape)}")
+    Q = widest(Q)
     if (Q < 0).any():
-        i, j = (int(v) for v in (Q < 0).nonzero()[0])
+        i, j = (Q < 0).nonzero()[0].tolist()
         raise ValueError(f"{name} must not be negative, but row {i} holds {Q[i, j].item():g} at {j}")
     excess = Q.sum(1) - 1
     if not (excess.abs() <= tol).all():
@@ -194,19 +238,26 @@ def check_stochastic(name: str, Q: Tensor, tol: float = 1e-9) -> Tensor:
     return Q
 
 
-def check_rates(R: Tensor) -> Tensor:
+def check_rates(R: Tensor) -> Float[Tensor, "K K"]:
     """R in float64, or an error: (K, K), symmetric, not negative off the diagonal, rows sum to 0."""
-    if not (
-        isinstance(R, Tensor) and R.is_floating_point() and R.ndim == 2 and R.shape[0] == R.shape[1] >= 2
-    ):
-        raise ValueError(f"rates must be a float tensor (K, K) with K >= 2, not {describe(R)}")
-    R = widest(R.detach())
-    scale = R.abs().max().clamp(min=1e-300)
-    if not ((R - R.T).abs() <= 1e-9 * scale).all():
+    check_square("rates", R)
+    R = widest(R)
+    small = 1e-9 * R.abs().max().clamp(min=1e-300)
+    if not ((R - R.T).abs() <= small).all():
         raise ValueError("rates must be symmetric")
-    if ((R - R.diag().diag()) < 0).any():
+    off_diagonal = R - R.diag().diag()
+    if (off_diagonal < 0).any():
         raise ValueError("rates must not be negative off the diagonal")
-    if not (R.sum(1).abs() <= 1e-9 * scale).all():
-        i = int(R.sum(1).abs().argmax())
-        raise ValueError(f"each row of rates must sum to 0, but row {i} sums to {R[i].sum().item():.3g}")
+    sums = R.sum(1)
+    if not (sums.abs() <= small).all():
+        i = int(sums.abs().argmax())
+        raise ValueError(f"each row of rates must sum to 0, but row {i} sums to {sums[i].item():.3g}")
     return (R + R.T) / 2
+
+
+def check_square(name: str, Q: Tensor) -> None:
+    """Raise unless Q is a constant float tensor (K, K), K >= 2."""
+    is_float = isinstance(Q, Tensor) and Q.is_floating_point()
+    if not (is_float and Q.ndim == 2 and Q.shape[0] == Q.shape[1] >= 2):
+        raise ValueError(f"{name} must be a float tensor (K, K) with K >= 2, not {describe(Q)}")
+    check_constant(name, Q)

@@ -131,7 +131,7 @@ def test_likelihood_is_a_column_and_row_a_row(noise):
         torch.testing.assert_close(noise.row(x, s, t)[b], Q[b][x[b]], rtol=0, atol=1e-13)
     p = torch.rand(5, L, noise.K)
     torch.testing.assert_close(noise.mix(p, s, t).double(), p.double() @ Q, rtol=0, atol=1e-6)
-    assert noise.mix(p, s, t).dtype == torch.float32 and noise.likelihood(x, s, t).dtype == torch.float64
+    assert noise.mix(p, s, t).dtype == noise.likelihood(x, s, t).dtype == torch.float64
     short = p[..., : noise.V].double()
     torch.testing.assert_close(noise.mix(short, s, t), short @ Q[:, : noise.V], rtol=0, atol=1e-13)
 
@@ -493,9 +493,10 @@ def test_tables_stay_in_float64(noise, device):
     (lambda: Uniform(3, tensor([1.0, 0.5, -0.1])), ValueError, r"alpha_bar must be positive, but alpha_bar\[2\]"),
     (lambda: Uniform(3, tensor([1.0, 0.0, -0.1])), ValueError, r"alpha_bar must be positive, but alpha_bar\[1\]"),
     (lambda: gaussian(1, BETA), ValueError, "K must be at least 2"),
-    (lambda: gaussian(3, tensor([0.1, 1.2])), ValueError, r"beta must lie in \[0, 1\], but at t = 2 it is 1.2"),
-    (lambda: gaussian(3, tensor([0.1, -0.2])), ValueError, r"beta must lie in \[0, 1\], but at t = 2 it is -0.2"),
-    (lambda: gaussian(3, tensor([float("nan")])), ValueError, r"beta must lie in \[0, 1\], but at t = 1 it is nan"),
+    (lambda: band(3, tensor([0.1, 1.2]), 1), ValueError, r"beta must lie in \[0, 1\], but at t = 2 it is 1.2"),
+    (lambda: gaussian(3, tensor([0.1, math.inf])), ValueError, r"beta must be finite and not negative, but at t = 2 it is inf"),
+    (lambda: gaussian(3, tensor([0.1, -0.2])), ValueError, "beta must be finite and not negative, but at t = 2 it is -0.2"),
+    (lambda: gaussian(3, tensor([float("nan")])), ValueError, "beta must be finite and not negative, but at t = 1 it is nan"),
     (lambda: gaussian(3, tensor([0.1, 0.0])), ValueError, "beta must be positive"),
     (lambda: gaussian(3, torch.zeros(0)), ValueError, r"beta must be a float tensor \(T,\) with T >= 1"),
     (lambda: band(3, BETA, 0), ValueError, "width must be at least 1, not 0"),
@@ -511,7 +512,7 @@ def test_tables_stay_in_float64(noise, device):
     (lambda: Neighbours(tensor([[-1.0, 2.0], [2.0, -2.0]]), TABLE), ValueError, "each row of rates must sum to 0, but row 0 sums to 1"),
     (lambda: nearest_neighbours(torch.randn(3, 2), 3), ValueError, "k must be less than the 3 tokens, not 3"),
     (lambda: nearest_neighbours(torch.randn(3, 2), 0), ValueError, "k must be at least 1"),
-    (lambda: nearest_neighbours(tensor([[1.0], [0.0], [2.0]]), 1), ValueError, "embeddings must not be zero, but that of token 1 is"),
+    (lambda: nearest_neighbours(tensor([[1.0], [0.0], [2.0]]), 1), ValueError, "embeddings must not be zero for metric=.cosine., but that of token 1 is"),
     (lambda: information_table(Uniform(4, TABLE), tensor([0.5, 0.6]), 5), ValueError, "p0 must not be negative and must sum to 1"),
     (lambda: information_table(Uniform(4, TABLE), PI, 0), ValueError, "T must be at least 1"),
 ])  # fmt: skip
@@ -527,7 +528,7 @@ def test_bad_tokens_are_named(unchecked):
     for x, states, words in (
         (tensor([[0, 4]]), V, r"x must lie in 0..3, but holds 4: MASK, which no data may hold"),
         (tensor([[0, 5]]), V, r"x must lie in 0..3, but holds 5: no such token"),
-        (tensor([[-1, 2]]), V, r"x must lie in 0..3, but holds -1: no such token"),
+        (tensor([[-1, 2]]), V, r"x must lie in 0..3, but holds -1: padding, which is no token"),
         (tensor([0, 1]), V, r"x must have shape \(B >= 1, L >= 1\), not \(2,\)"),
         (torch.zeros(0, 3).long(), V, r"x must have shape \(B >= 1, L >= 1\), not \(0, 3\)"),
     ):

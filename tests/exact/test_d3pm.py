@@ -11,7 +11,7 @@ from torch import nn, tensor
 
 from course_lib import schedules as S
 from course_lib.absorbing import Absorbing
-from course_lib.d3pm import D3PM, MaskCount, Ordered, upcast
+from course_lib.d3pm import D3PM, MaskCount, Ordered
 from course_lib.data import MarkovLanguage
 from course_lib.evaluate import bound
 from course_lib.infilling import keep
@@ -19,6 +19,7 @@ from course_lib.mask_uniform import MaskUniform
 from course_lib.nets import TokenNet
 from course_lib.oracle import MarkovOracle
 from course_lib.process import last, sample
+from course_lib.shapes import upcast
 from course_lib.stationary import Stationary, Uniform
 from course_lib.structured import Neighbours, band, gaussian
 
