@@ -31,7 +31,7 @@ test: environment ## Run all that CI runs
 	@$(CI)
 
 lint: environment ## Check the style of code and notebooks
-	@$(CI) ruff format notebook-lint
+	@$(CI) ruff format notebook-lint outputs density
 
 unit: environment ## Run the library's tests
 	@$(CI) unit
@@ -42,8 +42,8 @@ matrix: ## Lint and unit tests on every Python from 3.11 to 3.13 found here
 oldest: ## Unit tests with the oldest versions that pyproject.toml allows
 	@sh tools/matrix.sh oldest
 
-notebooks: environment ## Run every notebook from a fresh kernel and store its outputs
-	$(PY) -m tools.notebooks notebooks
+notebooks: environment ## Run the notebooks that changed, or NB=06_d3pm, and store their outputs
+	$(PY) -m tools.notebooks $(NB:%=notebooks/%.ipynb)
 	$(PY) -m tools.readme
 
 slides: environment ## Build one self-contained HTML file a chapter in build/slides, and a PDF

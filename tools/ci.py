@@ -29,6 +29,8 @@ def stages(notebooks):
         "ruff": (["-m", "ruff", "check", "."], {}),
         "format": (["-m", "ruff", "format", "--check", "."], {}),
         "notebook-lint": (["-m", "tools.lint", "notebooks"], {}),
+        "outputs": (["-m", "tools.stamps", "notebooks"], {}),
+        "density": (["-m", "tools.density"], {}),
         "unit": (PYTEST, {"COURSE_STRICT": "1"}),
         "blank": ([*NBVAL, *notebooks], {}),
         "solved": ([*NBVAL, *notebooks], SOLVED),

@@ -10,8 +10,9 @@ from pathlib import Path
 import nbformat.reader
 import nbformat.validator
 
-from tools.notebooks import NORMAL_ID, find, normalise, refusals, where
+from tools.notebooks import NORMAL_ID, normalise, refusals
 from tools.slides import MAX_COLUMNS, PICTURE_ONLY, slide_type
+from tools.where import find, where
 
 KINDS = (
     "card", "setup", "predictions", "derivation", "code", "check", "experiment", "widget",

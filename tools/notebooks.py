@@ -1,4 +1,9 @@
-"""Run notebooks from a clean kernel and store them in one normal form: a diff shows only what changed."""
+"""Run notebooks from a clean kernel and store them in one normal form: a diff shows only what changed.
+
+python -m tools.notebooks                     those whose outputs are older than what made them, two at a time
+python -m tools.notebooks notebooks/X.ipynb   this one, whatever its stamp says
+python -m tools.notebooks --check             say which differ from normal form, run nothing
+"""
 
 import argparse
 import hashlib
@@ -7,6 +12,8 @@ import os
 import re
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import nbformat
@@ -14,33 +21,20 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from course_lib.files import write_atomically, write_json
+from tools import stamps
+from tools.where import find, where
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 VOLATILE = ("collapsed", "scrolled", "execution", "trusted", "ExecuteTime")
 NORMAL_ID = re.compile(r"[0-9a-f]{12}")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 CELL_SECONDS = 600
+RUN_TIME = re.compile(r"^run time: .*$", re.MULTILINE)  # what course_lib.notebook prints in the first cell
+SAID = "run time: {seconds} s when its outputs were stored, on {cores} CPU cores"
 
 
 class NotebookError(Exception):
     """A notebook that cannot be stored; the message names the notebook and the cell."""
-
-
-def find(paths) -> list[Path]:
-    """Notebooks named by paths (files or folders), in order; ValueError names a path that holds none."""
-    found = []
-    for path in map(Path, paths):
-        notebooks = sorted(path.glob("*.ipynb")) if path.is_dir() else [path]
-        if not notebooks or any(n.suffix != ".ipynb" or not n.is_file() for n in notebooks):
-            raise ValueError(f"paths must be .ipynb files or folders that hold some, got {str(path)!r}")
-        found += notebooks
-    return found
-
-
-def where(path, number: int, cell) -> str:
-    """'01_ddpm.ipynb cell 7 (check)': cells are counted from 1, the tags stand in brackets."""
-    tags = ", ".join(cell.metadata.get("tags", [])) or cell.cell_type
-    return f"{Path(path).name} cell {number} ({tags})"
 
 
 def normalise(nb):
@@ -148,12 +142,18 @@ def store(nb, path):
     write_atomically(path, lambda file: file.write(text_of(nb).encode()))
 
 
-def store_seconds(path, seconds):
+def put_run_time(nb, entry):
+    """Make the first cell say how long this very run took: it could not know that when it printed."""
+    for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
+        if output.output_type == "stream":
+            output.text = RUN_TIME.sub(SAID.format(**entry), output.text)
+
+
+def store_run_time(path, entry):
     """Put a chapter's run time into assets/run_times.json, from which its first cell and the README take it."""
     times = Path(path).resolve().parent.parent / "assets" / "run_times.json"
     if times.parent.is_dir():
         known = json.loads(times.read_text(encoding="utf-8")) if times.exists() else {}
-        entry = {"seconds": round(seconds), "cores": os.cpu_count()}
         write_json(times, dict(sorted({**known, Path(path).stem: entry}.items())))
 
 
@@ -167,30 +167,59 @@ def check(path) -> list[str]:
     return messages
 
 
-def _run(path):
+def renew(path) -> tuple[list[str], dict]:
+    """Run the notebook and store it with its stamp and run time: (problems, run time); a problem changes no file."""
     start = time.monotonic()
+    files = stamps.made_from(nbformat.read(path, as_version=4), Path(path))[
+        "files"
+    ]  # as they are when it starts
     try:
         nb = execute(path)
     except NotebookError as error:
-        return [str(error)]
+        return [str(error)], {}
+    entry = {"seconds": round(time.monotonic() - start), "cores": os.cpu_count()}
+    put_run_time(nb, entry)
+    nb.metadata[stamps.KEY] = nbformat.from_dict(stamps.made_from(nb, Path(path)) | {"files": files})
     store(nb, path)
-    store_seconds(path, time.monotonic() - start)
-    return []
+    return [], entry
+
+
+def renew_all(paths, jobs: int):
+    """(path, problems) as the runs end, `jobs` at a time, each in a process of its own where there are several."""
+    if min(jobs, len(paths)) <= 1:
+        yield from ((path, *renew(path)) for path in paths)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        runs = {pool.submit(renew, path): path for path in paths}
+        yield from ((runs[run], *run.result()) for run in as_completed(runs))
+
+
+def say(path, problems):
+    print("\n".join(problems) or f"{path.name}: ok", file=sys.stderr if problems else sys.stdout, flush=True)
+    return bool(problems)
 
 
 def main(argv=None) -> int:
     """Exit status: 0, or 1 with every problem on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=__doc__)
-    parser.add_argument("paths", nargs="*", default=["notebooks"], help="notebooks or folders (notebooks/)")
+    parser = argparse.ArgumentParser(prog="python -m tools.notebooks", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "paths", nargs="*", help="notebooks to run again; by default those in notebooks/ that need it"
+    )
     parser.add_argument("--check", action="store_true", help="say which differ from normal form, run nothing")
+    parser.add_argument("--jobs", type=int, default=2, help="how many run at a time (2)")
     arguments = parser.parse_args(argv)
+    paths = find(arguments.paths or ["notebooks"])
+    if arguments.check:
+        return int(any([say(path, check(path)) for path in paths]))
+    wanted = [path for path in paths if arguments.paths or stamps.changes(path) or check(path)]
+    for path in paths:
+        if path not in wanted:
+            print(f"{path.name}: up to date", flush=True)
     failed = False
-    for path in find(arguments.paths):
-        problems = check(path) if arguments.check else _run(path)
-        failed = failed or bool(problems)
-        print(
-            "\n".join(problems) or f"{path.name}: ok", file=sys.stderr if problems else sys.stdout, flush=True
-        )
+    for path, problems, entry in renew_all(wanted, arguments.jobs):
+        if entry:
+            store_run_time(path, entry)
+        failed = say(path, problems) or failed
     return int(failed)
 
 

@@ -21,7 +21,7 @@ import nbformat
 from nbconvert.exporters import SlidesExporter
 
 from course_lib.files import write_atomically
-from tools.notebooks import find
+from tools.where import find
 
 WIDTH, HEIGHT = 1280, 720
 MAX_BYTES = 8_000_000

@@ -182,7 +182,7 @@ def plan(*arguments, **variables):
     ("target", "command"),
     [
         ("test", "-m tools.ci"),
-        ("lint", "-m tools.ci ruff format notebook-lint"),
+        ("lint", "-m tools.ci ruff format notebook-lint outputs density"),
         ("unit", "-m tools.ci unit"),
         ("notebooks", "-m tools.readme"),
         ("slides", "-m tools.slides --pdf"),

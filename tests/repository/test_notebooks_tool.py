@@ -161,11 +161,58 @@ def test_find_takes_files_and_folders_in_order_and_names_what_is_missing(tmp_pat
 
 def test_run_times_are_kept_for_all_notebooks(tmp_path):
     (tmp_path / "notebooks").mkdir()
-    notebooks.store_seconds(tmp_path / "notebooks" / "02_b.ipynb", 3.6)  # no assets: nothing to write
+    entry = {"seconds": 4, "cores": 2}
+    notebooks.store_run_time(tmp_path / "notebooks" / "02_b.ipynb", entry)  # no assets: nothing to write
     (tmp_path / "assets").mkdir()
-    notebooks.store_seconds(tmp_path / "notebooks" / "02_b.ipynb", 3.6)
-    notebooks.store_seconds(tmp_path / "notebooks" / "01_a.ipynb", 61.2)
-    notebooks.store_seconds(tmp_path / "notebooks" / "02_b.ipynb", 5.2)
+    for name in ("02_b", "01_a"):
+        notebooks.store_run_time(tmp_path / "notebooks" / f"{name}.ipynb", entry)
+    notebooks.store_run_time(tmp_path / "notebooks" / "02_b.ipynb", entry | {"seconds": 5})
     times = json.loads((tmp_path / "assets" / "run_times.json").read_text())
-    assert list(times) == ["01_a", "02_b"] and times["02_b"] == {"seconds": 5, "cores": os.cpu_count()}
-    assert times["01_a"]["seconds"] == 61
+    assert list(times) == ["01_a", "02_b"] and times["02_b"] == {"seconds": 5, "cores": 2}
+    assert times["01_a"]["seconds"] == 4
+
+
+def test_the_run_time_a_notebook_shows_is_that_of_this_very_run(tmp_path):
+    """The page, the file and the first cell name one number."""
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "assets").mkdir()
+    sentence = notebooks.SAID.format(seconds=9999, cores=1)
+    path = write(tmp_path / "notebooks" / "01_a.ipynb", f"print('first\\n{sentence}\\nlast')")
+    assert notebooks.main([str(path)]) == 0
+    entry = json.loads((tmp_path / "assets" / "run_times.json").read_text())["01_a"]
+    said = nbformat.read(path, as_version=4).cells[0].outputs[0].text
+    assert said == f"first\n{notebooks.SAID.format(**entry)}\nlast\n" and entry["seconds"] < 9999
+
+
+def test_the_sentence_is_the_librarys():
+    from course_lib.notebook import ROOT, run_time
+
+    times = json.loads((ROOT / "assets" / "run_times.json").read_text())
+    assert [run_time(name) for name in times] == [notebooks.SAID.format(**entry) for entry in times.values()]
+
+
+def test_only_what_needs_it_is_run_and_two_at_a_time(tmp_path, monkeypatch, capsys):
+    """A second call goes on where the first was stopped; a notebook that is named runs again."""
+    (tmp_path / "notebooks").mkdir()
+    paths = [write(tmp_path / "notebooks" / f"0{n}_x.ipynb", f"print({n})") for n in (1, 2, 3)]
+    monkeypatch.chdir(tmp_path)
+    assert notebooks.main([str(paths[0])]) == 0
+    capsys.readouterr()
+    assert notebooks.main([]) == 0
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "01_x.ipynb: up to date",
+        "02_x.ipynb: ok",
+        "03_x.ipynb: ok",
+    ]
+    assert nbformat.read(paths[2], as_version=4).cells[0].outputs[0].text == "3\n"
+    assert notebooks.main([]) == 0 and capsys.readouterr().out.count("up to date") == 3
+    nb = nbformat.read(paths[1], as_version=4)
+    nb.cells[0].source = "print(5)"
+    notebooks.store(nb, paths[1])
+    assert notebooks.main(["--jobs", "1"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "01_x.ipynb: up to date",
+        "03_x.ipynb: up to date",
+        "02_x.ipynb: ok",
+    ]
+    assert notebooks.main(["notebooks/03_x.ipynb"]) == 0 and capsys.readouterr().out == "03_x.ipynb: ok\n"

@@ -4,10 +4,9 @@ import io
 import platform
 import sys
 from dataclasses import FrozenInstanceError
+from importlib.metadata import version
 from types import SimpleNamespace
 
-import matplotlib
-import numpy as np
 import pytest
 import torch
 
@@ -65,7 +64,7 @@ def test_setup_tells_what_this_run_is(monkeypatch, capsys):
     got = notebook.setup("01_ddpm", seed=3)
     assert capsys.readouterr().out == (
         f"01_ddpm | course_lib {course_lib.__version__} | python {platform.python_version()} | "
-        f"torch {torch.__version__} | numpy {np.__version__} | matplotlib {matplotlib.__version__}\n"
+        f"torch {version('torch')} | numpy {version('numpy')} | matplotlib {version('matplotlib')}\n"
         f"device: mps | threads: {torch.get_num_threads()} | seed: 3\n"
         "exercises: yours | training: full\n"
         "run time of 01_ddpm\n"
