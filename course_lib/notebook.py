@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from IPython import get_ipython
 from matplotlib_inline.config import InlineBackend
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import __version__
 from .widgets import live
@@ -58,11 +60,9 @@ class Course:
 
 def setup(chapter: str, seed: int = 0) -> Course:
     """Seed torch, set threads, device and figure style, and print what this run is."""
-    threads = os.environ.get("COURSE_THREADS") or os.environ.get("OMP_NUM_THREADS")
-    if threads:
-        if not threads.isdecimal() or int(threads) < 1:
-            raise ValueError(f"COURSE_THREADS must be a number of threads, not {threads!r}")
-        torch.set_num_threads(int(threads))
+    threads = threads_wanted()
+    if threads is not None:
+        torch.set_num_threads(threads)
     torch.manual_seed(seed)
     plain_figures()
     course = Course(chapter, best_device(), os.environ.get("COURSE_FAST") == "1")
@@ -75,6 +75,19 @@ def setup(chapter: str, seed: int = 0) -> Course:
     print(f"exercises: {solutions} | training: {'fast (a few steps)' if course.fast else 'full'}")
     print(run_time(chapter))
     return course
+
+
+def threads_wanted() -> int | None:
+    """$COURSE_THREADS, or else the first number of $OMP_NUM_THREADS, which may list one for each level ("4,2")."""
+    ours = os.environ.get("COURSE_THREADS", "").strip()
+    if ours:
+        if not ours.isdecimal() or int(ours) < 1:
+            raise ValueError(f"COURSE_THREADS must be a number of threads, not {ours!r}")
+        return int(ours)
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return (
+        int(first) if first.isdecimal() and int(first) > 0 else None
+    )  # OpenMP ignores what it cannot read, too
 
 
 def run_time(chapter: str) -> str:
@@ -110,23 +123,71 @@ def watched() -> bool:
 def watch(records: Iterable[Any], total: int, describe: str = "training", every: int = 20) -> Iterator[Any]:
     """Pass training records through, under a bar where one is watched; at the end print steps and final loss.
 
+    Interrupting (the stop button, Ctrl-C) ends the training after the step that runs, not the cell: it says where,
+    and what follows uses the weights there are. A second interrupt is one.
     The loss is read off the device once in `every` records, so that training does not wait for it; the final
     loss is the mean of the last `every`. Seconds are printed only where the bar is watched.
     """
-    live, start, seen, losses = watched(), time.perf_counter(), 0, deque(maxlen=every)
-    bar = tqdm(total=total, desc=describe, disable=not live, leave=False)
-    try:
-        for record in records:
-            seen += 1
-            losses.append(torch.as_tensor(record.loss).detach())
-            if live and seen % every == 0:
-                bar.set_postfix(loss=f"{losses[-1].mean().item():.3f}", refresh=False)
-                bar.update(every)
-            yield record
-    finally:
-        bar.close()
-        if seen:
-            final = sum(loss.mean().item() for loss in losses) / len(losses)
-            count = f"{seen} steps" if seen == total else f"{seen} of {total} steps"
-            seconds = f", {time.perf_counter() - start:.1f} s" if live else ""
-            print(f"{describe}: {count}, final loss {final:.3f}{seconds}")
+    moving, start, seen, losses = watched(), time.perf_counter(), 0, deque(maxlen=every)
+    # On one stream with the last line, in plain text: a bar made of widgets would stay behind in a saved notebook.
+    bar = tqdm(total=total, desc=describe, disable=not moving, leave=False, file=bar_stream())
+    with Interrupts() as interrupts:
+        try:
+            for record in records:
+                seen += 1
+                losses.append(torch.as_tensor(record.loss).detach())
+                if moving and seen % every == 0:
+                    bar.set_postfix(loss=f"{losses[-1].mean().item():.3f}", refresh=False)
+                    bar.update(every)
+                yield record
+                if interrupts.noted:
+                    break
+        except KeyboardInterrupt:
+            if not seen:
+                raise
+            interrupts.noted = True
+        finally:
+            bar.close()
+            if seen:
+                seconds = f", {time.perf_counter() - start:.1f} s" if moving else ""
+                final = sum(loss.mean().item() for loss in losses) / len(losses)
+                print(
+                    f"{describe}: {counted(seen, total, interrupts.noted)}, final loss {final:.3f}{seconds}"
+                )
+
+
+def counted(seen: int, total: int, stopped: bool) -> str:
+    """How many steps were made."""
+    if seen == total:
+        return f"{seen} steps"
+    return f"{'stopped after ' * stopped}{seen} of {total} steps"
+
+
+def bar_stream() -> Any:
+    """Where the bar is drawn: in a notebook beside what is printed, in a terminal on standard error."""
+    return sys.stdout if live() else sys.stderr
+
+
+class Interrupts:
+    """Inside, the first interrupt is noted in place of KeyboardInterrupt, so that a step ends whole.
+
+    The second is raised as ever. Only the main thread is interrupted, so elsewhere nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.noted = False
+
+    def __enter__(self) -> "Interrupts":
+        self.main = threading.current_thread() is threading.main_thread()
+        if self.main:
+            self.before = signal.signal(signal.SIGINT, self.note) or signal.default_int_handler
+        return self
+
+    def note(self, *_: Any) -> None:
+        """What an interrupt calls."""
+        self.noted = True
+        signal.signal(signal.SIGINT, self.before)
+
+    def __exit__(self, *_: Any) -> None:
+        if self.main:
+            signal.signal(signal.SIGINT, self.before)

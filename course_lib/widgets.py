@@ -18,10 +18,22 @@ Draw = Callable[..., Figure]
 
 
 def live() -> bool:
-    """True in a notebook kernel with ipywidgets; never under COURSE_STATIC=1."""
+    """True where sliders can be moved: a notebook with ipywidgets that a person sits at; never under COURSE_STATIC=1.
+
+    Where nobody does (nbconvert, nbclient, papermill, nbval) a stored widget would be dead, and an export to HTML
+    would prefer it to the picture beside it.
+    """
     if os.environ.get("COURSE_STATIC") == "1" or importlib.util.find_spec("ipywidgets") is None:
         return False
-    return hasattr(get_ipython(), "kernel")
+    return attended(getattr(get_ipython(), "kernel", None))
+
+
+def attended(kernel: Any) -> bool:
+    """True where the front end that asked for this cell could also answer input(): only one with a person can."""
+    if kernel is None:
+        return False
+    request = kernel.get_parent()
+    return bool(request.get("content", {}).get("allow_stdin"))
 
 
 def view(widget: Any) -> dict[str, dict]:

@@ -2,7 +2,9 @@
 
 import io
 import platform
+import signal
 import sys
+import threading
 from dataclasses import FrozenInstanceError
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -96,7 +98,17 @@ def test_setup_sets_the_threads_it_is_told(monkeypatch, capsys):
     assert torch.get_num_threads() == 1 and "threads: 1 " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("threads", ["0", "many", "-1"])
+@pytest.mark.parametrize(
+    ("listed", "want"), [("4,2", 4), (" 3 , 1", 3), ("dynamic", None), ("0", None), ("", None), ("-2", None)]
+)
+def test_openmp_may_list_a_number_for_each_level(monkeypatch, listed, want):
+    monkeypatch.setenv("OMP_NUM_THREADS", listed)
+    assert notebook.threads_wanted() == want
+    monkeypatch.setenv("COURSE_THREADS", "1")
+    assert notebook.threads_wanted() == 1
+
+
+@pytest.mark.parametrize("threads", ["0", "many", "-1", "4,2"])
 def test_threads_must_be_a_number(monkeypatch, threads):
     monkeypatch.setenv("COURSE_THREADS", threads)
     with pytest.raises(ValueError, match=f"must be a number of threads, not '{threads}'"):
@@ -199,6 +211,71 @@ def test_a_run_that_stops_early_says_so(capsys):
     assert capsys.readouterr().out == "training: 2 of 3 steps, final loss 1.500\n"
 
 
+def interrupted(after, every=1.0):
+    """Records, and the stop button during the step that follows so many."""
+    for n in range(1500):
+        if n == after:
+            raise KeyboardInterrupt
+        yield SimpleNamespace(loss=every)
+
+
+def test_an_interrupt_ends_the_training_and_not_the_cell(capsys):
+    seen = [record.loss for record in notebook.watch(interrupted(475), 1500)]
+    assert len(seen) == 475
+    assert capsys.readouterr().out == "training: stopped after 475 of 1500 steps, final loss 1.000\n"
+
+
+def test_an_interrupt_before_the_first_step_is_passed_on(capsys):
+    with pytest.raises(KeyboardInterrupt):
+        list(notebook.watch(interrupted(0), 1500))
+    assert capsys.readouterr().out == ""
+
+
+def test_an_interrupt_lets_the_step_end_and_a_second_one_is_raised(capsys):
+    before, seen = signal.getsignal(signal.SIGINT), []
+    for n, record in enumerate(notebook.watch(records(torch.rand(50).unbind()), 50)):
+        if n == 3:
+            signal.raise_signal(signal.SIGINT)  # in the cell's own line: here a GPU waits
+        seen.append(record)
+    assert len(seen) == 4 and capsys.readouterr().out.startswith("training: stopped after 4 of 50 steps")
+    assert signal.getsignal(signal.SIGINT) is before
+    with pytest.raises(KeyboardInterrupt):
+        for _ in notebook.watch(records(torch.rand(50).unbind()), 50):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupt_during_a_step_lets_it_end(capsys):
+    done = []
+
+    def training():
+        for n in range(50):
+            if n == 7:
+                signal.raise_signal(signal.SIGINT)
+            done.append(n)
+            yield SimpleNamespace(loss=1.0)
+
+    assert len(list(notebook.watch(training(), 50))) == 8 == len(done)
+    assert "stopped after 8 of 50 steps" in capsys.readouterr().out
+
+
+def test_in_another_thread_training_is_watched_too(capsys):
+    thread = threading.Thread(target=lambda: list(notebook.watch(records([1.0, 2.0]), 2)))
+    thread.start()
+    thread.join()
+    assert capsys.readouterr().out == "training: 2 steps, final loss 1.500\n"
+
+
+def test_a_bar_leaves_nothing_but_the_last_line(monkeypatch, capsys):
+    monkeypatch.setattr(notebook, "watched", lambda: True)
+    monkeypatch.setattr(notebook, "live", lambda: True)
+    list(notebook.watch(records([1.0] * 40), 40))
+    out, err = capsys.readouterr()
+    assert "0/40" in out and err == ""
+    assert out.rsplit("\r", 1)[-1].startswith("training: 40 steps, final loss 1.000")
+
+
 def test_no_records_no_line(capsys):
     assert list(notebook.watch([], 3)) == []
     assert capsys.readouterr().out == ""
@@ -209,7 +286,7 @@ def test_a_watched_run_has_a_bar_that_reads_few_losses_and_ends_with_seconds(see
     monkeypatch.setattr(notebook.time, "perf_counter", lambda: next(clock))
     list(notebook.watch(records([0.5, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0]), 7, "digits", every=3))
     assert seen == [
-        {"total": 7, "desc": "digits", "disable": False, "leave": False},
+        {"total": 7, "desc": "digits", "disable": False, "leave": False, "file": sys.stderr},
         {"loss": "2.000", "refresh": False},
         3,
         {"loss": "6.000", "refresh": False},

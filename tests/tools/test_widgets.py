@@ -1,10 +1,13 @@
 """Sliders that redraw, and the still picture that stands for them."""
 
 import io
+import types
 
 import ipywidgets
+import nbclient
+import nbconvert
+import nbformat
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 from course_lib import plots, widgets
@@ -41,26 +44,87 @@ def parts(play=None, sliders=SLIDERS, start=AT[1]):
 # --- where it is live ---
 
 
-class Kernel(InteractiveShell):
-    kernel = None
+class Asked:
+    """A kernel whose front end can answer input(), or not."""
+
+    def __init__(self, **content):
+        self.content = content
+
+    def get_parent(self):
+        return {"content": self.content} if self.content else {}
+
+
+PERSON, NOBODY, SILENT = Asked(allow_stdin=True), Asked(allow_stdin=False), Asked()
 
 
 @pytest.mark.parametrize(
-    ("shell", "static", "package", "want"),
+    ("kernel", "static", "package", "want"),
     [
-        (Kernel, "", True, True),
-        (Kernel, "0", True, True),
-        (Kernel, "1", True, False),
-        (Kernel, "", False, False),
-        (InteractiveShell, "", True, False),
+        (PERSON, "", True, True),
+        (PERSON, "0", True, True),
+        (PERSON, "1", True, False),
+        (PERSON, "", False, False),
+        (NOBODY, "", True, False),
+        (SILENT, "", True, False),
         (None, "", True, False),
     ],
 )
-def test_live_means_a_kernel_with_widgets_that_is_not_static(monkeypatch, shell, static, package, want):
-    monkeypatch.setattr(widgets, "get_ipython", lambda: shell and shell.__new__(shell))
+def test_live_means_a_person_at_a_kernel_with_widgets_that_is_not_static(
+    monkeypatch, kernel, static, package, want
+):
+    shell = types.SimpleNamespace(kernel=kernel) if kernel else None
+    monkeypatch.setattr(widgets, "get_ipython", lambda: shell)
     monkeypatch.setenv("COURSE_STATIC", static)
     monkeypatch.setattr(widgets.importlib.util, "find_spec", {"ipywidgets": package or None}.get)
     assert widgets.live() is want
+
+
+def test_a_terminal_is_not_live(monkeypatch):
+    monkeypatch.setattr(widgets, "get_ipython", lambda: types.SimpleNamespace())
+    assert widgets.live() is False
+
+
+CELLS = """
+from course_lib import plots, widgets, exercise
+draw, at = lambda n: plots.bars({"data": n}, f"{n}"), [{"n": n} for n in (1, 2, 3)]
+widgets.explore(draw, at, "a bar that grows with n", n=(0, 5, 1))
+exercise.predict("toy.steps", "How many steps?", ["ten", "a hundred"])
+from course_lib.notebook import watch
+from types import SimpleNamespace
+_ = list(watch([SimpleNamespace(loss=1.0)] * 3, 3))
+"""
+
+
+@pytest.mark.parametrize("person", [False, True])
+def test_an_executed_notebook_exported_to_html_shows_the_stills(person, monkeypatch):
+    """nbconvert prefers a widget to the picture beside it, and a widget that no kernel moves is blank."""
+    monkeypatch.delenv("COURSE_STATIC", raising=False)
+    for name in ("CI", "PYTEST_VERSION", "PYTEST_CURRENT_TEST"):
+        monkeypatch.delenv(name, raising=False)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CELLS)])
+    client = nbclient.NotebookClient(notebook, kernel_name="python3", timeout=120)
+    if person:  # the same with a front end that can answer: it gets its sliders
+        start = client.async_start_new_kernel_client
+
+        async def answering():
+            kc = await start()
+            kc.allow_stdin = True
+            return kc
+
+        client.async_start_new_kernel_client = answering
+        client.start_new_kernel_client = nbclient.util.run_sync(answering)
+    client.execute()
+    outputs = notebook.cells[0].outputs
+    views = [out for out in outputs if VIEW in out.get("data", {})]
+    assert len(views) == (2 if person else 0)
+    text = "".join(out.text for out in outputs if out.output_type == "stream" and out.name == "stdout")
+    left = [line.rsplit("\r", 1)[-1] for line in text.split("\n")]
+    assert any(line.startswith("training: 3 steps, final loss 1.000") for line in left)
+    assert not any("0/3" in line for line in left)
+    if not person:
+        page, _ = nbconvert.HTMLExporter().from_notebook_node(notebook)
+        assert "data:image/png;base64" in page and "How many steps?" in page
+        assert "application/vnd.jupyter.widget-view" not in page
 
 
 # --- one bundle ---
