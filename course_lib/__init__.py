@@ -16,7 +16,8 @@
     d3pm sedd mdlm                              systems: one paper, one file, one notebook
     image_judge   distances                     pictures and laws compared
     ngram   text_metrics                        text judged
-    train   evaluate   plots   widgets          tools; they know the contract, never a system
+    identity   weights   train   evaluate
+    plots      widgets                          tools; they know the contract, never a system
     oracle                                      perfect networks, for tests and first experiments
     exercise   solutions   notebook             what happens inside a notebook
     recipes                                     named full runs that make the shipped weights and tables

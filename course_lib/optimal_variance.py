@@ -496,8 +496,10 @@ class LossAware(Process):
 
     p_t ~ sqrt(mean of the last `history` squared losses at t), mixed with `uniform` of the uniform law; uniform until
     every t has that many. A loss is divided by T p_t, so that its mean over the draws is the plain mean over t.
-    Improved DDPM, section 3.3. The history is not part of a training checkpoint: a continued run warms up again.
+    Improved DDPM, section 3.3. The history is part of a training checkpoint.
     """
+
+    remembers = ("losses", "seen")
 
     def __init__(self, process: Process, history: int = 10, uniform: float = 0.001):
         super().__init__()

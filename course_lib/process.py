@@ -37,6 +37,7 @@ class Process(Tables):
     clamps_exactly = (
         False  # True where known parts put back after each step leave the law of the others right
     )
+    remembers: tuple[str, ...] = ()  # tables that training changes: kept in its checkpoints
 
     # Forward
 

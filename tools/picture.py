@@ -8,7 +8,7 @@ import torch
 from course_lib.files import write_atomically
 from course_lib.plots import filmstrip, png
 from course_lib.process import sample
-from course_lib.recipes import find, shipped
+from course_lib.recipes.run import find, shipped
 from tools.readme import ROOT
 
 

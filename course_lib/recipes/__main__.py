@@ -1,6 +1,6 @@
-"""python -m course_lib.recipes: see the package's docstring."""
+"""python -m course_lib.recipes: see recipes/run.py."""
 
-from . import main
+from .run import main
 
 if __name__ == "__main__":
     main()

@@ -17,7 +17,7 @@ from ..ngram import NGram
 from ..process import Process, last, sample
 from ..stationary import Uniform
 from ..text_metrics import entropy_of_tokens
-from . import Recipe, spaced
+from .run import Recipe, spaced
 
 K, LENGTH, T = len(ALPHABET), 128, 1000
 STEPS = (4, 16, 64, 256, 1000)

@@ -11,7 +11,7 @@ from ..image_judge import Judge
 from ..nets import UNet
 from ..process import last, sample
 from ..schedules import cosine, table
-from . import Recipe, spaced
+from .run import Recipe, spaced
 
 
 def measure(recipe: Recipe, model: nn.Module, steps: int = 250, n: int = 500) -> dict:

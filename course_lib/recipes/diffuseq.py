@@ -43,8 +43,8 @@ from ..sentences import (
 from ..sentences import verses as bible
 from ..text_metrics import distinct, mbr, self_bleu
 from ..word_nets import MixingNet
-from . import Recipe, spaced
 from .diffusion_lm import BEST, from_company, from_frequencies, renoise, table
+from .run import Recipe, spaced
 
 CHAPTER = "05_diffuseq"
 CANDIDATES = (1, 3, 5, 10)

@@ -55,7 +55,7 @@ from ..shapes import Mask, Tokens
 from ..text_metrics import copied, distinct, self_bleu
 from ..train import train, warmup_cosine
 from ..word_nets import MixingNet, SentenceClassifier
-from . import Measurement, Recipe, shipped, spaced
+from .run import Measurement, Recipe, shipped, spaced
 
 LENGTH, WIDTH, T = 64, 32, 2000
 STEPS = (10, 20, 50, 200)

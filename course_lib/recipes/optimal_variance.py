@@ -20,7 +20,8 @@ from ..nets import TwoHeads, UNet
 from ..optimal_variance import DDIM, NPR, SN, Analytic, Learned, spread
 from ..process import Process, last, sample
 from ..schedules import cosine, ddpm_table, table
-from . import ASSETS, Measurement, Recipe, ddpm, shipped
+from . import ddpm
+from .run import ASSETS, Measurement, Recipe, shipped
 
 CHAPTER = "02_optimal_variance"
 DIGITS = {"shape": (1, 8, 8), "levels": 17, "clip": 1.0}

@@ -15,9 +15,9 @@ from ..process import Process, last, sample
 from ..schedules import cosine
 from ..sde import SDE, VP
 from ..solvers import RK4, Ancestral, Heun
-from . import Recipe, find, shipped
 from .ddpm import chunks
 from .optimal_variance import judged
+from .run import Recipe, find, shipped
 
 STARTS = (1e-5, 1e-3, 1e-2, 2e-2, 4e-2)  # t_min; the noise is half a grey level at about 0.03
 WAYS = {  # what, calls of the network per step, from the SDE

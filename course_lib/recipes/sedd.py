@@ -21,8 +21,9 @@ from ..process import Process, last, sample
 from ..sedd import SEDD, Counted, Mass, first_hitting
 from ..shapes import Network
 from ..stationary import Uniform
-from . import Measurement, Recipe, d3pm, shipped, spaced
+from . import d3pm
 from .d3pm import LENGTH, K, network, quality, text
+from .run import Measurement, Recipe, shipped, spaced
 
 STEPS, RACE_STEPS = (8, 32, 128, 512), 128
 

@@ -294,7 +294,8 @@ def test_mnist_interrupted_while_caching_leaves_no_half_file(cache, few_mnist, m
 def test_missing_package_is_named_with_its_install(load, module, package, cache, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(
-        ImportError, match=rf'{module} is missing: pip install -e "\.\[course\]" brings {package}'
+        ImportError,
+        match=rf'{module} is missing: pip install "text-diffusion-course\[course\]" brings {package}, and',
     ):
         load()
 

@@ -15,8 +15,9 @@ from course_lib.files import load_tensors
 from course_lib.image_judge import Judge
 from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, spread
 from course_lib.process import last, sample
-from course_lib.recipes import ASSETS, Measurement, ddpm, find, main, take
+from course_lib.recipes import ddpm
 from course_lib.recipes import optimal_variance as ov
+from course_lib.recipes.run import ASSETS, Measurement, find, main, take
 from course_lib.schedules import cosine, ddpm_table, table
 
 

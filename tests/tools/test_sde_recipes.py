@@ -10,8 +10,8 @@ from course_lib import data
 from course_lib.dpm_solver import DPMSolver
 from course_lib.files import load_tensors
 from course_lib.image_judge import Judge
-from course_lib.recipes import ASSETS, find
 from course_lib.recipes import sde as recipes
+from course_lib.recipes.run import ASSETS, find
 from course_lib.schedules import cosine
 from course_lib.sde import SDE, VP
 from course_lib.solvers import Ancestral, Heun

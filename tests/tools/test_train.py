@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from course_lib import finite
 from course_lib import train as module
 from course_lib.data import batches, two_bumps
 from course_lib.ddpm import DDPM
@@ -427,34 +428,88 @@ def test_a_loss_that_is_no_number_stops_training(tmp_path, value):
     good, weights = path.read_bytes(), state(model)
     with pytest.raises(FloatingPointError) as error:
         next(records)
-    assert str(error.value) == f"loss is {value} at step 7, for t = {p.t[2].item()}"
+    says = f"the loss must be finite, but at step 7, at t = {p.t[2].item()} it is not in 1 of 16 examples"
+    assert str(error.value) == says
     assert seen == [1, 2, 3, 4, 5, 6] and path.read_bytes() == good and state(model) == weights
 
 
-def test_a_gpu_is_not_made_to_wait_for_each_loss():
-    run = Run(process(), network(), 1e-3, 0.9, 1.0, None)
-    run.device = torch.device("cuda")  # by name only
-    t = torch.arange(1, 3)
-    for step in range(1, 50):
-        run.watch(step, t, torch.tensor([1.0, math.nan if step >= 20 else 1.0]))
-    assert len(run.unread) == 49
-    with pytest.raises(FloatingPointError, match="loss is nan at step 20, for t = 2"):
-        run.watch(50, t, torch.ones(2))
-    run.unread.clear()
-    for step in range(1, 51):
-        run.watch(step, t, torch.ones(2))
-    assert run.unread == []
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """What is not finite is noted as it is off the CPU: unread until the watch is read. Returns the reads' steps."""
+    reads = []
+
+    def note(what, good, t=None, must="finite"):
+        if watch := finite.RUNNING.get():
+            watch.add(good if t is None else good.reshape(len(good), -1).all(1), t, what, must)
+
+    def read(watch, plainly=finite.Watch.read):
+        reads.append(watch.step)
+        plainly(watch)
+
+    monkeypatch.setattr(finite, "note", note)
+    monkeypatch.setattr(module, "note", note)
+    monkeypatch.setattr(finite.Watch, "read", read)
+    return reads
+
+
+def test_a_gpu_is_not_made_to_wait_at_each_step(as_on_a_gpu):
+    list(train(process(), network(), shuffled(), 120))
+    assert as_on_a_gpu == [50, 100, 120]
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])
-def test_unread_losses_are_read_before_a_checkpoint_and_at_the_end(tmp_path, monkeypatch, checkpoint):
-    monkeypatch.setattr(Run, "watch", lambda self, *loss: self.unread.append(loss))  # as on a GPU
+def test_unread_losses_are_read_before_a_checkpoint_and_at_the_end(tmp_path, as_on_a_gpu, checkpoint):
     path = tmp_path / "f" if checkpoint else None
     records = train(process(Sick), network(), shuffled(), 10, checkpoint=path, every=8)
     seen = [next(records).step for _ in range(8 if checkpoint else 10)]
-    with pytest.raises(FloatingPointError, match="at step 7"):
+    with pytest.raises(FloatingPointError, match="the loss must be finite, but at step 7, at t = "):
         next(records)
     assert len(seen) == (8 if checkpoint else 10) and not (tmp_path / "f").exists()
+
+
+class Steep(MLP):
+    """Its gradient is NaN in step 6 alone, and its loss is fine."""
+
+    calls = 0
+
+    def forward(self, x, u):
+        self.calls += 1
+        out = super().forward(x, u)
+        if self.training and self.calls == 6:
+            out.register_hook(lambda g: g * math.nan)
+        return out
+
+
+def steep():
+    torch.manual_seed(0)
+    return Steep((1,), width=16, depth=1)
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weights_and_no_checkpoint(tmp_path):
+    model, path = steep(), tmp_path / "f"
+    records = train(process(), model, shuffled(), 9, checkpoint=path, every=3)
+    assert [next(records).step for _ in range(5)] == [1, 2, 3, 4, 5]
+    good, weights = path.read_bytes(), state(model)
+    with pytest.raises(FloatingPointError, match="the gradient must be finite, but at step 6, it is not"):
+        next(records)
+    assert path.read_bytes() == good and state(model) == weights
+    assert load_tensors(path)[1]["step"] == 3
+
+
+def test_a_gradient_that_is_not_finite_reaches_no_checkpoint_on_a_gpu(tmp_path, as_on_a_gpu):
+    model, path = steep(), tmp_path / "f"
+    records = train(process(), model, shuffled(), 9, checkpoint=path, every=3)
+    with pytest.raises(FloatingPointError, match="the gradient must be finite, but at step 6, it is not"):
+        list(records)
+    tensors, about = load_tensors(path)
+    assert about["step"] == 3 and all(v.isfinite().all() for v in tensors.values())
+
+
+def test_a_gradient_that_is_not_finite_at_any_scale_is_an_error():
+    model = network()
+    model.leave.weight.register_hook(lambda g: g * math.nan)
+    with pytest.raises(FloatingPointError, match="at step 50 it is not at any scale of float16"):
+        list(train(process(), model, shuffled(), 60, precision=torch.float16))
 
 
 # Learning rate
@@ -468,10 +523,33 @@ def test_warmup_cosine_values():
     )
     assert lr(300) == pytest.approx(0, abs=1e-12)
     assert warmup_cosine(0.4, 300)(50) == pytest.approx(0.2)
-    assert warmup_cosine(0.4, 100)(100) == 0.4 and warmup_cosine(0.4, 2)(2) == pytest.approx(0.008)
-    assert warmup_cosine(0.4, 101)(101) == pytest.approx(0)
-    with pytest.raises(ValueError, match="steps must be at least 1, not 0"):
-        warmup_cosine(0.4, 0)
+    assert warmup_cosine(0.4, 100, warmup=100)(50) == pytest.approx(0.2)
+    assert warmup_cosine(0.4, 4, warmup=0)(1) == pytest.approx(0.2 + 0.2 * math.sqrt(0.5))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 50, 199, 200, 201])
+def test_a_learning_rate_ends_at_0_however_few_steps_there_are(steps):
+    lr = warmup_cosine(0.4, steps)
+    assert lr(min(100, steps // 2)) == 0.4 or steps == 1
+    assert lr(steps) == pytest.approx(0, abs=1e-12)
+    assert lr(1) == pytest.approx(0.4 / max(1, min(100, steps // 2)), abs=0.4 * (steps == 1))
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"warmup": 100}, "warmup must be at most the 50 steps there are, not 100"),
+        ({"warmup": 30, "restart": 25}, "warmup must be at most the 25 steps there are, not 30"),
+        ({"warmup": 15, "restart": 40}, "warmup must be at most the 10 steps there are, not 15"),
+        ({"warmup": -1}, "warmup must be at least 0, not -1"),
+        ({"peak": 0.0}, "peak must be positive and finite, not 0.0"),
+        ({"peak": math.nan}, "peak must be positive and finite, not nan"),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_refused(options, says):
+    with pytest.raises(ValueError, match=says):
+        warmup_cosine(**{"peak": 1.0, "steps": 50, **options})
 
 
 def test_a_learning_rate_that_restarts():
@@ -495,23 +573,50 @@ def checkpoint(tmp_path):
 
 def test_weights_there_and_back(tmp_path):
     model, other = network(0), network(1)
-    save_weights(tmp_path / "w", model, {"made by": "hand", "kind": "?"}, dtype=torch.float32)
-    assert load_weights(tmp_path / "w", other) == {"made by": "hand", "kind": "weights"}
+    save_weights(tmp_path / "w", model, {"made by": "hand"})
+    about = load_weights(tmp_path / "w", other)
+    assert about == {"made by": "hand", "kind": "weights", "network": "MLP"}
     assert state(other) == state(model)
+    for key in ("kind", "network", "process"):
+        with pytest.raises(ValueError, match=f"about must not hold '{key}': the library says that itself"):
+            save_weights(tmp_path / "w", model, {key: "?"})
 
 
-def test_weights_are_float16_in_the_file_and_integers_stay(tmp_path):
+def test_weights_are_float16_if_asked_and_buffers_stay(tmp_path):
     model, other = network(0), network(1)
     for m, count in ((model, 70001), (other, 0)):
         m.register_buffer("count", torch.tensor([count]))
-    save_weights(tmp_path / "w", model, {})
-    stored, about = load_tensors(tmp_path / "w")
-    assert {v.dtype for k, v in stored.items() if k != "count"} == {torch.float16} and about == {
-        "kind": "weights"
-    }
+        m.register_buffer("far", torch.tensor([1e6 * count]))
+    save_weights(tmp_path / "w", model, {}, torch.float16)
+    stored, _ = load_tensors(tmp_path / "w")
+    assert {v.dtype for k, v in stored.items() if k not in ("count", "far")} == {torch.float16}
     load_weights(str(tmp_path / "w"), other)
     assert other.count.item() == 70001 and other.enter.weight.dtype == torch.float32
+    assert other.far.item() == model.far.item()
     assert other.enter.weight.equal(model.enter.weight.half().float())
+    save_weights(tmp_path / "wide", model, {})
+    assert {v.dtype for k, v in load_tensors(tmp_path / "wide")[0].items() if k != "count"} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "values, says",
+    [
+        ([70000.0, 1.0], "weight does not fit torch.float16: 1 of its values become infinite, up to 70000"),
+        ([1e5, -1e5], "weight does not fit torch.float16: 2 of its values become infinite, up to 100000"),
+        ([1e-9, 1e-9], "weight does not fit torch.float16: 2 of its 2 values become 0"),
+        ([1e-9, 3e-7], "weight does not fit torch.float16: 1 of its 2 values become 0"),
+    ],
+)
+def test_weights_that_float16_cannot_hold_are_refused(tmp_path, values, says):
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.data[:] = torch.tensor(values)
+    with pytest.raises(OverflowError, match=says):
+        save_weights(tmp_path / "w", model, {}, torch.float16)
+    assert not (tmp_path / "w").exists()
+    for dtype in (None, torch.float32, torch.bfloat16):
+        save_weights(tmp_path / "w", model, {}, dtype)
+    model.weight.data[:] = torch.tensor([1e-9, 0.1])  # nothing beside the other
+    save_weights(tmp_path / "w", model, {}, torch.float16)
 
 
 def test_weights_of_another_model_leave_this_one_alone(tmp_path):
@@ -519,7 +624,7 @@ def test_weights_of_another_model_leave_this_one_alone(tmp_path):
     before = state(long)
     save_weights(tmp_path / "w", short, {})
     with pytest.raises(
-        ValueError, match=r"w belongs to another model: 1.weight has shape None there, \(3, 2\) here"
+        ValueError, match=r"w belongs to another model: 1.weight is missing there, has shape \(3, 2\) here"
     ):
         load_weights(tmp_path / "w", long)
     save_weights(tmp_path / "w", nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 4)), {})
@@ -528,7 +633,7 @@ def test_weights_of_another_model_leave_this_one_alone(tmp_path):
     assert state(long) == before
     save_weights(tmp_path / "w", long, {})
     with pytest.raises(
-        ValueError, match=r"1.(weight has shape \(3, 2\)|bias has shape \(3,\)) there, None here"
+        ValueError, match=r"1.(weight has shape \(3, 2\)|bias has shape \(3,\)) there, is missing here"
     ):
         load_weights(tmp_path / "w", short)
 
