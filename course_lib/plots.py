@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from .shapes import check_count
+
 # Colour, line and marker of a thing, in all chapters; colour-blind readers can tell the colours apart too.
 ROLES = {
     "data": ("#1b63fe", "-", "o"),
@@ -43,11 +45,28 @@ matplotlib.rcParams.update(
 )
 
 
-def array(x: Any) -> np.ndarray:
-    """Any tensor or sequence as a float64 numpy array."""
+def array(x: Any, name: str = "what is drawn") -> np.ndarray:
+    """Any tensor or sequence as a float64 numpy array. ValueError for NaN, which matplotlib leaves out silently."""
     if isinstance(x, Tensor):
         x = x.detach().cpu().double().numpy()
-    return np.asarray(x, dtype=np.float64)
+    x = np.asarray(x, dtype=np.float64)
+    missing = np.isnan(x).sum()
+    if missing:
+        raise ValueError(f"{name} must be numbers, but {missing} of {x.size} are NaN")
+    return x
+
+
+def check_labels(name: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError for a label that nothing is drawn for: it would be left out silently."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"{name} must go with one of {', '.join(known)}, not with {', '.join(unknown)}")
+
+
+def check_length(name: str, values: np.ndarray, n: int, of: str) -> None:
+    """Raise ValueError unless there are n values along the first axis."""
+    if values.ndim < 1 or len(values) != n:
+        raise ValueError(f"{name} must hold {n} values, as many as {of}, not shape {values.shape}")
 
 
 def looks(labels: Iterable[str]) -> list[tuple]:
@@ -147,12 +166,16 @@ def curves(
     band: dict[str, tuple] | None = None,
 ) -> Figure:
     """Lines over one x. band[label] = (low, high) shades an uncertainty around that line."""
+    x, band = array(x, "x"), band or {}
+    check_labels("band", band, lines)
     fig, ((ax,),) = panels(title)
     for (label, y), (colour, line, _) in zip(lines.items(), looks(lines), strict=True):
-        ax.plot(array(x), array(y), color=colour, linestyle=line, label=label)
-        if band and label in band:
-            low, high = band[label]
-            ax.fill_between(array(x), array(low), array(high), color=colour, alpha=0.2, linewidth=0)
+        y = array(y, label)
+        check_length(label, y, len(x), "x")
+        ax.plot(x, y, color=colour, linestyle=line, label=label)
+        if label in band:
+            low, high = (array(edge, f"the band of {label}") for edge in band[label])
+            ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
     if len(lines) > 1:
@@ -162,26 +185,29 @@ def curves(
 
 def by_time(t: Any, values: Any, title: str, ylabel: str = "loss", bins: int = 20) -> Figure:
     """Mean of the values in equal bins of time, with a band of two standard errors."""
-    t, values = array(t), array(values)
+    t, values = array(t, "t"), array(values, "values")
+    check_length("values", values, t.size, "t")
     edges = np.linspace(t.min(), t.max(), bins + 1)
-    place = np.clip(np.searchsorted(edges, t, side="right") - 1, 0, bins - 1)
-    groups = [values[place == k] for k in range(bins)]
-    middle = np.array([e for e, g in zip((edges[1:] + edges[:-1]) / 2, groups, strict=True) if len(g)])
-    mean = np.array([g.mean() for g in groups if len(g)])
-    error = np.array([g.std() / np.sqrt(len(g)) for g in groups if len(g)])
+    place = np.searchsorted(edges, t, side="right") - 1
+    place = np.clip(place, 0, bins - 1)  # the last edge belongs to the last bin
+    filled = [k for k in range(bins) if (place == k).any()]
+    groups = [values[place == k] for k in filled]
+    middle = (edges[1:] + edges[:-1])[filled] / 2
+    mean = np.array([group.mean() for group in groups])
+    error = np.array([group.std() / np.sqrt(len(group)) for group in groups])
     band = {"learned": (mean - 2 * error, mean + 2 * error)}
     return curves(middle, {"learned": mean}, title, "t", ylabel, band=band)
 
 
 def bars(values: dict[str, Any], title: str, xlabel: str = "", error: dict[str, Any] | None = None) -> Figure:
     """One horizontal bar per label, the first on top, with its number; error[label] is one standard error."""
-    fig, ((ax,),) = panels(title, size=(8, 1.2 + 0.5 * len(values)))
-    colours = [colour for colour, _, _ in looks(values)]
-    spread = [(error or {}).get(label, 0) for label in values]
-    drawn = ax.barh(
-        list(values), [float(v) for v in values.values()], color=colours, xerr=spread if error else None
-    )
-    ax.bar_label(drawn, [f" {float(v):.3g}" for v in values.values()])
+    check_labels("error", error or {}, values)
+    labels, numbers = list(values), array([float(v) for v in values.values()])
+    errors = [float(error.get(label, 0)) for label in labels] if error else None
+    colours = [colour for colour, _, _ in looks(labels)]
+    fig, ((ax,),) = panels(title, size=(8, 1.2 + 0.5 * len(labels)))
+    drawn = ax.barh(labels, numbers, color=colours, xerr=errors)
+    ax.bar_label(drawn, [f" {number:.3g}" for number in numbers])
     ax.invert_yaxis()
     ax.margins(x=0.15)
     ax.set_xlabel(xlabel)
@@ -201,7 +227,10 @@ def heats(matrices: dict[str, Any], title: str) -> Figure:
     """Square matrices side by side, each on its own scale from 0 to its largest entry; row 0 on top."""
     fig, axes = panels(title, 1, len(matrices), (max(6, 2.1 * len(matrices)), 3))
     for ax, (label, matrix) in zip(axes[0], matrices.items(), strict=True):
-        ax.imshow(array(matrix), interpolation="nearest", vmin=0)
+        matrix = array(matrix, label)
+        if (matrix < 0).any():
+            raise ValueError(f"{label} must not be negative: its scale starts at 0")
+        ax.imshow(matrix, interpolation="nearest", vmin=0)
         ax.set(title=label, xticks=[], yticks=[])
     return fig
 
@@ -221,7 +250,9 @@ def density_grid(
 
     Samples outside the drawn range count too, so a histogram may have less than area 1.
     """
-    drawn = {label: array(x).ravel() for label, x in samples.items()}
+    drawn = {label: array(x, label or "samples").ravel() for label, x in samples.items()}
+    if not drawn or not all(map(len, drawn.values())):
+        raise ValueError("samples must hold at least one number in each panel")
     x, p = grid(exact, drawn.values())
     fig, axes = panels(title, 1, len(drawn), (max(6, 3.2 * len(drawn)), 3.6), sharex=True, sharey=True)
     for ax, (label, values) in zip(axes[0], drawn.items(), strict=True):
@@ -252,7 +283,8 @@ def paths(times: Any, xs: Any, title: str) -> Figure:
 
     At most 50 are drawn; the histograms count all.
     """
-    times, xs = array(times), array(xs)
+    times, xs = array(times, "times"), array(xs, "xs")
+    check_length("xs", xs, len(times), "times")
     fig, (axes,) = panels(title, 1, 3, sharey=True, width_ratios=(1, 5, 1))
     axes[1].plot(times, xs[:, :50], color=COLOURS["learned"], alpha=0.4, linewidth=0.8)
     axes[1].set(xlim=(times[0], times[-1]), xlabel="t")
@@ -269,7 +301,10 @@ def scatter2d(points: dict[str, Any], title: str) -> Figure:
     """Clouds of 2-D points (n, 2) by label, with equal axes."""
     fig, ((ax,),) = panels(title, size=(6, 5))
     for (label, xy), (colour, _, marker) in zip(points.items(), looks(points), strict=True):
-        ax.scatter(*array(xy).T, s=16, color=colour, marker=marker, alpha=0.6, linewidths=1, label=label)
+        xy = array(xy, label)
+        if xy.ndim != 2 or xy.shape[1] != 2:
+            raise ValueError(f"{label} must be points (n, 2), not {xy.shape}")
+        ax.scatter(*xy.T, s=16, color=colour, marker=marker, alpha=0.6, linewidths=1, label=label)
     ax.set_aspect("equal")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the points
     return fig
@@ -280,9 +315,10 @@ def scatter2d(points: dict[str, Any], title: str) -> Figure:
 
 def mosaic(x: Any, columns: int) -> np.ndarray:
     """Images (N, 1, H, W) as one array, row by row, with a gap of one pixel (NaN) between them."""
-    x = array(x)
-    if x.ndim != 4 or x.shape[1] != 1:
+    x = array(x, "images")
+    if x.ndim != 4 or x.shape[1] != 1 or not len(x):
         raise ValueError(f"images must have shape (N, 1, H, W), not {x.shape}")
+    check_count("columns", columns)
     n, _, height, width = x.shape
     rows = -(-n // columns)
     out = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
@@ -340,11 +376,15 @@ def microscope(lines: dict[str, str], title: str, shade: Any = None, size: int =
 
     lines: label at the left -> text; shade (lines, characters), for instance the model's confidence.
     """
+    if not lines or not all(lines.values()):
+        raise ValueError("lines must hold at least one text, and none that is empty")
     texts = list(lines.values())
     length = len(texts[0])
     if any(len(text) != length for text in texts):
         raise ValueError(f"lines must have one length, not {sorted({len(text) for text in texts})}")
-    shade = np.zeros((len(texts), length)) if shade is None else array(shade)
+    shade = np.zeros((len(texts), length)) if shade is None else array(shade, "shade")
+    if shade.shape != (len(texts), length) or shade.min() < 0 or shade.max() > 1:
+        raise ValueError(f"shade must lie in [0, 1] and have shape {(len(texts), length)}, not {shade.shape}")
     fig, ((ax,),) = panels(title, size=(10, 0.8 + 0.3 * len(texts)))
     ax.imshow(shade, cmap="YlOrBr", vmin=0, vmax=2, aspect="auto", interpolation="nearest")
     for row, text in enumerate(texts):

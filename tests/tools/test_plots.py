@@ -487,3 +487,55 @@ def test_microscope_without_shade_is_white_and_its_letters_have_a_size():
 def test_lines_under_the_microscope_have_one_length():
     with pytest.raises(ValueError, match=r"lines must have one length, not \[1, 2\]"):
         plots.microscope({"a": "x", "b": "yz"}, "letters")
+
+
+# --- nothing is left out silently ---
+
+NAN = [1.0, np.nan]
+
+
+@pytest.mark.parametrize(
+    ("draw", "says"),
+    [
+        (lambda: plots.curves([0, 1], {"data": NAN}, "t"), "data must be numbers, but 1 of 2 are NaN"),
+        (lambda: plots.curves(NAN, {"data": [0, 1]}, "t"), "x must be numbers"),
+        (
+            lambda: plots.curves([0, 1], {"a": [0, 1]}, "t", band={"a": (NAN, [1, 2])}),
+            "the band of a must be",
+        ),
+        (
+            lambda: plots.curves([0, 1], {"a": [0, 1]}, "t", band={"b": ([0, 1], [1, 2])}),
+            "band must go with one of a",
+        ),
+        (
+            lambda: plots.curves([0, 1], {"a": [0, 1, 2]}, "t"),
+            "a must hold 2 values, as many as x, not shape",
+        ),
+        (lambda: plots.by_time([0, 1], NAN, "t"), "values must be numbers"),
+        (lambda: plots.by_time([0, 1], [1.0], "t"), "values must hold 2 values, as many as t"),
+        (lambda: plots.bars({"a": np.nan}, "t"), "what is drawn must be numbers"),
+        (lambda: plots.bars({"a": 1}, "t", error={"b": 1}), "error must go with one of a, not with b"),
+        (lambda: plots.heat([NAN], "t"), "must be numbers"),
+        (lambda: plots.heats({"Q": [[0.5, -0.1]]}, "t"), "Q must not be negative: its scale starts at 0"),
+        (lambda: plots.density([np.nan], torch.exp, "t"), "samples must be numbers, but 1 of 1"),
+        (lambda: plots.density([], torch.exp, "t"), "samples must hold at least one number"),
+        (lambda: plots.density_grid({}, torch.exp, "t"), "samples must hold at least one number"),
+        (lambda: plots.paths([1, 0], [[1.0]], "t"), "xs must hold 2 values, as many as times"),
+        (lambda: plots.scatter2d({"a": [[1, 2, 3]]}, "t"), r"a must be points \(n, 2\), not \(1, 3\)"),
+        (lambda: plots.images(torch.full((1, 1, 2, 2), np.nan), "t"), "images must be numbers, but 4 of 4"),
+        (lambda: plots.images(torch.zeros(0, 1, 2, 2), "t"), "images must have shape"),
+        (lambda: plots.images(torch.zeros(1, 1, 2, 2), "t", columns=0), "columns must be at least 1"),
+        (lambda: plots.microscope({"a": "xy"}, "t", shade=[[0, 1.1]]), r"shade must lie in \[0, 1\]"),
+        (lambda: plots.microscope({"a": "xy"}, "t", shade=[[0, -0.1]]), r"shade must lie in \[0, 1\]"),
+        (lambda: plots.microscope({"a": "xy"}, "t", shade=[0, 1]), r"have shape \(1, 2\), not \(2,\)"),
+        (lambda: plots.microscope({}, "t"), "lines must hold at least one text"),
+    ],
+)
+def test_figures_refuse_what_they_would_leave_out(draw, says):
+    with pytest.raises(ValueError, match=says):
+        draw()
+
+
+def test_infinite_values_are_drawn_as_a_gap_on_a_log_axis():
+    plots.curves([0, 1], {"data": [1, np.inf]}, "t", logy=True)
+    plots.microscope({"a": "xy"}, "t", shade=[[0, 1]])
