@@ -10,7 +10,18 @@ from torch import Tensor
 
 from .categorical import Law, LogLaw, PerToken, Semigroup, draw, happens, kept_and_lost, pick
 from .schedules import Schedule
-from .shapes import Mask, PerExample, Table, Times, Tokens, check_choice, check_count, per_example, widest
+from .shapes import (
+    Mask,
+    PerExample,
+    Table,
+    Times,
+    Tokens,
+    check_choice,
+    check_count,
+    per_example,
+    upcast,
+    widest,
+)
 
 
 class Absorbing(Semigroup):
@@ -93,7 +104,7 @@ class Absorbing(Semigroup):
 
     def loo_from_posterior(self, log_p: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """The same law: a mask says nothing about its own token, and other tokens are not in question."""
-        return log_p.log_softmax(-1)
+        return upcast(log_p).log_softmax(-1)
 
     def unmix(self, c: LogLaw, t: Times) -> LogLaw:
         """The same, up to a factor."""

@@ -62,8 +62,8 @@ def running_sum(p: Float[Tensor, "*shape K"], t: Times | None = None) -> Float[T
     return below
 
 
-def find(below: Float[Tensor, "*shape K"], u: Float[Tensor, "*shape n"]) -> Int[Tensor, "*shape n"]:
-    """The first token whose running sum is above u."""
+def find(below: Float[Tensor, "*laws K"], u: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """The first token whose running sum is above u, which has one more axis than the laws; any, if there is one law."""
     token = torch.searchsorted(below, u, right=True)
     # For a law of NaN on a GPU, which is noted but goes on: an index out of range would stop the device.
     return token.clamp(max=below.shape[-1] - 1)
@@ -307,8 +307,6 @@ def check_clock(clock: Table) -> Table:
     if callable(clock) and not isinstance(clock, Tensor):
         name = getattr(clock, "__name__", "schedule")
         raise TypeError(f"clock must be a table or a Schedule, not a function: call it, {name}()")
-    if isinstance(clock, Tensor):
-        check_constant("clock", clock)
     return check_table(clock, to_zero=True)
 
 

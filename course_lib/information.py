@@ -1,11 +1,11 @@
 """Clocks by information: each step takes the same share of what x_t says about x_0 (D3PM, section 3.3)."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .categorical import Semigroup, check_law
-from .schedules import check_table
+from .schedules import bisect, check_table
 from .shapes import PerExample, Table, check_count, widest
 
 
@@ -31,18 +31,20 @@ def information_table(noise: Semigroup, p0: Float[Tensor, " V"], T: int, halving
     if entropy == 0:
         raise ValueError("p0 must not be certain: there is no information to lose")
     goal = entropy * (1 - widest(torch.arange(1, T, device=p0.device)) / T)
-    low, high = torch.full_like(goal, -20.0), torch.full_like(goal, 10.0)
-    for _ in range(halvings):
-        middle = (low + high) / 2
-        too_little_noise = information(noise, p0, -middle.exp()) > goal
-        low, high = torch.where(too_little_noise, middle, low), torch.where(too_little_noise, high, middle)
-    sigma = high.exp().cpu()
-    ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    return check_table(torch.cat([ends[:1], (-sigma).exp(), ends[1:]]), to_zero=True)
+
+    def too_little_noise(log_sigma: Float[Tensor, " N"]) -> Bool[Tensor, " N"]:
+        return information(noise, p0, -log_sigma.exp()) > goal
+
+    log_sigma = bisect(too_little_noise, torch.full_like(goal, -20.0), torch.full_like(goal, 10.0), halvings)
+    alpha_bar = (-log_sigma.exp()).exp().cpu()
+    ends = torch.tensor([1.0, 0.0], dtype=alpha_bar.dtype)
+    return check_table(torch.cat([ends[:1], alpha_bar, ends[1:]]), to_zero=True)
 
 
 def check_law_of_tokens(noise: Semigroup, p0: Tensor) -> Float[Tensor, " V"]:
     """p0 in float64, or an error: a law over the noise's V tokens."""
+    if not isinstance(noise, Semigroup):
+        raise TypeError(f"noise must be a Semigroup, which has one alpha, not {type(noise).__name__}")
     p0 = check_law("p0", p0)
     if len(p0) != noise.V:
         raise ValueError(f"p0 must be a law over the noise's {noise.V} tokens, not over {len(p0)}")

@@ -1,85 +1,40 @@
 """Categorical noise against matrices written out entry by entry, Bayes' rule by enumeration, and counting."""
 
-# ruff: noqa: E501 (one line for each bad input)
-
 import math
 
 import pytest
 import torch
+from noises import (
+    CLOSED,
+    DOUBLY,
+    NOISES,
+    PI,
+    RATES,
+    TABLE,
+    L,
+    Largest,
+    T,
+    V,
+    agree,
+    general,
+    pairs,
+    step_matrix,
+    times,
+)
 from torch import tensor
 
 from course_lib import schedules as S
 from course_lib.absorbing import Absorbing
-from course_lib.categorical import Noise, Semigroup, draw, happens
-from course_lib.information import information, information_table
+from course_lib.categorical import Noise, Semigroup, draw, draw_many, happens
+from course_lib.finite import Watch
 from course_lib.mask_uniform import MaskUniform
 from course_lib.stationary import Stationary, Uniform
-from course_lib.structured import Neighbours, StepMatrices, band, gaussian, nearest_neighbours
-
-V, T, L = 4, 6, 3
-TABLE = tensor([1.0, 0.9, 0.62, 0.4, 0.3, 0.11, 0.02], dtype=torch.float64)
-BETA = tensor([0.05, 0.3, 0.2, 0.6, 0.9, 0.5], dtype=torch.float64)
-PI = tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
-RATES = tensor(
-    [[-2.0, 1, 0.5, 0.5], [1, -1, 0, 0], [0.5, 0, -0.5, 0], [0.5, 0, 0, -0.5]], dtype=torch.float64
-)
-
-NOISES = {
-    "replace": lambda: Stationary(PI, TABLE),
-    "uniform": lambda: Uniform(V, TABLE),
-    "absorbing": lambda: Absorbing(V, TABLE),
-    "absorbing to 0": lambda: Absorbing(V, torch.cat([TABLE[:-1], torch.zeros(1)])),
-    "uniform to 0": lambda: Uniform(V, torch.cat([TABLE[:-1], torch.zeros(1)])),
-    "mask and uniform": lambda: MaskUniform(V, TABLE, 0.3),
-    "neighbours": lambda: Neighbours(RATES, TABLE),
-    "gaussian": lambda: gaussian(V, BETA),
-    "band": lambda: band(V, BETA, 1),
-}
-CLOSED = [name for name in NOISES if name.startswith(("replace", "uniform", "absorbing"))]
-DOUBLY = ["uniform", "neighbours", "gaussian", "band"]
+from course_lib.structured import Neighbours
 
 
 @pytest.fixture(params=NOISES)
 def noise(request):
     return NOISES[request.param]()
-
-
-def times(*values):
-    return tensor(values)
-
-
-def step_matrix(name: str, t: int) -> torch.Tensor:
-    """Q_t as the papers print it, in loops; rows are from."""
-    alpha = (TABLE[t] / TABLE[t - 1]).item()
-    beta, K = 1 - alpha, V + (name.startswith(("absorbing", "mask")))
-    if "to 0" in name and t == T:
-        alpha, beta = 0.0, 1.0
-    Q = torch.zeros(K, K, dtype=torch.float64)
-    for i in range(K):
-        for j in range(K):
-            if name.startswith("uniform"):
-                Q[i, j] = 1 - (K - 1) / K * beta if i == j else beta / K
-            elif name == "replace":
-                Q[i, j] = alpha * (i == j) + beta * PI[j]
-            elif name.startswith("absorbing"):
-                Q[i, j] = 1.0 * (j == V) if i == V else alpha * (i == j) + beta * (j == V)
-            elif name == "gaussian":
-                w = lambda n: math.exp(-4 * n**2 / ((K - 1) ** 2 * BETA[t - 1].item()))  # noqa: E731
-                Q[i, j] = w(i - j) / sum(w(n) for n in range(-(K - 1), K)) if i != j else 0
-            elif name == "band":
-                Q[i, j] = BETA[t - 1] / K if abs(i - j) == 1 else 0
-    if name in ("gaussian", "band"):
-        for i in range(K):
-            Q[i, i] = 1 - Q[i].sum()
-    if name == "neighbours":
-        Q = torch.matrix_exp(-math.log(alpha) * RATES)
-    if name == "mask and uniform":
-        R = torch.zeros(K, K, dtype=torch.float64)
-        R[:V, :V] = 0.7 / V
-        R[:V, V] = 0.3
-        R[:V, :V] -= torch.eye(V)
-        Q = torch.matrix_exp(-math.log(alpha) * R)
-    return Q
 
 
 @pytest.mark.parametrize("name", NOISES)
@@ -112,16 +67,6 @@ def test_rows_are_laws_and_symmetric_noise_is_doubly_stochastic(name):
     )  # a transposed absorbing matrix would pass here
 
 
-def test_gaussian_by_row_sums_would_not_keep_the_uniform_law():
-    i = torch.arange(8.0).double()
-    Q = (-4 * (i[:, None] - i).square() / (49 * 0.5)).exp()
-    Q = Q / Q.sum(1, keepdim=True)
-    assert abs(Q.sum(0).min() - 0.815) < 1e-3 and abs(Q.sum(0).max() - 1.095) < 1e-3
-    ours = gaussian(8, tensor([0.5] * 400).double())
-    assert (ours.matrix(times(0), times(1)).sum(1) - 1).abs().max() < 1e-14
-    assert (ours.matrix(times(0), times(400)) - 1 / 8).abs().max() < 1e-12
-
-
 def test_likelihood_is_a_column_and_row_a_row(noise):
     s, t = times(0, 0, 1, 3, 2), times(2, T, 3, 4, T)
     x = torch.randint(0, noise.K, (5, L))
@@ -134,15 +79,6 @@ def test_likelihood_is_a_column_and_row_a_row(noise):
     assert noise.mix(p, s, t).dtype == noise.likelihood(x, s, t).dtype == torch.float64
     short = p[..., : noise.V].double()
     torch.testing.assert_close(noise.mix(short, s, t), short @ Q[:, : noise.V], rtol=0, atol=1e-13)
-
-
-def counted(draws: torch.Tensor, K: int) -> torch.Tensor:
-    return draws.flatten().bincount(minlength=K) / draws.numel()
-
-
-def agree(draws: torch.Tensor, law: torch.Tensor, sigmas: float = 5.0) -> bool:
-    error = (law * (1 - law) / draws.numel()).sqrt()
-    return bool(((counted(draws, len(law)) - law).abs() <= sigmas * error + 1e-12).all())
 
 
 @pytest.mark.parametrize("s, t", [(0, 3), (2, 4), (0, T), (5, T)])
@@ -180,13 +116,6 @@ def test_posterior_is_bayes(noise):
                 torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
 
 
-def pairs(noise, t):
-    """All (x_0, x_t) that can happen, as rows of one token; and their times."""
-    Q = noise.matrix(times(0), times(t))[0]
-    x0, x_t = (Q[: noise.V] > 0).nonzero(as_tuple=True)
-    return x0[:, None], x_t[:, None], torch.full_like(x0, t), Q[x0, x_t]
-
-
 def test_kl_is_the_sum_written_out(noise):
     for t in range(1, T + 1):
         x0, x_t, end, _ = pairs(noise, t)
@@ -217,21 +146,6 @@ def test_closed_forms_are_the_general_formulas(name):
             torch.testing.assert_close(*grads, rtol=0, atol=1e-10)
     x = torch.arange(noise.V)[None]
     torch.testing.assert_close(noise.prior_kl(x), general(noise, "prior_kl")(x), rtol=0, atol=1e-13)
-
-
-def general(noise, method):
-    """The method as the base class has it."""
-    return getattr(Noise, method).__get__(noise)
-
-
-def test_kl_in_float32_keeps_small_probabilities():
-    for noise in (Uniform(3, TABLE), Absorbing(3, TABLE)):
-        log_p = tensor([[[0.0, -150.0, -2.0]]]).log_softmax(-1)
-        x0, x_t = tensor([[1]]), tensor([[noise.mask or 2]])
-        for s in (0, 2):
-            got = noise.kl(x0, x_t, log_p, times(s), times(4))
-            want = general(noise, "kl")(x0, x_t, log_p.double(), times(s), times(4))
-            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("s, t", [(0, 1), (0, T), (2, 3), (1, 5), (4, T)])
@@ -296,19 +210,6 @@ def test_fast_conversions_are_the_general_ones(name):
     torch.testing.assert_close(got / got.sum(-1, keepdim=True), want / want.sum(-1, keepdim=True))
 
 
-def test_impossible_scores_become_laws():
-    log_s = tensor([[[0.0, 9.0, -9.0, 0.0]]]).double()
-    p = Uniform(V, TABLE).loo_from_score(log_s, tensor([[0]]), times(1)).exp()
-    assert p.isfinite().all() and abs(p.sum() - 1) < 1e-12 and (p >= 0).all() and p.argmax() == 1
-
-
-def test_for_absorbing_noise_posterior_and_leave_one_out_are_one():
-    noise, log_p = Absorbing(V, TABLE), torch.randn(2, L, V).log_softmax(-1)
-    x_t = torch.full((2, L), noise.mask)
-    for change in (noise.loo_from_posterior, noise.posterior_from_loo):
-        torch.testing.assert_close(change(log_p, x_t, times(2, 3)), log_p)
-
-
 # Drawing
 
 
@@ -336,6 +237,89 @@ def test_happens_with_these_chances():
     assert mean[0] == 0 and mean[2] == 1 and abs(mean[1] - 0.25) < 5 * math.sqrt(0.1875 / 20000)
 
 
+NOT_LAWS = [[math.nan, 1.0, 1.0], [math.inf, 1.0, 1.0], [0.0, 0.0, 0.0], [2.0, -0.5, 1.0], [0.0, 1.0, -1e-3],
+            [1.0, -math.inf, 1.0]]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bad", NOT_LAWS)
+def test_what_is_no_law_is_never_drawn_from(bad, dtype, device):
+    """At once on a CPU; elsewhere when the loop reads its watch, and until then indices stay in range."""
+    p = torch.ones(4, 2, 3, device=device, dtype=dtype)
+    p[3, 1] = tensor(bad).to(p)
+    must = "each law to draw from must be finite, not negative and not 0 everywhere"
+    t_s = torch.arange(4.0, device=device)
+    for t, where in ((None, "it is not in 1 of 8 cases"), (t_s, "at t = 3 it is not in 1 of 4 examples")):
+        watch = Watch()
+        watch.step = 5
+        with watch, pytest.raises(FloatingPointError, match=f"{must}, but at step 5, {where}"):
+            assert (draw(p, t) < 3).all()
+            watch.read()
+    watch = Watch()
+    with watch, pytest.raises(FloatingPointError, match=f"{must}, but it is not in 1 of 1 cases"):
+        assert (draw_many(p[3, 1], (5,)) < 3).all()
+        watch.read()
+    assert draw(p[:3]).shape == (3, 2)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_no_chance_never_happens(bad, device):
+    p = tensor([[0.5, 0.5], [0.5, bad]], device=device)
+    t_s = tensor([0.25, 0.75], device=device)
+    for t, where in ((None, "in 1 of 4 cases"), (t_s, "at t = 0.75 it is not in 1 of 2 examples")):
+        watch = Watch()
+        with watch, pytest.raises(FloatingPointError, match=f"each chance must be finite, but .*{where}"):
+            happens(p, t)
+            watch.read()
+    assert happens(tensor([1.5, -0.5])).tolist() == [True, False]  # rounding may do that
+
+
+def test_a_network_of_nan_is_never_drawn_from(noise):
+    x_t, s, t = torch.zeros(2, L).long(), times(1, 1), times(3, 3)
+    if noise.mask is not None:
+        x_t[:] = noise.mask
+    with pytest.raises(FloatingPointError, match="at t = 3 it is not in 1 of 2 examples"):
+        log_p = torch.zeros(2, L, noise.V)
+        log_p[1, 0, 1] = math.nan
+        noise.step(log_p, x_t, s, t)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_laws_of_any_precision_are_drawn_from(dtype):
+    p = tensor([0.25, 0.5, 0.125, 0.125], dtype=dtype)
+    assert agree(draw(p.expand(40000, -1)), p.double()) and agree(draw_many(p, (200, 200)), p.double())
+    many = torch.ones(50257, dtype=dtype)  # running sums in half precision would stop growing at 2,048
+    assert draw(many.expand(2000, -1)).double().mean() == pytest.approx(50256 / 2, rel=0.1)
+
+
+def test_draws_of_no_law_at_all_are_none():
+    assert draw(torch.ones(0, 3)).shape == (0,) and happens(torch.ones(0)).shape == (0,)
+
+
+def test_draws_carry_no_gradient():
+    p = torch.rand(4, 3, requires_grad=True)
+    assert not draw(p).requires_grad and not happens(p).requires_grad
+
+
+def test_many_draws_of_one_law_follow_it():
+    p = tensor([0.0, 2.0, 1.0, 0.0, 5.0, 0.0])
+    x = draw_many(p, (3, 20000))
+    assert x.shape == (3, 20000) and agree(x, (p / 8).double())
+    torch.manual_seed(5)
+    one = draw(p.expand(3, 7, -1))
+    torch.manual_seed(5)
+    assert torch.equal(draw_many(p, (3, 7)), one)
+
+
+def test_many_draws_make_no_table_for_each():
+    """64 sequences of 1,024 tokens with K = 50,257: a law for each would be 26 GB."""
+    noise = Absorbing(50257, S.log_linear())
+    with Largest() as made:
+        x = draw_many(noise.prior(), (64, 1024))
+    assert made.numel <= 2 * 65536 and x.shape == (64, 1024)
+    assert (x != noise.mask).sum() < 65536 * 0.01
+
+
 # Clocks
 
 
@@ -353,32 +337,6 @@ def test_a_schedule_and_its_table_are_one_clock(make):
     assert real.matrix(s / 10, t / 10).dtype == torch.float64
 
 
-def test_neighbours_at_the_far_end_is_uniform():
-    noise = Neighbours(RATES, torch.cat([TABLE[:-1], torch.zeros(1)]))
-    assert (noise.matrix(times(0), times(T)) - 1 / V).abs().max() < 1e-14
-
-
-def test_the_default_share_of_masks_is_two_thirds():
-    noise = MaskUniform(V, TABLE)
-    Q = noise.matrix(times(0), times(2))[0]
-    torch.testing.assert_close(1 - Q[0, V], TABLE[2] ** (2 / 3))
-    torch.testing.assert_close(Q[0, 0] - Q[0, 1], TABLE[2])
-
-
-def test_reveals_is_the_chance_of_an_open_mask():
-    noise = Absorbing(V, NOISES["absorbing to 0"]().log_alpha_bar.exp())
-    a = noise.log_alpha_bar.exp()
-    for t in range(1, T + 1):
-        for s in range(t):
-            got = noise.reveals(times(s), times(t))
-            torch.testing.assert_close(got, ((a[s] - a[t]) / (1 - a[t]))[None], rtol=1e-12, atol=0)
-    x = torch.full((50, 1000), noise.mask)
-    x[:, 0] = 1
-    opened = noise.opened(x, times(2).expand(50), times(4).expand(50))
-    assert not opened[:, 0].any()
-    assert abs(opened[:, 1:].double().mean() - (a[2] - a[4]) / (1 - a[4])) < 0.01
-
-
 def test_large_vocabularies_need_no_matrix():
     """50,257 tokens: a single K x K in float32 would take 10 GB."""
     K, t = 50257, times(3, 1)
@@ -392,77 +350,120 @@ def test_large_vocabularies_need_no_matrix():
         assert noise.prior_kl(x0).isfinite().all() and noise.prior().shape == (noise.K,)
 
 
-# Graphs of neighbours
+SEMIGROUPS = {
+    "stationary": lambda clock: Stationary(PI, clock),
+    "absorbing": lambda clock: Absorbing(V, clock),
+    "mask and uniform": lambda clock: MaskUniform(V, clock, 0.3),
+    "neighbours": lambda clock: Neighbours(RATES, clock),
+}
 
 
-def test_nearest_neighbours_by_hand():
-    e = tensor([[1.0, 0.0], [2.0, 0.1], [1.0, 0.5], [0.0, 3.0]])  # by angle: 0, 1, 2, 3 in this order
-    R = nearest_neighbours(e, 1)  # 0 -> 1, 1 -> 0, 2 -> 1, 3 -> 2
-    want = torch.zeros(4, 4).double()
-    want[0, 1] = want[1, 0] = 1.0
-    want[1, 2] = want[2, 1] = want[2, 3] = want[3, 2] = 0.5
-    torch.testing.assert_close(R, want - want.sum(1).diag())
-    R2 = nearest_neighbours(e, 2)  # 0: 1, 2; 1: 0, 2; 2: 1, 0; 3: 2, 1
-    assert R2[0, 1] == 0.5 and R2[0, 2] == 0.5 and R2[3, 2] == 0.25 and R2[3, 0] == 0
+@pytest.mark.parametrize("make", SEMIGROUPS.values(), ids=SEMIGROUPS)
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_clock_may_leave_nothing_at_its_end(make, whole):
+    """alpha = 0 at T: all is finite there, and from T to T nothing happens."""
+    clock = S.log_linear(0.0)
+    noise = make(S.table(clock, 4, max_beta=1.0) if whole else clock)
+    end = times(4, 4) if whole else torch.ones(2)
+    half = end // 2 if whole else end / 2
+    assert noise.log_alpha(end).tolist() == [-math.inf] * 2
+    assert noise.log_alpha_ratio(end, end).tolist() == [0.0, 0.0]
+    torch.testing.assert_close(noise.matrix(end, end)[0], torch.eye(noise.K).double(), rtol=0, atol=1e-14)
+    x0 = torch.randint(0, V, (2, 5))
+    x_t = noise.corrupt(x0, end * 0, end)
+    assert torch.equal(noise.corrupt(x_t, end, end), x_t)
+    log_p = torch.randn(2, 5, V).log_softmax(-1).requires_grad_()
+    for s in (end * 0, half):
+        kl = noise.kl(x0, x_t, log_p, s, end)
+        assert kl.isfinite().all() and torch.autograd.grad(kl.sum(), log_p)[0].isfinite().all()
+        assert noise.posterior(log_p.exp(), x_t, s, end).isfinite().all()
+        assert noise.step(log_p, x_t, s, end).shape == (2, 5)
+    assert noise.prior_kl(x0).abs().max() < 1e-12
+    assert noise.posterior_from_loo(log_p, x_t, end).isfinite().all()
+    assert noise.rates(x_t).isfinite().all()
 
 
-def test_a_disconnected_graph_is_named():
-    R = torch.zeros(5, 5).double()
-    for i, j in ((0, 1), (2, 3), (3, 4)):
-        R[i, j] = R[j, i] = 1.0
-    with pytest.raises(ValueError, match="rates must join all tokens, but the graph has 2 pieces"):
-        Neighbours(R - R.sum(1).diag(), TABLE)
+class Learned(torch.nn.Module):
+    """alpha_bar(u) = 0.99 (1 - u^w), whose w is trained. At u = 0 its slope in w is not a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(tensor(1.7, dtype=torch.float64))
+        self.schedule = S.Schedule("learned", lambda u: torch.log1p(-0.99 * u**self.w))
 
 
-# Schedules by information
-
-
-def mutual_information(p, Q):
-    joint = p[:, None] * Q
-    return (joint * (joint / (p[:, None] * joint.sum(0))).log()).nan_to_num(0).sum()
-
-
-@pytest.mark.parametrize("name", ["replace", "uniform", "absorbing", "mask and uniform", "neighbours"])
-def test_information_is_the_double_sum(name):
-    noise, p = NOISES[name](), PI.flip(0)
-    for t in (1, 4):
-        Q = noise.matrix(times(0), times(t))[0][:V]
-        got = information(noise, p, TABLE[t : t + 1].log())
-        torch.testing.assert_close(got[0], mutual_information(p, Q))
-    table = information_table(noise, p, 7)
-    entropy = -(p * p.log()).sum()
-    share = information(noise, p, table[1:-1].log()) / entropy
-    torch.testing.assert_close(share, 1 - torch.arange(1, 7).double() / 7, rtol=0, atol=1e-10)
-    assert table[0] == 1 and table[-1] == 0 and len(table) == 8
-
-
-def test_for_absorbing_noise_information_falls_with_alpha_whatever_the_data():
-    for p in (PI, (PI == 0.1) * 0.96 + 0.01):
-        table = information_table(Absorbing(V, TABLE), p, 10)
-        torch.testing.assert_close(table, 1 - torch.arange(11).double() / 10, rtol=0, atol=1e-9)
-
-
-# Chains
-
-
-def test_a_chain_keeps_few_products():
-    calls = []
-
-    def one_step(t):
-        calls.append(t)
-        return step_matrix("gaussian", 3)
-
-    chain = StepMatrices(one_step, 100)
-    assert chain.products.shape == (11, V, V)
-    calls.clear()
-    chain.likelihood(tensor([[0], [1]]), times(0, 0), times(57, 57))
-    assert len(calls) == 7  # from the product of 50 steps on, once for both examples
-    calls.clear()
-    chain.mix(torch.rand(1, 1, V), times(40), times(42))
-    assert calls == [41, 42]
+@pytest.mark.parametrize("make", SEMIGROUPS.values(), ids=SEMIGROUPS)
+def test_a_learned_clock_gets_its_gradient(make):
+    """Against differences, for what a bound is made of; also from time 0 on."""
+    clock = Learned()
+    noise = make(clock.schedule)
+    x0, x_t = tensor([[0, 1], [2, 3]]), tensor([[0, 2], [2, 3]])
+    if noise.mask is not None:
+        x_t[:, 1] = noise.mask
+    if isinstance(noise, Absorbing):
+        x_t[:] = noise.mask
+    s, t = tensor([0.0, 0.3], dtype=torch.float64), tensor([0.4, 0.8], dtype=torch.float64)
+    log_p = torch.randn(2, 2, V).double().log_softmax(-1)
+    quantities = {
+        "log_alpha": lambda: noise.log_alpha(t),
+        "log_alpha_ratio": lambda: noise.log_alpha_ratio(s, t),
+        "kl": lambda: noise.kl(x0, x_t, log_p, s, t),
+        "posterior": lambda: noise.posterior(log_p.exp(), x_t, s, t)[..., :2],
+        "prior_kl": lambda: noise.prior_kl(x0),
+        "loo_from_posterior": lambda: noise.loo_from_posterior(log_p, x_t, t)[..., 0],
+    }
+    if isinstance(noise, Absorbing):
+        quantities["reveals"] = lambda: noise.reveals(s, t)
+    for name, quantity in quantities.items():
+        value = quantity().sum()
+        slope = torch.autograd.grad(value, clock.w)[0] if value.requires_grad else torch.zeros(())
+        with torch.no_grad():
+            clock.w += 1e-5
+            later = quantity().sum()
+            clock.w -= 2e-5
+            sooner = quantity().sum()
+            clock.w += 1e-5
+        assert slope.item() == pytest.approx(((later - sooner) / 2e-5).item(), rel=1e-6, abs=1e-8), name
 
 
 # Devices and dtypes
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_laws_are_float64_whatever_comes_in(noise, dtype):
+    """Half precision loses nothing but the digits that came in."""
+    x_t, s, t = torch.randint(0, noise.V, (2, L)), times(1, 2), times(3, 5)
+    p0 = torch.rand(2, L, noise.V).softmax(-1).to(dtype)
+    if isinstance(noise, Absorbing):
+        x_t[:] = noise.mask
+    for law in (lambda p: noise.mix(p, s, t), lambda p: noise.posterior(p, x_t, s, t)):
+        got = law(p0)
+        assert got.dtype == torch.float64
+        torch.testing.assert_close(got, law(p0.double()), rtol=0, atol=1e-14)
+    log_p = p0.log()
+    ways = (noise.posterior_from_loo, noise.loo_from_posterior, noise.score_from_loo, noise.loo_from_score)
+    for change in ways:
+        got, want = change(log_p, x_t, t), change(log_p.double(), x_t, t)
+        assert got.dtype == (dtype if dtype.itemsize >= 4 else torch.float32)
+        torch.testing.assert_close(got.double(), want, rtol=2e-5, atol=2e-5)
+    kl = noise.kl(x_t.clamp(max=V - 1), x_t, log_p.log_softmax(-1), s, t)
+    assert kl.dtype == torch.float64 and kl.isfinite().all()
+
+
+def test_everything_works_in_inference_mode(noise):
+    with torch.inference_mode():
+        x0, s, t = torch.randint(0, V, (2, L)), times(1, 2), times(3, 5)
+        x_t = noise.corrupt(x0, s * 0, t)
+        log_p = torch.randn(2, L, V).log_softmax(-1)
+        assert noise.step(log_p, x_t, s, t).shape == (2, L)
+        assert noise.kl(x0, x_t, log_p, s, t).isfinite().all()
+        assert noise.check_tokens("x", draw_many(noise.prior(), (2, L)), noise.K).shape == (2, L)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_times_of_any_width_are_times(noise, dtype):
+    s, t = times(0, 1, 0), times(1, 2, T)
+    torch.testing.assert_close(noise.matrix(s.to(dtype), t.to(dtype)), noise.matrix(s, t), rtol=0, atol=0)
 
 
 def test_tables_stay_in_float64(noise, device):
@@ -477,66 +478,66 @@ def test_tables_stay_in_float64(noise, device):
 # Bad input
 
 
-@pytest.mark.parametrize("call, error, words", [
-    (lambda: Uniform(1, TABLE), ValueError, "K must be at least 2, not 1"),
-    (lambda: Absorbing(1, TABLE), ValueError, "V must be at least 2, not 1"),
-    (lambda: MaskUniform(1, TABLE), ValueError, "V must be at least 2, not 1"),
-    (lambda: Uniform(2.0, TABLE), TypeError, "K must be an int, not float"),
-    (lambda: MaskUniform(3, TABLE, 1.0), ValueError, "mask_share must lie between 0 and 1, not 1.0"),
-    (lambda: MaskUniform(3, TABLE, 0.0), ValueError, "mask_share must lie between 0 and 1, not 0.0"),
-    (lambda: Stationary(tensor([0.5, 0.6]), TABLE), ValueError, "pi must not be negative and must sum to 1, but sums to 1.1"),
-    (lambda: Stationary(tensor([1.5, -0.5]), TABLE), ValueError, "pi must not be negative"),
-    (lambda: Stationary(tensor([1.0, 0.0]), TABLE), ValueError, r"pi must be positive, but pi\[1\] = 0"),
-    (lambda: Stationary(tensor([1.0]), TABLE), ValueError, r"pi must be a float tensor \(K,\) with K >= 2"),
-    (lambda: Stationary([0.5, 0.5], TABLE), ValueError, "pi must be a float tensor .* not list"),
-    (lambda: Uniform(3, tensor([1.0, 0.5, 0.7])), ValueError, r"alpha_bar must be smaller at each t than before, but alpha_bar\[2\]"),
-    (lambda: Uniform(3, tensor([1.0, 0.5, -0.1])), ValueError, r"alpha_bar must be positive, but alpha_bar\[2\]"),
-    (lambda: Uniform(3, tensor([1.0, 0.0, -0.1])), ValueError, r"alpha_bar must be positive, but alpha_bar\[1\]"),
-    (lambda: gaussian(1, BETA), ValueError, "K must be at least 2"),
-    (lambda: band(3, tensor([0.1, 1.2]), 1), ValueError, r"beta must lie in \[0, 1\], but at t = 2 it is 1.2"),
-    (lambda: gaussian(3, tensor([0.1, math.inf])), ValueError, r"beta must be finite and not negative, but at t = 2 it is inf"),
-    (lambda: gaussian(3, tensor([0.1, -0.2])), ValueError, "beta must be finite and not negative, but at t = 2 it is -0.2"),
-    (lambda: gaussian(3, tensor([float("nan")])), ValueError, "beta must be finite and not negative, but at t = 1 it is nan"),
-    (lambda: gaussian(3, tensor([0.1, 0.0])), ValueError, "beta must be positive"),
-    (lambda: gaussian(3, torch.zeros(0)), ValueError, r"beta must be a float tensor \(T,\) with T >= 1"),
-    (lambda: band(3, BETA, 0), ValueError, "width must be at least 1, not 0"),
-    (lambda: band(3, BETA, 3), ValueError, "width must be less than K = 3, not 3"),
-    (lambda: band(1, BETA, 1), ValueError, "K must be at least 2"),
-    (lambda: StepMatrices(lambda t: torch.eye(2), 0), ValueError, "T must be at least 1"),
-    (lambda: StepMatrices(lambda t: tensor([[1.0, 0.0], [0.5, 0.6]]), 2), ValueError, r"each row of one_step\(1\) must sum to 1, but row 1 sums to 1 \+0.1"),
-    (lambda: StepMatrices(lambda t: torch.eye(2) if t < 2 else tensor([[1.0, 0.0], [1.2, -0.2]]), 2), ValueError, r"one_step\(2\) must not be negative, but row 1 holds -0.2 at 1"),
-    (lambda: StepMatrices(lambda t: torch.ones(2, 3) / 3, 2), ValueError, r"one_step\(1\) must be a float tensor \(K, K\)"),
-    (lambda: Neighbours(torch.ones(2, 3), TABLE), ValueError, r"rates must be a float tensor \(K, K\)"),
-    (lambda: Neighbours(tensor([[-1.0, 1.0], [2.0, -2.0]]), TABLE), ValueError, "rates must be symmetric"),
-    (lambda: Neighbours(tensor([[1.0, -1.0], [-1.0, 1.0]]), TABLE), ValueError, "rates must not be negative off the diagonal"),
-    (lambda: Neighbours(tensor([[-1.0, 2.0], [2.0, -2.0]]), TABLE), ValueError, "each row of rates must sum to 0, but row 0 sums to 1"),
-    (lambda: nearest_neighbours(torch.randn(3, 2), 3), ValueError, "k must be less than the 3 tokens, not 3"),
-    (lambda: nearest_neighbours(torch.randn(3, 2), 0), ValueError, "k must be at least 1"),
-    (lambda: nearest_neighbours(tensor([[1.0], [0.0], [2.0]]), 1), ValueError, "embeddings must not be zero for metric=.cosine., but that of token 1 is"),
-    (lambda: information_table(Uniform(4, TABLE), tensor([0.5, 0.6]), 5), ValueError, "p0 must not be negative and must sum to 1"),
-    (lambda: information_table(Uniform(4, TABLE), PI, 0), ValueError, "T must be at least 1"),
-])  # fmt: skip
-def test_bad_input_is_named(call, error, words, unchecked):
-    with pytest.raises(error, match=words):
-        call()
+INTEGERS = [
+    torch.int64,
+    torch.int32,
+    torch.int16,
+    torch.int8,
+    torch.uint8,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_tokens_of_any_width_come_back_as_int64(dtype, unchecked):
+    noise = Absorbing(V, TABLE)
+    got = noise.check_tokens("x", tensor([[0, 3]], dtype=dtype), V)
+    assert got.dtype == torch.int64 and got.tolist() == [[0, 3]]
+    assert noise.check_tokens("x", tensor([[4]], dtype=dtype), noise.K).tolist() == [[4]]
+    with pytest.raises(ValueError, match="x must lie in 0..3, but holds 4: MASK"):
+        noise.check_tokens("x", tensor([[0, 4]], dtype=dtype), V)
+    x = tensor([[0, 3]])
+    assert noise.check_tokens("x", x, V) is x
 
 
 def test_bad_tokens_are_named(unchecked):
     noise = Absorbing(V, TABLE)
-    noise.check_tokens("x", tensor([[0, 3]]), V)
-    noise.check_tokens("x", tensor([[4]]), noise.K)
     for x, states, words in (
         (tensor([[0, 4]]), V, r"x must lie in 0..3, but holds 4: MASK, which no data may hold"),
         (tensor([[0, 5]]), V, r"x must lie in 0..3, but holds 5: no such token"),
         (tensor([[-1, 2]]), V, r"x must lie in 0..3, but holds -1: padding, which is no token"),
+        (
+            tensor([[-100, 2]]),
+            V,
+            r"x must lie in 0..3, but holds -100: padding, .* leave the place out by a mask",
+        ),
+        (tensor([[2, -7]]), V, r"x must lie in 0..3, but holds -7: no such token"),
         (tensor([0, 1]), V, r"x must have shape \(B >= 1, L >= 1\), not \(2,\)"),
         (torch.zeros(0, 3).long(), V, r"x must have shape \(B >= 1, L >= 1\), not \(0, 3\)"),
+        (torch.zeros(3, 0).long(), V, r"x must have shape \(B >= 1, L >= 1\), not \(3, 0\)"),
     ):
         with pytest.raises(ValueError, match=words):
             noise.check_tokens("x", x, states)
-    for x in (tensor([[0.0]]), tensor([[True]]), [[0]]):
-        with pytest.raises(TypeError, match="x must hold integers, not"):
+    with pytest.raises(ValueError, match="holds 4: no such token"):
+        Uniform(V, TABLE).check_tokens("x", tensor([[4]]), V)
+    wrong = (
+        (tensor([[0.0]]), "float32"),
+        (tensor([[True]]), "bool"),
+        (tensor([[1j]]), "complex64"),
+        ([[0]], "list"),
+    )
+    for x, kind in wrong:
+        with pytest.raises(TypeError, match=f"x must hold integers, not .*{kind}"):
             noise.check_tokens("x", x, V)
+
+
+def test_a_function_is_no_clock(unchecked):
+    with pytest.raises(TypeError, match=r"clock must be a table or a Schedule, .* call it, log_linear\(\)"):
+        Uniform(V, S.log_linear)
+    with pytest.raises(ValueError, match="alpha_bar must not ask for a gradient"):
+        Uniform(V, TABLE.clone().requires_grad_())
 
 
 def test_a_noise_without_formulas_says_so(unchecked):
