@@ -11,6 +11,8 @@ CI := $(PY) -m tools.ci
 ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # A Python that was asked for by name must be the one inside; python3 by default may change its meaning.
 ASKED := $(if $(filter file,$(origin PYTHON)),,$(PYTHON))
+# Opened from the root, so that assets and the library can be looked at, too.
+FIRST := /lab/tree/notebooks/00_start_here.ipynb
 SETUP := sh tools/environment.sh
 EMPTY :=
 READY := $(subst $(EMPTY) ,\ ,$(VENV)/.ready)
@@ -25,13 +27,13 @@ help: ## Show this list
 	@echo "  NB=06_d3pm one notebook, LAB_ARGS=\"--no-browser --port 9000\" goes to JupyterLab."
 
 lab: environment ## Open the course in JupyterLab (sets up .venv the first time)
-	$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 $(ROOT) $(LAB_ARGS) notebooks/00_start_here.ipynb
+	$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=$(FIRST) $(ROOT) $(LAB_ARGS)
 
 test: environment ## Run all that CI runs
 	@$(CI)
 
 lint: environment ## Check the style of code and notebooks
-	@$(CI) ruff format notebook-lint outputs density
+	@$(CI) ruff format notebook-lint outputs density reference
 
 unit: environment ## Run the library's tests
 	@$(CI) unit
@@ -45,6 +47,7 @@ oldest: ## Unit tests with the oldest versions that pyproject.toml allows
 notebooks: environment ## Run the notebooks that changed, or NB=06_d3pm, and store their outputs
 	$(PY) -m tools.notebooks $(NB:%=notebooks/%.ipynb)
 	$(PY) -m tools.readme
+	$(PY) -m tools.reference
 
 slides: environment ## Build one self-contained HTML file a chapter in build/slides, and a PDF
 	$(PY) -m tools.slides --pdf

@@ -53,6 +53,25 @@ def test_every_module_is_in_the_list():
     assert {owner(p) for p in FILES} == set(RANKS)
 
 
+def processes(path: Path) -> bool:
+    """True for a file with a class that stands straight on Process or on the base of token processes."""
+    classes = [
+        n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ClassDef)
+    ]
+    return any(
+        isinstance(b, ast.Name) and b.id in ("Process", "TokenProcess") for c in classes for b in c.bases
+    )
+
+
+def test_every_system_is_in_the_contract_table():
+    """A system is tested clause by clause in tests/contract, which imports it for its row in SYSTEMS."""
+    bases = {"process", "tokens", "wrapper"}
+    table = (ROOT.parent / "tests" / "contract" / "test_contract.py").read_text(encoding="utf-8")
+    for path in FILES:
+        if processes(path) and owner(path) not in bases | {"recipes", "solutions"}:
+            assert f"from course_lib.{owner(path)} import" in table, f"{owner(path)} has no row in SYSTEMS"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_imports_point_upwards(path):
     me = owner(path)

@@ -31,6 +31,7 @@ def stages(notebooks):
         "notebook-lint": (["-m", "tools.lint", "notebooks"], {}),
         "outputs": (["-m", "tools.stamps", "notebooks"], {}),
         "density": (["-m", "tools.density"], {}),
+        "reference": (["-m", "tools.reference", "--check"], {}),
         "unit": (PYTEST, {"COURSE_STRICT": "1"}),
         "blank": ([*NBVAL, *notebooks], {}),
         "solved": ([*NBVAL, *notebooks], SOLVED),

@@ -48,6 +48,7 @@ def results(root: Path = ROOT) -> str:
         r = json.loads(path.read_text(encoding="utf-8"))
         log = json.loads(path.with_name(path.name.replace(".results.", ".log.")).read_text(encoding="utf-8"))
         made = f"{log['device']}, {log['seconds'] / 60:.0f} min"
+        made += f", {len(log['sittings'])} sittings" if "sittings" in log else ""
         if (bits(r), likeness(r)) != ("-", "-"):
             rows.append(
                 f"| `{log['recipe']}` | {log.get('steps', '-')} | {bits(r)} | {likeness(r)} | {made} |"

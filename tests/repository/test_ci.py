@@ -9,7 +9,7 @@ import pytest
 
 from tools import ci
 
-LINT = ["ruff", "format", "notebook-lint", "outputs", "density"]
+LINT = ["ruff", "format", "notebook-lint", "outputs", "density", "reference"]
 ROOT = pathlib.Path(__file__).parents[2]
 
 

@@ -182,9 +182,9 @@ def plan(*arguments, **variables):
     ("target", "command"),
     [
         ("test", "-m tools.ci"),
-        ("lint", "-m tools.ci ruff format notebook-lint outputs density"),
+        ("lint", "-m tools.ci ruff format notebook-lint outputs density reference"),
         ("unit", "-m tools.ci unit"),
-        ("notebooks", "-m tools.readme"),
+        ("notebooks", "-m tools.reference"),
         ("slides", "-m tools.slides --pdf"),
         ("bench", "-m pytest -o addopts= -o filterwarnings= tests/benchmarks"),
     ],
@@ -202,5 +202,6 @@ def test_make_lab_is_loopback_only_and_allows_root_to_root_alone(tmp_path, user,
     lab = plan("lab", "LAB_ARGS=--no-browser", PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert lab[-1].split() == [
         *['".venv/bin/python"', "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"],
-        *[*flags, "--no-browser", "notebooks/00_start_here.ipynb"],
+        *[f'--ServerApp.root_dir="{ROOT}"', "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"],
+        *[*flags, "--no-browser"],
     ]

@@ -115,6 +115,7 @@ def check_commands(text):
         path = ROOT / module.replace(".", "/")
         assert path.is_dir() or path.with_suffix(".py").exists(), f"{module} does not exist"
     for path in re.findall(r"(?<![\w./\\])[\w./\\]+\.(?:py|sh|ipynb|txt)\b", text):
+        path = path.removeprefix("/lab/tree/")
         assert path.startswith("build/") or (ROOT / path.replace("\\", "/")).exists(), (
             f"{path} does not exist"
         )
