@@ -10,10 +10,14 @@
     structured   information                    kinds of noise, and clocks made by information
     process                                     the contract, and the one sampling loop
     wrapper   infilling                         processes around processes; known parts put back
+    tokens                                      what systems of tokens share
+    score_entropy  tweedie                      SEDD's loss at one token, and its steps back
     ddpm optimal_variance sde
     solvers dpm_solver likelihood
     diffusion_lm diffuseq autoregressive
-    d3pm sedd mdlm                              systems: one paper, one file, one notebook
+    d3pm ordered mdlm sedd                      systems: one paper, one file, one notebook
+    mask_count                                  the number of masks as the time
+    first_hitting                               masks opened at their exact times
     image_judge   distances                     pictures and laws compared
     ngram   text_metrics                        text judged
     identity   weights   train   evaluate

@@ -4,13 +4,19 @@ Time counts the tokens that are still missing: at t all but the last t stand, at
 writes t - s tokens. So `sample` and `train` serve it as they serve diffusion, and `clamp` is a prompt.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
+from .finite import note
 from .process import Process
 from .sentences import PAD, Pairs, written
-from .shapes import Mask, Network, PerExample, Times, Tokens, check_count, widest
+from .shapes import Mask, Network, PerExample, State, Times, Tokens, check_answer, check_count, upcast, widest
+
+BLANK = PAD  # a place where nothing is written yet
 
 
 class Autoregressive(Process):
@@ -29,47 +35,81 @@ class Autoregressive(Process):
         self.K, self.length, self.T, self.temperature = K, length, length, temperature
 
     def prior(self, n: int) -> Tokens:
-        """Nothing written yet: n rows of token 0, none of which is read."""
-        return torch.zeros(n, self.length, dtype=torch.long, device=self.device)
+        """Nothing written yet: n rows of BLANK."""
+        return torch.full((n, self.length), BLANK, device=self.device)
 
     def corrupt(self, x0: Tokens, t: Times) -> Tokens:
-        """x_0 with 0 in its last t places."""
+        """x_0 with BLANK in its last t places."""
         self.check_t("t", t, len(x0))
-        return torch.where(self.missing(x0, t), 0, x0)
+        return torch.where(self.missing(x0, t), BLANK, x0.long())
 
     def missing(self, x: Tokens, t: Times) -> Mask:
         """The last t places of the row."""
         return torch.arange(x.shape[1], device=x.device) >= self.length - t[:, None]
+
+    # Scoring: nothing is drawn, so x_t plays no part
 
     def loss(self, model: Network, data: Tokens | Pairs, t: Times) -> PerExample:
         """Mean of -log p(x_i | x_<i) over the words counted, nats; the same at every t."""
         nll, counted = self.each(model, data)
         return nll.sum(1) / counted.sum(1)
 
+    def loss_at(self, model: Network, x0: Tokens | Pairs, x_t: State, t: Times) -> PerExample:
+        """The loss."""
+        return self.loss(model, x0, t)
+
     def bound(self, model: Network, data: Tokens | Pairs, t: Times) -> PerExample:
         """-log p(x) itself, or -log p(y | x) of pairs: nats per example, float64, the same at every t."""
         return widest(self.each(model, data)[0]).sum(1)
 
+    def bound_at(self, model: Network, x0: Tokens | Pairs, x_t: State, t: Times) -> PerExample:
+        """The bound."""
+        return self.bound(model, x0, t)
+
     def each(self, model: Network, data: Tokens | Pairs) -> tuple[Tensor, Mask]:
         """-log p(x_i | x_<i) at each place, 0 where it does not count, and where it counts."""
         tokens, counted = (data.tokens, data.target) if isinstance(data, Pairs) else (data, written(data))
-        logits = model(tokens.clamp(min=0), torch.zeros(len(tokens), device=tokens.device))
+        tokens = tokens.long()
+        logits = self.ask(model, tokens, torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
         gold = tokens.masked_fill(~counted, PAD)
         return F.cross_entropy(logits.transpose(1, 2), gold, ignore_index=PAD, reduction="none"), counted
 
+    def ask(self, model: Network, x_t: Tokens, t: Times) -> Float[Tensor, "B L K"]:
+        """Logits of the token at each place from those before it, float32 or wider; checked as in TokenProcess."""
+        logits = model(x_t.clamp(min=0), self.u(t))
+        check_answer(logits, (*x_t.shape, self.K), x_t)
+        good = logits.detach().amax(-1).isfinite() | (x_t == PAD)
+        note("the model's output", good.all(1), t)
+        return upcast(logits)
+
+    # Sampling
+
     def step(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
-        """Write the t - s tokens from place length - t on, one at a time; all examples must make the same step."""
+        """Write the t - s tokens from place length - t on, one at a time, where none stands yet.
+
+        All examples must make the same step.
+        """
         self.check_step(len(x), t, s)
         if (t != t[0]).any() or (s != s[0]).any():
             raise ValueError("t and s must be one value each: all rows are written at the same place")
         x = x.clone()
         for place in range(self.length - int(t[0]), self.length - int(s[0])):
-            logits = model(x[:, : place + 1], self.u(t))[:, -1]
-            x[:, place] = self.choose(logits)
+            # The place itself must not be BLANK, or its logits would not be looked at.
+            before = x[:, : place + 1].clamp(min=0)
+            word = self.choose(self.ask(model, before, t)[:, -1])
+            # A prompt is there already: what comes after it has read it.
+            x[:, place] = torch.where(x[:, place] == BLANK, word, x[:, place])
         return x
 
-    def choose(self, logits: Tensor) -> Tensor:
-        """A token from each row of logits (B, K)."""
+    def choose(self, logits: Float[Tensor, "B K"]) -> Tensor:
+        """A token from each row of logits."""
         if self.temperature == 0:
             return logits.argmax(-1)
         return torch.multinomial((widest(logits) / self.temperature).softmax(-1), 1)[:, 0]
+
+    def check_clamp(self, clamp: Callable[[State], State]) -> None:
+        """Raise ValueError for known parts other than a beginning: what stands before has not read them."""
+        known = getattr(clamp, "known", None)
+        if known is not None and (known[:, 1:] <= known[:, :-1]).all():
+            return
+        super().check_clamp(clamp)

@@ -8,14 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .d3pm import D3PM
 from .data import GaussianMixture, MarkovLanguage
 from .ddpm import mix
 from .diffusion_lm import DiffusionLM
 from .optimal_variance import NPR, SN
 from .process import Process
-from .sedd import SEDD
 from .shapes import Mask, PerExample, Times, Tokens, per_example, widest
+from .tokens import TokenProcess
 
 
 class Oracle(nn.Module):
@@ -133,32 +132,30 @@ class DataOracle(Oracle):
 class MarkovOracle(nn.Module):
     """The perfect network for sentences of a MarkovLanguage: forward-backward, all positions at once.
 
-    It answers as the process asks: with log p(x_0 at i | the other tokens of x_t), log p(x_0 at i | x_t), or the log
-    score of the V tokens, for SEDD scaled as its network's is; `loo` gives the first whatever is asked. float64.
+    It answers as the process asks (`process.answer`): with log p(x_0 at i | the other tokens of x_t),
+    log p(x_0 at i | x_t), or the log score of the V tokens; `loo` gives the first whatever is asked. float64.
     """
 
-    def __init__(self, process: D3PM | SEDD, language: MarkovLanguage):
+    def __init__(self, process: TokenProcess, language: MarkovLanguage):
         super().__init__()
         if process.noise.V != language.K:
             raise ValueError(f"the language must have the noise's {process.noise.V} tokens, not {language.K}")
         self.process, self.language = process, language
 
-    def loo(self, x: Tokens, t: Tensor) -> Float[Tensor, "B L V"]:
+    def loo(self, x: Tokens, t: Tensor, mask: Mask | None = None) -> Float[Tensor, "B L V"]:
         """log p(x_0 at i = k | the other tokens of x_t): what comes from the left times what comes from the right."""
         noise = self.process.noise
         seen = noise.likelihood(x, torch.zeros_like(t), t)[..., : noise.V]  # (B, L, V)
         said = torch.nn.functional.one_hot(x, noise.K)[..., : noise.V]  # put there by clamp, not by the noise
         seen = normalised(torch.where(seen.amax(-1, keepdim=True) > 0, seen, said))
+        if mask is not None:  # after its end a sentence says nothing
+            seen = torch.where(mask[..., None], seen, 1 / noise.V)
         return from_others(self.language, seen).log()
 
-    def forward(self, x: Tokens, u: PerExample) -> Float[Tensor, "B L V"]:
-        if isinstance(self.process, SEDD):
-            return self.process.answer(self.loo(x, u), x, u)
-        t = (u * self.process.T).round().long()
-        loo, noise = self.loo(x, t), self.process.noise
-        if self.process.predicts == "score":
-            return noise.score_from_loo(loo, x, t)[..., : noise.V]
-        return loo if self.process.predicts == "loo" else noise.posterior_from_loo(loo, x, t)
+    def forward(self, x: Tokens, u: PerExample, mask: Mask | None = None) -> Float[Tensor, "B L V"]:
+        t = (u * self.process.T).round().long() if isinstance(self.process.T, int) else u
+        answer = self.process.answer(self.loo(x, t, mask), x, t)
+        return torch.where(answer.isnan(), 0, answer)  # of an x_t that cannot be, where any answer is right
 
 
 class WordOracle(nn.Module):

@@ -9,9 +9,10 @@ from torch import nn
 
 from .. import schedules
 from ..absorbing import Absorbing
-from ..d3pm import D3PM, MaskCount
+from ..d3pm import D3PM
 from ..data import ALPHABET, addresses, decode, windows
 from ..evaluate import Estimate, bound
+from ..mask_count import MaskCount
 from ..nets import TokenNet
 from ..ngram import NGram
 from ..process import Process, last, sample

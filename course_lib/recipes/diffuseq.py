@@ -219,7 +219,8 @@ def write(task: Task, model: nn.Module, data: Pairs, temperature: float = 0.0) -
     out, device = data.tokens.clone(), next(model.parameters()).device
     for where, some in parts(data.to(device)):
         process = Autoregressive(len(task.vocabulary), some.tokens.shape[1], temperature).to(device)
-        clamp = keep(~some.target, some.tokens.clamp(min=0))
+        source = (~some.target).cumprod(1).bool()  # what stands before the target
+        clamp = keep(source, some.tokens.clamp(min=0))
         x = last(sample(process, model, len(some), process.length, clamp))[1]
         out[where.cpu(), : some.tokens.shape[1]] = x.cpu()
     return targets(out, data.target, task.vocabulary)

@@ -12,13 +12,14 @@ from torch import nn
 
 from .. import schedules
 from ..absorbing import Absorbing
-from ..d3pm import MaskCount
 from ..data import addresses, decode
 from ..evaluate import Estimate, bound
+from ..first_hitting import first_hitting
+from ..mask_count import MaskCount
 from ..mdlm import MDLM
 from ..ngram import NGram
 from ..process import Process, last, sample
-from ..sedd import SEDD, Counted, Mass, first_hitting
+from ..sedd import SEDD, Mass
 from ..shapes import Network
 from ..stationary import Uniform
 from . import d3pm
@@ -115,7 +116,7 @@ def race(process: SEDD, model: Network, n: int, steps: int, bits: int) -> torch.
 
 def bits_per_char(process: SEDD, model: nn.Module, data: torch.Tensor, repeats: int) -> Estimate:
     """The bound in bits per character; by number of masks where the noise is absorbing."""
-    evaluator = Counted(process) if isinstance(process.noise, Absorbing) else process
+    evaluator = MaskCount(process) if isinstance(process.noise, Absorbing) else process
     return bound(evaluator, model, data, repeats=repeats).bits_per_dim(LENGTH)
 
 
@@ -133,9 +134,9 @@ def recipe(name: str, process: Callable[[], SEDD], **options) -> Recipe:
     )
 
 
-absorbing = recipe("absorbing", absorbing_process, trains=lambda: Counted(absorbing_process()))
+absorbing = recipe("absorbing", absorbing_process, trains=lambda: MaskCount(absorbing_process()))
 again = recipe(
-    "again", absorbing_process, trains=lambda: Counted(absorbing_process()), seed=1, measure=bits_only
+    "again", absorbing_process, trains=lambda: MaskCount(absorbing_process()), seed=1, measure=bits_only
 )
 learned_mass = recipe("learned_mass", lambda: absorbing_process("learned"))
 uniform = recipe("uniform", uniform_process)
@@ -143,7 +144,7 @@ mdlm = recipe("mdlm", mdlm_process)
 minute = recipe(
     "minute",
     absorbing_process,
-    trains=lambda: Counted(absorbing_process()),
+    trains=lambda: MaskCount(absorbing_process()),
     steps=600,
     lr=5e-3,
     model=lambda: network(absorbing_process(), 64, 2),
@@ -183,7 +184,7 @@ def one(evaluator: Process, model: Network, x: torch.Tensor) -> torch.Tensor:
 
 def of_masks(device: str) -> dict:
     """All that was trained on masks, on the test addresses, beside chapter 6's D3PM."""
-    known, free = Counted(absorbing_process()).to(device), Counted(absorbing_process("learned")).to(device)
+    known, free = MaskCount(absorbing_process()).to(device), MaskCount(absorbing_process("learned")).to(device)
     learned, old = shipped(learned_mass, device), shipped(d3pm.absorbing, device)
     return paired(
         {
@@ -191,7 +192,7 @@ def of_masks(device: str) -> dict:
             "its weights, read as SEDD": (known, old),
             "SEDD, mass known": (known, shipped(absorbing, device)),
             "again": (known, shipped(again, device)),
-            "MDLM": (Counted(mdlm_process()).to(device), shipped(mdlm, device)),
+            "MDLM": (MaskCount(mdlm_process()).to(device), shipped(mdlm, device)),
             "SEDD, mass learned": (free, learned),
             "the same weights, mass set right": (known, learned),
         },

@@ -11,13 +11,15 @@ from torch import nn, tensor
 
 from course_lib import schedules as S
 from course_lib.absorbing import Absorbing
-from course_lib.d3pm import D3PM, MaskCount, Ordered
+from course_lib.d3pm import D3PM
 from course_lib.data import MarkovLanguage
 from course_lib.evaluate import bound
 from course_lib.infilling import keep
 from course_lib.mask_uniform import MaskUniform
+from course_lib.mask_count import MaskCount
 from course_lib.nets import TokenNet
 from course_lib.oracle import MarkovOracle
+from course_lib.ordered import Ordered
 from course_lib.process import last, sample
 from course_lib.shapes import upcast
 from course_lib.stationary import Stationary, Uniform
@@ -98,14 +100,11 @@ def exact_bound(process, net, x0: torch.Tensor) -> torch.Tensor:
     """The mean of process.bound over t and over x_t, for each x_0: all x_t are put in by hand."""
     noise, K = process.noise, process.noise.K
     all_x, total = sequences(K, process.length), 0.0
-    original = noise.corrupt
     for t in range(1, process.T + 1):
         q = forward_law(noise, 0, t, process.length)[inside(x0, K)]  # (N, K^L)
         a, b = (q > 0).nonzero(as_tuple=True)
-        noise.corrupt = lambda x, s, t, b=b: all_x[b]
-        values = process.bound(net, x0[a], torch.full((len(a),), t))
+        values = process.bound_at(net, x0[a], all_x[b], torch.full((len(a),), t))
         total = total + torch.zeros(len(x0)).double().index_add(0, a, q[a, b] * values)
-    noise.corrupt = original
     return total / process.T
 
 
@@ -250,10 +249,10 @@ def test_cross_entropy_pulls_uniform_noise_away_from_its_best_bound():
         slopes = {}
         for name, law in (("loo", p0.expand(noise.K, -1)), ("posterior", post)):
             logits = law.clamp(min=1e-300).log()[:, None].clone().requires_grad_()
-            noise.corrupt = lambda x, s, t, b=b: b[:, None]
-            kl, ce = process._terms(lambda x, u, z=logits: z[x[:, 0]], x0[a], torch.full_like(a, t), upcast)
+            net = lambda x, u, z=logits: z[x[:, 0]]  # noqa: E731
+            kl, ce = process.terms_at(net, x0[a], b[:, None], torch.full_like(a, t))
             slopes[name] = [
-                torch.autograd.grad((q[a, b] * v).sum(), logits, retain_graph=True)[0].abs().max()
+                torch.autograd.grad((q[a, b] * v[:, 0]).sum(), logits, retain_graph=True)[0].abs().max()
                 for v in (kl, ce)
             ]
         assert slopes["loo"][0] < 1e-12 and slopes["posterior"][1] < 1e-12
@@ -303,20 +302,18 @@ def test_loss_is_kl_plus_weighted_cross_entropy_per_token(noise):
         net, t = Loose(noise.K, L, T), tensor([1, 2, 3, 4] * 2)
         x0 = SENTENCES[:8]
         x_t = noise.corrupt(x0, t * 0, t)
-        noise.corrupt = lambda x, s, t, x_t=x_t: x_t
         log_p = net(x_t, t / T).log_softmax(-1)
         ce = -log_p.gather(-1, x0[..., None])[..., 0]
         if type(noise) is Absorbing:
             ce = ce * (x_t == V)
         want = T / L * (noise.kl(x0, x_t, log_p, t - 1, t) + weight * ce).sum(1)
-        got = process.loss(net, x0, t)
+        got = process.loss_at(net, x0, x_t, t)
         assert got.dtype == torch.float32
         torch.testing.assert_close(got, want.float())
         torch.testing.assert_close(
-            process.bound(net, x0, t), T * process.term(net, x0, t) + process.prior_term(x0)
+            process.bound_at(net, x0, x_t, t), T * process.term_at(net, x0, x_t, t) + process.prior_term(x0)
         )
         torch.testing.assert_close(process.prior_term(x0), noise.prior_kl(x0).sum(1))
-        del noise.corrupt
 
 
 @pytest.mark.parametrize("predicts", ["loo", "posterior", "score"])
@@ -324,11 +321,10 @@ def test_cross_entropy_is_of_the_networks_own_law(predicts):
     process = D3PM(Uniform(V, CURVE), L, predicts=predicts, ce_weight=1.0)
     net, t, x0 = Loose(V, L, T), tensor([3]), tensor([[1, 2]])
     x_t = tensor([[1, 0]])
-    process.noise.corrupt = lambda x, s, t: x_t
     out = net(x_t, t / T)
     law = process.convert(out, x_t, t, "loo") if predicts == "score" else out.log_softmax(-1)
-    _, ce = process._terms(net, x0, t, upcast)
-    torch.testing.assert_close(ce, -(law[:, 0, 1] + law[:, 1, 2]))
+    _, ce = process.terms_at(net, x0, x_t, t)
+    torch.testing.assert_close(ce.sum(1), -(law[:, 0, 1] + law[:, 1, 2]))
 
 
 def test_rows_give_the_same_loss_and_samples():
@@ -339,12 +335,12 @@ def test_rows_give_the_same_loss_and_samples():
         p.data.normal_(std=0.5)
     x0, t = torch.randint(0, V, (8, 5)), process.sample_t(8)
     outcomes = []
-    for rows in (False, True):
-        net.takes_at = rows
+    for picks in (False, True):
+        net.takes_at = picks
         torch.manual_seed(1)
         loss = process.loss(net, x0, t)
         grads = torch.autograd.grad(loss.mean(), list(net.parameters()))
-        outcomes.append([loss, process.surprise(net, x0, x0, t, x0 == 1), *grads])
+        outcomes.append([loss, *grads])
         x = last(sample(process, net, 2000, 4))[1]
         outcomes[-1].append((x == 0).double().mean())
     for a, b in zip(*(o[:-1] for o in outcomes), strict=True):
@@ -355,7 +351,7 @@ def test_rows_give_the_same_loss_and_samples():
 def test_a_network_that_takes_at_is_asked_for_rows_only():
     process, asked = D3PM(Absorbing(V, LINE), 5), []
 
-    def net(x, u, at):  # fails without at
+    def net(x, u, at):  # fails without
         asked.append(at)
         return torch.zeros(int(at.sum()), V)
 
@@ -436,11 +432,11 @@ def test_counting_masks_gives_the_same_bound(clock):
             masks[list(where)] = True
             for t in range(1, T + 1):
                 x_t = torch.where(masks, V, SENTENCES)
-                nll = process.surprise(net, SENTENCES, x_t, torch.full((9,), t), masks.expand(9, -1))
-                share = counter.times_given[n, t - 1] / math.comb(L, n)
+                nll = process.mask_cost(net, SENTENCES, x_t, torch.full((9,), t))
+                share = counter.law.joint[n, t - 1] / math.comb(L, n)
                 got = got + share * nll.sum(1)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
-    torch.testing.assert_close(counter.weight, counter.times_given.sum(1))
+    torch.testing.assert_close(counter.weight, counter.law.joint.sum(1))
 
 
 def test_counting_masks_by_drawing():
@@ -482,13 +478,13 @@ def test_counts_mask_exactly_n_tokens_anywhere():
     each = (x[n == 2] == V).double().mean(0)
     assert (each - 0.4).abs().max() < 5 * math.sqrt(0.24 / 4000)
     told = []
-    counter._weighted(
+    counter.loss(
         lambda x, u: told.append(u) or torch.zeros(*x.shape, V),
         torch.zeros(4000, 5).long(),
         torch.full((4000,), 5),
     )
     share = (told[0] * T).round().long().bincount(minlength=T + 1)[1:] / 4000
-    want = counter.times_given[5] / counter.times_given[5].sum()
+    want = counter.law.joint[5] / counter.law.joint[5].sum()
     assert ((share - want).abs() < 5 * (want / 4000).sqrt() + 1e-9).all()
 
 
@@ -511,9 +507,7 @@ def test_any_order_autoregression_is_the_limit():
         for where in choices:
             masks = torch.zeros(length, dtype=torch.bool)
             masks[list(where)] = True
-            nll = absorbing.surprise(
-                net, x0, torch.where(masks, V, x0), torch.ones(27).long(), masks.expand(27, -1)
-            )
+            nll = absorbing.mask_cost(net, x0, torch.where(masks, V, x0), torch.ones(27).long())
             by_count = by_count + nll.sum(1) / n / len(choices)
     torch.testing.assert_close(torch.stack(by_order).mean(0), by_count, rtol=0, atol=1e-12)
     for nll in by_order:
@@ -598,9 +592,9 @@ def test_prior_is_drawn_from_the_noise(noise):
 
 
 @pytest.mark.parametrize("call, error, words", [
-    (lambda: D3PM(Uniform(V, CURVE), 0), ValueError, "length must be a whole number of at least 1, not 0"),
-    (lambda: D3PM(Uniform(V, CURVE), True), ValueError, "length must be a whole number of at least 1, not True"),
-    (lambda: D3PM(Uniform(V, CURVE), 2.0), ValueError, "length must be a whole number of at least 1, not 2.0"),
+    (lambda: D3PM(Uniform(V, CURVE), 0), ValueError, "length must be at least 1, not 0"),
+    (lambda: D3PM(Uniform(V, CURVE), True), TypeError, "length must be an int, not bool"),
+    (lambda: D3PM(Uniform(V, CURVE), 2.0), TypeError, "length must be an int, not float"),
     (lambda: D3PM(Uniform(V, CURVE), L, predicts="x0"), ValueError, "predicts must be one of loo, posterior, score, not 'x0'"),
     (lambda: D3PM(Uniform(V, CURVE), L, ce_weight=-1.0), ValueError, "ce_weight must not be negative, not -1.0"),
     (lambda: D3PM(Uniform(V, S.cosine()), L), ValueError, "noise must have a table as its clock"),
@@ -616,14 +610,14 @@ def test_prior_is_drawn_from_the_noise(noise):
     (lambda: D3PM(Absorbing(V, CURVE), L).posterior(tensor([[0, 1]]), tensor([[0, 3]]), tensor([1]), tensor([1])), ValueError, "s must be before t"),
     (lambda: D3PM(Uniform(V, CURVE), L).corrupt(tensor([[0, 1, 2]]), tensor([1])), ValueError, r"x0 must have shape \(B, 2\), not \(1, 3\)"),
     (lambda: D3PM(Uniform(V, CURVE), L).corrupt(tensor([[0, 1]]), tensor([5])), ValueError, r"t must lie in \[0, 4\]"),
-    (lambda: D3PM(Uniform(V, CURVE), L).loss(None, tensor([[0, 1]]), tensor([0])), ValueError, r"t must lie in \[1, 4\]"),
+    (lambda: D3PM(Uniform(V, CURVE), L).loss(None, tensor([[0, 1]]), tensor([0])), ValueError, r"t must lie in \(0, 4\], but t = 0"),
     (lambda: D3PM(Uniform(V, CURVE), L).step(None, tensor([[0, 1]]), tensor([2]), tensor([2])), ValueError, "s must be before t"),
     (lambda: MaskCount(D3PM(Uniform(V, CURVE), L)), ValueError, "process must have absorbing noise, not Uniform"),
     (lambda: MaskCount(D3PM(Absorbing(V, CURVE), L)).corrupt(tensor([[0, V]]), tensor([1])), ValueError, "x0 must lie in 0..2"),
     (lambda: MaskCount(D3PM(Absorbing(V, CURVE), L)).corrupt(tensor([[0, 1]]), tensor([3])), ValueError, r"t must lie in \[0, 2\]"),
     (lambda: MaskCount(D3PM(Absorbing(V, CURVE), L)).bound(None, tensor([[0, 1]]), tensor([0])), ValueError, r"t must lie in \[1, 2\]"),
     (lambda: Ordered(V, 3, [0, 1, 1]), ValueError, r"order must be a permutation of 0..2, not \[0, 1, 1\]"),
-    (lambda: Ordered(V, 0), ValueError, "order must be a permutation"),
+    (lambda: Ordered(V, 0), ValueError, "length must be at least 1"),
     (lambda: Ordered(1, 2), ValueError, "V must be at least 2"),
     (lambda: Ordered(V, 2).corrupt(tensor([[0, V]]), tensor([1])), ValueError, "x0 must lie in 0..2"),
     (lambda: Ordered(V, 2).corrupt(tensor([[0, 1]]), tensor([3])), ValueError, r"t must lie in \[0, 2\]"),

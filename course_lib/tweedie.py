@@ -1,0 +1,95 @@
+"""How SEDD steps back from t to s: Tweedie's law, exact for one token, and Euler's (arXiv:2310.16834, section 4).
+
+Both say the same three things: the law of x_s, the chance that a mask opens, and, for noise that draws from a law pi,
+how likely a token changes and to what.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from .absorbing import Absorbing
+from .categorical import Law, LogLaw, PerToken, Semigroup, kept_and_lost, pick
+from .shapes import PerExample, Times, Tokens, per_example, widest
+from .stationary import Stationary
+
+
+class Tweedie:
+    """p(x_s = y | x_t) = (s exp(-D R))_y exp(D R)[y, x_t], D = sigma(t) - sigma(s).  (eqs. 18 and 19)
+
+    The "analytic" sampler of SEDD's code. Negative entries, which only a score that no data has can give, are 0.
+    """
+
+    def law(self, noise: Semigroup, log_s: LogLaw, x_t: Tokens, t: Times, s: Times) -> Law:
+        """p(x_s | x_t) of each token on its own, for any noise, normalised, float64."""
+        kept = noise.log_alpha_ratio(s, t)
+        before = noise.after(all_scores(noise, log_s, x_t), -kept).clamp(min=0)
+        p = before * noise.column(x_t, kept)
+        # At s = 0 there is data, and no data is MASK.
+        no_data = torch.arange(noise.K, device=p.device) >= noise.V
+        p = torch.where(per_example(s == 0, p) & no_data, 0, p)
+        return p / p.sum(-1, keepdim=True)
+
+    def opening(self, noise: Absorbing, t: Times, s: Times) -> PerExample:
+        """The chance that a mask opens, if the masses of scores are right; 1 at s = 0."""
+        return torch.where(s == 0, 1, noise.reveals(s, t))
+
+    def changes(
+        self, noise: Stationary, log_s: LogLaw, x_t: Tokens, t: Times, s: Times
+    ) -> tuple[PerToken, Float[Tensor, "B L K"]]:
+        """The chance that a token changes, and to what, unnormalised; the same law in two stages."""
+        alpha, lost = kept_and_lost(noise.log_alpha_ratio(s, t), x_t)
+        pi, pi_x, score = noise.pi.to(log_s.dtype), noise.pi[x_t], log_s.exp()
+        before = score - lost[..., None].to(pi.dtype) * pi * score.sum(-1, keepdim=True)
+        before = before.clamp(min=0)  # alpha s exp(-D R)
+        others = before.scatter(-1, x_t[..., None], 0)
+        moves = pi_x * lost / alpha * widest(others.sum(-1))
+        stays = pick(before, x_t) / alpha * (alpha + lost * pi_x)
+        return moves / (moves + stays), others
+
+
+class Euler(Tweedie):
+    """The rates at t are kept until s (eq. 17); 1 - their sum may be negative, and is 0 then. Tweedie's at s = 0."""
+
+    def law(self, noise: Semigroup, log_s: LogLaw, x_t: Tokens, t: Times, s: Times) -> Law:
+        """p(x_s | x_t) of each token on its own, for any noise, normalised, float64."""
+        jump = noise.rates(x_t) * all_scores(noise, log_s, x_t)
+        jump = per_example(turn(noise, t, s), jump) * jump
+        stay = (1 - jump.sum(-1, keepdim=True)).clamp(min=0)
+        p = jump + stay * F.one_hot(x_t, noise.K)
+        p = p / p.sum(-1, keepdim=True)
+        return torch.where(per_example(s == 0, p), super().law(noise, log_s, x_t, t, s), p)
+
+    def opening(self, noise: Absorbing, t: Times, s: Times) -> PerExample:
+        """(t - s) sigma'(t) / (e^sigma - 1); 1 at s = 0."""
+        chance = turn(noise, t, s) / torch.expm1(-noise.log_alpha(t))
+        return torch.where(s == 0, 1, chance)
+
+    def changes(
+        self, noise: Stationary, log_s: LogLaw, x_t: Tokens, t: Times, s: Times
+    ) -> tuple[PerToken, Float[Tensor, "B L K"]]:
+        """The chance that a token changes, and to what, unnormalised."""
+        at_end, others_at_end = super().changes(noise, log_s, x_t, t, s)
+        others = log_s.exp().scatter(-1, x_t[..., None], 0)
+        moves = per_example(turn(noise, t, s), x_t) * noise.pi[x_t] * widest(others.sum(-1))
+        stays = (1 - moves).clamp(min=0)
+        last = per_example(s == 0, x_t)
+        chance = torch.where(last, at_end, moves / (moves + stays))
+        return chance, torch.where(last[..., None], others_at_end, others)
+
+
+SAMPLERS = {"tweedie": Tweedie(), "euler": Euler()}
+
+
+def turn(noise: Semigroup, t: Times, s: Times) -> PerExample:
+    """(t - s) sigma'(t), float64: how much noise a step of Euler's takes off."""
+    return (widest(t) - widest(s)) * noise.schedule.rate(widest(t))
+
+
+def all_scores(noise: Semigroup, log_s: LogLaw, x_t: Tokens) -> Law:
+    """The scores of all K states: MASK stands last, and has the score 1 where it is x_t."""
+    scores = widest(log_s).exp()
+    if noise.mask is None:
+        return scores
+    return torch.cat([scores, widest(x_t == noise.mask)[..., None]], -1)
