@@ -5,7 +5,6 @@ D3PM's; every formula is written for a step from t to any s < t. The network ans
 vocabulary at each position; `predicts` says how these are read.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

@@ -1,7 +1,7 @@
 """First hitting: masks opened one at a time, at their exact times (Zheng et al. 2024, arXiv:2409.02908, section 4).
 
-Absorbing noise run backwards in continuous time. With M masks left the next opens when the noise level 1 - alpha_bar has
-fallen by the factor u^(1/M), u uniform: the largest of M uniform numbers. Each mask is as likely as another.
+Absorbing noise run backwards in continuous time. With M masks left the next opens when the noise level 1 - alpha_bar
+has fallen by the factor u^(1/M), u uniform: the largest of M uniform numbers. Each mask is as likely as another.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,7 +28,9 @@ def first_hitting(
     check_count("n", n)
     noise = getattr(process, "noise", None)
     if not isinstance(noise, Absorbing) or noise.schedule is None:
-        raise ValueError(f"process must have absorbing noise, not {describe(process if noise is None else noise)}")
+        raise ValueError(
+            f"process must have absorbing noise, not {describe(process if noise is None else noise)}"
+        )
     if clamp is not None:
         process.check_clamp(clamp)
     return _first_hitting(process, model, n, clamp)

@@ -33,7 +33,7 @@ def bregman(log_s: Float[torch.Tensor, "*shape"], rho: Float[torch.Tensor, "*sha
 def score_entropy_stationary(
     noise: Stationary, log_s: LogLaw, x0: Tokens, x_t: Tokens, log_alpha: PerExample
 ) -> PerToken:
-    """The same where R[y, x] = pi_x: the ratio rho_y is (1 - alpha) pi_y / q_x at all y but x_0, so two sums are enough.
+    """The same where R[y, x] = pi_x: rho_y = (1 - alpha) pi_y / q_x at all y but x_0, so two sums are enough.
 
     Nothing cancels, whatever K is: for uniform noise and x = x_0, rho = e1 / (e1 + K) with e1 = expm1(sigma).
     """

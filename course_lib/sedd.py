@@ -234,7 +234,7 @@ class MaskedSEDD(KnownMassSEDD):
         return f.exp().mean(-1) - 1 - f_0 + math.log(self.noise.V)
 
     def step(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
-        """A mask opens with its mass times the sampler's chance, at s = 0 always; its token is drawn from softmax(f)."""
+        """A mask opens with its mass times the sampler's chance, at s = 0 always; softmax(f) says its token."""
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
         chance = SAMPLERS[self.sampler].opening(self.noise, t, s)

@@ -40,11 +40,12 @@ class Tweedie:
     ) -> tuple[PerToken, Float[Tensor, "B L K"]]:
         """The chance that a token changes, and to what, unnormalised; the same law in two stages."""
         alpha, lost = kept_and_lost(noise.log_alpha_ratio(s, t), x_t)
-        pi, pi_x, score = noise.pi.to(log_s.dtype), noise.pi[x_t], log_s.exp()
-        before = score - lost[..., None].to(pi.dtype) * pi * score.sum(-1, keepdim=True)
+        # In float64: after much noise all scores are nearly 1, and what is left of them is alpha of that.
+        score, pi_x = widest(log_s).exp(), noise.pi[x_t]
+        before = score - lost[..., None] * noise.pi * score.sum(-1, keepdim=True)
         before = before.clamp(min=0)  # alpha s exp(-D R)
         others = before.scatter(-1, x_t[..., None], 0)
-        moves = pi_x * lost / alpha * widest(others.sum(-1))
+        moves = pi_x * lost / alpha * others.sum(-1)
         stays = pick(before, x_t) / alpha * (alpha + lost * pi_x)
         return moves / (moves + stays), others
 
@@ -71,8 +72,8 @@ class Euler(Tweedie):
     ) -> tuple[PerToken, Float[Tensor, "B L K"]]:
         """The chance that a token changes, and to what, unnormalised."""
         at_end, others_at_end = super().changes(noise, log_s, x_t, t, s)
-        others = log_s.exp().scatter(-1, x_t[..., None], 0)
-        moves = per_example(turn(noise, t, s), x_t) * noise.pi[x_t] * widest(others.sum(-1))
+        others = widest(log_s).exp().scatter(-1, x_t[..., None], 0)
+        moves = per_example(turn(noise, t, s), x_t) * noise.pi[x_t] * others.sum(-1)
         stays = (1 - moves).clamp(min=0)
         last = per_example(s == 0, x_t)
         chance = torch.where(last, at_end, moves / (moves + stays))

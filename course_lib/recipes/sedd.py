@@ -22,6 +22,7 @@ from ..process import Process, last, sample
 from ..sedd import SEDD, Mass
 from ..shapes import Network
 from ..stationary import Uniform
+from ..tokens import TokenProcess
 from . import d3pm
 from .d3pm import LENGTH, K, network, quality, text
 from .run import Measurement, Recipe, shipped, spaced
@@ -86,10 +87,10 @@ def judged(x: torch.Tensor, judge: NGram, words: set[str]) -> dict:
     return quality(x, judge, words) | {"judged_bits_se": each.std().item() / math.sqrt(len(x))}
 
 
-def samplers(process: SEDD, model: nn.Module, n: int) -> dict[str, Callable[[int], torch.Tensor]]:
+def samplers(process: TokenProcess, model: nn.Module, n: int) -> dict[str, Callable[[int], torch.Tensor]]:
     """Tweedie and Euler as functions of the number of steps; MDLM has the first only."""
     kinds = {"tweedie": process}
-    if not isinstance(process, MDLM):
+    if isinstance(process, SEDD):
         kinds["euler"] = SEDD(process.noise, LENGTH, sampler="euler", mass=process.mass).to(process.device)
     return {
         name: lambda steps, kind=kind: last(sample(kind, model, n, steps))[1].cpu()
@@ -98,7 +99,7 @@ def samplers(process: SEDD, model: nn.Module, n: int) -> dict[str, Callable[[int
 
 
 @torch.no_grad()
-def race(process: SEDD, model: Network, n: int, steps: int, bits: int) -> torch.Tensor:
+def race(process: MDLM, model: Network, n: int, steps: int, bits: int) -> torch.Tensor:
     """Samples by a race over all V + 1 states with uniform numbers of few bits: the trap of chapter 6, made large.
 
     A vocabulary of 50,000 and float32 (24 bits) stand to each other as 27 letters and some 13 bits.
@@ -106,7 +107,7 @@ def race(process: SEDD, model: Network, n: int, steps: int, bits: int) -> torch.
     x, grid = process.prior(n), process.times(steps)
     for t, s in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
         now, then = torch.full((n,), t, device=x.device), torch.full((n,), s, device=x.device)
-        law = process.convert(process.log_score(model, x, now), x, now, "loo").double().exp()
+        law = process.predict_x0(model, x, now).double().exp()
         opens = process.noise.reveals(then, now)[:, None, None]
         p = torch.cat([opens * law, (1 - opens).expand(*x.shape, 1)], -1)
         u = torch.randint(1, 2**bits, p.shape, device=x.device).double() / 2**bits
@@ -114,7 +115,7 @@ def race(process: SEDD, model: Network, n: int, steps: int, bits: int) -> torch.
     return x.cpu()
 
 
-def bits_per_char(process: SEDD, model: nn.Module, data: torch.Tensor, repeats: int) -> Estimate:
+def bits_per_char(process: TokenProcess, model: nn.Module, data: torch.Tensor, repeats: int) -> Estimate:
     """The bound in bits per character; by number of masks where the noise is absorbing."""
     evaluator = MaskCount(process) if isinstance(process.noise, Absorbing) else process
     return bound(evaluator, model, data, repeats=repeats).bits_per_dim(LENGTH)
@@ -184,7 +185,10 @@ def one(evaluator: Process, model: Network, x: torch.Tensor) -> torch.Tensor:
 
 def of_masks(device: str) -> dict:
     """All that was trained on masks, on the test addresses, beside chapter 6's D3PM."""
-    known, free = MaskCount(absorbing_process()).to(device), MaskCount(absorbing_process("learned")).to(device)
+    known, free = (
+        MaskCount(absorbing_process()).to(device),
+        MaskCount(absorbing_process("learned")).to(device),
+    )
     learned, old = shipped(learned_mass, device), shipped(d3pm.absorbing, device)
     return paired(
         {
@@ -211,7 +215,7 @@ def uniform_samplers(device: str, n: int = 256, counts: tuple[int, ...] = (32, 1
     return out
 
 
-def draws(process: SEDD, model: Network, n: int, steps: int, size: int = 64) -> torch.Tensor:
+def draws(process: TokenProcess, model: Network, n: int, steps: int, size: int = 64) -> torch.Tensor:
     """n texts on the CPU, some at a time, seeded."""
     made = []
     for i, m in enumerate([size] * (n // size) + [n % size] * (n % size > 0)):

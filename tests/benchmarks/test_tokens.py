@@ -13,7 +13,8 @@ from course_lib.absorbing import Absorbing
 from course_lib.d3pm import D3PM
 from course_lib.mdlm import MDLM
 from course_lib.schedules import cosine, geometric, log_linear, table
-from course_lib.sedd import SEDD, score_entropy_replace
+from course_lib.score_entropy import score_entropy_stationary
+from course_lib.sedd import SEDD
 from course_lib.stationary import Uniform
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -174,7 +175,7 @@ def test_score_entropy_uniform(benchmark, who):
     x_t, log_alpha = noise.corrupt(x0, torch.zeros_like(t), t), noise.log_alpha(t)
     sigma = -log_alpha.float()[:, None]
     loss = {
-        "course_lib": lambda: score_entropy_replace(noise, log_s, x0, x_t, log_alpha).sum(),
+        "course_lib": lambda: score_entropy_stationary(noise, log_s, x0, x_t, log_alpha).sum(),
         "definition": lambda: definition(log_s, sigma, x_t, x0).sum(),
         "released form": lambda: printed_uniform(log_s, sigma, x_t, x0).sum(),
     }[who]

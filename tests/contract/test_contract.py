@@ -9,7 +9,7 @@ from course_lib import schedules as S
 from course_lib import solvers
 from course_lib.absorbing import Absorbing
 from course_lib.autoregressive import Autoregressive
-from course_lib.d3pm import D3PM, Ordered
+from course_lib.d3pm import D3PM
 from course_lib.ddpm import DDPM
 from course_lib.diffuseq import DiffuSeq
 from course_lib.diffusion_lm import DiffusionLM
@@ -21,6 +21,7 @@ from course_lib.mask_uniform import MaskUniform
 from course_lib.mdlm import MDLM
 from course_lib.nets import MLP, CausalNet, TokenNet, UNet
 from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, LossAware, Renoise
+from course_lib.ordered import Ordered
 from course_lib.process import Process, last, sample
 from course_lib.sde import VE, VP, SubVP
 from course_lib.sedd import SEDD

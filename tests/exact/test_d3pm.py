@@ -15,8 +15,8 @@ from course_lib.d3pm import D3PM
 from course_lib.data import MarkovLanguage
 from course_lib.evaluate import bound
 from course_lib.infilling import keep
-from course_lib.mask_uniform import MaskUniform
 from course_lib.mask_count import MaskCount
+from course_lib.mask_uniform import MaskUniform
 from course_lib.nets import TokenNet
 from course_lib.oracle import MarkovOracle
 from course_lib.ordered import Ordered

@@ -14,22 +14,21 @@ from torch import nn, tensor
 from course_lib import schedules as S
 from course_lib.absorbing import Absorbing
 from course_lib.categorical import draw
-from course_lib.categorical import pick
 from course_lib.d3pm import D3PM
 from course_lib.data import MarkovLanguage
 from course_lib.evaluate import bound
-from course_lib.mask_uniform import MaskUniform
 from course_lib.first_hitting import first_hitting
 from course_lib.mask_count import MaskCount
+from course_lib.mask_uniform import MaskUniform
 from course_lib.mdlm import MDLM
 from course_lib.nets import TokenNet
 from course_lib.oracle import MarkovOracle
 from course_lib.process import last, sample
 from course_lib.score_entropy import bregman, score_entropy, score_entropy_stationary
 from course_lib.sedd import SEDD
-from course_lib.tokens import FIRST
 from course_lib.stationary import Stationary, Uniform
 from course_lib.structured import Neighbours, gaussian
+from course_lib.tokens import FIRST
 
 V, L = 3, 2
 PI = tensor([0.2, 0.3, 0.5], dtype=torch.float64)
@@ -388,7 +387,9 @@ def test_a_network_that_says_0_pays_log_V_per_token(noise):
     """T8: diffusion + prior + reconstruction = L log V; for every sentence where all tokens are alike to the noise."""
     process = precise(SEDD(noise, L))
     got = dwdse(process, zeros, SENTENCES, 80) + process.prior_term(SENTENCES)
-    got = got + over_x_t(process, SENTENCES, FIRST, lambda x, x_t, t: process.reconstruction_term_at(zeros, x, x_t))
+    got = got + over_x_t(
+        process, SENTENCES, FIRST, lambda x, x_t, t: process.reconstruction_term_at(zeros, x, x_t)
+    )
     assert abs(got.mean() - L * math.log(V)) < 1e-6
     if not isinstance(noise, Neighbours) and type(noise) is not Stationary:
         torch.testing.assert_close(got, torch.full_like(got, L * math.log(V)), rtol=0, atol=1e-6)
@@ -421,7 +422,12 @@ def test_drawn_bounds_have_the_right_mean():
     process = precise(SEDD(Absorbing(V, S.geometric(1e-2, 10.0)), L))
     net = Loose(V + 1, L, 0.5)
     want = dwdse(process, net, SENTENCES).mean() + process.prior_term(SENTENCES).mean()
-    want = want + over_x_t(process, SENTENCES, FIRST, lambda x, x_t, t: process.reconstruction_term_at(net, x, x_t)).mean()
+    want = (
+        want
+        + over_x_t(
+            process, SENTENCES, FIRST, lambda x, x_t, t: process.reconstruction_term_at(net, x, x_t)
+        ).mean()
+    )
     data = SENTENCES.repeat(3000, 1)
     plain, counted = bound(process, net, data, batch=27000), bound(MaskCount(process), net, data, batch=27000)
     assert abs(plain.mean - want) < 5 * plain.se and abs(counted.mean - want) < 5 * counted.se
@@ -445,7 +451,9 @@ def test_sedd_is_mdlm_plus_phi_of_the_mass(clock):
     torch.testing.assert_close(gap, (process_weight(noise, t) * phi.sum(1)), rtol=1e-8, atol=1e-10)
     assert (gap[(x_t == V).any(1)] > 0).all()
     right = lambda x, u: net(x, u).log_softmax(-1) + math.log(V)  # noqa: E731
-    torch.testing.assert_close(one.diffusion_term_at(right, x0, x_t, t), other.diffusion_term_at(net, x0, x_t, t))
+    torch.testing.assert_close(
+        one.diffusion_term_at(right, x0, x_t, t), other.diffusion_term_at(net, x0, x_t, t)
+    )
     masks = (x_t == V).any(-1)
     torch.testing.assert_close(
         other.log_score(net, x_t, t).exp().sum(-1)[x_t == V], r[:, None].expand(9, 2)[x_t == V]
