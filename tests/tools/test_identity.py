@@ -57,8 +57,8 @@ def test_what_means_another_thing_differs(one, other):
 @pytest.mark.parametrize(
     "one, other, says",
     [
-        ("SEDD", "MDLM", ["p.class is SEDD there, MDLM here"]),
-        ("SEDD", "SEDD, uniform", ["p.noise.class is Absorbing there, Uniform here"]),
+        ("SEDD", "MDLM", ["p.class is MaskedSEDD there, MDLM here"]),
+        ("SEDD", "SEDD, uniform", ["p.class is MaskedSEDD there, StationarySEDD here"]),
         ("DDPM", "DDPM of v", ["p.predicts is eps there, v here"]),
         ("D3PM", "D3PM, longer", ["p.length is 4 there, 6 here"]),
     ],
