@@ -79,7 +79,7 @@ def test_the_supported_pythons_are_the_same_everywhere():
     assert [line.rpartition(" ")[2] for line in classifiers] == PYTHONS
     jobs = workflow()["jobs"]
     assert jobs["linux"]["strategy"]["matrix"]["python"] == PYTHONS
-    assert {python_of(jobs["macos-windows"]), python_of(jobs["newest"])} <= set(PYTHONS)
+    assert {python_of(jobs[name]) for name in ("macos-windows", "newest", "oldest")} <= set(PYTHONS)
     assert f"for version in {' '.join(PYTHONS)}; do" in read("tools/matrix.sh")
     assert " | ".join(PYTHONS) in read("tools/environment.sh")
 
