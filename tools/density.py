@@ -97,7 +97,7 @@ def training_step(name: str) -> dict[str, set[int]]:
     """What runs of the library, but for train and the network, when the recipe's process takes one training step."""
     import torch
 
-    from course_lib.recipes import find
+    from course_lib.recipes.run import find
 
     process = find(name).process()
     torch.manual_seed(0)
