@@ -13,6 +13,7 @@ A schedule may be learned: its function may use parameters, which live in the ne
 
 import math
 from collections.abc import Callable
+from functools import partial
 from numbers import Real
 
 import torch
@@ -65,6 +66,14 @@ class Schedule:
             return self.name
         made_of = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
         return f"{self.name}({made_of})"
+
+    def __reduce__(self):
+        """Pickled by name and numbers if it is one of this file's. Another's function must pickle itself."""
+        maker = self.name.replace("-", "_")
+        made_here = getattr(self._log, "__module__", None) == __name__
+        if made_here and self._log.__qualname__.startswith(f"{maker}.<locals>"):
+            return partial(globals()[maker], **self.parameters), ()
+        return Schedule, (self.name, self._log), {"parameters": self.parameters}
 
     def log_alpha_bar(self, u: Tensor) -> Tensor:
         """log alpha_bar(u); -inf where nothing is left. Raises ValueError for u outside [0, 1]."""
@@ -148,7 +157,7 @@ def linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
     return Schedule("linear", log_alpha_bar, beta_min=beta_min, beta_max=beta_max)
 
 
-def cosine(s: float = 0.008, power: int = 2) -> Schedule:
+def cosine(s: float = 0.008, power: int | float = 2) -> Schedule:
     """alpha_bar = f(u) / f(0), f(u) = cos^power(pi/2 (u + s) / (1 + s)).  Nichol & Dhariwal 2021, eq. 17.
 
     Multinomial diffusion and D3PM have power 1: theirs is the square root of the Gaussian one.

