@@ -44,7 +44,8 @@ class Absorbing(Semigroup):
     def after(self, p: Law, log_alpha: PerExample) -> Law:
         kept, lost = kept_and_lost(log_alpha, p)
         tokens, mask = p[..., : self.V], p[..., self.V :]
-        return torch.cat([kept * tokens, mask + lost * tokens.sum(-1, keepdim=True)], -1)
+        mask = mask + lost * tokens.sum(-1, keepdim=True)
+        return torch.cat([kept * tokens, mask], -1)
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
         kept, lost = (v[..., None] for v in kept_and_lost(log_alpha, x))
@@ -90,7 +91,8 @@ class Absorbing(Semigroup):
         """All MASK, but for the share alpha_T of random tokens if leftovers are "uniform"."""
         if self.leftovers == "uniform":
             return super().prior()
-        return widest(F.one_hot(torch.tensor(self.mask, device=self.device), self.K))
+        mask = torch.tensor(self.mask, device=self.device)
+        return widest(F.one_hot(mask, self.K))
 
     def prior_kl(self, x0: Tokens) -> PerToken:
         """alpha_T log V: a token that is left over is random in the prior. Infinite if the prior has no such tokens."""

@@ -56,14 +56,15 @@ def running_sum(p: Float[Tensor, "*shape K"], t: Times | None = None) -> Float[T
     p = p.detach()
     below = widest(p).cumsum(-1)
     total = below[..., -1]
-    # Both comparisons are false for NaN, which amin and cumsum pass on.
-    good = (p.amin(-1) >= 0) & (total > 0) & total.isfinite()
+    # Comparisons are false for NaN, which amin and cumsum pass on.
+    not_negative = p.amin(-1) >= 0
+    good = not_negative & (total > 0) & total.isfinite()
     note("each law to draw from", good, t, must="finite, not negative and not 0 everywhere")
     return below
 
 
 def find(below: Float[Tensor, "*laws K"], u: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    """The first token whose running sum is above u, which has one more axis than the laws; any, if there is one law."""
+    """The first token whose running sum is above u. One law takes any u; more take some u each, in a last axis."""
     token = torch.searchsorted(below, u, right=True)
     # For a law of NaN on a GPU, which is noted but goes on: an index out of range would stop the device.
     return token.clamp(max=below.shape[-1] - 1)
@@ -143,11 +144,14 @@ class Noise(Tables):
         likelihood = self.likelihood(x_t, s, t)
         true = self.row(x0, start, s)
         said = self.mix(widest(log_p0).exp(), start, s)
-        z_true, z_said = (likelihood * true).sum(-1), (likelihood * said).sum(-1)
+        z_true = (likelihood * true).sum(-1)  # q(x_t | x_0)
+        z_said = (likelihood * said).sum(-1)  # the same if x_0 has the law p0
         q = likelihood * true / z_true[..., None]
         # log 1 stands where q = 0, so that neither the value nor the gradient meets 0 times infinity.
-        log_ratio = torch.where(q > 0, true, 1).log() - torch.where(q > 0, said, 1).log()
-        return (q * log_ratio).sum(-1) - z_true.log() + z_said.log()
+        log_true = torch.where(q > 0, true, 1).log()
+        log_said = torch.where(q > 0, said, 1).log()
+        mean_log_ratio = (q * (log_true - log_said)).sum(-1)
+        return mean_log_ratio - z_true.log() + z_said.log()
 
     # The far end
 
@@ -157,15 +161,17 @@ class Noise(Tables):
         Uniform where the matrices are doubly stochastic; all MASK, but for what the clock leaves, for absorbing noise.
         `draw_many(noise.prior(), (n, length))` draws sequences from it.
         """
-        uniform = widest(torch.ones(1, 1, self.V, device=self.device)) / self.V
-        start, end = self.ends(uniform)
-        return self.mix(uniform, start, end)[0, 0]
+        ones = widest(torch.ones(1, 1, self.V, device=self.device))
+        start, end = self.ends(ones)
+        return self.mix(ones / self.V, start, end)[0, 0]
 
     def prior_kl(self, x0: Tokens) -> PerToken:
         """KL(q(x_T | x_0) || prior) in nats per token."""
         start, end = self.ends(x0)
         q = self.row(x0, start, end)
-        return (torch.xlogy(q, q) - torch.xlogy(q, self.prior())).sum(-1)
+        minus_entropy = torch.xlogy(q, q)
+        cross_entropy = -torch.xlogy(q, self.prior())
+        return (minus_entropy + cross_entropy).sum(-1)
 
     def ends(self, x: Tensor) -> tuple[Times, Times]:
         """0 and T for each example of x."""
@@ -183,7 +189,9 @@ class Noise(Tables):
         """log p(x_0 | the other tokens of x_t) from log p(x_0 | x_t): take log q(x_t | x_0) off, where it is finite."""
         log_p = upcast(log_p)
         evidence = self.log_evidence(log_p, x_t, t)
-        return (log_p - torch.where(evidence.isinf(), 0, evidence)).log_softmax(-1)
+        # Where x_t rules x_0 out both are -inf, and their difference says nothing.
+        evidence = torch.where(evidence.isinf(), 0, evidence)
+        return (log_p - evidence).log_softmax(-1)
 
     def score_from_loo(self, log_p: LogLaw, x_t: Tokens, t: Times) -> Law:
         """log of SEDD's score p(x_t with y here) / p(x_t), for all K states y; 0 at y = x_t."""
@@ -198,15 +206,17 @@ class Noise(Tables):
         The scores are c = p0 Q_{0->t} up to a factor, so p0 = c Q^-1. Scores that no data could have may come out
         negative; these become the smallest positive number.
         """
-        p = self.unmix(widest(log_s).softmax(-1), t)
+        c = widest(log_s).softmax(-1)
+        p = self.unmix(c, t)
         p = p.clamp(min=torch.finfo(p.dtype).tiny)
         log_p = p.log() - p.sum(-1, keepdim=True).log()
         return log_p.to(upcast(log_s).dtype)
 
     def unmix(self, c: LogLaw, t: Times) -> LogLaw:
         """c Q_{0->t}^-1 over the V tokens, up to a factor; here by solving linear equations."""
-        Q = self.matrix(torch.zeros_like(t), t)[:, : self.V, : self.V]
-        return torch.linalg.solve(Q, c, left=False)
+        Q = self.matrix(torch.zeros_like(t), t)
+        of_tokens = Q[:, : self.V, : self.V]
+        return torch.linalg.solve(of_tokens, c, left=False)
 
     def log_evidence(self, log_p: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """log q(x_t | x_0 = k) for the V tokens k, up to a number per position; in log_p's dtype."""
@@ -220,13 +230,15 @@ class Noise(Tables):
 
         Integers of any width will do. Off the CPU the range is not read.
         """
-        if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-            raise TypeError(f"{name} must hold integers, not {getattr(x, 'dtype', type(x).__name__)}")
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must hold integers, not {type(x).__name__}")
+        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            raise TypeError(f"{name} must hold integers, not {x.dtype}")
         if x.ndim != 2 or not x.numel():
             raise ValueError(f"{name} must have shape (B >= 1, L >= 1), not {tuple(x.shape)}")
         x = x.long()
         if x.device.type == "cpu":
-            low, high = (v.item() for v in x.aminmax())
+            low, high = x.min().item(), x.max().item()
             if low < 0 or high >= states:
                 bad = low if low < 0 else high
                 reason = self.why_no_token(bad)
@@ -252,9 +264,12 @@ class Semigroup(Noise):
 
     def __init__(self, clock: Table | Schedule):
         super().__init__()
-        self.schedule = clock if isinstance(clock, Schedule) else None
-        log_alpha_bar = torch.zeros(1).double() if self.schedule else check_clock(clock).log()
-        self.T = 1.0 if self.schedule else len(log_alpha_bar) - 1
+        if isinstance(clock, Schedule):
+            self.schedule, self.T = clock, 1.0
+            log_alpha_bar = torch.zeros(1, dtype=torch.float64)  # not read; it tells the device
+        else:
+            log_alpha_bar = check_clock(clock).log()
+            self.schedule, self.T = None, len(log_alpha_bar) - 1
         self.register_buffer("log_alpha_bar", log_alpha_bar)
 
     def log_alpha(self, t: Times) -> PerExample:
@@ -274,8 +289,9 @@ class Semigroup(Noise):
         return torch.where(at_s == at_t, 0.0, at_t - at_s)
 
     def mix(self, p: Float[Tensor, "B L _"], s: Times, t: Times) -> Law:
-        more_states = self.K - p.shape[-1]
-        p = F.pad(widest(p), (0, more_states)) if more_states else widest(p)
+        p, missing = widest(p), self.K - p.shape[-1]
+        if missing:
+            p = F.pad(p, (0, missing))
         return self.after(p, self.log_alpha_ratio(s, t))
 
     def likelihood(self, x_t: Tokens, s: Times, t: Times) -> Law:
@@ -310,20 +326,25 @@ def check_clock(clock: Table) -> Table:
     return check_table(clock, to_zero=True)
 
 
-def check_constant(name: str, x: Tensor) -> None:
-    """Raise ValueError for a tensor that is trained: a table in a noise would not pass its gradient on."""
+def check_constant(name: str, x: Tensor, shape: str) -> None:
+    """Raise unless x is a float tensor of the shape (K,), (T,) or (K, K), which nothing trains.
+
+    A noise keeps a table of it, which would not pass a gradient on.
+    """
+    square, least = shape == "(K, K)", 1 if shape == "(T,)" else 2
+    good = isinstance(x, Tensor) and x.is_floating_point() and x.ndim == 1 + square
+    if not good or len(x) < least or (square and x.shape[0] != x.shape[1]):
+        letter = shape[1]
+        raise ValueError(f"{name} must be a float tensor {shape} with {letter} >= {least}, not {describe(x)}")
     if x.requires_grad:
-        raise ValueError(
-            f"{name} must not require a gradient, which a table cannot pass on: give {name}.detach()"
-        )
+        raise ValueError(f"{name} must not require a gradient: a table passes none on, give {name}.detach()")
 
 
 def check_law(name: str, p: Tensor) -> Float[Tensor, " K"]:
     """p in float64, or an error: (K,), K >= 2, not negative, sums to 1."""
-    if not (isinstance(p, Tensor) and p.is_floating_point() and p.ndim == 1 and len(p) >= 2):
-        raise ValueError(f"{name} must be a float tensor (K,) with K >= 2, not {describe(p)}")
-    check_constant(name, p)
+    check_constant(name, p, "(K,)")
     p = widest(p)
-    if not ((p >= 0).all() and abs(p.sum() - 1) < 1e-6):
-        raise ValueError(f"{name} must not be negative and must sum to 1, but sums to {p.sum().item():g}")
-    return p / p.sum()
+    total = p.sum()
+    if not ((p >= 0).all() and abs(total - 1) < 1e-6):
+        raise ValueError(f"{name} must not be negative and must sum to 1, but sums to {total.item():g}")
+    return p / total

@@ -16,8 +16,9 @@ def information(noise: Semigroup, p0: Float[Tensor, " V"], log_alpha: PerExample
     Q = noise.after(eye.expand(len(log_alpha), -1, -1), widest(log_alpha))  # (N, V, K)
     joint = p0[:, None] * Q
     p_t = joint.sum(1, keepdim=True)
-    # sum of p(x_0, x_t) (log q(x_t | x_0) - log p(x_t)), with 0 log 0 = 0
-    return (torch.xlogy(joint, Q) - torch.xlogy(joint, p_t)).sum((1, 2))
+    # The mean of log q(x_t | x_0) - log p(x_t), with 0 log 0 = 0.
+    each = torch.xlogy(joint, Q) - torch.xlogy(joint, p_t)
+    return each.sum((1, 2))
 
 
 def information_table(noise: Semigroup, p0: Float[Tensor, " V"], T: int, halvings: int = 50) -> Table:
@@ -30,15 +31,18 @@ def information_table(noise: Semigroup, p0: Float[Tensor, " V"], T: int, halving
     entropy = torch.special.entr(p0).sum()
     if entropy == 0:
         raise ValueError("p0 must not be certain: there is no information to lose")
-    goal = entropy * (1 - widest(torch.arange(1, T, device=p0.device)) / T)
+    t = widest(torch.arange(1, T, device=p0.device))
+    goal = entropy * (1 - t / T)
 
     def too_little_noise(log_sigma: Float[Tensor, " N"]) -> Bool[Tensor, " N"]:
         return information(noise, p0, -log_sigma.exp()) > goal
 
-    log_sigma = bisect(too_little_noise, torch.full_like(goal, -20.0), torch.full_like(goal, 10.0), halvings)
-    alpha_bar = (-log_sigma.exp()).exp().cpu()
-    ends = torch.tensor([1.0, 0.0], dtype=alpha_bar.dtype)
-    return check_table(torch.cat([ends[:1], alpha_bar, ends[1:]]), to_zero=True)
+    least, most = torch.full_like(goal, -20.0), torch.full_like(goal, 10.0)
+    sigma = bisect(too_little_noise, least, most, halvings).exp()
+    alpha_bar = torch.ones(T + 1, dtype=torch.float64)
+    alpha_bar[1:-1] = (-sigma).exp()
+    alpha_bar[-1] = 0
+    return check_table(alpha_bar, to_zero=True)
 
 
 def check_law_of_tokens(noise: Semigroup, p0: Tensor) -> Float[Tensor, " V"]:

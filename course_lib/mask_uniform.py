@@ -37,14 +37,18 @@ class MaskUniform(Semigroup):
         kept, moved, masked = self.shares(log_alpha, p)
         tokens, mask = p[..., : self.V], p[..., self.V :]
         mass = tokens.sum(-1, keepdim=True)
-        return torch.cat([kept * tokens + moved * mass / self.V, mask + masked * mass], -1)
+        tokens = kept * tokens + moved * mass / self.V
+        mask = mask + masked * mass
+        return torch.cat([tokens, mask], -1)
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
         kept, moved, masked = (v[..., None] for v in self.shares(log_alpha, x))
         is_mask = (x == self.mask)[..., None]
-        from_another = torch.where(is_mask, masked, moved / self.V).expand(-1, -1, self.V)
-        from_itself = kept * F.one_hot(x, self.K)[..., : self.V]
-        return torch.cat([from_another + from_itself, widest(is_mask)], -1)
+        one_hot = F.one_hot(x, self.K)[..., : self.V]
+        from_another = torch.where(is_mask, masked, moved / self.V)
+        from_token = from_another + kept * one_hot
+        from_mask = widest(is_mask)  # MASK stays
+        return torch.cat([from_token, from_mask], -1)
 
     def rates(self, x: Tokens) -> Law:
         is_mask = widest(x == self.mask)[..., None]

@@ -27,8 +27,9 @@ class Stationary(Semigroup):
     def __init__(self, pi: Float[Tensor, " K"], clock: Table | Schedule):
         super().__init__(clock)
         pi = check_law("pi", pi)
-        if not (pi > 0).all():
-            raise ValueError(f"pi must be positive, but pi[{int(pi.argmin())}] = {pi.min().item():g}")
+        least, where = pi.min(0)
+        if least == 0:
+            raise ValueError(f"pi must be positive, but pi[{int(where)}] = 0")
         self.register_buffer("pi", pi)
         self.K = self.V = len(pi)
 
@@ -41,7 +42,8 @@ class Stationary(Semigroup):
         kept, lost = kept_and_lost(log_alpha, x)
         redrawn = lost * self.pi[x]
         column = redrawn[..., None].repeat(1, 1, self.K)
-        return column.scatter_add_(-1, x[..., None], kept.expand(x.shape)[..., None])
+        at_x, kept = x[..., None], kept.expand(x.shape)[..., None]
+        return column.scatter_add_(-1, at_x, kept)
 
     def rates(self, x: Tokens) -> Law:
         elsewhere = 1 - F.one_hot(x, self.K)
@@ -54,7 +56,8 @@ class Stationary(Semigroup):
         kept, lost = kept_and_lost(self.log_alpha_ratio(s, t), x_s)
         u = torch.rand(x_s.shape, dtype=kept.dtype, device=kept.device)
         # Given that u >= alpha, (u - alpha) / (1 - alpha) is uniform on [0, 1) again.
-        return torch.where(u < kept, x_s, self.from_uniform((u - kept) / lost))
+        drawn = self.from_uniform((u - kept) / lost)
+        return torch.where(u < kept, x_s, drawn)
 
     def from_uniform(self, u: PerToken) -> Tokens:
         """Draws from pi made of numbers that are uniform on [0, 1)."""
@@ -69,13 +72,14 @@ class Stationary(Semigroup):
         kept_t, lost_t = kept_and_lost(self.log_alpha(t), x_t)
         p0 = widest(log_p0).exp()
         p0_at_x, pi_at_x = pick(p0, x_t), self.pi[x_t]
-        # The law of the token at s and at t if x_0 has the law p0, both at x_t.
-        at_s, at_t = kept_s * p0_at_x + lost_s * pi_at_x, kept_t * p0_at_x + lost_t * pi_at_x
-        stays = kept_step * at_s / at_t
+        # p(x_s = x_t) and p(x_t) if x_0 has the law p0
+        at_s = kept_s * p0_at_x + lost_s * pi_at_x
+        at_t = kept_t * p0_at_x + lost_t * pi_at_x
         data, noise = draw(p0, t), self.from_uniform(torch.rand_like(p0_at_x))
-        changed = happens(stays, t).logical_not()
+        stays = happens(kept_step * at_s / at_t, t)
         is_data = happens(kept_s.expand(x_t.shape), t)
-        return torch.where(changed, torch.where(is_data, data, noise), x_t)
+        drawn = torch.where(is_data, data, noise)
+        return torch.where(stays, x_t, drawn)
 
     # The bound
 
@@ -97,11 +101,14 @@ class Stationary(Semigroup):
         was_kept = kept_step * (kept_s * same + lost_s * pi_t)
         was_drawn = lost_step * pi_t
         q_t = kept_t * same + lost_t * pi_t  # q(x_t | x_0) = was_kept + was_drawn
-        mean = (was_kept * f_t + was_drawn * (kept_s * f_0 + lost_s * f_pi)) / q_t
+        f_drawn = kept_s * f_0 + lost_s * f_pi
+        mean_f = (was_kept * f_t + was_drawn * f_drawn) / q_t
 
+        # In logs, since p0 may be too small for float32.
         log_kept_t = per_example(self.log_alpha(t), x0)
-        log_p_t = torch.logaddexp(log_kept_t + widest(pick(log_p0, x_t)), (lost_t * pi_t).log())
-        return mean - q_t.log() + log_p_t
+        log_from_p0 = log_kept_t + widest(pick(log_p0, x_t))
+        log_from_pi = (lost_t * pi_t).log()
+        return mean_f - q_t.log() + torch.logaddexp(log_from_p0, log_from_pi)
 
     def log_ratio(self, x0: Tokens, log_p0: LogLaw, s: Times) -> LogLaw:
         """log q(x_s | x_0) - log p(x_s) for every x_s, where p = p0 Q_{0->s}; in log_p0's dtype.
@@ -111,10 +118,12 @@ class Stationary(Semigroup):
         dtype, log_kept = log_p0.dtype, per_example(self.log_alpha(s), log_p0)
         _, lost = kept_and_lost(self.log_alpha(s), log_p0)
         log_redrawn = lost.log().clamp(min=NEVER) + self.pi.log()  # (B, 1, K): log q(x_s | x_0) but at x_0
+        log_at_x0 = torch.logaddexp(log_kept, log_redrawn)[:, 0].gather(-1, x0)
+
         log_p = torch.logaddexp(log_p0 + log_kept.to(dtype), log_redrawn.to(dtype))
-        at_x0 = torch.logaddexp(log_kept, log_redrawn).squeeze(1).gather(-1, x0).to(dtype)
         f = log_redrawn.to(dtype) - log_p
-        return f.scatter_(-1, x0[..., None], (at_x0 - pick(log_p, x0))[..., None])
+        f_0 = log_at_x0.to(dtype) - pick(log_p, x0)
+        return f.scatter_(-1, x0[..., None], f_0[..., None])
 
     def prior_kl(self, x0: Tokens) -> PerToken:
         """KL(q(x_T | x_0) || prior): a number that is the same for all tokens, but for the entry at x_0."""
@@ -134,8 +143,10 @@ class Stationary(Semigroup):
     def log_evidence(self, log_p: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """0, but at x_t: log q(x_t | x_0 = x_t) / q(x_t | any other x_0)."""
         kept, lost = kept_and_lost(self.log_alpha(t), x_t)
-        gain = torch.log1p(kept / (lost * self.pi[x_t])).to(log_p.dtype)
-        return torch.zeros_like(log_p).scatter_(-1, x_t[..., None], gain[..., None])
+        from_another = lost * self.pi[x_t]
+        gain = torch.log1p(kept / from_another).to(log_p.dtype)
+        zeros = torch.zeros_like(log_p)
+        return zeros.scatter_(-1, x_t[..., None], gain[..., None])
 
 
 class Uniform(Stationary):
@@ -143,8 +154,10 @@ class Uniform(Stationary):
 
     def __init__(self, K: int, clock: Table | Schedule):
         check_count("K", K, least=2)
-        super().__init__(torch.full((K,), 1 / K, dtype=torch.float64), clock)
+        pi = torch.full((K,), 1 / K, dtype=torch.float64)
+        super().__init__(pi, clock)
 
     def from_uniform(self, u: PerToken) -> Tokens:
         """The same without a search."""
-        return (u * self.K).long().clamp(0, self.K - 1)
+        token = (u * self.K).long()
+        return token.clamp(0, self.K - 1)

@@ -34,7 +34,8 @@ class Neighbours(Semigroup):
         values, vectors = torch.linalg.eigh(R)
         values = values.clamp(max=0)
         # Each piece of the graph has an eigenvalue 0: the law that is uniform on it does not change.
-        pieces = int((values > -1e-9 * R.abs().max()).sum())
+        tiny = 1e-9 * R.abs().max()
+        pieces = int((values > -tiny).sum())
         if pieces > 1:
             raise ValueError(
                 f"rates must join all tokens, but the graph has {pieces} pieces: the noise would never mix them"
@@ -53,17 +54,19 @@ class Neighbours(Semigroup):
 
     def after(self, p: Law, log_alpha: PerExample) -> Law:
         U = self.vectors
-        return ((p @ U * self.power(log_alpha)) @ U.T).clamp(min=0)
+        in_basis = p @ U * self.power(log_alpha)
+        return (in_basis @ U.T).clamp(min=0)
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
         U = self.vectors
-        return ((U[x] * self.power(log_alpha)) @ U.T).clamp(min=0)
+        in_basis = U[x] * self.power(log_alpha)
+        return (in_basis @ U.T).clamp(min=0)
 
     def rates(self, x: Tokens) -> Law:
         U = self.vectors
-        column = ((U[x] * self.values) @ U.T).clamp(min=0)
+        column = (U[x] * self.values) @ U.T
         elsewhere = 1 - F.one_hot(x, self.K)
-        return column * elsewhere
+        return column.clamp(min=0) * elsewhere
 
 
 def nearest_neighbours(
@@ -74,23 +77,23 @@ def nearest_neighbours(
     Nearest by angle ("cosine") or by distance ("euclidean", as D3PM's code has it). Raises ValueError unless
     1 <= k < K, for embeddings that are not finite, and for one that is zero, which has no angle.
     """
-    K = len(embeddings)
+    e = check_embeddings(embeddings)
     check_count("k", k)
     check_choice("metric", metric, ("cosine", "euclidean"))
-    if k >= K:
-        raise ValueError(f"k must be less than the {K} tokens, not {k}")
-    check_constant("embeddings", embeddings)
-    e = widest(embeddings)
-    if not e.isfinite().all():
-        raise ValueError("embeddings must be finite")
-    far = cosine_distance(e) if metric == "cosine" else torch.cdist(e, e, compute_mode=EXACT)
-    nearest = far.fill_diagonal_(math.inf).topk(k, 1, largest=False).indices
-    G = torch.zeros_like(far).scatter_(1, nearest, 1.0)
+    if k >= len(e):
+        raise ValueError(f"k must be less than the {len(e)} tokens, not {k}")
+    distance = cosine_distance(e) if metric == "cosine" else euclidean_distance(e)
+    distance.fill_diagonal_(math.inf)  # nobody is its own neighbour
+    nearest = distance.topk(k, 1, largest=False).indices
+    G = torch.zeros_like(distance).scatter_(1, nearest, 1.0)
     A = (G + G.T) / (2 * k)
     return A - A.sum(1).diag()
 
 
-EXACT = "donot_use_mm_for_euclid_dist"  # by matrix products, near points come out at random distances
+def euclidean_distance(e: Float[Tensor, "K D"]) -> Float[Tensor, "K K"]:
+    """|e_i - e_j| of each two."""
+    # By matrix products, its default, near points would come out at random distances.
+    return torch.cdist(e, e, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def cosine_distance(e: Float[Tensor, "K D"]) -> Float[Tensor, "K K"]:
@@ -120,11 +123,13 @@ class StepMatrices(Noise):
         super().__init__()
         check_count("T", T)
         self.one_step, self.T, self.every = one_step, T, math.isqrt(T)
-        Q = torch.eye(len(check_stochastic("one_step(1)", one_step(1))), dtype=torch.float64)
-        self.K = self.V = len(Q)
+        first = check_stochastic("one_step(1)", one_step(1))
+        self.K = self.V = len(first)
+        Q = torch.eye(self.K, dtype=torch.float64)
         products = [Q]
         for t in range(1, T + 1):
-            Q = Q @ check_stochastic(f"one_step({t})", one_step(t), self.K).to(Q)
+            step = check_stochastic(f"one_step({t})", one_step(t), self.K)
+            Q = Q @ step.to(Q)
             if t % self.every == 0:
                 products.append(Q)
         self.register_buffer("products", torch.stack(products))  # of the steps 1 .. i * every
@@ -143,7 +148,9 @@ class StepMatrices(Noise):
         return [self.products[last_kept], *self.steps(last_kept * self.every, t)]
 
     def steps(self, s: int, t: int) -> list[Tensor]:
-        return [self.one_step(i).to(self.products) for i in range(s + 1, t + 1)]
+        """The matrices of the steps s + 1 .. t."""
+        matrices = map(self.one_step, range(s + 1, t + 1))
+        return [Q.to(self.products) for Q in matrices]
 
     def mix(self, p: Float[Tensor, "B L _"], s: Times, t: Times) -> Law:
         p = widest(p)
@@ -178,7 +185,8 @@ def gaussian(K: int, beta: Float[Tensor, " T"]) -> StepMatrices:
     if not (beta > 0).all():
         raise ValueError("beta must be positive for gaussian noise")
     offset = torch.arange(K, dtype=torch.float64)
-    w = (-4 * offset.square() / ((K - 1) ** 2 * beta[:, None])).exp()
+    width = (K - 1) ** 2 * beta[:, None]
+    w = (-4 * offset.square() / width).exp()  # (T, K)
     Z = 2 * w.sum(1, keepdim=True) - 1  # both signs of an offset, but 0 once
     w = w / Z
     return StepMatrices(ByOffset(w), len(beta))
@@ -221,9 +229,7 @@ def by_offset(w: Float[Tensor, " K"]) -> Float[Tensor, "K K"]:
 
 def check_beta(beta: Tensor, most: float = math.inf) -> Float[Tensor, " T"]:
     """beta in float64, or an error: (T,), T >= 1, each in [0, most] and finite."""
-    if not (isinstance(beta, Tensor) and beta.is_floating_point() and beta.ndim == 1 and len(beta)):
-        raise ValueError(f"beta must be a float tensor (T,) with T >= 1, not {describe(beta)}")
-    check_constant("beta", beta)
+    check_constant("beta", beta, "(T,)")
     good = (beta >= 0) & (beta <= most) & beta.isfinite()
     if not good.all():
         t = int((~good).nonzero()[0])
@@ -234,7 +240,7 @@ def check_beta(beta: Tensor, most: float = math.inf) -> Float[Tensor, " T"]:
 
 def check_stochastic(name: str, Q: Tensor, K: int | None = None, tol: float = 1e-9) -> Float[Tensor, "K K"]:
     """Q in float64, or an error that says which row is no law, and by how much."""
-    check_square(name, Q)
+    check_constant(name, Q, "(K, K)")
     if K is not None and len(Q) != K:
         raise ValueError(f"{name} must have shape ({K}, {K}) as one_step(1) has, not {tuple(Q.shape)}")
     Q = widest(Q)
@@ -250,8 +256,10 @@ def check_stochastic(name: str, Q: Tensor, K: int | None = None, tol: float = 1e
 
 def check_rates(R: Tensor) -> Float[Tensor, "K K"]:
     """R in float64, or an error: (K, K), symmetric, not negative off the diagonal, rows sum to 0."""
-    check_square("rates", R)
+    check_constant("rates", R, "(K, K)")
     R = widest(R)
+    if not R.isfinite().all():
+        raise ValueError("rates must be finite")
     small = 1e-9 * R.abs().max().clamp(min=1e-300)
     if not ((R - R.T).abs() <= small).all():
         raise ValueError("rates must be symmetric")
@@ -265,9 +273,14 @@ def check_rates(R: Tensor) -> Float[Tensor, "K K"]:
     return (R + R.T) / 2
 
 
-def check_square(name: str, Q: Tensor) -> None:
-    """Raise unless Q is a constant float tensor (K, K), K >= 2."""
-    is_float = isinstance(Q, Tensor) and Q.is_floating_point()
-    if not (is_float and Q.ndim == 2 and Q.shape[0] == Q.shape[1] >= 2):
-        raise ValueError(f"{name} must be a float tensor (K, K) with K >= 2, not {describe(Q)}")
-    check_constant(name, Q)
+def check_embeddings(e: Tensor) -> Float[Tensor, "K D"]:
+    """e in float64, or ValueError unless it is (K, D), finite, and nothing trains it."""
+    if not (isinstance(e, Tensor) and e.is_floating_point() and e.ndim == 2):
+        raise ValueError(f"embeddings must be a float tensor (K, D), not {describe(e)}")
+    if e.requires_grad:
+        raise ValueError(
+            "embeddings must not require a gradient: no rate passes it on, give embeddings.detach()"
+        )
+    if not e.isfinite().all():
+        raise ValueError("embeddings must be finite")
+    return widest(e)

@@ -76,7 +76,7 @@ def test_corruption_makes_nothing_of_the_vocabulary():
 
 
 @pytest.mark.parametrize("call, error, words", [
-    (lambda: Stationary(PI.clone().requires_grad_(), TABLE), ValueError, r"pi must not require a gradient, .* give pi.detach\(\)"),
+    (lambda: Stationary(PI.clone().requires_grad_(), TABLE), ValueError, r"pi must not require a gradient: .* give pi.detach\(\)"),
     (lambda: Uniform(1, TABLE), ValueError, "K must be at least 2, not 1"),
     (lambda: Uniform(2.0, TABLE), TypeError, "K must be an int, not float"),
     (lambda: Stationary(tensor([0.5, 0.6]), TABLE), ValueError, "pi must not be negative and must sum to 1, but sums to 1.1"),

@@ -138,6 +138,8 @@ def test_random_neighbours_are_the_nearest():
     (lambda: Neighbours(RATES.clone().requires_grad_(), TABLE), ValueError, "rates must not require a gradient"),
     (lambda: nearest_neighbours(torch.randn(3, 2).requires_grad_(), 1), ValueError, "embeddings must not require a gradient"),
     (lambda: nearest_neighbours(tensor([[1.0], [math.nan], [2.0]]), 1), ValueError, "embeddings must be finite"),
+    (lambda: nearest_neighbours([[1.0]], 1), ValueError, r"embeddings must be a float tensor \(K, D\), not list"),
+    (lambda: Neighbours(torch.full((3, 3), math.nan), TABLE), ValueError, "rates must be finite"),
     (lambda: nearest_neighbours(torch.randn(3, 2), 1, "manhattan"), ValueError, "metric must be one of cosine, euclidean"),
     (lambda: Neighbours(torch.ones(2, 3), TABLE), ValueError, r"rates must be a float tensor \(K, K\)"),
     (lambda: Neighbours(tensor([[-1.0, 1.0], [2.0, -2.0]]), TABLE), ValueError, "rates must be symmetric"),
