@@ -1,6 +1,7 @@
 """Categorical noise against matrices written out entry by entry, Bayes' rule by enumeration, and counting."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -282,6 +283,24 @@ def test_a_network_of_nan_is_never_drawn_from(noise):
         log_p = torch.zeros(2, L, noise.V)
         log_p[1, 0, 1] = math.nan
         noise.step(log_p, x_t, s, t)
+
+
+@pytest.mark.parametrize("name", [n for n in NOISES if n not in ("gaussian", "band")])
+def test_off_the_cpu_nothing_is_read(name):
+    """Tensors of the meta device have no numbers: reading one raises. What was drawn from is noted for later."""
+    noise, watch = NOISES[name]().to("meta"), Watch()
+    x = torch.zeros(2, L, dtype=torch.long, device="meta")
+    s, t = torch.ones(2, dtype=torch.long, device="meta"), torch.ones(2, dtype=torch.long, device="meta")
+    log_p = torch.zeros(2, L, noise.V, device="meta")
+    for outer in (nullcontext(), watch):
+        with outer:
+            x = noise.check_tokens("x", x, noise.K)
+            assert noise.corrupt(x, s, t).shape == noise.step(log_p, x, s, t).shape == (2, L)
+            assert draw_many(noise.prior(), (2, L)).shape == (2, L)
+            assert noise.kl(x, x, log_p, s, t).shape == noise.prior_kl(x).shape == (2, L)
+    noted = {(what, t is not None) for _, t, what, _, _ in watch.unread}
+    assert {("each law to draw from", True), ("each law to draw from", False)} <= noted  # a step; the prior
+    assert noted <= {("each law to draw from", True), ("each law to draw from", False), ("each chance", True)}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
