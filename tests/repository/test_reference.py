@@ -1,6 +1,7 @@
 """The reference page holds every public name of the library, once, under a task."""
 
 import ast
+import re
 from pathlib import Path
 
 from tools import reference
@@ -119,3 +120,13 @@ def test_a_file_that_no_task_names_is_named(tmp_path, monkeypatch, capsys):
     assert reference.main([], tmp_path / "REFERENCE.md") == 0
     assert reference.main(["--check"], tmp_path / "REFERENCE.md") == 1
     assert "ddpm: name it in TASKS of tools/reference.py" in capsys.readouterr().err
+
+
+def test_the_new_names_of_the_changelog_exist():
+    """Each name in the right column of the table old -> new, but for what is no part of the library."""
+    text = (reference.ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `")]
+    page = reference.page() + " ".join(reference.CONTRACT)
+    words = {word for _, new in rows for name in re.findall(r"`([\w.]+)`", new) for word in name.split(".")}
+    lost = {word for word in words - {"tools"} if not re.search(rf"\b{word}\b", page)}
+    assert len(rows) > 20 and not lost, f"CHANGELOG.md names {sorted(lost)}, which the library does not have"
