@@ -5,7 +5,7 @@ set -eu
 
 find_python() { # the interpreter of version $1: on PATH, else among pyenv's
     for python in "$(command -v "python$1" || true)" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$1".*/bin/python; do
-        if [ -x "$python" ] && "$python" -c "import sys, ssl, venv; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" 2>/dev/null; then
+        if [ -x "$python" ] && "$python" -c "import sys, ssl, venv; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" >/dev/null 2>&1; then
             echo "$python"
             return
         fi

@@ -168,6 +168,36 @@ def test_the_script_is_plain_sh():
         subprocess.run([dash, "-n", str(ROOT / "tools" / name)], check=True)
 
 
+def test_the_matrix_tries_every_python_it_finds_and_says_which_it_did_not(project, tmp_path):
+    shutil.copy(ROOT / "tools" / "matrix.sh", project / "tools")
+    add_python(tmp_path, "python3.12", "3.12")
+    pyenv = tmp_path / "pyenv" / "versions" / "3.13.0" / "bin"
+    pyenv.mkdir(parents=True)
+    (pyenv / "python").symlink_to(tmp_path / "bin" / "python3.12")
+    mine = tmp_path / "bin" / "mine"
+    mine.write_text('#!/bin/sh\necho "in $COURSE_VENV: $*"\ncase $COURSE_VENV in *3.13) exit 1 ;; esac\n')
+    mine.chmod(0o755)
+    base = {
+        "PATH": str(tmp_path / "bin"),
+        "HOME": str(tmp_path),
+        "MAKE": "mine",
+        "PYENV_ROOT": str(tmp_path / "pyenv"),
+    }
+    done = subprocess.run(
+        ["/bin/sh", "tools/matrix.sh"], cwd=project, capture_output=True, text=True, env=base
+    )
+    assert done.returncode == 1 and done.stdout.splitlines() == [
+        f"=== Python 3.12 ({tmp_path}/bin/python3.12)",
+        f"in build/matrix/3.12: --no-print-directory lint unit PYTHON={tmp_path}/bin/python3.12",
+        f"=== Python 3.13 ({pyenv}/python)",
+        f"in build/matrix/3.13: --no-print-directory lint unit PYTHON={pyenv}/python",
+        "",
+        "3.11 not found",
+        "3.12 ok",
+        "3.13 FAILED",
+    ]
+
+
 # the other targets
 
 

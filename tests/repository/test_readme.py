@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import nbformat
 import pytest
@@ -120,6 +121,18 @@ def test_check_finds_and_writing_mends(project, capsys):
         and "old" not in text
     )
     assert readme.main(["--check"], project) == 0 and capsys.readouterr().out == ""
+
+
+def test_the_example_runs():
+    """The README's program, with few steps."""
+    page = (readme.ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    for many, few in (("steps=1200", "steps=2"), ("n=64", "n=2"), ("steps=250", "steps=2")):
+        assert many in code
+        code = code.replace(many, few)
+    names = {}
+    exec(code, names)
+    assert names["x0"].shape == (2, 1, 8, 8) and {"step", "t", "loss", "average"} <= {*dir(names["record"])}
 
 
 def test_a_page_without_its_place_is_an_error():
