@@ -249,8 +249,10 @@ class Noise(Tables):
         """What is wrong with a number that is no token of the data."""
         if number == self.mask:
             return "MASK, which no data may hold"
-        if number in (-1, -100):
-            return "padding, which is no token; put any token there and leave the place out by a mask"
+        if number == -1:
+            return "PAD, which may stand only at the ends of rows that are padded data"
+        if number == -100:
+            return "the padding of other libraries; fill rows up with PAD = -1"
         return "no such token"
 
 

@@ -232,6 +232,14 @@ def test_rare_tokens_are_drawn_as_rarely_as_they_should_be(monkeypatch):
     assert not happens(tensor(1 - 2**-24)) and happens(tensor(1.0))
 
 
+def test_a_token_without_mass_is_never_drawn_at_the_edge(monkeypatch):
+    p = tensor([0.0, 0.0, 3.0, 0.0, 1.0, 0.0])
+    for u, want in ((0.0, 2), (0.75, 4), (1 - 2**-53, 4)):
+        monkeypatch.setattr(torch, "rand_like", lambda x, u=u: torch.full_like(x, u))
+        monkeypatch.setattr(torch, "rand", lambda *shape, u=u, **kinds: torch.full(*shape, u, **kinds))
+        assert draw(p).item() == want and draw_many(p, (1, 1)).item() == want
+
+
 def test_happens_with_these_chances():
     p = tensor([0.0, 0.25, 1.0]).expand(20000, 3)
     mean = happens(p).double().mean(0)
@@ -526,11 +534,11 @@ def test_bad_tokens_are_named(unchecked):
     for x, states, words in (
         (tensor([[0, 4]]), V, r"x must lie in 0..3, but holds 4: MASK, which no data may hold"),
         (tensor([[0, 5]]), V, r"x must lie in 0..3, but holds 5: no such token"),
-        (tensor([[-1, 2]]), V, r"x must lie in 0..3, but holds -1: padding, which is no token"),
+        (tensor([[-1, 2]]), V, r"x must lie in 0..3, but holds -1: PAD, which may stand only at the ends of rows"),
         (
             tensor([[-100, 2]]),
             V,
-            r"x must lie in 0..3, but holds -100: padding, .* leave the place out by a mask",
+            r"x must lie in 0..3, but holds -100: the padding of other libraries; .* PAD = -1",
         ),
         (tensor([[2, -7]]), V, r"x must lie in 0..3, but holds -7: no such token"),
         (tensor([0, 1]), V, r"x must have shape \(B >= 1, L >= 1\), not \(2,\)"),
