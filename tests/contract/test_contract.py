@@ -17,6 +17,7 @@ from course_lib.dpm_solver import DPMSolver
 from course_lib.evaluate import bound
 from course_lib.infilling import approximately
 from course_lib.likelihood import ProbabilityFlow
+from course_lib.mask_count import MaskCount
 from course_lib.mask_uniform import MaskUniform
 from course_lib.mdlm import MDLM
 from course_lib.nets import MLP, CausalNet, TokenNet, UNet
@@ -32,6 +33,7 @@ from course_lib.stationary import Uniform
 from course_lib.structured import gaussian
 from course_lib.train import train
 from course_lib.word_nets import EmbeddingNet, MixingNet
+from course_lib.wrapper import Wrapper
 
 B = 8
 SYSTEMS = {  # name: (process, network, batch of data)
@@ -93,6 +95,11 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "sedd, absorbing, mass known": lambda: ratios(Absorbing(5, S.log_linear()), mass="known"),
     "sedd, mask and uniform": lambda: ratios(MaskUniform(5, S.log_linear())),
     "mdlm": lambda: ratios(Absorbing(5, S.log_linear(0.01)), MDLM),
+    "d3pm, mask count": lambda: counted(lambda noise, n: D3PM(noise, n), S.table(S.log_linear(), 50)),
+    "sedd, mask count": lambda: counted(SEDD, S.log_linear()),
+    "mdlm, mask count": lambda: counted(MDLM, S.log_linear()),
+    "a wrapper of a wrapper": lambda: wrapped(points(VP(S.linear(), (2,)))),
+    "a wrapper of tokens": lambda: wrapped(tokens(Uniform(5, S.table(S.cosine(), 50)))),
 }
 
 
@@ -126,6 +133,18 @@ def ratios(noise, kind=SEDD, **options):
     return kind(noise, 6, **options), net, torch.randint(0, 5, (B, 6))
 
 
+def counted(kind, clock):
+    """A system of 50 masked tokens whose training time is the number of masks."""
+    net = TokenNet(6, 5, 16, 2, 1, radius=1)
+    return MaskCount(kind(Absorbing(5, clock), 50)), net, torch.randint(0, 5, (B, 50))
+
+
+def wrapped(system):
+    """A system inside two wrappers that change nothing."""
+    process, net, data = system
+    return Wrapper(Wrapper(process)), net, data
+
+
 def with_tokens(data, change):
     """The data, changed; of pairs, their tokens."""
     return Pairs(change(data.tokens), data.target) if isinstance(data, Pairs) else change(data)
@@ -141,11 +160,14 @@ def system(request):
 
 def test_times_run_from_T_down_to_0(system):
     process = system[0]
+    T = (
+        process.process.T if isinstance(process, MaskCount) else process.T
+    )  # it trains at other times than it samples
     for steps in (1, 3, 7, 10, 49, 50):
         times = process.times(steps)
-        assert times[0] == process.T and times[-1] == 0 and len(times) == steps + 1
+        assert times[0] == T and times[-1] == 0 and len(times) == steps + 1
         assert (times[1:] < times[:-1]).all()
-        even = torch.linspace(float(process.T), 0, steps + 1)
+        even = torch.linspace(float(T), 0, steps + 1)
         assert (times - even).abs().max() <= 0.5
 
 
@@ -185,7 +207,7 @@ def test_examples_do_not_see_each_other(system):
 def test_no_noise_at_time_0(system):
     process, model, data = system
     x0 = process.encode(model, data.tokens if isinstance(process, Autoregressive) else data)
-    torch.testing.assert_close(process.corrupt(x0, process.times(1)[-1].expand(B)), x0)
+    torch.testing.assert_close(process.corrupt(x0, 0 * process.sample_t(B)), x0)
 
 
 def test_sampling_ends_in_data(system):
