@@ -12,14 +12,14 @@
     wrapper   infilling                         processes around processes; known parts put back
     tokens                                      what systems of tokens share
     score_entropy  tweedie                      SEDD's loss at one token, and its steps back
-    ddpm optimal_variance sde
+    ddpm   ddim   optimal_variance
+    diagonal_variance   learned_variance
+    sn_npr   sde
     solvers dpm_solver likelihood
     diffusion_lm diffuseq autoregressive
     d3pm ordered mdlm sedd                      systems: one paper, one file, one notebook
     mask_count                                  the number of masks as the time
     first_hitting                               masks opened at their exact times
-    image_judge   distances                     pictures and laws compared
-    ngram   text_metrics                        text judged
     identity   weights   train   evaluate
     plots      widgets                          tools; they know the contract, never a system
     oracle                                      perfect networks, for tests and first experiments

@@ -2,17 +2,20 @@
 
 Equation numbers refer to the paper; every formula is written for a step from t to any s < t, of which the paper's
 s = t - 1 is one case. The tables are float64 and start at alpha_bar[0] = 1 (no noise at t = 0).
+
+    x_t = r x_0 + sigma eps     r = sqrt(alpha_bar_t), sigma = sqrt(1 - alpha_bar_t), eps ~ N(0, I)
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .finite import check_finite
 from .process import Process
-from .schedules import check_table
+from .schedules import check_number, check_table
 from .shapes import (
     Network,
     PerExample,
@@ -20,17 +23,19 @@ from .shapes import (
     Times,
     check_choice,
     check_count,
+    describe,
+    once,
     per_example,
-    repeated,
     widest,
 )
 
 Batch = Float[Tensor, "B *event"]
+Variance = Float[Tensor, "..."]  # (B, 1, ..., 1), or per coordinate; to be broadcast against x_t
 Prediction = Literal["eps", "x0", "v", "score"]
 
-# What each kind of prediction is made of: (share of x0, share of eps), given r = sqrt(alpha_bar) and
-# sigma = sqrt(1 - alpha_bar).  v: Salimans & Ho 2022 (arXiv:2202.00512), section 4.
-MADE_OF = {
+# What each kind of prediction is made of: its share of x0 and of eps.
+# v: Salimans & Ho 2022 (arXiv:2202.00512), section 4.
+COMPONENTS = {
     "x0": lambda r, sigma: (1, 0),
     "eps": lambda r, sigma: (0, 1),
     "v": lambda r, sigma: (-sigma, r),
@@ -38,20 +43,41 @@ MADE_OF = {
 }
 
 
+class Transition(NamedTuple):
+    """The step from t to s in numbers, one of each per pair of times; float64.  (eqs. 6 and 7)
+
+    q(x_s | x_t, x_0) = N(from_x0 x_0 + from_xt x_t, q_var I), of which p(x_s | x_t) puts an estimate for x_0.
+    """
+
+    from_x0: PerExample
+    from_xt: PerExample
+    q_var: PerExample  # beta-tilde in DDPM, lambda^2 in its successors
+    p_var: PerExample  # what sampling adds, the paper's sigma_t^2
+
+
+def r_and_sigma(log_alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
+    """(sqrt(alpha_bar), sqrt(1 - alpha_bar)), the latter without cancellation."""
+    return (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
+
+
 def conversion(source: Prediction, target: Prediction, log_alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
     """The (a, b) for which target = a x_t + b source, at each log alpha_bar < 0."""
-    return mix(source, target, (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt())
+    return solve_prediction(source, target, *r_and_sigma(log_alpha_bar))
 
 
-def mix(source: Prediction, target: Prediction, r: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def solve_prediction(
+    source: Prediction, target: Prediction, r: Tensor, sigma: Tensor
+) -> tuple[Tensor, Tensor]:
     """The (a, b) for which target = a x_t + b source where x_t = r x0 + sigma eps, r and sigma > 0.
 
-    Two linear equations (that one, and what the source is made of) solved for x0 and eps.
+    Two linear equations, x_t = r x0 + sigma eps and source = p x0 + q eps, solved for x0 and eps by Cramer's rule.
     """
-    p, q = MADE_OF[source](r, sigma)
-    p_, q_ = MADE_OF[target](r, sigma)
+    p, q = COMPONENTS[source](r, sigma)
+    p_target, q_target = COMPONENTS[target](r, sigma)
     det = r * q - sigma * p
-    return (p_ * q - q_ * p) / det, (q_ * r - p_ * sigma) / det
+    a = (p_target * q - q_target * p) / det
+    b = (q_target * r - p_target * sigma) / det
+    return a, b
 
 
 class DDPM(Process):
@@ -78,26 +104,26 @@ class DDPM(Process):
     ):
         super().__init__()
         alpha_bar = check_table(alpha_bar)
-        check_choice("predicts", predicts, MADE_OF)
+        check_choice("predicts", predicts, COMPONENTS)
         check_choice("variance", variance, ("small", "large"))
         if levels is not None:
             check_count("levels", levels, least=2)
-        for name, value in (("decoder_var", decoder_var), ("clip", clip)):
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, not {value}")
+        if decoder_var is not None:
+            check_number("decoder_var", decoder_var, above=0)
+        if clip is not None:
+            check_number("clip", clip, above=0)
         self.register_buffer("alpha_bar", alpha_bar)
         self.register_buffer("log_alpha_bar", alpha_bar.log())
-        self.T, self.shape, self.dims = len(alpha_bar) - 1, tuple(shape), math.prod(shape)
+        self.T, self.shape = len(alpha_bar) - 1, tuple(shape)
+        self.dims = math.prod(self.shape)
         self.predicts, self.variance, self.levels, self.clip = predicts, variance, levels, clip
-        x0_from = torch.stack(conversion(predicts, "x0", self.log_alpha_bar), 1)
-        self.register_buffer("_x0_from", x0_from)  # (T + 1, 2): x0 = a x_t + b (network's output)
-        self._rows = torch.cat([self.log_alpha_bar[:, None], x0_from], 1).tolist()  # the same on the host
         self.decoder_var = decoder_var or self._beta_tilde_2()
 
     @property
     def beta(self) -> Table:
         """beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}; entry 0 is 0."""
-        return -torch.expm1(torch.cat([self.log_alpha_bar[:1], self.log_alpha_bar.diff()]))
+        log_alphas = torch.cat([self.log_alpha_bar[:1], self.log_alpha_bar.diff()])
+        return -torch.expm1(log_alphas)
 
     # Forward process
 
@@ -105,121 +131,142 @@ class DDPM(Process):
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, eps ~ N(0, I) unless given; t = 0 is the data.  (eq. 4)"""
         self.check_state("x0", x0)
         self.check_t("t", t, len(x0))
-        eps = torch.randn_like(x0) if eps is None else eps
-        log = self.log_alpha_bar[t]
-        r, sigma = (log / 2).exp().to(x0.dtype), (-torch.expm1(log)).sqrt().to(x0.dtype)
-        return (per_example(r, x0) * x0).addcmul_(per_example(sigma, x0), eps)
+        if eps is None:
+            eps = torch.randn_like(x0)
+        elif eps.shape != x0.shape:
+            raise ValueError(f"eps must have the shape of x0, {tuple(x0.shape)}, not {tuple(eps.shape)}")
+        r, sigma = self._r_sigma(t, x0)
+        return (r.to(x0.dtype) * x0).addcmul_(sigma.to(x0.dtype), eps)
 
-    def kernel(self, u: PerExample) -> tuple[PerExample, PerExample]:
-        """(r, sigma) of x_t = r x_0 + sigma eps at u = t / T, float64: what an oracle asks."""
-        log = self.log_alpha_bar[(u * self.T).round().long()]
-        return (log / 2).exp(), (-torch.expm1(log)).sqrt()
+    def _r_sigma(self, t: Times, x: Batch) -> tuple[Tensor, Tensor]:
+        """(r, sigma) at t, to be broadcast against x; float64."""
+        r, sigma = r_and_sigma(self.log_alpha_bar[t])
+        return per_example(r, x), per_example(sigma, x)
+
+    def marginal(self, u: PerExample) -> tuple[PerExample, PerExample]:
+        """(r, sigma) of q(x_t | x_0) = N(r x_0, sigma^2 I) at u = t / T, float64: what an oracle asks."""
+        t = (u * self.T).round().long()
+        return r_and_sigma(self.log_alpha_bar[t])
 
     def prior(self, n: int) -> Batch:
         """x_T ~ N(0, I)."""
         return torch.randn(n, *self.shape, device=self.device)
 
+    # The step
+
+    def transition(self, t: Times, s: Times) -> Transition:
+        """The numbers of the step t -> s, for any s < t. What a system of this family changes, it changes here."""
+        log_t, log_s = self.log_alpha_bar[t], self.log_alpha_bar[s]
+        log_ts = log_t - log_s  # log of the signal kept between s and t
+        lost_t, lost_s, lost_ts = (-torch.expm1(log) for log in (log_t, log_s, log_ts))  # 1 - alpha_bar
+        beta_tilde = lost_ts * lost_s / lost_t
+        # beta only before the last step, where beta-tilde is 0
+        p_var = beta_tilde if self.variance == "small" else torch.where(s > 0, lost_ts, 0)
+        return Transition(
+            from_x0=(log_s / 2).exp() * lost_ts / lost_t,
+            from_xt=(log_ts / 2).exp() * lost_s / lost_t,
+            q_var=beta_tilde,
+            p_var=p_var,
+        )
+
     def posterior(self, x0: Batch, x_t: Batch, t: Times, s: Times) -> tuple[Batch, PerExample]:
         """Mean and variance of q(x_s | x_t, x_0), for any s < t; mean x_0 and variance 0 at s = 0.  (eqs. 6 and 7)"""
         self.check_state("x_t", x_t)
         self.check_step(len(x_t), t, s)
-        from_x0, from_xt, var, _ = self._kernel(t, s)
-        return per_example(from_x0.to(x0.dtype), x0) * x0 + per_example(from_xt.to(x0.dtype), x0) * x_t, var
+        step = self.transition(t, s)
+        return self._mean(step, x0, x_t), step.q_var
 
-    @staticmethod
-    def _posterior(log_t, log_s, m=torch):
-        """The posterior's weight of x_0, its weight of x_t, and its variance; of tensors, or of numbers with m = math.
-
-        Each minus-expm1 is a 1 - alpha_bar; the minus signs cancel in the two weights.
-        """
-        log_ts = log_t - log_s  # log of the signal kept between s and t
-        lost_t, lost_s, lost_ts = m.expm1(log_t), m.expm1(log_s), m.expm1(log_ts)
-        from_x0 = m.exp(log_s / 2) * lost_ts / lost_t
-        return from_x0, m.exp(log_ts / 2) * lost_s / lost_t, abs(lost_ts * lost_s / lost_t)
-
-    def _kernel(self, t, s, m=torch):
-        """Of the step t -> s: weight of x_0, weight of x_t, the variance if x_0 were known, and the variance p has.
-
-        Times are tensors, or plain ints with m = math. What a system of this family changes, it changes here.
-        """
-        log_t, log_s = self._logs(t, s, m)
-        from_x0, from_xt, small = self._posterior(log_t, log_s, m)
-        if self.variance == "small":
-            return from_x0, from_xt, small, small
-        # only before the last step, where beta-tilde is 0
-        return from_x0, from_xt, small, small + (-m.expm1(log_t - log_s) - small) * (s > 0)
-
-    def _logs(self, t, s, m):
-        """log alpha_bar at both times."""
-        return [self._rows[v][0] if m is math else self.log_alpha_bar[v] for v in (t, s)]
+    def _mean(self, step: Transition, x0: Batch, x_t: Batch) -> Batch:
+        """from_x0 x_0 + from_xt x_t."""
+        from_x0, from_xt = (per_example(v.to(x_t.dtype), x_t) for v in (step.from_x0, step.from_xt))
+        return from_x0 * x0 + from_xt * x_t
 
     # What the network says
 
     def convert(self, out: Batch, x_t: Batch, t: Times, to: Prediction) -> Batch:
         """The network's output at (x_t, t) as eps, x0, v or score. Needs t >= 1."""
-        check_choice("to", to, MADE_OF)
+        check_choice("to", to, COMPONENTS)
         self.check_t("t", t, len(x_t), first=1)
         a, b = conversion(self.predicts, to, self.log_alpha_bar[t])
-        return per_example(a.to(x_t.dtype), x_t) * x_t + per_example(b.to(x_t.dtype), x_t) * out.to(x_t.dtype)
+        a, b = (per_example(v.to(x_t.dtype), x_t) for v in (a, b))
+        return a * x_t + b * out.to(x_t.dtype)
 
     def predict_x0(self, model: Network, x_t: Batch, t: Times) -> Batch:
         """The network's estimate of x_0, clipped if `clip` is set."""
-        x0 = self.convert(model(x_t, self.u(t)), x_t, t, to="x0")
+        return self.x0_from(self.ask(model, x_t, t), x_t, t)
+
+    def x0_from(self, out: Tensor, x_t: Batch, t: Times) -> Batch:
+        """The estimate of x_0 in what the network says, clipped if `clip` is set."""
+        x0 = self.convert(out, x_t, t, to="x0")
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
+
+    def variance_from(self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition) -> Variance:
+        """The variance of p(x_s | x_t) in float64. Here the network says nothing about it, and the step does."""
+        return per_example(step.p_var, x_t)
 
     # Training
 
-    def loss(self, model: Network, x0: Batch, t: Times) -> PerExample:
+    def loss_at(self, model: Network, x0: Batch, x_t: Batch, t: Times) -> PerExample:
         """L_simple: squared error of the prediction, mean over dimensions.  (eq. 14, for any kind of prediction)"""
-        self.check_state("x0", x0)
-        self.check_t("t", t, len(x0), first=1)
-        eps = torch.randn_like(x0)
-        x_t = self.corrupt(x0, t, eps)
-        return self._simple(model(x_t, self.u(t)), x_t, eps, t)
+        self.check_pair(x0, x_t, t)
+        return squared_error(self.ask(model, x_t, t), self.target(x0, x_t, t))
 
-    def _simple(self, out: Batch, x_t: Batch, eps: Batch, t: Times) -> PerExample:
-        a, b = conversion("eps", self.predicts, self.log_alpha_bar[t])  # target = a x_t + b eps
-        target = per_example(a.to(x_t.dtype), x_t) * x_t + per_example(b.to(x_t.dtype), x_t) * eps
-        return (target - out).float().square().flatten(1).mean(1)
+    def target(self, x0: Batch, x_t: Batch, t: Times) -> Batch:
+        """What the network should say: p x_0 + q eps with the eps that made this x_t, worked out in float64."""
+        r, sigma = self._r_sigma(t, x_t)
+        x0, x_t = widest(x0), widest(x_t)
+        eps = (x_t - r * x0) / sigma
+        p, q = COMPONENTS[self.predicts](r, sigma)
+        return p * x0 + q * eps
 
-    def bound(self, model: Network, x0: Batch, t: Times) -> PerExample:
+    def bound_at(self, model: Network, x0: Batch, x_t: Batch, t: Times) -> PerExample:
         """T L_{t-1} + L_T in nats, float64: the mean over t = 1..T is the negative ELBO of x_0.  (eq. 5)"""
-        return self.T * self.term(model, x0, t) + self.prior_term(x0)
+        return self.T * self.term_at(model, x0, x_t, t) + self.prior_term(x0)
 
     def term(self, model: Network, x0: Batch, t: Times) -> PerExample:
+        """L_{t-1} in nats per example, at one draw of x_t."""
+        return self.term_at(model, x0, self.corrupt(x0, t), t)
+
+    def term_at(self, model: Network, x0: Batch, x_t: Batch, t: Times) -> PerExample:
         """L_{t-1} in nats per example: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), or -log p(x_0 | x_1) at t = 1."""
-        self.check_state("x0", x0)
-        self.check_t("t", t, len(x0), first=1)
-        x0_hat = self.predict_x0(model, self.corrupt(x0, t), t)
-        from_x0, beta_tilde, var = self._reverse(t)
-        error = (widest(x0) - widest(x0_hat)).square().flatten(1).sum(1)
-        first = t == 1
-        ratio = torch.where(first, 1.0, beta_tilde / var)
-        kl = self.dims / 2 * (ratio - 1 - ratio.log()) + from_x0.square() * error / (2 * var)
-        return torch.where(first, self._reconstruction(x0, x0_hat, self.decoder_var), kl)
+        self.check_pair(x0, x_t, t)
+        out, step = self.ask(model, x_t, t), self.transition(t, t - 1)
+        var = self.bound_variance(out, x_t, t, step)
+        return self._divergence(x0, self.x0_from(out, x_t, t), step, var, t)
+
+    def _divergence(self, x0: Batch, x0_hat: Batch, step: Transition, var: Variance, t: Times) -> PerExample:
+        """L_{t-1} of Gaussians that differ in x_0 and in the variance."""
+        from_x0, q_var = per_example(step.from_x0, x0), per_example(step.q_var, x0)
+        ratio = torch.where(per_example(t == 1, x0), 1.0, q_var / var)  # 1: no number where q has no width
+        error = from_x0.square() * (widest(x0) - widest(x0_hat)).square()
+        kl = (ratio - 1 - ratio.log() + error / var).flatten(1).sum(1) / 2
+        return torch.where(t == 1, self._reconstruction(x0, x0_hat, var), kl)
+
+    def bound_variance(self, out: Tensor, x_t: Batch, t: Times, step: Transition) -> Variance:
+        """The variance of p(x_{t-1} | x_t) in the bound: decoder_var at t = 1, where p has to have a width."""
+        var = self.variance_from(out, x_t, t, t - 1, step)
+        return torch.where(per_example(t == 1, x_t), self.decoder_var, var)
 
     def prior_term(self, x0: Batch) -> PerExample:
         """L_T = KL(q(x_T | x_0) || N(0, I)) in nats per example; no network can change it."""
         self.check_state("x0", x0)
         left = self.log_alpha_bar[-1].exp()
-        return left / 2 * widest(x0).square().flatten(1).sum(1) - self.dims / 2 * (left + torch.log1p(-left))
+        square = widest(x0).square().flatten(1).sum(1)
+        return left / 2 * square - self.dims / 2 * (left + torch.log1p(-left))
 
     def weight(self, t: Times) -> PerExample:
         """What L_simple drops: L_{t-1} = weight * (summed squared error of the prediction) + a constant."""
         self.check_t("t", t, len(t), first=1)
-        from_x0, _, var = self._reverse(t)
-        b = self._x0_from[t, 1]
-        return (from_x0 * b).square() / (2 * var)
+        step = self.transition(t, t - 1)
+        p_var = torch.where(t == 1, self.decoder_var, step.p_var)
+        _, b = conversion(
+            self.predicts, "x0", self.log_alpha_bar[t]
+        )  # an error e of the prediction is b e of x0
+        return (step.from_x0 * b).square() / (2 * p_var)
 
-    def _reverse(self, t: Times) -> tuple[Tensor, Tensor, Tensor]:
-        """For the step t -> t - 1: weight of x_0 in the mean, beta-tilde, and the variance that p has in the bound."""
-        from_x0, _, beta_tilde, var = self._kernel(t, t - 1)
-        return from_x0, beta_tilde, torch.where(t == 1, self.decoder_var, var)
-
-    def _reconstruction(self, x0: Batch, mean: Batch, var: float | Batch) -> PerExample:
+    def _reconstruction(self, x0: Batch, mean: Batch, var: Variance) -> PerExample:
         """L_0 = -log p(x_0 | x_1) in nats: a density, or the probability of the grey level."""
         x0, mean = widest(x0), widest(mean)
-        var = torch.as_tensor(var, dtype=x0.dtype, device=x0.device)
         if self.levels is None:
             log_p = -((x0 - mean).square() / var + (2 * math.pi * var).log()) / 2
         else:
@@ -230,7 +277,8 @@ class DDPM(Process):
         """beta-tilde at t = 2, improved DDPM's stand-in for t = 1, where it is 0. beta_1 if T = 1."""
         if self.T == 1:
             return self.beta[1].item()
-        return self._posterior(self.log_alpha_bar[2], self.log_alpha_bar[1])[2].item()
+        # DDPM's own, whatever the system that stands on it does with its steps
+        return DDPM.transition(self, torch.tensor([2]), torch.tensor([1])).q_var.item()
 
     # Sampling
 
@@ -238,29 +286,31 @@ class DDPM(Process):
         """x_s = mean + sd z: Algorithm 2 for any s < t. Without noise at s = 0, because there the variance is 0."""
         self.check_state("x", x)
         self.check_step(len(x), t, s)
-        from_x, from_said, sd = self._step_numbers(x, t, s)
-        x_s = torch.randn_like(x).mul_(sd).addcmul_(from_x, x) if self.draws else from_x * x
-        said = model(x, self.u(t)).to(x.dtype) if self.clip is None else self.predict_x0(model, x, t)
-        return x_s.addcmul_(from_said, said)
+        z = torch.randn_like(x) if self.draws else None  # before the network, which may draw, too
+        out = self.ask(model, x, t)
+        step = self.transition(*once(t, s))
+        mean = self._mean(step, self.x0_from(out, x, t), x)
+        if z is None:
+            return check_finite("x_s", mean, t)
+        sd = self.variance_from(out, x, t, s, step).sqrt()
+        return check_finite("x_s", mean.addcmul(sd.to(x.dtype), z), t)
 
-    def _step_numbers(self, x: Batch, t: Times, s: Times) -> list[Tensor]:
-        """What multiplies x, the network's output (with clip: its estimate of x_0) and the noise, each fit for x.
+    # Bad input
 
-        On a CPU, times that are one repeated value (as `sample` gives them) are worked out as plain numbers: a dozen
-        operations on tensors of B entries would take as long as the noise.
-        """
-        if x.device.type == "cpu" and repeated(t) and repeated(s):
-            m, t, s = math, t[0].item(), s[0].item()
-            _, a, b = self._rows[t]
-        else:
-            m, (a, b) = torch, self._x0_from[t].unbind(1)
-        from_x0, from_xt, _, var = self._kernel(t, s, m)
-        if self.clip is None:  # x0 = a x + b out goes into the mean: two passes over x, not four
-            from_xt, from_x0 = from_xt + from_x0 * a, from_x0 * b
-        numbers = (from_xt, from_x0, var**0.5)
-        return [
-            torch.as_tensor(v, dtype=x.dtype) if m is math else per_example(v.to(x.dtype), x) for v in numbers
-        ]
+    def check_pair(self, x0: Batch, x_t: Batch, t: Times) -> None:
+        """Raise unless x0 and x_t are states of one shape and t are times in [1, T], one per example."""
+        self.check_state("x0", x0)
+        self.check_state("x_t", x_t)
+        if x_t.shape != x0.shape:
+            raise ValueError(f"x_t must have the shape of x0, {describe(x0)}, not {describe(x_t)}")
+        self.check_t("t", t, len(x0), first=1)
+
+
+def squared_error(out: Batch, target: Batch) -> PerExample:
+    """Mean square of each example's error, in the network's precision, but at least float32."""
+    dtype = torch.promote_types(out.dtype, torch.float32)
+    error = out.to(dtype) - target.to(dtype)
+    return error.square().flatten(1).mean(1)
 
 
 def log_prob_of_level(x: Tensor, mean: Tensor, sd: float | Tensor, levels: int) -> Tensor:

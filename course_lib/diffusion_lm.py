@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .ddpm import DDPM
+from .ddpm import DDPM, Transition
 from .infilling import Keep
 from .process import Process
 from .sentences import PAD, Labelled, Sentences, up_to, written
@@ -62,9 +62,9 @@ class DiffusionLM(DDPM):
         super().__init__(alpha_bar, (length, width), "x0", base, decoder_var=decoder_var, clip=clip)
         self.length, self.width, self.rounding, self.detach = length, width, rounding, detach
         self.variance = variance
-        self.spread = -math.expm1(self._rows[1][0])  # sigma_0^2
+        self.spread = -math.expm1(self.log_alpha_bar[1].item())  # sigma_0^2
         self.temperature = temperature or self.spread
-        self.decoder_var = decoder_var or self._left(self._rows[1][0], math)
+        self.decoder_var = decoder_var or self._left(self.log_alpha_bar[1]).item()
         self.register_buffer("log_length", None if lengths is None else log_law(lengths, length))
 
     def check_state(self, name: str, x: Tensor) -> None:
@@ -217,24 +217,26 @@ class DiffusionLM(DDPM):
 
     def _term(self, clean: Vectors, x0_hat: Vectors, x_t: Vectors, t: Times, mask: Mask) -> PerExample:
         """The KL of two Gaussians. At t = 1 the network's answer stands for Emb(w)."""
-        first, (from_x0, small, var) = per_example(t == 1, x_t), self._reverse(t)
+        first, step = per_example(t == 1, x_t), self.transition(t, t - 1)
+        from_x0, var = step.from_x0, torch.where(t == 1, self.decoder_var, step.p_var)
         mean, left = self.known_word(clean, x_t, t)
         mean_hat = torch.where(first, self.known_word(x0_hat, x_t, t)[0], x0_hat)
-        ratio = (small + from_x0.square() * left) / var
+        ratio = (step.q_var + from_x0.square() * left) / var
         constant = self.width * (ratio - 1 - ratio.log()) / 2
         error = (widest(mean) - widest(mean_hat)).square().sum(-1)
         return total((from_x0.square() / (2 * var))[:, None] * error + constant[:, None], mask)
 
-    def _left(self, log: float | Tensor, m=torch) -> float | Tensor:
+    def _left(self, log: Tensor) -> Tensor:
         """Variance of q(x_0 | x_t, w): sigma_0^2 / (1 + sigma_0^2 SNR)."""
-        return self.spread / (1 - self.spread * m.exp(log) / m.expm1(log))
+        return self.spread / (1 - self.spread * log.exp() / torch.expm1(log))
 
-    def _kernel(self, t, s, m=torch):
+    def transition(self, t: Times, s: Times) -> Transition:
         """With variance "word" p(x_s | x_t) is as wide as q(x_s | x_t, w); the last step shows the mean."""
-        from_x0, from_xt, small, var = super()._kernel(t, s, m)
-        if self.variance == "word":
-            var = small + from_x0**2 * self._left(self._logs(t, s, m)[0], m) * (s > 0)
-        return from_x0, from_xt, small, var
+        step = super().transition(t, s)
+        if self.variance != "word":
+            return step
+        of_word = step.q_var + step.from_x0.square() * self._left(self.log_alpha_bar[t])
+        return step._replace(p_var=of_word * (s > 0))
 
 
 # Words and vectors
@@ -419,7 +421,7 @@ def neighbours(
     if isinstance(inner, EmbeddingNet) and not isinstance(inner, MixingNet):
         raise TypeError("model must mix words, as MixingNet does, not be an EmbeddingNet")
     mask, t = written(tokens), max(1, round(u * process.T))
-    a = math.exp(process._rows[t][0])
+    a = process.alpha_bar[t].item()
     x, e = math.sqrt(a) * embed(model, tokens), math.sqrt(a) * model.table
     times = process.u(torch.full((len(x),), t, device=x.device))
     log_p = model.explain(x, times, mask, **asked(model, mask))[1]
@@ -522,7 +524,7 @@ class Guided(Process):
 
     def step(self, model, x: Vectors, t: Times, s: Times) -> Vectors:
         drawn = self.process.step(model, x, t, s)
-        var = per_example(self.process._kernel(t, s)[2].to(x.dtype), x)
+        var = per_example(self.process.transition(t, s).q_var.to(x.dtype), x)
         pulled = self.pulled(drawn, var, self.u(s))
         return torch.where(per_example(s > 0, x), pulled, drawn)
 

@@ -9,19 +9,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .data import GaussianMixture, MarkovLanguage
-from .ddpm import mix
+from .ddpm import solve_prediction
 from .diffusion_lm import DiffusionLM
-from .optimal_variance import NPR, SN
 from .process import Process
 from .shapes import Mask, PerExample, Times, Tokens, per_example, widest
+from .sn_npr import NPR, SN
 from .tokens import TokenProcess
 
 
 class Oracle(nn.Module):
     """A network that answers from posterior_mean(x_t, alpha_bar) = E[x_0 | x_t], in exact arithmetic.
 
-    The process says by kernel(u) = (r, sigma) that x_t = r x_0 + sigma eps. Divided by its size (r^2 + sigma^2)^(1/2),
-    any such x_t is one of r^2 + sigma^2 = 1, so one posterior_mean serves them all.
+    The process says by marginal(u) = (r, sigma) that x_t = r x_0 + sigma eps. Divided by its size
+    (r^2 + sigma^2)^(1/2), any such x_t is one of r^2 + sigma^2 = 1, so one posterior_mean serves them all.
     """
 
     def __init__(self, process: Process):
@@ -35,10 +35,10 @@ class Oracle(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Float[Tensor, "B *event"], u: PerExample) -> Float[Tensor, "B *event"]:
-        r, sigma = self.process.kernel(u)
+        r, sigma = self.process.marginal(u)
         z, size = widest(x), torch.hypot(r, sigma)
         mean = self.posterior_mean(z / per_example(size, z), (r / size).square())
-        a, b = mix("x0", self.process.predicts, r, sigma)
+        a, b = solve_prediction("x0", self.process.predicts, r, sigma)
         return (per_example(a, z) * z + per_example(b, z) * mean).to(x.dtype)
 
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .ddpm import MADE_OF, Prediction, log_prob_of_level, mix
+from .ddpm import COMPONENTS, Prediction, log_prob_of_level, solve_prediction
 from .finite import check_finite
 from .process import Process
 from .schedules import Schedule
@@ -65,7 +65,7 @@ class SDE(Process):
         t_max: float = 1.0,
     ):
         super().__init__()
-        check_choice("predicts", predicts, MADE_OF)
+        check_choice("predicts", predicts, COMPONENTS)
         check_choice("weighting", weighting, ("simple", "likelihood"))
         if levels is not None:
             check_count("levels", levels, least=2)
@@ -130,7 +130,7 @@ class SDE(Process):
         """The numbers at t_min and at t_max, on the CPU, where reading them waits for no device."""
         return [self._coefficients(torch.tensor([t], dtype=torch.float64)) for t in (self.t_min, self.t_max)]
 
-    def kernel(self, u: PerExample) -> tuple[PerExample, PerExample]:
+    def marginal(self, u: PerExample) -> tuple[PerExample, PerExample]:
         """(m, std) of x_t = m x_0 + std eps at time u, float64."""
         at_u = self._coefficients(widest(u))
         return at_u.mean, at_u.std
@@ -323,7 +323,7 @@ class SDE(Process):
 
 def convert(out: Batch, x: Batch, now: Coefficients, source: Prediction, target: Prediction) -> Batch:
     """What the network said of x_t, as another kind of prediction."""
-    a, b = mix(source, target, now.mean, now.std)
+    a, b = solve_prediction(source, target, now.mean, now.std)
     return combine((a, x), (b, out))
 
 

@@ -104,7 +104,7 @@ class Renoise(Solver):
         x_s is this root times x_0 plus a multiple of x_t. For share = 1 and VP: alpha_bar_s E Var(x_0 | x_t).
         """
         self.check_step(len(t), t, s)
-        (m_t, std_t), (m_s, std_s) = self.process.kernel(t), self.process.kernel(s)
+        (m_t, std_t), (m_s, std_s) = self.process.marginal(t), self.process.marginal(s)
         of_x0 = m_s - math.sqrt(1 - self.share) * std_s * m_t / std_t
         return of_x0.square()
 

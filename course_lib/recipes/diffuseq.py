@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .. import schedules
 from ..autoregressive import Autoregressive
+from ..ddim import DDIM
 from ..diffuseq import DiffuSeq
 from ..diffusion_lm import Recalling, Rounded
 from ..dpm_solver import DPMSolver
@@ -23,7 +24,6 @@ from ..evaluate import Estimate
 from ..files import needs
 from ..infilling import keep
 from ..nets import CausalNet
-from ..optimal_variance import DDIM
 from ..process import Process, last, sample
 from ..sde import VP
 from ..sentences import (

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import schedules
+from ..ddim import DDIM, Renoise
 from ..diffusion_lm import (
     DiffusionLM,
     Free,
@@ -35,7 +36,6 @@ from ..diffusion_lm import (
 from ..dpm_solver import DPMSolver
 from ..evaluate import Estimate
 from ..ngram import SentenceJudge
-from ..optimal_variance import DDIM, Renoise
 from ..process import Process, last, sample
 from ..sde import VP
 from ..sentences import (

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from .. import data
+from ..ddim import DDIM
 from ..ddpm import DDPM
 from ..distances import frechet
 from ..evaluate import bound
 from ..image_judge import Judge
+from ..learned_variance import Learned
 from ..nets import TwoHeads, UNet
-from ..optimal_variance import DDIM, NPR, SN, Analytic, Learned, spread
+from ..optimal_variance import Analytic, estimate_conditional_variance
 from ..process import Process, last, sample
 from ..schedules import cosine, ddpm_table, table
+from ..sn_npr import NPR, SN
 from . import ddpm
 from .run import ASSETS, Measurement, Recipe, shipped
 
@@ -102,14 +105,14 @@ def statistics(backbone: Recipe, residual: int, score_norm: int) -> Callable[[st
         for estimator, n in (("residual", residual), ("score norm", score_norm)):
             torch.manual_seed(0)
             some = x[torch.randperm(len(x))[:n]].to(device)
-            values = spread(process, model, some, estimator)
+            values = estimate_conditional_variance(process, model, some, estimator)
             out[estimator] = {"n": n, "spread": [float(f"{v:.6g}") for v in values.tolist()]}
         return out
 
     return tables
 
 
-def read_spread(name: str, estimator: str = "residual") -> Tensor:
+def read_conditional_variance(name: str, estimator: str = "residual") -> Tensor:
     """The table that the measurement `name` left in the chapter's assets."""
     results = json.loads((ASSETS / CHAPTER / f"{name}.results.json").read_text(encoding="utf-8"))
     return torch.tensor(results[estimator]["spread"], dtype=torch.float64)
@@ -127,30 +130,30 @@ Method = tuple[Process, nn.Module]
 
 def digits_methods() -> dict[str, Method]:
     """Every way to set the variance, with the network it needs."""
-    a, c, plain = alpha_bar(), read_spread("digits_spread"), shipped(ddpm.digits)
+    a, c, plain = alpha_bar(), read_conditional_variance("digits_spread"), shipped(ddpm.digits)
     head, head_sn = shipped(npr), shipped(sn)
     return {
         "DDPM, small": (DDPM(a, **DIGITS), plain),
         "DDPM, large": (DDPM(a, variance="large", **DIGITS), plain),
         "DDPM, learned": (learned.process(), shipped(learned)),
-        "Analytic-DDPM": (Analytic(a, spread=c, **DIGITS), plain),
+        "Analytic-DDPM": (Analytic(a, conditional_variance=c, **DIGITS), plain),
         "NPR-DDPM": (npr.process(), head),
         "SN-DDPM": (sn.process(), head_sn),
         "DDIM": (DDIM(a, **DIGITS), plain),
-        "Analytic-DDIM": (Analytic(a, eta=0.0, spread=c, **DIGITS), plain),
+        "Analytic-DDIM": (Analytic(a, eta=0.0, conditional_variance=c, **DIGITS), plain),
         "NPR-DDIM": (NPR(a, eta=0.0, **DIGITS), head),
     }
 
 
 def plain_methods(backbone: Recipe, statistics: str, form: dict) -> dict[str, Method]:
     """The ways that need nothing but a network of the noise and its statistics."""
-    a, c, plain = backbone.process().alpha_bar, read_spread(statistics), shipped(backbone)
+    a, c, plain = backbone.process().alpha_bar, read_conditional_variance(statistics), shipped(backbone)
     return {
         "DDPM, small": (DDPM(a, **form), plain),
         "DDPM, large": (DDPM(a, variance="large", **form), plain),
-        "Analytic-DDPM": (Analytic(a, spread=c, **form), plain),
+        "Analytic-DDPM": (Analytic(a, conditional_variance=c, **form), plain),
         "DDIM": (DDIM(a, **form), plain),
-        "Analytic-DDIM": (Analytic(a, eta=0.0, spread=c, **form), plain),
+        "Analytic-DDIM": (Analytic(a, eta=0.0, conditional_variance=c, **form), plain),
     }
 
 
@@ -181,8 +184,12 @@ def judged(judge: Judge, space: Tensor, x: Tensor, groups: int = 10) -> dict:
     features = judge.features(x)
     parts = features.split(-(-len(x) // groups))
     without = [frechet(torch.cat([*parts[:i], *parts[i + 1 :]]), space) for i in range(len(parts))]
-    spread = torch.tensor(without).var(correction=0).item() * (len(parts) - 1)
-    return {"accepted": judge.accepted(x), "frechet": frechet(features, space), "frechet_se": spread**0.5}
+    variance = torch.tensor(without).var(correction=0).item() * (len(parts) - 1)
+    return {
+        "accepted": judge.accepted(x),
+        "frechet": frechet(features, space),
+        "frechet_se": variance**0.5,
+    }
 
 
 def short_start(T: int, steps: int) -> Tensor:
@@ -190,7 +197,7 @@ def short_start(T: int, steps: int) -> Tensor:
     return torch.cat([torch.tensor([T]), torch.linspace(int(0.95 * T), 0, steps).round().long()])
 
 
-def draws(process: Process, model: nn.Module, n: int, steps: int) -> Tensor:
+def draws(process: Process, model: nn.Module, n: int, steps: int | Tensor) -> Tensor:
     """n samples, on the CPU. Seeded so that all methods start from the same x_T: their differences are surer."""
     made = []
     for i, m in enumerate(ddpm.chunks(n)):
@@ -231,10 +238,8 @@ def quality(
             runs = {str(k): process.times(k) for k, names in steps.items() if not names or name in names}
             runs |= {f"{k}, short start": short_start(process.T, k).to(device) for k in short}
             for k, times in runs.items():
-                process.times = lambda steps, times=times: times
-                row[k] = judged(judge, space, draws(process, model, n, len(times) - 1))
+                row[k] = judged(judge, space, draws(process, model, n, times))
                 print(f"{name}, {k} steps: {row[k]}", flush=True)
-            del process.times
             out["methods"][name] = {"steps": row}
             if bits and getattr(process, "eta", 1.0) > 0:
                 torch.manual_seed(0)

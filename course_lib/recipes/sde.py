@@ -98,7 +98,7 @@ def likelihoods(model: nn.Module, sde: VP, train: Tensor, test: Tensor) -> dict:
     ode = ProbabilityFlow(flow, 1e-3, 1e-3)
     bits = bits_per_dim(ode.log_prob(model, y, rademacher(y)), sde.dims, 17)
     return {
-        "noise": sde.kernel(torch.tensor([sde.t_min]))[1].item(),
+        "noise": sde.marginal(torch.tensor([sde.t_min]))[1].item(),
         "bound": of_bound.mean - (0 if sde.levels else cell),
         "bound_se": of_bound.se,
         "ode": bits.mean().item(),

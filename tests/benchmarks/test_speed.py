@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from course_lib.data import batches
+from course_lib.ddim import DDIM
 from course_lib.ddpm import DDPM
 from course_lib.dpm_solver import DPMSolver
 from course_lib.likelihood import ProbabilityFlow, rademacher
 from course_lib.nets import UNet
-from course_lib.optimal_variance import DDIM
 from course_lib.process import last, sample
 from course_lib.schedules import Schedule, cosine, ddpm_table, linear, table
 from course_lib.sde import VP

@@ -10,24 +10,27 @@ from course_lib import solvers
 from course_lib.absorbing import Absorbing
 from course_lib.autoregressive import Autoregressive
 from course_lib.d3pm import D3PM
+from course_lib.ddim import DDIM, Renoise
 from course_lib.ddpm import DDPM
 from course_lib.diffuseq import DiffuSeq
 from course_lib.diffusion_lm import DiffusionLM
 from course_lib.dpm_solver import DPMSolver
 from course_lib.evaluate import bound
 from course_lib.infilling import approximately
+from course_lib.learned_variance import Learned, LossAware
 from course_lib.likelihood import ProbabilityFlow
 from course_lib.mask_count import MaskCount
 from course_lib.mask_uniform import MaskUniform
 from course_lib.mdlm import MDLM
 from course_lib.nets import MLP, CausalNet, TokenNet, UNet
-from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, LossAware, Renoise
+from course_lib.optimal_variance import Analytic
 from course_lib.ordered import Ordered
 from course_lib.process import Process, last, sample
 from course_lib.sde import VE, VP, SubVP
 from course_lib.sedd import SEDD
 from course_lib.sentences import PAD, Pairs
 from course_lib.shapes import check_choice, check_count, per_example, repeated, widest
+from course_lib.sn_npr import NPR, SN
 from course_lib.solvers import RK4, Ancestral, Heun, PredictorCorrector
 from course_lib.stationary import Uniform
 from course_lib.structured import gaussian
@@ -45,7 +48,7 @@ SYSTEMS = {  # name: (process, network, batch of data)
     ),
     "ddim": lambda: (DDIM(S.ddpm_table(50), (2,), eta=0.5), MLP((2,), 32, 2), torch.randn(B, 2)),
     "analytic": lambda: (
-        Analytic(S.ddpm_table(50), (2,), eta=0.5, spread=torch.linspace(0, 1, 51)),
+        Analytic(S.ddpm_table(50), (2,), eta=0.5, conditional_variance=torch.linspace(0, 1, 51)),
         MLP((2,), 32, 2),
         torch.randn(B, 2),
     ),

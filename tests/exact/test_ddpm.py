@@ -475,8 +475,8 @@ def call(method, **change):
     process = DDPM(TABLES["linear"], (2,))
     good = {
         "corrupt": {"x0": torch.randn(3, 2), "t": torch.tensor([1, 2, 3])},
-        "loss": {"model": lambda x, u: x, "x0": torch.randn(3, 2), "t": torch.tensor([1, 2, 3])},
-        "bound": {"model": lambda x, u: x, "x0": torch.randn(3, 2), "t": torch.tensor([1, 2, 3])},
+        "loss": {"model": lambda x, u: x, "data": torch.randn(3, 2), "t": torch.tensor([1, 2, 3])},
+        "bound": {"model": lambda x, u: x, "data": torch.randn(3, 2), "t": torch.tensor([1, 2, 3])},
         "step": {"model": lambda x, u: x, "x": torch.randn(3, 2), "t": I([4, 5, 6]), "s": I([1, 2, 3])},
         "posterior": {"x0": torch.randn(3, 2), "x_t": torch.randn(3, 2), "t": I([4, 5, 6]), "s": I([1, 2, 3])},
         "convert": {"out": torch.randn(3, 2), "x_t": torch.randn(3, 2), "t": torch.tensor([1, 2, 3]), "to": "x0"},
@@ -501,9 +501,9 @@ I = torch.tensor
     ("corrupt", {"x0": torch.randn(3, 4)}, ValueError, r"x0 must have shape \(B >= 1, 2\), not \(3, 4\)"),
     ("corrupt", {"x0": torch.randn(0, 2), "t": I([], dtype=LONG)}, ValueError, r"not \(0, 2\)"),
     ("loss", {"t": I([0, 1, 2])}, ValueError, r"\[1, 60\]"),
-    ("loss", {"x0": torch.ones(3, 2, dtype=LONG)}, TypeError, "x0"),
+    ("loss", {"data": torch.ones(3, 2, dtype=LONG)}, TypeError, "x0"),
     ("bound", {"t": I([0, 1, 2])}, ValueError, r"\[1, 60\]"),
-    ("bound", {"x0": torch.randn(3, 3)}, ValueError, "x0"),
+    ("bound", {"data": torch.randn(3, 3)}, ValueError, "x0"),
     ("weight", {"t": I([0, 1])}, ValueError, r"\[1, 60\]"),
     ("prior_term", {"x0": torch.randn(3, 3)}, ValueError, "x0"),
     ("step", {"s": I([4, 2, 3])}, ValueError, "s must be before t, but s = 4 and t = 4 in example 0"),
@@ -529,8 +529,8 @@ def test_bad_input_is_named(method, change, error, words, unchecked):
     ({"variance": "medium"}, ValueError, "variance must be one of small, large"),
     ({"levels": 1.5}, TypeError, "levels must be an int"),
     ({"levels": 1}, ValueError, "levels must be at least 2, not 1"),
-    ({"decoder_var": 0.0}, ValueError, "decoder_var must be positive, not 0.0"),
-    ({"clip": -1.0}, ValueError, "clip must be positive"),
+    ({"decoder_var": 0.0}, ValueError, "decoder_var must be > 0, not 0.0"),
+    ({"clip": -1.0}, ValueError, "clip must be > 0, not -1.0"),
     ({"alpha_bar": torch.tensor([1.0, 1.0])}, ValueError, "smaller at each t"),
 ])  # fmt: skip
 def test_bad_settings_are_named(change, error, words, unchecked):

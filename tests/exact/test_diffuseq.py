@@ -10,12 +10,12 @@ import torch
 from course_lib import diffusion_lm as D
 from course_lib import schedules as S
 from course_lib.autoregressive import Autoregressive
+from course_lib.ddim import DDIM
 from course_lib.diffuseq import Centred, DiffuSeq
 from course_lib.diffusion_lm import DiffusionLM, Within, nearest
 from course_lib.dpm_solver import DPMSolver
 from course_lib.infilling import keep
 from course_lib.nets import CausalNet
-from course_lib.optimal_variance import DDIM
 from course_lib.oracle import PairOracle
 from course_lib.process import last, sample
 from course_lib.sde import VP

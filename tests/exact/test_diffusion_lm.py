@@ -8,10 +8,11 @@ import torch
 from course_lib import diffusion_lm as D
 from course_lib import schedules as S
 from course_lib.data import MarkovLanguage
+from course_lib.ddim import DDIM
 from course_lib.ddpm import DDPM
 from course_lib.diffusion_lm import DiffusionLM, Free, Recalling, Rounded, Within, nearest
 from course_lib.dpm_solver import DPMSolver
-from course_lib.optimal_variance import DDIM, Analytic
+from course_lib.optimal_variance import Analytic
 from course_lib.oracle import DataOracle, SentenceOracle
 from course_lib.process import last, sample
 from course_lib.sde import VP
@@ -139,14 +140,13 @@ def test_word_variance_is_that_of_the_step_when_the_word_is_known():
         want = a_s.sqrt() * word + cov / var_t * (x_t - a_t.sqrt() * word)
         mean, _ = process.posterior(process.known_word(word, x_t, I([t]))[0], x_t, I([t]), I([s]))
         torch.testing.assert_close(mean, want)
-        var = process._kernel(I([t]), I([s]))[3]
+        var = process.transition(I([t]), I([s]))[3]
         torch.testing.assert_close(var, (var_s - cov**2 / var_t)[None])
-        assert process._kernel(t, s, math)[3] == pytest.approx(var.item(), rel=1e-12)
-        small = DiffusionLM(TABLE, 1, 1, variance="small")._kernel(I([t]), I([s]))[3]
-        large = DiffusionLM(TABLE, 1, 1, variance="large")._kernel(I([t]), I([s]))[3]
+        small = DiffusionLM(TABLE, 1, 1, variance="small").transition(I([t]), I([s]))[3]
+        large = DiffusionLM(TABLE, 1, 1, variance="large").transition(I([t]), I([s]))[3]
         assert small < var < large
-        torch.testing.assert_close(small, DDPM(TABLE, (1,))._kernel(I([t]), I([s]))[3])
-    assert process._kernel(I([5]), I([0]))[3] == 0 and process._kernel(5, 0, math)[3] == 0
+        torch.testing.assert_close(small, DDPM(TABLE, (1,)).transition(I([t]), I([s]))[3])
+    assert process.transition(I([5]), I([0])).p_var == 0
 
 
 def test_a_perfect_network_for_one_sentence_has_a_bound_of_zero():
@@ -187,7 +187,7 @@ def test_a_network_that_says_nothing_has_the_bound_log_K():
 def closed_gap(process):
     """Sum over t of KL(q(x_{t-1} | x_t, w) || the same mean with beta-tilde), per number."""
     t = torch.arange(2, process.T + 1)
-    from_x0, _, small, _ = process._kernel(t, t - 1)
+    from_x0, _, small, _ = process.transition(t, t - 1)
     snr = process.alpha_bar[t] / (1 - process.alpha_bar[t])
     extra = from_x0**2 * process.spread / (1 + process.spread * snr) / small
     return ((extra - torch.log1p(extra)) / 2).sum().item()
@@ -211,7 +211,7 @@ def test_term_is_the_paper_s_sum_in_expectation():
             slope * r * s0,
             slope * sd,
         )  # f(x_t) = k_mean + k_0 z_0 + k_z z
-        from_x0, _, small, var = (x.item() for x in process._kernel(I([t]), I([t - 1])))
+        from_x0, _, small, var = (x.item() for x in process.transition(I([t]), I([t - 1])))
         gain, left = (r * v0 / (1 - a[t] + a[t] * v0)).item(), process._left(a[t].log()).item()
         known = (e, gain * r * s0, gain * sd)  # E[x_0 | x_t, w]
         if t == 1:
@@ -539,7 +539,7 @@ def test_samples_of_the_oracle_are_sentences_of_the_language(steps):
     )
     if steps == 40:
         kinds.append(DPMSolver(VP(S.sqrt(), (2, 2), predicts="x0")))
-        kinds.append(Analytic(A, (2, 2), eta=1.0, spread=torch.zeros(401), predicts="x0"))
+        kinds.append(Analytic(A, (2, 2), eta=1.0, conditional_variance=torch.zeros(401), predicts="x0"))
     for kind in kinds:
         tokens = process.decode(oracle, last(sample(kind, oracle, n, steps))[1])
         found = (tokens[:, 0] * 3 + tokens[:, 1]).bincount(minlength=9) / n
@@ -761,7 +761,7 @@ def test_guided_steps_are_adagrad_on_the_two_terms():
         got = guided.step(model, x, t, s)
     torch.manual_seed(1)
     drawn = process.step(model, x, t, s).detach()
-    var = process._kernel(20, 11, math)[2]
+    var = process.transition(I([20]), I([11])).q_var.item()
     y, squares = drawn.clone(), torch.zeros_like(x)
     for _ in range(3):
         g = 0.5 * (y - drawn) / var + 2 * (y - aim) * (1 + 11 / T)

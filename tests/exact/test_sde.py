@@ -48,7 +48,7 @@ def one(t, n=1):
 
 def marginal(sde, mixture, t):
     """The exact law of x_t: a mixture again."""
-    mean, std = sde.kernel(f64(t))
+    mean, std = sde.marginal(f64(t))
     return GaussianMixture(mixture.weights, mean * mixture.means, (mean**2 * mixture.sds**2 + std**2).sqrt())
 
 
@@ -60,7 +60,7 @@ class Gauss:
     s: float
 
     def __call__(self, x, u):
-        mean, std = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in self.sde.kernel(u))
+        mean, std = (v.reshape(-1, *[1] * (x.ndim - 1)) for v in self.sde.marginal(u))
         x0 = mean * self.s**2 / (mean**2 * self.s**2 + std**2) * x.double()
         eps = (x - mean * x0) / std
         said = {"x0": x0, "eps": eps, "v": mean * eps - std * x0, "score": -eps / std}
@@ -69,7 +69,7 @@ class Gauss:
 
 def spread_at(sde, s, t):
     """Standard deviation of x_t for data N(0, s^2)."""
-    mean, std = sde.kernel(f64(t))
+    mean, std = sde.marginal(f64(t))
     return (mean**2 * s**2 + std**2).sqrt().item()
 
 
@@ -87,7 +87,7 @@ def test_kernels_solve_the_moment_equations(make):
 
     hours = [0.01, 0.3, 0.7, 0.98]
     got = solve_ivp(rhs, (0, 0.98), [1.0, 0.0], t_eval=hours, rtol=1e-10, atol=1e-14).y
-    mean, std = sde.kernel(f64(*hours))
+    mean, std = sde.marginal(f64(*hours))
     same(mean, torch.from_numpy(got[0]), rtol=1e-7, atol=1e-10)
     same(std.square(), torch.from_numpy(got[1]), rtol=1e-6, atol=1e-10)
 
@@ -95,17 +95,17 @@ def test_kernels_solve_the_moment_equations(make):
 def test_kernels_in_closed_form():
     t = f64(0.0, 0.2, 1.0)
     abar = torch.exp(-0.1 * t - 9.95 * t**2)
-    mean, std = VP(S.linear(), (1,)).kernel(t)
+    mean, std = VP(S.linear(), (1,)).marginal(t)
     same(mean, abar.sqrt())
     same(std, (1 - abar).sqrt())
-    mean, std = SubVP(S.linear(), (1,)).kernel(t)
+    mean, std = SubVP(S.linear(), (1,)).marginal(t)
     same(mean, abar.sqrt())
     same(std, 1 - abar)
-    mean, std = VE((1,)).kernel(t)
+    mean, std = VE((1,)).marginal(t)
     same(mean, torch.ones_like(t))
     same(std, 0.01 * (5000 ** (2 * t) - 1).sqrt())
-    assert VP(S.linear(), (1,)).kernel(f64(1.0))[0].square().item() == pytest.approx(math.exp(-10.05))
-    assert VP(S.linear(), (1,)).kernel(f64(1e-9))[1].item() == pytest.approx(
+    assert VP(S.linear(), (1,)).marginal(f64(1.0))[0].square().item() == pytest.approx(math.exp(-10.05))
+    assert VP(S.linear(), (1,)).marginal(f64(1e-9))[1].item() == pytest.approx(
         1e-5, rel=1e-6
     )  # no cancellation
 
@@ -113,7 +113,7 @@ def test_kernels_in_closed_form():
 def test_vp_is_ddpm_with_infinitely_many_steps():
     errors = []
     for T in (100, 1000, 10000):
-        mean, _ = VP(S.linear(), (1,)).kernel(torch.linspace(0, 1, T + 1, dtype=torch.float64))
+        mean, _ = VP(S.linear(), (1,)).marginal(torch.linspace(0, 1, T + 1, dtype=torch.float64))
         errors.append((mean.square() - S.ddpm_table(T)).abs().max().item())
     assert errors[1] < 5e-3 and errors[2] < 5e-4
     assert 8 < errors[0] / errors[1] < 12 and 9 < errors[1] / errors[2] < 11
@@ -123,11 +123,11 @@ def test_corrupt_is_the_kernel(make):
     sde = make(shape=(3,))
     x0, eps = torch.randn(2, 4, 3, dtype=torch.float64)
     t = f64(0.0, 0.1, 0.5, 0.9)
-    mean, std = sde.kernel(t)
+    mean, std = sde.marginal(t)
     same(sde.corrupt(x0, t, eps), mean[:, None] * x0 + std[:, None] * eps)
     assert torch.equal(sde.corrupt(x0, one(0.0, 4)), x0)
     noise = sde.corrupt(torch.zeros(20000, 3), torch.full((20000,), 0.5)).double()
-    half = sde.kernel(f64(0.5))[1].item()
+    half = sde.marginal(f64(0.5))[1].item()
     assert abs(noise.std() / half - 1) < 0.01 and abs(noise.mean()) < 0.02 * half
 
 
@@ -152,8 +152,8 @@ def test_a_schedule_that_ends_at_0_is_read_up_to_a_little():
     for schedule in (S.cosine(), S.sqrt()):
         sde = VP(schedule, (1,))
         assert 0.9 < sde.t_max < 1
-        assert sde.kernel(f64(sde.t_max))[0].square().item() == pytest.approx(LEAST)
-        same(sde.kernel(f64(1.0)), sde.kernel(f64(sde.t_max)))
+        assert sde.marginal(f64(sde.t_max))[0].square().item() == pytest.approx(LEAST)
+        same(sde.marginal(f64(1.0)), sde.marginal(f64(sde.t_max)))
         ends = [sde.velocity(Gauss(sde, 2.0), f64(1.0)[:, None], one(t)) for t in (1.0, sde.t_max)]
         same(*ends)
     assert LEAST == 1e-5 and last_time(S.linear()) == 1.0 and VE((1,)).t_max == 1.0
@@ -204,7 +204,7 @@ def test_estimates_from_each_kind(kind, make):
     sde = make(shape=(3,), predicts=kind)
     x0, eps = torch.randn(2, 4, 3, dtype=torch.float64)
     for t in (f64(0.01, 0.2, 0.6, 0.9), one(0.3, 4)):
-        mean, std = (v[:, None] for v in sde.kernel(t))
+        mean, std = (v[:, None] for v in sde.marginal(t))
         x = mean * x0 + std * eps
         truth = {"x0": x0, "eps": eps, "v": mean * eps - std * x0, "score": -eps / std}
         said = lambda x, u: truth[kind]  # noqa: B023, E731
@@ -218,7 +218,7 @@ def test_clip_cuts_x0_and_eps_follows(make):
     sde = make(shape=(2,), clip=0.5)
     x, t = torch.randn(6, 2, dtype=torch.float64), torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
     x0, eps = sde.estimate(lambda x, u: -x, x, t)
-    mean, std = (v[:, None] for v in sde.kernel(t))
+    mean, std = (v[:, None] for v in sde.marginal(t))
     same(x0, ((x + std * x) / mean).clamp(-0.5, 0.5))
     same(mean * x0 + std * eps, x)
     same(sde.predict_x0(lambda x, u: -x, x, t), x0)
@@ -237,7 +237,7 @@ def test_the_score_is_the_gradient_of_the_log_density(make):
 def test_oracle_in_continuous_time_by_quadrature(kind, make):
     sde, mixture, x0 = make(shape=(1,), predicts=kind), two_bumps(), torch.linspace(-7, 7, 20001).double()
     x, t = f64(-1.0, 0.0, 0.4, 2.0), f64(0.05, 0.2, 0.5, 0.8)
-    mean, std = sde.kernel(t)
+    mean, std = sde.marginal(t)
     far = (x[:, None] - mean[:, None] * x0) / std[:, None]
     p = (mixture.log_prob(x0[:, None]) - far.square() / 2).softmax(1)
     best = (p * x0).sum(1)
@@ -298,7 +298,7 @@ def test_step_is_euler_maruyama(make):
     got = sde.step(model, x, t, s)
     torch.manual_seed(1)
     z, dt = torch.randn_like(x), (t - s)[:, None]
-    f, g2, std = sde.drift(t)[:, None], sde.diffusion2(t)[:, None], sde.kernel(t)[1][:, None]
+    f, g2, std = sde.drift(t)[:, None], sde.diffusion2(t)[:, None], sde.marginal(t)[1][:, None]
     score = -model(x, t) / std
     want = x - dt * (f * x - g2 * score) + (g2 * dt).sqrt() * z * (s > 0)[:, None]
     same(got, want)
@@ -354,7 +354,7 @@ def test_ancestral_is_k_diffusions_step_in_ve(make):
     """sigma_down = sigma_s^2 / sigma_t, sigma_up^2 = sigma_s^2 (sigma_t^2 - sigma_s^2) / sigma_t^2, in y = x / m."""
     sde, model = make(shape=(1,)), lambda x, u: 0.3 * x
     t, s = 0.7, 0.35
-    (m_t, std_t), (m_s, std_s) = (tuple(v.item() for v in sde.kernel(f64(hour))) for hour in (t, s))
+    (m_t, std_t), (m_s, std_s) = (tuple(v.item() for v in sde.marginal(f64(hour))) for hour in (t, s))
     sigma_t, sigma_s = std_t / m_t, std_s / m_s
     down, up = sigma_s**2 / sigma_t, math.sqrt(sigma_s**2 * (sigma_t**2 - sigma_s**2)) / sigma_t
     a, c = affine(Ancestral(sde), model, t, s)
@@ -367,7 +367,7 @@ def test_ancestral_with_known_data_keeps_every_marginal(s, make):
     """x_0 known: from q(x_t | x_0) one step of any length lands in q(x_s | x_0)."""
     sde = make(shape=(1,), predicts="x0")
     for t, hour in ((0.9, 0.8), (0.9, 0.05), (0.4, 0.2)):
-        (m_t, std_t), (m_s, std_s) = (tuple(v.item() for v in sde.kernel(f64(h))) for h in (t, hour))
+        (m_t, std_t), (m_s, std_s) = (tuple(v.item() for v in sde.marginal(f64(h))) for h in (t, hour))
         know = lambda x, u: torch.full_like(x, s)  # noqa: E731
         torch.manual_seed(3)
         moved = Ancestral(sde).step(know, f64(m_t * s)[:, None], one(t), one(hour)).item()
@@ -389,7 +389,7 @@ def test_corrector_is_a_langevin_step_that_keeps_the_law(make):
     torch.manual_seed(1)
     got = way.correct(model, x, t)
     torch.manual_seed(1)
-    size = 2 * (0.2 * sde.kernel(t)[1]).square()[:, None]
+    size = 2 * (0.2 * sde.marginal(t)[1]).square()[:, None]
     same(got, x + size * sde.score(model, x, t) + (2 * size).sqrt() * torch.randn_like(x))
     var = spread_at(sde, 1.5, 0.4) ** 2
     slope = (1 - size[0] / var).item()
@@ -425,7 +425,7 @@ class Draws(Gauss):
     """Answers with a draw from p(x_0 | x_t) for data N(0, s^2) instead of its mean."""
 
     def __call__(self, x, u):
-        mean, std = (v[:, None] for v in self.sde.kernel(u))
+        mean, std = (v[:, None] for v in self.sde.marginal(u))
         var = self.s**2 * std**2 / (mean**2 * self.s**2 + std**2)
         return super().__call__(x, u) + var.sqrt() * torch.randn_like(x)
 
@@ -439,7 +439,7 @@ def test_renoise_is_what_it_says(share, make):
     torch.manual_seed(1)
     z, (m_t, std_t), (m_s, std_s) = (
         torch.randn_like(x),
-        *([v[:, None] for v in sde.kernel(h)] for h in (t, s)),
+        *([v[:, None] for v in sde.marginal(h)] for h in (t, s)),
     )
     eps = model(x, t)
     x0 = (x - std_t * eps) / m_t
@@ -451,7 +451,7 @@ def test_renoise_spans_from_ddim_to_ancestral(make):
     sde, x = make(shape=(1,)), torch.randn(3, 1, dtype=torch.float64)
     model, t, s = MixtureOracle(sde, two_bumps()), one(0.7, 3), one(0.35, 3)
     same(Renoise(sde, 0.0).step(model, x, t, s), DPMSolver(sde).step(model, x, t, s))
-    (m_t, std_t), (m_s, std_s) = (tuple(v.item() for v in sde.kernel(f64(h))) for h in (0.7, 0.35))
+    (m_t, std_t), (m_s, std_s) = (tuple(v.item() for v in sde.marginal(f64(h))) for h in (0.7, 0.35))
     share = 1 - (std_s * m_t / (m_s * std_t)) ** 2
     runs = []
     for way in (Renoise(sde, share), Ancestral(sde)):
@@ -467,7 +467,7 @@ def test_renoising_a_draw_keeps_the_marginal_and_the_mean_loses_variance(share, 
     sde, S2 = make(shape=(1,)), 0.8**2
     way = Renoise(sde, share)
     for t, s in ((0.9, 0.7), (0.9, 0.05), (0.4, 0.2)):
-        (m_t, std_t), (m_s, std_s) = (tuple(v.item() for v in sde.kernel(f64(h))) for h in (t, s))
+        (m_t, std_t), (m_s, std_s) = (tuple(v.item() for v in sde.marginal(f64(h))) for h in (t, s))
         marginal = m_s**2 * S2 + std_s**2
         posterior = S2 * std_t**2 / (m_t**2 * S2 + std_t**2)  # Var(x_0 | x_t)
         a, c = (v.item() for v in affine(way, Gauss(sde, 0.8), t, s))
@@ -561,7 +561,7 @@ def test_ddim_is_euler_in_sigma(make):
     """y_s = y_t + (sigma_s - sigma_t) eps in y = x / m, for each SDE."""
     sde, x = make(shape=(2,)), torch.randn(3, 2, dtype=torch.float64)
     model = lambda x, u: 0.3 * x + 0.1  # noqa: E731
-    (m_t, std_t), (m_s, std_s) = (sde.kernel(f64(h)) for h in (0.6, 0.2))
+    (m_t, std_t), (m_s, std_s) = (sde.marginal(f64(h)) for h in (0.6, 0.2))
     y = x / m_t + (std_s / m_s - std_t / m_t) * model(x, None)
     same(DPMSolver(sde).step(model, x, one(0.6, 3), one(0.2, 3)), m_s * y)
 
@@ -571,7 +571,7 @@ def test_dpm_solver_goes_on_with_the_last_estimate(make):
     sde, x = make(shape=(2,)), torch.randn(3, 2, dtype=torch.float64)
     model, way = MixtureOracle(sde, eight_gaussians()), DPMSolver(sde)
     hours = [0.9, 0.6, 0.4, 0.15]
-    kernel = {h: sde.kernel(f64(h)) for h in hours}
+    kernel = {h: sde.marginal(f64(h)) for h in hours}
     lam = {h: (m / std).log().item() for h, (m, std) in kernel.items()}
     y, old, got = x, None, x
     for i, (t, s) in enumerate(itertools.pairwise(hours)):
@@ -806,7 +806,7 @@ def test_loss_is_the_error_of_the_noise(kind, make):
         return torch.full_like(x, 0.7)
 
     loss = sde.loss(model, x0, t)
-    mean, std = (v[:, None] for v in sde.kernel(t))
+    mean, std = (v[:, None] for v in sde.marginal(t))
     eps = (seen["x"] - mean * x0) / std
     x = seen["x"]
     x0_hat = {
@@ -839,7 +839,7 @@ def test_importance_times_are_even_in_log_sigma(make):
     t = f64(1e-12, 0.25, 0.5, 1.0)
     hours = sde.importance_times(t)
     assert hours[0].item() == pytest.approx(1e-4, rel=1e-6) and hours[-1].item() == pytest.approx(sde.t_max)
-    mean, std = sde.kernel(hours)
+    mean, std = sde.marginal(hours)
     lam = (std / mean).log()
     same((lam - lam[0]) / (lam[-1] - lam[0]), t, rtol=1e-6, atol=1e-6)
     same(sde.time_at(lam), hours, rtol=1e-9, atol=1e-12)
@@ -859,7 +859,7 @@ def test_bound_is_the_sum_of_its_three_parts(make):
     got = sde.bound(model, x0, t)
     torch.manual_seed(2)
     hours, eps = sde.importance_times(t), torch.randn_like(x0)
-    mean, std = (v[:, None] for v in sde.kernel(hours))
+    mean, std = (v[:, None] for v in sde.marginal(hours))
     error = (eps - 0.4 * (mean * x0 + std * eps)).square().sum(1)
     first = sde.reconstruction(model, x0)
     same(got, sde.prior_term(x0) + sde.scale / 2 * error + first, rtol=1e-5, atol=1e-5)
@@ -868,7 +868,7 @@ def test_bound_is_the_sum_of_its_three_parts(make):
 
 def test_reconstruction(make):
     sde, x0 = make(shape=(2,), t_min=0.01), torch.randn(5, 2, dtype=torch.float64)
-    mean, std = (v.item() for v in sde.kernel(f64(0.01)))
+    mean, std = (v.item() for v in sde.marginal(f64(0.01)))
     assert sde.decoder_var == pytest.approx(std**2 / mean**2)
     assert make(shape=(1,)).t_min == 1e-5
     model = lambda x, u: 0.4 * x + 0 * u[:, None]  # noqa: E731
@@ -889,7 +889,7 @@ def test_reconstruction(make):
 
 def test_prior_term_is_a_kl(make):
     sde, x0 = make(shape=(3,)), torch.randn(4, 3, dtype=torch.float64)
-    mean, std = sde.kernel(f64(sde.t_max))
+    mean, std = sde.marginal(f64(sde.t_max))
     normal = torch.distributions.Normal
     kl = torch.distributions.kl_divergence(normal(mean * x0, std), normal(0 * x0, sde.prior_std)).sum(1)
     same(sde.prior_term(x0), kl, rtol=1e-6, atol=1e-10)
@@ -980,7 +980,7 @@ X = torch.zeros(2, 2)
     (lambda: VP(S.linear(), (2,), t_min=0.0), ValueError, "0 < t_min < t_max <= 1 must hold, not t_min = 0.0"),
     (lambda: VP(S.linear(), (2,), t_min=0.5, t_max=0.5), ValueError, "0 < t_min < t_max"),
     (lambda: VP(S.linear(), (2,), t_max=1.1), ValueError, "t_max = 1.1"),
-    (lambda: VP(S.geometric(), (2,)), ValueError, r"must start at alpha_bar\(0\) = 1, but geometric.* starts at 0.9999"),
+    (lambda: VP(S.geometric(), (2,)), ValueError, r"start at alpha_bar\(0\) = 1, but geometric.* starts at 0.9999"),
     (lambda: VE((2,), 1.0, 1.0), ValueError, "0 < sigma_min < sigma_max must hold, not 1.0 and 1.0"),
     (lambda: VE((2,), 0.0, 1.0), ValueError, "0 < sigma_min"),
     (lambda: Heun(DDPM(S.ddpm_table(50), (2,))), TypeError, "sde must be an SDE, .*, not DDPM"),

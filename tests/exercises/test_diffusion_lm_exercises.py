@@ -5,9 +5,9 @@ import torch
 
 from course_lib import schedules as S
 from course_lib import text_metrics
+from course_lib.ddim import DDIM
 from course_lib.diffusion_lm import DiffusionLM, Free, Rounded, nearest
 from course_lib.exercise import find, grade, of_chapter
-from course_lib.optimal_variance import DDIM
 from course_lib.solutions import diffusion_lm as D
 
 SPECS = {spec.name: spec for spec in of_chapter("diffusion_lm")}
@@ -70,7 +70,7 @@ def test_the_library_agrees():
     torch.testing.assert_close(found, want, rtol=0, atol=1e-5)  # but for the tT term
     assert D.collapsed_loss(SQRT).item() == pytest.approx(0.014434, abs=1e-6)
     assert process.spread == pytest.approx(0.01464, abs=5e-6)
-    small = DiffusionLM(SQRT, 5, 3, variance="small")._kernel(torch.tensor([2]), torch.tensor([1]))[3]
+    small = DiffusionLM(SQRT, 5, 3, variance="small").transition(torch.tensor([2]), torch.tensor([1])).p_var
     cost = D.variance_cost(torch.tensor([process.spread]).double(), small).item()
     assert cost == pytest.approx(0.332, abs=2e-3)
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from course_lib.ddim import DDIM
 from course_lib.ddpm import DDPM
 from course_lib.exercise import find, grade, of_chapter
-from course_lib.optimal_variance import DDIM, Analytic, Learned
+from course_lib.learned_variance import Learned
+from course_lib.optimal_variance import Analytic
 from course_lib.schedules import ddpm_table
 from course_lib.solutions import optimal_variance as ov
 
@@ -24,7 +26,7 @@ def test_references_agree_with_the_library():
         at = (A[s][:, None], A[t][:, None], torch.tensor(eta, dtype=torch.float64))
         torch.testing.assert_close(ov.ddim_step(x0, x, *at, 0 * x), mean, rtol=1e-6, atol=1e-7)
         c = torch.linspace(0, 1, 101, dtype=torch.float64)
-        want = Analytic(A, (1,), eta=eta, spread=c)._kernel(t, s.clamp(min=1))[3]
+        want = Analytic(A, (1,), eta=eta, conditional_variance=c).transition(t, s.clamp(min=1)).p_var
         s_ = s.clamp(min=1)
         l2 = eta**2 * ov.small(A[s_], A[t])
         torch.testing.assert_close(ov.best_variance(l2, c[t], A[s_], A[t]), want, rtol=1e-6, atol=1e-9)
@@ -32,12 +34,12 @@ def test_references_agree_with_the_library():
     v = torch.tensor([[-0.3], [0.2]], dtype=torch.float64)
     process, t, s = Learned(A, (1,)), torch.tensor([50, 9]), torch.tensor([20, 8])
     small, beta = ov.small(A[s], A[t]), 1 - A[t] / A[s]
-    want = process._variance(torch.cat([v, v], 1), v, t, s)[:, 0]
+    step = process.transition(t, s)
+    want = process.best_variance(torch.cat([v, v], 1), v, t, s, step)[:, 0]
     torch.testing.assert_close(ov.learned_variance(v[:, 0], beta, small), want, rtol=1e-6, atol=1e-9)
     for T, K in ((1000, 10), (100, 100), (9, 8)):
-        DDIM(
-            ddpm_table(T) if T > 20 else torch.linspace(1, 0.1, T + 1), (1,), grid=torch.tensor(ov.grid(T, K))
-        )
+        a = ddpm_table(T) if T > 20 else torch.linspace(1, 0.1, T + 1)
+        DDIM(a, (1,)).check_times(torch.tensor(ov.grid(T, K)))
 
 
 def posterior_ddim(x0_hat, x_t, abar_s, abar_t, eta, z):

@@ -67,11 +67,11 @@ def test_the_error_of_a_grid_is_that_of_the_library():
     x = torch.ones(1, 1, dtype=torch.float64)
 
     def model(x, u):
-        mean, std = process.kernel(u)
+        mean, std = process.marginal(u)
         return x * (std / (mean**2 * 0.09 + std**2))[:, None]
 
     for t, s in pairwise(times):
         x = Heun(process).step(model, x, t.expand(1), s.expand(1))
-    mean, std = process.kernel(times[:1])
+    mean, std = process.marginal(times[:1])
     want = abs(x.item() - (0.3 / (mean**2 * 0.09 + std**2).sqrt()).item())
     assert abs(sde.grid_error(times) - want) < 1e-9

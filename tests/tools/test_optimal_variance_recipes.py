@@ -8,17 +8,20 @@ import pytest
 import torch
 
 from course_lib import data, recipes
+from course_lib.ddim import DDIM
 from course_lib.ddpm import DDPM
 from course_lib.distances import frechet
 from course_lib.evaluate import bound
 from course_lib.files import load_tensors
 from course_lib.image_judge import Judge
-from course_lib.optimal_variance import DDIM, NPR, SN, Analytic, Learned, spread
+from course_lib.learned_variance import Learned
+from course_lib.optimal_variance import Analytic, estimate_conditional_variance
 from course_lib.process import last, sample
 from course_lib.recipes import ddpm
 from course_lib.recipes import optimal_variance as ov
 from course_lib.recipes.run import ASSETS, Measurement, find, main, take
 from course_lib.schedules import cosine, ddpm_table, table
+from course_lib.sn_npr import NPR, SN
 
 
 def test_a_measurement_writes_log_and_results(tmp_path, monkeypatch, capsys):
@@ -94,17 +97,17 @@ def test_statistics_are_those_of_spread():
     backbone = ddpm.digits
     process, model, x = backbone.process(), ov.shipped(backbone), backbone.data("train")[0]
     out = {}
-    original = ov.spread
+    original = ov.estimate_conditional_variance
     at = torch.tensor([1, 500])
     try:
-        ov.spread = lambda p, m, d, e: original(p, m, d, e, at)
+        ov.estimate_conditional_variance = lambda p, m, d, e: original(p, m, d, e, at)
         out = ov.statistics(backbone, 6, 3)("cpu")
     finally:
-        ov.spread = original
+        ov.estimate_conditional_variance = original
     for estimator, n in (("residual", 6), ("score norm", 3)):
         torch.manual_seed(0)
         some = x[torch.randperm(len(x))[:n]]
-        want = spread(process, model, some, estimator, at)
+        want = estimate_conditional_variance(process, model, some, estimator, at)
         got = torch.tensor(out[estimator]["spread"], dtype=torch.float64)
         assert out[estimator]["n"] == n and len(got) == 1001 and math.isnan(got[2])
         torch.testing.assert_close(got[at], want[at], rtol=1e-5, atol=0)
@@ -112,10 +115,10 @@ def test_statistics_are_those_of_spread():
 
 def test_the_shipped_statistics():
     for name in ("digits_spread", "mnist_spread", "linear_spread"):
-        c = ov.read_spread(name)
+        c = ov.read_conditional_variance(name)
         assert c.shape == (1001,) and c[0] == 0 and (c[1:] > 0).all() and c.dtype == torch.float64
         assert c[100] < c[400] < c[800] <= 0.4
-        Analytic(ov.alpha_bar(), (1, 8, 8), spread=c)
+        Analytic(ov.alpha_bar(), (1, 8, 8), conditional_variance=c)
 
 
 def test_the_methods_of_the_tables():
@@ -164,10 +167,10 @@ def test_the_table_in_small():
     even, short = rows["DDIM"]["steps"]["2"], rows["DDIM"]["steps"]["3, short start"]
     process, model = networks["DDIM"]
     for row, times in ((even, [10, 5, 0]), (short, [10, 9, 4, 0])):
-        there = DDIM(process.alpha_bar, (1, 8, 8), clip=1.0, grid=torch.tensor(times))
+        there = DDIM(process.alpha_bar, (1, 8, 8), clip=1.0)
         there.u = process.u
         torch.manual_seed(0)
-        made = last(sample(there, model, 30, len(times) - 1))[1]
+        made = last(sample(there, model, 30, torch.tensor(times)))[1]
         assert row["frechet"] == frechet(judge.features(made), judge.features(x))
     assert out["floor"] == ov.floor(judge.features(x), 30) and "accepted" not in out["floor"]
     assert rows["DDPM, small"]["bits_per_dim"] > 0 and "bits_per_dim" not in rows["DDIM"]

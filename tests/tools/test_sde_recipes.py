@@ -56,7 +56,7 @@ def test_chapter_1s_digits_in_continuous_time():
     assert (p.t_min, p.clip, p.levels, p.shape, p.weighting) == (0.02, 1.0, 17, (1, 8, 8), "simple")
     assert recipes.process(0.1, None).t_min == 0.1 and recipes.process(0.1, None).clip is None
     t = torch.tensor([0.3], dtype=torch.float64)
-    torch.testing.assert_close(p.kernel(t)[0].square(), cosine()(t))
+    torch.testing.assert_close(p.marginal(t)[0].square(), cosine()(t))
 
 
 def test_dequantised_digits():
@@ -72,7 +72,7 @@ def test_dequantised_digits():
 
 def test_spread_is_the_error_at_t_min():
     sde, x = VP(cosine(), (1, 8, 8), t_min=0.05), torch.randn(2000, 1, 8, 8)
-    mean, std = (v.item() for v in sde.kernel(torch.tensor([0.05], dtype=torch.float64)))
+    mean, std = (v.item() for v in sde.marginal(torch.tensor([0.05], dtype=torch.float64)))
     a = (1 - std * 0.5) / mean  # x_0 = a x_t for Still, and x_t = mean x_0 + std eps
     want = (a * mean - 1) ** 2 * x.square().mean().item() + (a * std) ** 2
     assert recipes.spread(sde, Still(), x) == pytest.approx(want, rel=0.02)
@@ -83,15 +83,15 @@ def test_likelihoods_of_a_network_that_knows_only_noise():
     torch.manual_seed(0)
     sde, x = VP(cosine(), (1, 8, 8), t_min=0.02), recipes.dequantised("test")[0][:40]
     # N(0, 1) is still under the flow if eps_hat = std x
-    still = lambda z, u: sde.kernel(u)[1].to(z)[:, None, None, None] * z  # noqa: E731
+    still = lambda z, u: sde.marginal(u)[1].to(z)[:, None, None, None] * z  # noqa: E731
     got = recipes.likelihoods(Says(still), sde, x, x)
     want = -torch.distributions.Normal(0.0, 1.0).log_prob(x).flatten(1).sum(1).double()
     bits = (want / 64 - math.log(2 / 16)) / math.log(2)
     assert got["ode"] == pytest.approx(bits.mean().item(), abs=1e-3)
     assert got["ode_se"] == pytest.approx(bits.std().item() / 40**0.5, rel=1e-3)
-    assert got["noise"] == pytest.approx(sde.kernel(torch.tensor([0.02], dtype=torch.float64))[1].item())
+    assert got["noise"] == pytest.approx(sde.marginal(torch.tensor([0.02], dtype=torch.float64))[1].item())
     assert got["calls"] > 5 and abs(got["bound"] - bits.mean().item()) < 5 * got["bound_se"] + 0.1
-    assert sde.decoder_var == pytest.approx(sde.kernel(torch.tensor([0.02]))[1].item() ** 2, rel=0.2)
+    assert sde.decoder_var == pytest.approx(sde.marginal(torch.tensor([0.02]))[1].item() ** 2, rel=0.2)
 
 
 def test_grey_levels_and_densities_are_measured_in_the_same_unit():
