@@ -812,7 +812,7 @@ def test_guided_checks_its_settings(options, message):
         ({"rounding": "silver"}, "rounding must be one of gold, prediction, none, not 'silver'"),
         ({"variance": "tiny"}, "variance must be one of word, small, large, not 'tiny'"),
         ({"temperature": 0.0}, "temperature must be positive, not 0.0"),
-        ({"decoder_var": -1.0}, "decoder_var must be positive, not -1.0"),
+        ({"decoder_var": -1.0}, "decoder_var must be > 0, not -1.0"),
         ({"lengths": torch.ones(3, dtype=torch.long)}, "lengths must be 6 counts"),
         ({"lengths": -torch.ones(6, dtype=torch.long)}, "lengths must be 6 counts"),
     ],
