@@ -112,7 +112,7 @@ def test_line_ups_have_one_culprit_and_the_others_agree():
         T = len(a) - 1
         steps = [step for name, step in samplers.items() if name != culprit]
         for t, s in ((T, 3), (9, 4), (7, 0), (1, 0)):
-            want = DDIM(a, (6,), eta=0.0).transition(torch.tensor(t), torch.tensor(s))
+            want = DDIM(a, (6,), eta=0.0).transition(torch.tensor([t]), torch.tensor([s]))
             for step in steps:
                 torch.testing.assert_close(step(x, x0, t, s), want[0] * x0 + want[1] * x)
         assert not torch.allclose(samplers[culprit](x, x0, 9, 4), steps[0](x, x0, 9, 4), atol=1e-3)
@@ -179,7 +179,7 @@ def test_the_shift_is_the_library_s_posterior_seen_from_m():
     torch.manual_seed(1)
     x0, x_t, m = torch.randn(3, 6, dtype=torch.float64)
     for t, s in ((900, 500), (2000, 1999), (2, 1), (1, 0)):
-        c0, c1 = DDPM(SQRT, (6,)).transition(torch.tensor(t), torch.tensor(s))[:2]
+        c0, c1 = DDPM(SQRT, (6,)).transition(torch.tensor([t]), torch.tensor([s]))[:2]
         want = m + c0 * (x0 - m) + c1 * (x_t - m)
         torch.testing.assert_close(D.shifted_mean(x0, x_t, m, SQRT[t], SQRT[s]), want)
 
