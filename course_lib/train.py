@@ -310,8 +310,7 @@ def moved(data, device: torch.device):
 
 def size_of(data, step: int) -> int:
     """How many examples a batch has."""
-    parts = list(data.values()) if isinstance(data, dict) else data
-    sizes = {len(v) for v in parts} if isinstance(parts, tuple | list) else {len(data)}
+    sizes = lengths(data)
     if len(sizes) > 1:
         raise ValueError(
             f"the parts of a batch must be equally long, but at step {step} have {sorted(sizes)}"
@@ -319,6 +318,15 @@ def size_of(data, step: int) -> int:
     if not sizes or 0 in sizes:
         raise ValueError(f"batches must not be empty, but that of step {step} is")
     return sizes.pop()
+
+
+def lengths(data) -> set[int]:
+    """The lengths of all parts of a batch."""
+    if isinstance(data, dict):
+        data = list(data.values())
+    if isinstance(data, tuple | list):
+        return set().union(*map(lengths, data))
+    return {len(data)}
 
 
 def warmup_cosine(
@@ -388,11 +396,12 @@ def load_weights(path: str | Path, model: nn.Module, process: Process | None = N
     FileNotFoundError if path is missing, ValueError if it is damaged, belongs to another model or, where both are
     known, was trained for another process than this.
     """
+    if process is not None:
+        check_process(process)
     tensors, about = load_tensors(path)
     if about.get("kind") != "weights":
         raise ValueError(f"{path} holds {about.get('kind', 'something else')}, not weights")
     if process is not None and "process" in about:
-        check_process(process)
         found = differences({"process": about["process"]}, {"process": identity(process)})
         if found:
             raise ValueError(f"{path} was trained for another process: {'; '.join(found)}")

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from collections import namedtuple
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,12 +18,15 @@ from torch import nn
 
 from course_lib import finite
 from course_lib import train as module
+from course_lib.d3pm import D3PM
 from course_lib.data import batches, two_bumps
 from course_lib.ddpm import DDPM
 from course_lib.files import load_tensors, save_tensors
 from course_lib.nets import MLP, UNet
 from course_lib.schedules import cosine, table
+from course_lib.stationary import Uniform
 from course_lib.train import Run, load_weights, save_weights, train, warmup_cosine
+from course_lib.weights import Autocast
 
 STEPS, EVERY = 23, 5
 
@@ -560,6 +564,144 @@ def test_a_learning_rate_that_restarts():
     for restart in (0, 500, 501):
         with pytest.raises(ValueError, match=f"restart must lie in 1..499, below steps = 500, not {restart}"):
             warmup_cosine(0.4, 500, restart=restart)
+
+
+# What train is given
+
+
+class Frozen(MLP):
+    def __init__(self):
+        super().__init__((1,), width=16, depth=1)
+        self.requires_grad_(False)
+
+
+def made_in_inference_mode():
+    with torch.inference_mode():
+        return network()
+
+
+@pytest.mark.parametrize(
+    "options, error, says",
+    [
+        ({"lr": 0.0}, ValueError, "lr must be positive and finite, not 0.0"),
+        ({"lr": -1e-3}, ValueError, "lr must be positive and finite, not -0.001"),
+        ({"lr": math.nan}, ValueError, "lr must be positive and finite, not nan"),
+        ({"lr": "1e-3"}, TypeError, "lr must be a number or a function of the step, not str"),
+        ({"lr": None}, TypeError, "lr must be a number or a function of the step, not NoneType"),
+        (
+            {"precision": "bf16"},
+            TypeError,
+            "precision must be a torch.dtype such as torch.bfloat16, not 'bf16'",
+        ),
+        ({"precision": torch.float64}, ValueError, "precision must be None, torch.bfloat16 or torch.float16"),
+        ({"model": lambda x, u: x}, TypeError, "model must be an nn.Module, not function"),
+        ({"model": Frozen()}, ValueError, "model must have parameters that require a gradient"),
+        ({"model": nn.Identity()}, ValueError, "model must have parameters that require a gradient"),
+        ({"model": made_in_inference_mode()}, ValueError, "must not be made under torch.inference_mode"),
+        (
+            {"model": network().to("meta")},
+            ValueError,
+            "model and process must be on one device, not on meta and cpu",
+        ),
+        ({"process": network()}, TypeError, "process must be a Process, such as DDPM"),
+    ],
+)
+def test_bad_arguments_are_named_at_the_call(options, error, says, unchecked):
+    with pytest.raises(error, match=says):
+        train(**{"process": process(), "model": network(), "batches": shuffled(), "steps": 5, **options})
+
+
+def test_a_swapped_process_and_model_are_named(unchecked):
+    with pytest.raises(TypeError, match="process must be a Process, such as DDPM.*, not MLP"):
+        train(network(), process(), shuffled(), 5)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_without_gradients_is_refused(mode):
+    model = network()
+    with mode(), pytest.raises(RuntimeError, match="train needs gradients, but runs under torch.no_grad"):
+        train(process(), model, shuffled(), 5)
+    records = train(process(), network(), shuffled(), 5)
+    next(records)
+    with mode(), pytest.raises(RuntimeError, match="train needs gradients"):
+        next(records)
+
+
+@pytest.mark.parametrize("rate", [-1e-9, math.nan, math.inf])
+def test_a_schedule_that_gives_no_rate_is_named_with_its_step(rate):
+    model = network()
+    with pytest.raises(ValueError, match=rf"lr must give a rate >= 0, but lr\(3\) is {rate}"):
+        list(train(process(), model, shuffled(), 5, lr=lambda step: rate if step == 3 else 0.0))
+    assert state(model) == state(network())  # a rate of 0 moves nothing
+
+
+class Pair(DDPM):
+    """Takes any batch, and notes it."""
+
+    seen = None
+
+    def loss(self, model, data, t):
+        self.seen = data
+        x = (
+            data
+            if torch.is_tensor(data)
+            else next(iter(data.values()))
+            if isinstance(data, dict)
+            else data[0]
+        )
+        return super().loss(model, x, t)
+
+
+Named = namedtuple("Named", "x label")
+
+
+@pytest.mark.parametrize("kind", [tuple, list, dict, Named, "one", "nested"])
+def test_batches_of_many_kinds(kind, unchecked):
+    x, y = two_bumps().sample(4), torch.arange(4)
+    kinds = {tuple: (x, y), list: [x, y], dict: {"x": x, "y": y}, Named: Named(x, y)}
+    batch = (kinds | {"one": [x], "nested": (x, {"y": y, "z": [y, y]})})[kind]
+    p = process(Pair)
+    (record,) = train(p, network(), [batch], 1)
+    assert record.t.shape == (4,) and type(p.seen) is (torch.Tensor if kind == "one" else type(batch))
+    if kind is Named:
+        assert p.seen.label.equal(y)
+
+
+@pytest.mark.parametrize(
+    "batch, error, says",
+    [
+        ("text", TypeError, "batches must hold tensors.*, not str"),
+        ((torch.zeros(2, 1), 3), TypeError, "batches must hold tensors.*, not int"),
+        ((torch.zeros(2, 1), torch.zeros(3)), ValueError, r"equally long, but at step 1 have \[2, 3\]"),
+        (torch.zeros(0, 1), ValueError, "batches must not be empty, but that of step 1 is"),
+        ({}, ValueError, "batches must not be empty"),
+        ((torch.zeros(0, 1), torch.zeros(0)), ValueError, "batches must not be empty"),
+    ],
+)
+def test_bad_batches_are_named(batch, error, says, unchecked):
+    with pytest.raises(error, match=says):
+        list(train(process(), network(), [batch], 1))
+
+
+def test_low_precision_is_the_networks_and_never_the_losss():
+    """The same answers, rounded to bfloat16, give the same loss with and without autocast to the last bit."""
+    p = D3PM(Uniform(27, table(cosine(), 1000)), 32)
+    x0, t = torch.randint(27, (8, 32)), torch.full((8,), 999)
+    logits = nn.Parameter(torch.randn(8, 32, 27).bfloat16().float())
+
+    class Says(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logits, self.eye = logits, nn.Parameter(torch.eye(27))
+
+        def forward(self, x, u):
+            return self.logits @ self.eye
+
+    torch.manual_seed(0)
+    plain = p.loss(Says(), x0, t)
+    torch.manual_seed(0)
+    narrow = p.loss(Autocast(Says(), torch.bfloat16), x0, t)
+    assert narrow.equal(plain) and plain.dtype == narrow.dtype
 
 
 # Files
