@@ -25,17 +25,16 @@ def identity(process: Process) -> dict:
 
 
 def differences(there: object, here: object, name: str = "") -> list[str]:
-    """What differs between two identities, one line each: "process.noise.K is 27 there, 30 here"."""
+    """What differs between two identities, one line each: "process.noise.K is 27 there, 30 here".
+
+    A setting that only one of them knows is none: another version of the library had it not.
+    """
     if isinstance(there, dict) and isinstance(here, dict):
-        # A class that differs says it all: its settings are not the other's.
-        keys = (
-            ["class"] if there.get("class") != here.get("class") else [*there, *(here.keys() - there.keys())]
-        )
-        return [
-            line
-            for key in keys
-            for line in differences(there.get(key), here.get(key), f"{name}.{key}".removeprefix("."))
-        ]
+        shared = [key for key in there if key in here]
+        if there.get("class") != here.get("class"):
+            shared = ["class"]  # which says it all: settings of another class mean other things
+        found = [differences(there[key], here[key], f"{name}.{key}".removeprefix(".")) for key in shared]
+        return [line for lines in found for line in lines]
     if _same(there, here):
         return []
     return [f"{name} is {_short(there)} there, {_short(here)} here"]

@@ -47,8 +47,8 @@ def results(root: Path = ROOT) -> str:
     for path in sorted((root / "assets").glob("*/*.results.json")):
         r = json.loads(path.read_text(encoding="utf-8"))
         log = json.loads(path.with_name(path.name.replace(".results.", ".log.")).read_text(encoding="utf-8"))
-        made = f"{log['device']}, {log['seconds'] / 60:.0f} min"
-        made += f", {len(log['sittings'])} sittings" if "sittings" in log else ""
+        how = f"; {log['made']}" if "made" in log else ""  # where no command makes the weights again
+        made = f"{log['device']}, {log['seconds'] / 60:.0f} min{how}"
         if (bits(r), likeness(r)) != ("-", "-"):
             rows.append(
                 f"| `{log['recipe']}` | {log.get('steps', '-')} | {bits(r)} | {likeness(r)} | {made} |"

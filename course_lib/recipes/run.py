@@ -1,16 +1,19 @@
-"""Named full runs: data, model, process and numbers in one place, and the loop that makes weights from them.
+"""What recipes share: how a run is described, made, measured and drawn from; and the command line.
 
-    python -m course_lib.recipes ddpm.mnist            make assets/01_ddpm/mnist.* (continues if interrupted)
+    python -m course_lib.recipes ddpm.mnist            make build/recipes/01_ddpm/mnist.* (continues if interrupted)
+    python -m course_lib.recipes ddpm.mnist --force    make assets/01_ddpm/mnist.*: what is shipped
     python -m course_lib.recipes ddpm.mnist --steps 50 --out /tmp/try
-    python -m course_lib.recipes ddpm.mnist --measure  measure the weights that are there again
+    python -m course_lib.recipes ddpm.mnist --measure  measure the shipped weights, or those in --out, again
 
 A run writes <name>.safetensors (averaged weights), <name>.log.json (loss, command, seconds, versions) and
 <name>.results.json (what the recipe measures). A Measurement trains nothing and writes the last two only.
-Notebooks and README read these files; nobody types their numbers.
+Notebooks and README read these files; nobody types their numbers. Nothing is written into assets/ without --force.
+A log whose weights no single command makes says so in `made` and has no command.
 """
 
 import argparse
 import ctypes
+import difflib
 import importlib
 import platform
 import sys
@@ -25,11 +28,13 @@ from torch import Tensor, nn
 from .. import __version__
 from ..data import batches
 from ..files import read_json, write_json
-from ..process import Process
+from ..process import Process, last, sample
+from ..shapes import Network, Times
 from ..train import Record, load_weights, save_weights, train, warmup_cosine
 
 EVERY = 500  # steps between checkpoints
-ASSETS = Path(__file__).parents[2] / "assets"
+ROOT = Path(__file__).parents[2]
+ASSETS = ROOT / "assets"
 
 
 @dataclass(frozen=True)
@@ -104,18 +109,42 @@ def run(recipe: Recipe, out: Path, command: str, steps: int | None = None, devic
     return results
 
 
-def measure(recipe: Recipe, out: Path, device: str = "cpu") -> dict:
-    """Measure the weights in out as they are shipped, rounded, and write the results beside them."""
-    results = recipe.measure(recipe, shipped(recipe, device, out))
+def measure(recipe: Recipe, out: Path, device: str = "cpu", weights: Path | None = None) -> dict:
+    """Measure the weights in a folder (`out` itself if not given) as they are shipped, rounded; results go to out."""
+    results = recipe.measure(recipe, shipped(recipe, device, weights or out))
     write_json(Path(out) / f"{recipe.name}.results.json", results)
     return results
 
 
 def shipped(recipe: Recipe, device: str | torch.device = "cpu", out: Path | None = None) -> nn.Module:
-    """A recipe's network with its shipped weights, or those in out."""
-    model = recipe.fresh_model().to(device)
-    load_weights(Path(out or ASSETS / recipe.chapter) / f"{recipe.name}.safetensors", model)
+    """A recipe's network with its shipped weights, or those in out; ValueError for those of another process."""
+    model, folder = recipe.fresh_model().to(device), Path(out or ASSETS / recipe.chapter)
+    if out is None and not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no {folder}: weights are shipped in a clone of the course, not in its wheel"
+        )
+    load_weights(folder / f"{recipe.name}.safetensors", model, recipe.process())
     return model
+
+
+# Drawing
+
+
+def pieces(n: int, size: int) -> list[int]:
+    """n as a list of sizes of at most `size`: what fits in memory at once."""
+    return [size] * (n // size) + ([n % size] if n % size else [])
+
+
+def draws(process: Process, model: Network, n: int, steps: int | Times, size: int = 250) -> Tensor:
+    """n samples on the CPU, `size` at a time, each piece seeded by its number.
+
+    So all methods that are compared start from the same x_T, and their differences are surer.
+    """
+    made = []
+    for i, m in enumerate(pieces(n, size)):
+        torch.manual_seed(i)
+        made.append(last(sample(process, model, m, steps))[1].cpu())
+    return torch.cat(made)
 
 
 def spaced(total: int, n: int) -> Tensor:
@@ -168,11 +197,15 @@ def keep_memory() -> bool:
     """Ask glibc to keep freed memory for this process; False where there is no glibc.
 
     Each step of training frees large tensors and then wants the same again. Given back to the system and taken anew,
-    every page of them costs a fault.
+    every page of them costs a fault. Only the command line asks for it: it is the whole process's, and glibc reads
+    the environment's MALLOC_ variables before Python starts.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     most, trim, mmap = 2**31 - 1, -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     return mallopt is not None and bool(mallopt(trim, most) and mallopt(mmap, most))
+
+
+# The command line
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -180,38 +213,85 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m course_lib.recipes")
     parser.add_argument("recipe", help="system.name, such as ddpm.mnist")
     parser.add_argument("--steps", type=int, help="fewer or more steps than the recipe's")
-    parser.add_argument("--out", type=Path, help="folder for the files (default: assets/<chapter>)")
+    parser.add_argument("--out", type=Path, help="folder for the files (default: build/recipes/<chapter>)")
+    parser.add_argument("--force", action="store_true", help="write into assets/, over what is shipped")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--measure", action="store_true", help="train nothing: measure the weights in --out again"
     )
     chosen = parser.parse_args(arguments)
     keep_memory()
-    recipe = find(chosen.recipe)
-    out = chosen.out or ASSETS / recipe.chapter
+    try:
+        recipe = find(chosen.recipe)
+        out = folder_for(recipe, chosen.out, chosen.force)
+    except ValueError as error:
+        parser.error(str(error))
     if chosen.measure and isinstance(recipe, Recipe):
-        print(measure(recipe, out, chosen.device))
+        weights = chosen.out or ASSETS / recipe.chapter
+        print(measure(recipe, out, chosen.device, weights))
         return
-    command = f"python -m course_lib.recipes {chosen.recipe}" + (
-        f" --steps {chosen.steps}" if chosen.steps else ""
-    )
+    command = said(chosen)
     if isinstance(recipe, Measurement):
         take(recipe, out, command, chosen.device)
         print(out / f"{recipe.name}.results.json")
     else:
         print(run(recipe, out, command, chosen.steps, chosen.device))
+        print(out / f"{recipe.name}.safetensors")
+
+
+def said(chosen: argparse.Namespace) -> str:
+    """The command that makes the same again: what was chosen, less where the files go."""
+    words = ["python -m course_lib.recipes", chosen.recipe]
+    if chosen.steps is not None:
+        words += ["--steps", str(chosen.steps)]
+    return " ".join(words)
+
+
+def folder_for(recipe: Recipe | Measurement, out: Path | None, force: bool) -> Path:
+    """Where a run writes. ValueError for a place under assets/ without force, and for assets/ where there is none."""
+    if force and not in_a_clone():
+        raise ValueError("--force writes into assets/, which an installed package does not have: use --out")
+    if out is None:
+        base = ASSETS if force else (ROOT if in_a_clone() else Path.cwd()) / "build" / "recipes"
+        return base / recipe.chapter
+    if ASSETS.resolve() in (out.resolve(), *out.resolve().parents) and not force:
+        raise ValueError(
+            f"--out {out} is under assets/, where shipped results are: add --force to write over them"
+        )
+    return out
+
+
+def in_a_clone() -> bool:
+    """True where the library lies in its repository, and not in a site-packages folder."""
+    return (ROOT / "pyproject.toml").is_file()
 
 
 def find(name: str) -> Recipe | Measurement:
     """The recipe called system.name. Raises ValueError that lists what there is."""
     system, _, short = name.partition(".")
-    try:
-        module = importlib.import_module(f".{system}", __package__)
-    except ModuleNotFoundError as error:
-        if error.name != f"{__package__}.{system}":  # the recipes are there, and need a package that is not
-            raise
-        raise ValueError(f"no recipes for {system!r}: there is no file recipes/{system}.py") from None
-    have = {k: v for k, v in vars(module).items() if isinstance(v, (Recipe, Measurement))}
+    if system not in systems():
+        raise ValueError(
+            f"no recipes for {system!r}: there are {', '.join(systems())}{nearest(system, systems())}"
+        )
+    have = named(system)
     if short not in have:
-        raise ValueError(f"no recipe {name!r}; there is " + ", ".join(f"{system}.{k}" for k in have))
+        every = [f"{system}.{k}" for k in have]
+        raise ValueError(f"no recipe {name!r}; there is {', '.join(every)}{nearest(name, every)}")
     return have[short]
+
+
+def systems() -> list[str]:
+    """Names of the files that hold recipes."""
+    return sorted(p.stem for p in Path(__file__).parent.glob("[!_]*.py") if p.stem != "run")
+
+
+def named(system: str) -> dict[str, Recipe | Measurement]:
+    """The recipes of a system by their names."""
+    module = importlib.import_module(f".{system}", __package__)
+    return {k: v for k, v in vars(module).items() if isinstance(v, Recipe | Measurement)}
+
+
+def nearest(name: str, every: list[str]) -> str:
+    """A question about the names that look alike; empty if none does."""
+    alike = difflib.get_close_matches(name, every, cutoff=0.75)
+    return f". Did you mean {' or '.join(alike)}?" if alike else ""

@@ -107,5 +107,9 @@ def test_a_process_that_points_back_to_itself():
 def test_truth_is_no_number():
     assert differences({"a": True}, {"a": 1}) == ["a is True there, 1 here"]
     assert differences({"a": float("nan")}, {"a": float("nan")}) == []
-    assert differences({"a": 1}, {}) == ["a is 1 there, None here"]
-    assert differences({}, {"a": "x" * 100}) == ["a is None there, " + "x" * 57 + "... here"]
+    assert differences({"a": None}, {"a": "x" * 100}) == ["a is None there, " + "x" * 57 + "... here"]
+
+
+def test_a_setting_that_another_version_does_not_know_is_no_difference():
+    assert differences({"a": 1, "c": 2}, {"b": 2, "c": 2}) == []
+    assert differences({"class": "A", "a": 1}, {"class": "B", "a": 2}) == ["class is A there, B here"]

@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,9 +16,10 @@ from course_lib import __version__, data
 from course_lib.ddpm import DDPM
 from course_lib.distances import frechet
 from course_lib.evaluate import bound
-from course_lib.files import load_tensors
+from course_lib.files import load_tensors, read_json
 from course_lib.image_judge import Judge
 from course_lib.nets import MLP, UNet
+from course_lib.process import last, sample
 from course_lib.recipes import ddpm
 from course_lib.recipes import run as recipes
 from course_lib.recipes.run import Recipe, find, main, mean, run
@@ -240,8 +242,11 @@ def test_find():
 @pytest.mark.parametrize(
     "name, says",
     [
-        ("nosuch.digits", r"no recipes for 'nosuch': there is no file recipes/nosuch.py"),
-        ("ddpm.nosuch", r"no recipe 'ddpm.nosuch'; there is ddpm.digits, ddpm.mnist"),
+        ("nosuch.digits", r"no recipes for 'nosuch': there are d3pm, ddpm, diffuseq, .*, sedd$"),
+        ("dppm.digits", r"no recipes for 'dppm': .*\. Did you mean ddpm or d3pm\?"),
+        ("run.find", r"no recipes for 'run'"),
+        ("ddpm.nosuch", r"no recipe 'ddpm.nosuch'; there is ddpm.digits, ddpm.mnist$"),
+        ("ddpm.minst", r"there is ddpm.digits, ddpm.mnist. Did you mean ddpm.mnist\?"),
         ("ddpm", r"no recipe 'ddpm'; there is ddpm.digits, ddpm.mnist"),
         ("ddpm.measure", r"no recipe 'ddpm.measure'; there is ddpm.digits, ddpm.mnist"),
     ],
@@ -268,17 +273,116 @@ def test_command_line(tmp_path, small, capsys):
     assert files(tmp_path) == {"digits.safetensors", "digits.log.json", "digits.results.json"}
     got = json.loads((tmp_path / "digits.log.json").read_text())
     assert got["steps"] == 2 and got["command"] == "python -m course_lib.recipes ddpm.digits --steps 2"
-    assert capsys.readouterr().out.splitlines()[-1].startswith("{'name': 'digits', 'sum': ")
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2].startswith("{'name': 'digits', 'sum': ") and said[-1] == str(
+        tmp_path / "digits.safetensors"
+    )
     assert len(load_tensors(tmp_path / "digits.safetensors")[0]) > 20
 
 
-def test_command_line_without_options(monkeypatch):
+BUILD = recipes.ROOT / "build" / "recipes" / "01_ddpm"
+
+
+@pytest.mark.parametrize(
+    "options, folder, steps, command",
+    [
+        ([], BUILD, None, ""),
+        (["--steps", "3"], BUILD, 3, " --steps 3"),
+        (["--device", "cpu"], BUILD, None, ""),
+        (["--force"], recipes.ASSETS / "01_ddpm", None, ""),
+        (["--force", "--steps", "3"], recipes.ASSETS / "01_ddpm", 3, " --steps 3"),
+        (["--force", "--out", str(recipes.ASSETS / "x")], recipes.ASSETS / "x", None, ""),
+    ],
+)
+def test_only_force_writes_into_assets(monkeypatch, options, folder, steps, command):
     calls = []
     monkeypatch.setattr(recipes, "run", lambda *arguments: calls.append(arguments))
-    main(["ddpm.digits"])
-    folder = Path(recipes.__file__).parents[2] / "assets" / "01_ddpm"
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    assert calls == [(ddpm.digits, folder, "python -m course_lib.recipes ddpm.digits", None, device)]
+    main(["ddpm.digits", *options])
+    device = "cuda" if torch.cuda.is_available() and "cpu" not in options else "cpu"
+    assert calls == [
+        (ddpm.digits, folder, f"python -m course_lib.recipes ddpm.digits{command}", steps, device)
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (
+            ["ddpm.digits", "--out", str(recipes.ASSETS / "01_ddpm")],
+            "is under assets/.*: add --force to write over",
+        ),
+        (["ddpm.digits", "--out", str(BUILD / ".." / ".." / ".." / "assets")], "is under assets/"),
+        (["ddpm.digitz"], "Did you mean ddpm.digits?"),
+    ],
+)
+def test_the_command_line_refuses_before_anything_runs(monkeypatch, capsys, arguments, says):
+    monkeypatch.setattr(recipes, "run", None)
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2 and re.search(says, capsys.readouterr().err)
+
+
+def test_an_installed_package_writes_beside_its_caller(monkeypatch, tmp_path):
+    monkeypatch.setattr(recipes, "ROOT", tmp_path / "site-packages")
+    monkeypatch.setattr(recipes, "ASSETS", tmp_path / "site-packages" / "assets")
+    monkeypatch.chdir(tmp_path)
+    assert recipes.folder_for(ddpm.digits, None, False) == tmp_path / "build" / "recipes" / "01_ddpm"
+    with pytest.raises(
+        ValueError, match="--force writes into assets/, which an installed package does not have"
+    ):
+        recipes.folder_for(ddpm.digits, None, True)
+    with pytest.raises(
+        FileNotFoundError, match="weights are shipped in a clone of the course, not in its wheel"
+    ):
+        recipes.shipped(ddpm.digits)
+
+
+def test_a_measurement_follows_the_same_rule(monkeypatch):
+    calls = []
+    monkeypatch.setattr(recipes, "take", lambda *arguments: calls.append(arguments[1]))
+    monkeypatch.setattr(ddpm, "few", recipes.Measurement("01_ddpm", "few", dict), raising=False)
+    main(["ddpm.few"])
+    main(["ddpm.few", "--force"])
+    assert calls == [BUILD, recipes.ASSETS / "01_ddpm"]
+
+
+def test_shipped_weights_are_measured_where_they_are_and_results_written_elsewhere(monkeypatch, small):
+    calls = []
+    monkeypatch.setattr(recipes, "measure", lambda *arguments: calls.append(arguments[1:]))
+    main(["ddpm.digits", "--measure", "--device", "cpu"])
+    main(["ddpm.digits", "--measure", "--device", "cpu", "--force"])
+    assets = recipes.ASSETS / "01_ddpm"
+    assert calls == [(BUILD, "cpu", assets), (assets, "cpu", assets)]
+
+
+def test_samples_are_drawn_in_pieces_each_with_its_seed():
+    p, model = TINY.process(), TINY.fresh_model()
+    made = recipes.draws(p, model, 5, 2, size=2)
+    want = []
+    for i, n in enumerate([2, 2, 1]):
+        torch.manual_seed(i)
+        want.append(last(sample(p, model, n, 2))[1])
+    assert made.equal(torch.cat(want))
+    torch.manual_seed(77)
+    assert recipes.draws(p, model, 5, p.times(2), size=2).equal(made)
+    assert (
+        recipes.pieces(5, 2) == [2, 2, 1] and recipes.pieces(4, 2) == [2, 2] and recipes.pieces(1, 250) == [1]
+    )
+
+
+def test_every_log_says_what_made_its_weights():
+    """One command with its own number of steps; or, in `made`, why no command does."""
+    for path in sorted(recipes.ASSETS.glob("*/*.log.json")):
+        made = read_json(path)
+        recipe = next(r for s in recipes.systems() for r in recipes.named(s).values()
+                      if f"{r.chapter}/{r.name}" == made["recipe"])  # fmt: skip
+        assert ("command" in made) != ("made" in made), path.name
+        if isinstance(recipe, Recipe):
+            assert made["steps"] == recipe.steps
+        if "command" in made:
+            assert find(made["command"].removeprefix("python -m course_lib.recipes ")) == recipe
+    assert "by one command" in read_json(recipes.ASSETS / "04_diffusion_lm" / "full.log.json")["made"]
+    assert "by one command" in read_json(recipes.ASSETS / "05_diffuseq" / "verses.log.json")["made"]
 
 
 def test_measuring_again_trains_nothing(tmp_path, small, capsys):
@@ -299,7 +403,7 @@ def test_measuring_again_trains_nothing(tmp_path, small, capsys):
 def test_python_m(tmp_path):
     command = [sys.executable, "-m", "course_lib.recipes", "ddpm.nosuch", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(recipes.__file__).parents[2])
-    assert done.returncode == 1 and "there is ddpm.digits, ddpm.mnist" in done.stderr
+    assert done.returncode == 2 and "there is ddpm.digits, ddpm.mnist" in done.stderr
 
 
 # The DDPM recipes
