@@ -30,7 +30,13 @@ def project(tmp_path):
         "accepted": {"samples": 0.5, "real": 0.75, "noise": 0.1},
     }
     (assets / "a.results.json").write_text(json.dumps(results))
-    log = {"recipe": "01_x/a", "steps": 10, "device": "cpu", "seconds": 90, "sittings": [{}, {}]}
+    log = {
+        "recipe": "01_x/a",
+        "steps": 10,
+        "device": "cpu",
+        "seconds": 90,
+        "made": "in two sittings, not by one command",
+    }
     (assets / "a.log.json").write_text(json.dumps(log))
     (tmp_path / "README.md").write_text(
         "top\n<!-- chapters -->\nold\n<!-- end chapters -->\n<!-- results -->\n<!-- end results -->\nend\n"
@@ -45,7 +51,7 @@ def test_tables(project):
         "| [01 A *title*](notebooks/01_x.ipynb) | Why? | 7 s |",
     ]
     assert readme.results(project).splitlines()[2:] == [
-        "| `01_x/a` | 10 | 1.235 ± 0.010 / dim | 0.50 / 0.75 / 0.10 | cpu, 2 min, 2 sittings |"
+        "| `01_x/a` | 10 | 1.235 ± 0.010 / dim | 0.50 / 0.75 / 0.10 | cpu, 2 min; in two sittings, not by one command |"
     ]
     rows = readme.index(project).splitlines()[2:]
     path = project / "assets" / "01_x" / "a.log.json"
