@@ -131,7 +131,7 @@ def verses(version: str = "bbe", split: str = "train") -> dict[int, str]:
     if not path.exists():
         package = needs(f"pythonbible_{version}.html_bible", f"pythonbible-{version}")
         write_json(path, parse(package.bible.scripture_content, sorted(package.bible.verse_start_indices)))
-    texts = {int(number): text for number, text in json.loads(path.read_text()).items()}
+    texts = {int(number): text for number, text in json.loads(path.read_text(encoding="utf-8")).items()}
     return {number: text for number, text in texts.items() if split_of(number) == split}
 
 

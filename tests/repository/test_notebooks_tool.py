@@ -216,3 +216,15 @@ def test_only_what_needs_it_is_run_and_two_at_a_time(tmp_path, monkeypatch, caps
         "02_x.ipynb: ok",
     ]
     assert notebooks.main(["notebooks/03_x.ipynb"]) == 0 and capsys.readouterr().out == "03_x.ipynb: ok\n"
+
+
+def test_each_notebook_shows_the_run_time_that_the_readme_quotes():
+    """Of notebooks with a stamp: make lint names those without one."""
+    from tools.stamps import KEY, ROOT
+
+    times = json.loads((ROOT / "assets" / "run_times.json").read_text(encoding="utf-8"))
+    for path in notebooks.find([ROOT / "notebooks"]):
+        nb = nbformat.read(path, as_version=4)
+        printed = "".join(o.get("text", "") for c in nb.cells for o in c.get("outputs", []))
+        if KEY in nb.metadata:
+            assert notebooks.RUN_TIME.findall(printed) == [notebooks.SAID.format(**times[path.stem])]

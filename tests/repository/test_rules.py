@@ -37,3 +37,14 @@ def test_tests_call_public_names():
                 called.setdefault(node.attr, f"{path.name}:{node.lineno}")
     lost = {name: place for name, place in called.items() if name not in PRIVATE}
     assert not lost, f"private names called from tests: {lost}"
+
+
+def test_text_is_read_and_written_as_utf_8():
+    """Whatever the machine's own encoding is."""
+    lost = []
+    for path in [*LIBRARY.rglob("*.py"), *(ROOT / "tools").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(node.func, "attr", "") if isinstance(node, ast.Call) else ""
+            if name in ("read_text", "write_text") and "encoding" not in {k.arg for k in node.keywords}:
+                lost.append(f"{path.name}:{node.lineno}")
+    assert not lost
