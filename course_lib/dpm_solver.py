@@ -17,6 +17,8 @@ from .sde import SDE, Batch, Coefficients, Numbers, combine
 from .shapes import Network, Times, check_count, repeated
 from .solvers import Solver
 
+FAR = 5  # a slope is good for a step this many times as long as the one it was taken over
+
 
 class Past(NamedTuple):
     """An earlier step: the estimate of x_0 at its start, and its length in lambda."""
@@ -85,7 +87,7 @@ class DPMSolver(Solver):
         D1_0, D1_1 = slope(x0, h, before), slope(before.x0, h, long_before)
         bend, both = D1_0 - D1_1, before.h + long_before.h
         # Without a slope in both of the last steps there is no telling how it bends.
-        known = (ratio(h, before.h, x0) > 0) & (ratio(h, long_before.h, x0) > 0)
+        known = (ratio(h, before.h) > 0) & (ratio(h, long_before.h) > 0)
         of_first, of_second = before.h / both, 2 * h / both
         D1 = D1_0 + combine((torch.where(known, of_first, 0), bend))
         return D1, combine((torch.where(known, of_second, 0), bend))
@@ -102,16 +104,16 @@ class DPMSolver(Solver):
 
 def slope(x0: Batch, h: Numbers, last: Past) -> Batch:
     """h x_0' in lambda, from the estimate before, which is last.h away: the paper's D_1 is (x_0 - x_0 before) / r."""
-    return combine((ratio(h, last.h, x0), x0 - last.x0))
+    return combine((ratio(h, last.h), x0 - last.x0))
 
 
-def ratio(h: Numbers, h_last: Numbers, x: Batch) -> Numbers:
-    """h / h_last = 1 / r; 0 where a slope over h_last is of no use, and the step one order lower.
+def ratio(h: Numbers, h_last: Numbers) -> Numbers:
+    """h / h_last = 1 / r; 0, and the step one order lower, where a slope over h_last does not reach over h.
 
-    That is for the infinite h of a step to s = 0, and for a last step so short that rounding made its slope.
+    So for the infinite h of a step to s = 0, and after a step so short that all its slope is rounding, or Langevin's
+    noise: h times that slope would throw samples out of the data.
     """
-    long_enough = h_last > torch.finfo(x.dtype).eps ** 0.5 * h
-    return torch.where(long_enough, h / h_last, 0)
+    return torch.where(h < FAR * h_last, h / h_last, 0)
 
 
 def moments(h: Numbers) -> tuple[Numbers, Numbers]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .files import needs
 from .finite import check_finite
 from .process import evaluating
+from .schedules import check_number
 from .sde import SDE, Batch
 from .shapes import Network, PerExample, Times, check_choice, check_count, widest
 from .solvers import Solver
@@ -38,9 +39,9 @@ class ProbabilityFlow(Solver):
     ):
         super().__init__(sde)
         check_choice("method", method, ("RK45", "RK23", "DOP853", "LSODA"))
-        if not (rtol > 0 and atol > 0):
-            raise ValueError(f"rtol and atol must be positive, not {rtol} and {atol}")
-        self.rtol, self.atol, self.method, self.calls = rtol, atol, method, 0
+        self.rtol = check_number("rtol", rtol, above=0)
+        self.atol = check_number("atol", atol, above=0)
+        self.method, self.calls = method, 0
 
     def move(self, model: Network, x: Batch, t: Times, s: Times) -> Batch:
         """x_s on the curve through x_t. All examples must have the same t, and the same s."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from .ddpm import COMPONENTS, Prediction, log_prob_of_level, solve_prediction
 from .finite import check_finite
 from .process import Process
-from .schedules import Schedule
+from .schedules import Schedule, bisect, check_number
 from .shapes import Network, PerExample, Times, check_choice, check_count, once, per_example, widest
 
 Batch = Float[Tensor, "B *event"]
@@ -69,9 +69,11 @@ class SDE(Process):
         check_choice("weighting", weighting, ("simple", "likelihood"))
         if levels is not None:
             check_count("levels", levels, least=2)
-        for name, value in (("decoder_var", decoder_var), ("clip", clip)):
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, not {value}")
+        if decoder_var is not None:
+            check_number("decoder_var", decoder_var, above=0)
+        if clip is not None:
+            check_number("clip", clip, above=0)
+        t_min, t_max = check_number("t_min", t_min), check_number("t_max", t_max)
         if not 0 < t_min < t_max <= 1:
             raise ValueError(f"0 < t_min < t_max <= 1 must hold, not t_min = {t_min}, t_max = {t_max}")
         self.T, self.shape, self.dims = 1.0, tuple(shape), math.prod(shape)
@@ -138,12 +140,8 @@ class SDE(Process):
     def time_at(self, log_sigma: Tensor) -> Tensor:
         """The t in [t_min, t_max] at which log(std / m) is log_sigma, by bisection, float64."""
         want = widest(log_sigma)
-        low, high = (torch.full_like(want, v) for v in (self.t_min, self.t_max))
-        for _ in range(54):
-            middle = (low + high) / 2
-            early = self._coefficients(middle).log_sigma < want
-            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
-        return (low + high) / 2
+        first, last = (torch.full_like(want, t) for t in (self.t_min, self.t_max))
+        return bisect(lambda t: self._coefficients(t).log_sigma < want, first, last)
 
     def importance_times(self, t: Times) -> Times:
         """For t even in (0, 1]: times whose log sigma is even between t_min (t -> 0) and t_max (t = 1); float64.
@@ -393,8 +391,8 @@ class VE(SDE):
     """
 
     def __init__(self, shape: tuple[int, ...], sigma_min: float = 0.01, sigma_max: float = 50.0, **settings):
-        if not 0 < sigma_min < sigma_max < math.inf:
-            raise ValueError(f"0 < sigma_min < sigma_max must hold, not {sigma_min} and {sigma_max}")
+        sigma_min = check_number("sigma_min", sigma_min, above=0)
+        sigma_max = check_number("sigma_max", sigma_max, above=sigma_min)
         self.sigma_min, self.ratio = sigma_min, math.log(sigma_max / sigma_min)
         super().__init__(shape, **settings)
 
@@ -413,11 +411,6 @@ class VE(SDE):
 
 def last_time(schedule: Schedule) -> float:
     """The last u in [0, 1] at which alpha_bar is at least 1e-5: 1 unless the schedule ends lower."""
-    left = lambda u: schedule.log_alpha_bar(torch.tensor(u, dtype=torch.float64)).item() - math.log(LEAST)  # noqa: E731
-    low, high = 0.0, 1.0
-    if left(high) >= 0:
-        return high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if left(middle) >= 0 else (low, middle)
-    return low
+    start, end = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    enough_left = lambda u: schedule.log_alpha_bar(u) >= math.log(LEAST)  # noqa: E731
+    return 1.0 if enough_left(end) else bisect(enough_left, start, end).item()

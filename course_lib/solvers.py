@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .finite import check_finite
 from .process import Process
+from .schedules import check_number
 from .sde import SDE, Batch, combine, fit
 from .shapes import Network, PerExample, Times, check_count, once, per_example, repeated
 from .wrapper import Wrapper
@@ -129,9 +130,7 @@ class PredictorCorrector(Solver):
             )
         Wrapper.__init__(self, predictor)
         check_count("corrections", corrections)
-        if not 0 < ratio < math.inf:
-            raise ValueError(f"ratio must be positive, not {ratio}")
-        self.ratio, self.corrections = ratio, corrections
+        self.ratio, self.corrections = check_number("ratio", ratio, above=0), corrections
 
     @property
     def predictor(self) -> Process:
@@ -141,9 +140,12 @@ class PredictorCorrector(Solver):
     def move(self, model: Network, x: Batch, t: Times, s: Times) -> Batch:
         """Predict x_s, then correct it; not at s = 0, where there is no noise to exchange."""
         x_s = self.predictor.step(model, x, t, s)
-        if all_at_0(s):
+        if shared(s) == 0:
             return x_s
-        at = noisy(s, t)
+        then, now = once(s, t)
+        at = torch.where(then > 0, then, now).expand(
+            len(s)
+        )  # a time with noise, of which the network can be asked
         for _ in range(self.corrections):
             x_s = torch.where(per_example(s > 0, x), self.correct(model, x_s, at), x_s)
         return x_s
@@ -163,19 +165,24 @@ class PredictorCorrector(Solver):
 class Heun(Solver):
     """The probability-flow ODE by Heun's second-order method: two calls of the network per step.
 
-    The last step, to s = 0, shows the estimate of x_0 (there the score may be infinite): one call.
+    A step to s < t_min, where the score may be infinite, keeps the estimates: x_s = m_s x_0 + std_s eps, one call.
+    At s = 0 that is the estimate of x_0.
     """
 
     def move(self, model: Network, x: Batch, t: Times, s: Times) -> Batch:
         """x_s = x + dt (k_1 + k_2) / 2: the mean of the slopes at both ends."""
         x0, eps = self.process.estimate(model, x, t)
-        if all_at_0(s):
-            return x0
-        x_s = self.advance(model, x, eps, t, noisy(s, t), self.duration(x, t, s))
-        return torch.where(per_example(s > 0, x), x_s, x0)
+        (then,) = self.process.coefficients(s)
+        kept = combine((then.mean, x0), (then.std, eps))
+        if shared(s) < self.process.t_min:
+            return kept
+        later, now = once(s, t)
+        end = torch.where(later < self.process.t_min, now, later).expand(len(s))
+        x_s = self.advance(model, x, eps, t, end, self.duration(x, t, s))
+        return torch.where(per_example(s < self.process.t_min, x), kept, x_s)
 
     def advance(self, model: Network, x: Batch, eps: Batch, t: Times, s: Times, dt: Tensor) -> Batch:
-        """The step itself, s > 0; eps is what the network said at (x, t)."""
+        """The step itself, s >= t_min; eps is what the network said at (x, t)."""
         k1 = self.process.velocity_from_noise(eps, x, t)
         k2 = self.process.velocity(model, x + dt * k1, s)
         return x + dt / 2 * (k1 + k2)
@@ -204,12 +211,6 @@ class RK4(Heun):
         return ((later + earlier) / 2).expand(len(t))
 
 
-def noisy(s: Times, t: Times) -> Times:
-    """s, and t > 0 in place of s = 0: a time of which a network can be asked; one value for all stays one value."""
-    then, now = once(s, t)
-    return torch.where(then > 0, then, now).expand(len(s))
-
-
-def all_at_0(s: Times) -> bool:
-    """True where all examples step to 0, and that can be seen without waiting for a device."""
-    return s.device.type == "cpu" and repeated(s) and s[0].item() == 0
+def shared(s: Times) -> float:
+    """The one s of all examples; NaN if they differ, or if reading it would make a device wait."""
+    return s[0].item() if s.device.type == "cpu" and repeated(s) else math.nan
