@@ -39,7 +39,7 @@ class Ordered(TokenProcess):
         return (self.turn >= left) & (self.turn < self.length - s[:, None])
 
     def loss_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
-        """-log p(the token that step t unmasks | those before it in the order): nats."""
+        """-log p(the token that step t unmasks | those before it in the order): nats, float64."""
         x0 = self.check_state("x0", x0, self.V)
         x_t = self.check_state("x_t", x_t, self.noise.K)
         self.check_t("t", t, len(x0), first=1)
@@ -48,7 +48,7 @@ class Ordered(TokenProcess):
 
     def bound_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
         """length x loss: its mean over t = 1..length is exactly -log p(x_0) of the autoregressive model, nats."""
-        return self.length * widest(self.loss_at(model, x0, x_t, t))
+        return self.length * self.loss_at(model, x0, x_t, t)
 
     def prior(self, n: int) -> Tokens:
         """All MASK."""

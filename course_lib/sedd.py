@@ -201,7 +201,9 @@ class StationarySEDD(SEDD):
         chance, others = SAMPLERS[self.sampler].changes(self.noise, log_s, x, t, s)
         changes = happens(chance)
         if not self.picks(model, x):
-            return torch.where(changes, draw(others), x)
+            # A token that stays may have nothing else to become; any law will do for it.
+            others = torch.where(changes[..., None], others, 1)
+            return torch.where(changes, draw(others, t), x)
         return x.masked_scatter(changes, draw(others[changes]))
 
 

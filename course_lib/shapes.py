@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from numbers import Integral
 
 import torch
-from jaxtyping import Bool, Float, Int, Num, Shaped
+from jaxtyping import Bool, Float, Integer, Num, Shaped
 from torch import Tensor
 
 Times = Num[Tensor, " B"]  # one time per example: integer 0..T, or real in [0, 1]
-Tokens = Int[Tensor, "B L"]
+Tokens = Integer[Tensor, "B L"]  # of any width, signed or not
 Mask = Bool[Tensor, "B L"]
 State = Num[
     Tensor, "B *event"
