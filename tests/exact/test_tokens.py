@@ -292,7 +292,7 @@ def test_padding_changes_nothing_for_a_trained_network_and_can_be_evaluated(name
     process.loss(Spy(), whole, torch.full((4,), process.T))
     assert seen[-1][1] is None  # rows that are whole need no mask
     assert bound(process, net, ROWS.repeat(4, 1)).mean > 0
-    if name in ("d3pm, hybrid", "sedd, stationary"):
+    if name in ("d3pm, hybrid", "sedd, stationary", "sedd, masks, unscaled"):
         return  # there a silent network does not pay the same for all tokens
     zero = says(0.0)
     value = bound(process, lambda x, u, mask=None: zero(x, u), ROWS[2:3].expand(4000, -1), batch=4000)
