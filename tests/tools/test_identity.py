@@ -12,8 +12,8 @@ from course_lib.absorbing import Absorbing
 from course_lib.d3pm import D3PM
 from course_lib.ddpm import DDPM
 from course_lib.identity import differences, fingerprint, identity
-from course_lib.mdlm import MDLM
 from course_lib.learned_variance import LossAware
+from course_lib.mdlm import MDLM
 from course_lib.schedules import cosine, geometric, linear, log_linear, table
 from course_lib.sde import VP
 from course_lib.sedd import SEDD
