@@ -270,7 +270,7 @@ class Semigroup(Noise):
             self.schedule, self.T = clock, 1.0
             log_alpha_bar = torch.zeros(1, dtype=torch.float64)  # not read; it tells the device
         else:
-            log_alpha_bar = check_clock(clock).log()
+            log_alpha_bar = check_alpha_bar(clock).log()
             self.schedule, self.T = None, len(log_alpha_bar) - 1
         self.register_buffer("log_alpha_bar", log_alpha_bar)
 
@@ -314,14 +314,15 @@ class Semigroup(Noise):
 
 def kept_and_lost(log_alpha: PerExample, x: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and 1 - alpha in float64, shaped to go with x."""
-    return per_example(log_alpha.exp(), x), per_example(-torch.expm1(log_alpha), x)
+    alpha, lost = log_alpha.exp(), -torch.expm1(log_alpha)
+    return per_example(alpha, x), per_example(lost, x)
 
 
 # Bad input
 
 
-def check_clock(clock: Table) -> Table:
-    """A table alpha_bar[0..T] in float64, or an error for anything else, a schedule included."""
+def check_alpha_bar(clock: Table) -> Table:
+    """A table alpha_bar[0..T] in float64, or an error for anything else, such as a function that makes a schedule."""
     if callable(clock) and not isinstance(clock, Tensor):
         name = getattr(clock, "__name__", "schedule")
         raise TypeError(f"clock must be a table or a Schedule, not a function: call it, {name}()")
