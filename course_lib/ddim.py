@@ -43,7 +43,11 @@ class DDIM(DDPM):
         """
         log_t, log_s = self.log_alpha_bar[t], self.log_alpha_bar[s]
         log_ts = log_t - log_s  # log of the signal kept between s and t
-        lost_t, lost_s, lost_ts = (-torch.expm1(log) for log in (log_t, log_s, log_ts))  # 1 - alpha_bar
+        lost_t, lost_s, lost_ts = (
+            -torch.expm1(log_t),
+            -torch.expm1(log_s),
+            -torch.expm1(log_ts),
+        )  # 1 - alpha_bar
         kept, eta2 = lost_s / lost_t, self.eta**2
         lambda2 = eta2 * lost_ts * kept
         # sqrt((1 - abar_s - lambda^2) / (1 - abar_t)), the noise that is kept

@@ -158,7 +158,8 @@ class DDPM(Process):
         """The numbers of the step t -> s, for any s < t. What a system of this family changes, it changes here."""
         log_t, log_s = self.log_alpha_bar[t], self.log_alpha_bar[s]
         log_ts = log_t - log_s  # log of the signal kept between s and t
-        lost_t, lost_s, lost_ts = (-torch.expm1(log) for log in (log_t, log_s, log_ts))  # 1 - alpha_bar
+        # Each 1 - alpha_bar by expm1, since neighbouring times differ in its last digits only.
+        lost_t, lost_s, lost_ts = -torch.expm1(log_t), -torch.expm1(log_s), -torch.expm1(log_ts)
         beta_tilde = lost_ts * lost_s / lost_t
         # beta only before the last step, where beta-tilde is 0
         p_var = beta_tilde if self.variance == "small" else torch.where(s > 0, lost_ts, 0)

@@ -90,21 +90,23 @@ class LossAware(Wrapper):
     def p(self) -> Float[Tensor, " T"]:
         """The law of the next training times 1..T."""
         size = self.losses.square().mean(1).sqrt()
-        warm = (self.seen >= self.losses.shape[1]).all() & (size.sum() > 0)
+        full = self.seen >= self.losses.shape[1]
+        warm = full.all() & (size.sum() > 0)
         even = torch.full_like(size, 1 / self.T)
-        by_size = torch.where(warm, size / size.sum(), even)  # 0 / 0 where not warm is not chosen
-        return torch.where(warm, (1 - self.uniform) * by_size + self.uniform * even, even)
+        # 0 / 0 where all losses are 0 is not chosen.
+        by_size = torch.where(warm, size / size.sum(), even)
+        return (1 - self.uniform) * by_size + self.uniform * even
 
     def sample_t(self, n: int) -> Times:
         """n times with law p_t, one from each of n equal strata of its distribution function, in random order."""
         check_count("n", n)
         stratum = torch.randperm(n, device=self.device)
-        within = widest(
-            torch.rand(n, device=self.device)
-        )  # in float32 the sum would round up to the next stratum
-        u = (stratum + within) / n
-        below = torch.searchsorted(self.p().cumsum(0), u.to(self.losses), right=True)
-        return below.clamp(max=self.T - 1) + 1  # the last sum may be a little below 1
+        # In float32 the sum would now and then round up to the next stratum.
+        within = widest(torch.rand(n, device=self.device))
+        u = ((stratum + within) / n).to(self.losses)
+        below = torch.searchsorted(self.p().cumsum(0), u, right=True)
+        # The last of the sums may be a little below 1, and u above it.
+        return below.clamp(max=self.T - 1) + 1
 
     def loss(self, model: Network, data, t: Times) -> PerExample:
         """The process's loss over T p_t. Remembers the plain loss, for the next draw."""
@@ -121,11 +123,10 @@ class LossAware(Wrapper):
         return weight.to(plain.dtype) * plain
 
     def remember(self, t: Times, loss: PerExample) -> None:
-        """Write losses over the oldest entries of their times; of one time's many, in the order given.
-
-        Without a loop over the batch, and without a value read, so that a GPU need not wait.
-        """
-        history, finite = self.losses.shape[1], loss.isfinite()
+        """Write losses over the oldest entries of their times; of one time's many, in the order given."""
+        history = self.losses.shape[1]
+        # Off the CPU the loop raises only later: until then what is not finite must not get in.
+        finite = loss.isfinite()
         t, loss = t[finite], loss[finite]
         order = t.argsort(stable=True)
         row, loss = t[order] - 1, loss[order].to(self.losses.dtype)

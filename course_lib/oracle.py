@@ -13,7 +13,7 @@ from .ddpm import solve_prediction
 from .diffusion_lm import DiffusionLM
 from .process import Process
 from .shapes import Mask, PerExample, Times, Tokens, per_example, widest
-from .sn_npr import NPR, SN
+from .sn_npr import NPR
 from .tokens import TokenProcess
 
 
@@ -53,14 +53,17 @@ class MixtureOracle(Oracle):
         self, x: Float[Tensor, "B d"], alpha_bar: PerExample
     ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K d"], Float[Tensor, "B K"]]:
         """p(x_0 | x_t), again a mixture: weights, means and variances of its bumps. Bayes in each bump."""
-        means, sds, weights = (v.to(x) for v in (self.mixture.means, self.mixture.sds, self.mixture.weights))
+        mixture, d = self.mixture, x.shape[1]
+        means, variances, weights = mixture.means.to(x), mixture.sds.to(x).square(), mixture.weights.to(x)
         a = alpha_bar[:, None]  # (B, 1) against (K,)
-        var_t = a * sds.square() + 1 - a  # (B, K): variance of x_t in each bump
-        far = x[:, None] - a[..., None].sqrt() * means  # (B, K, d)
-        log_w = weights.log() - x.shape[1] / 2 * var_t.log() - far.square().sum(-1) / (2 * var_t)
-        w = log_w.softmax(1)  # which bump x_t came from
-        gain = a.sqrt() * sds.square() / var_t
-        return w, means + gain[..., None] * far, sds.square() * (1 - a) / var_t
+        r = a.sqrt()
+        var_t = a * variances + 1 - a  # (B, K): variance of x_t in each bump
+        far = x[:, None] - r[..., None] * means  # (B, K, d)
+        log_density = -d / 2 * var_t.log() - far.square().sum(-1) / (2 * var_t)
+        w = (weights.log() + log_density).softmax(1)  # which bump x_t came from
+        # The rest is Bayes' rule for a Gaussian x_0 seen through r x_0 + noise.
+        gain = r * variances / var_t
+        return w, means + gain[..., None] * far, variances * (1 - a) / var_t
 
     def variance(self, x: Float[Tensor, "B d"], alpha_bar: PerExample) -> Float[Tensor, "B d"]:
         """Var(x_0 | x_t) of each coordinate: the mean variance inside the bumps, and the variance between them."""
@@ -98,12 +101,12 @@ class VarianceOracle(MixtureOracle):
         super().__init__(process, mixture)
 
     def forward(self, x: Float[Tensor, "B d"], u: PerExample) -> Float[Tensor, "B two_d"]:
-        log, z = self.process.log_alpha_bar[(u * self.process.T).round().long()], widest(x)
-        a = log.exp()
-        head = (a / -torch.expm1(log))[:, None] * self.variance(z, a)
-        if isinstance(self.process, SN):
-            eps = (z - a.sqrt()[:, None] * self.posterior_mean(z, a)) / (-torch.expm1(log)).sqrt()[:, None]
-            head = head + eps.square()
+        r, sigma = (per_example(v, x) for v in self.process.marginal(u))
+        z, abar = widest(x), (r * r)[:, 0]
+        # eps = (x_t - r x_0) / sigma: given x_t its variance is that of x_0, times (r / sigma)^2.
+        noise_variance = (r / sigma).square() * self.variance(z, abar)
+        eps_hat = (z - r * self.posterior_mean(z, abar)) / sigma
+        head = self.process.perfect_head(noise_variance, eps_hat)
         return torch.cat([super().forward(x, u), head.to(x.dtype)], 1)
 
 

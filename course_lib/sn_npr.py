@@ -39,12 +39,17 @@ class NPR(DiagonalVariance):
     def conditional_variance(self, out: Tensor, x_t: Batch, t: Times) -> Variance:
         """Var(x_0 | x_t) per coordinate, as the network's whole output has it; float64, in [0, limit]."""
         r, sigma = self._r_sigma(t, x_t)
+        # x_0 = (x_t - sigma eps) / r: given x_t its variance is that of eps, times (sigma / r)^2.
         of_x0 = (sigma / r).square() * self.squared_noise(out, x_t, t)
         return of_x0.clamp(0, self.limit)
 
     def squared_noise(self, out: Tensor, x_t: Batch, t: Times) -> Variance:
         """E[(eps - eps_hat)^2 | x_t]: what the head says."""
         return widest(halves(out, x_t)[1])
+
+    def perfect_head(self, noise_variance: Batch, eps_hat: Batch) -> Batch:
+        """What the head should say where eps given x_t has this variance, and eps_hat for its mean."""
+        return noise_variance
 
     def head_target(self, out: Tensor, x0: Batch, x_t: Batch, t: Times) -> Batch:
         """What the head learns the mean of: the squared error of the mean in use, in units of the noise; detached."""
@@ -63,6 +68,7 @@ class NPR(DiagonalVariance):
         out = self.ask(model, x_t, t)
         prediction, head = halves(out, x_t)
         simple = squared_error(prediction, self.target(x0, x_t, t))
+        # The target is detached: the head must not move the mean.
         return simple + squared_error(head, self.head_target(out, x0, x_t, t))
 
 
@@ -77,6 +83,10 @@ class SN(NPR):
         prediction, head = halves(out, x_t)
         eps_hat = self.convert(prediction, x_t, t, "eps")
         return widest(head) - widest(eps_hat).square()
+
+    def perfect_head(self, noise_variance: Batch, eps_hat: Batch) -> Batch:
+        """E[eps^2 | x_t]: the variance, and the square of the mean."""
+        return noise_variance + eps_hat.square()
 
     def head_target(self, out: Tensor, x0: Batch, x_t: Batch, t: Times) -> Batch:
         """eps^2, of the noise that made this x_t."""
