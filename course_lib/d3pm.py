@@ -3,6 +3,10 @@
 Multinomial diffusion (Hoogeboom et al. 2021, arXiv:2102.05379) is D3PM(Uniform(K, table), length). Equation numbers are
 D3PM's; every formula is written for a step from t to any s < t. The network answers with one number per token of the
 vocabulary at each position; `predicts` says how these are read.
+
+By default they are the leave-one-out law, p(x_0 at i | the other tokens), since the reverse step multiplies by the
+evidence of x_t at i itself. A table may end in 0, unlike a Gaussian one: nothing is left at T. The prior is the law
+of x_T for a uniform token, so every KL is finite and the bound lacks no term.
 """
 
 from jaxtyping import Float

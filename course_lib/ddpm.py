@@ -4,6 +4,12 @@ Equation numbers refer to the paper; every formula is written for a step from t 
 s = t - 1 is one case. The tables are float64 and start at alpha_bar[0] = 1 (no noise at t = 0).
 
     x_t = r x_0 + sigma eps     r = sqrt(alpha_bar_t), sigma = sqrt(1 - alpha_bar_t), eps ~ N(0, I)
+
+eps, x0, v and the score are each a mix of x0 and eps: one formula solves the two linear equations, for any signal and
+noise level, so DDPM, the SDEs and their oracles share it. Without noise at s = 0 no `if` is needed for the small
+variance, which is 0 there; for the large one it is a rule: what is shown is the mean of p(x_0 | x_t). The variance of
+p(x_0 | x_1) is a setting (`decoder_var`): its default is improved DDPM's stand-in, beta-tilde at t = 2, which is fine
+for pixels and poor for continuous data; the fitting value is E Var(x_0 | x_1).
 """
 
 import math

@@ -5,6 +5,8 @@ In lambda = log(m / std) the ODE's linear part is solved exactly. What is left i
     x_s = (std_s / std_t) x + std_s * integral from lambda_t to lambda_s of e^lambda x_0(lambda) dlambda,
 
 taken of a polynomial through the last estimates: one (order 1, which is DDIM with eta = 0), two or three.
+
+A solver that remembers gives `sample` a `fresh()` copy of itself, so that two runs cannot mix.
 """
 
 from typing import NamedTuple

@@ -4,6 +4,9 @@
 
 K(rho) = rho (log rho - 1) makes each term >= 0, and 0 where s_y = rho_y. `score_entropy` is the definition, for any
 noise. `score_entropy_stationary` is the same for noise that draws from a law pi, without a table beside log s itself.
+
+Both are exact in float32 at 65,536 tokens. Rates come as a column of R, since backwards one needs those *into* the
+token at hand.
 """
 
 import torch

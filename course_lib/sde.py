@@ -8,6 +8,11 @@ Forward  dx = f(t) x dt + g(t) dw,  so that  x_t = m(t) x_0 + std(t) eps  exactl
 An SDE is a process like any other and steps back by Euler-Maruyama. The other ways back wrap one, `solvers.py`:
 `Ancestral(VP(linear(), (2,)))` has the forward process and the loss of its SDE, and a step of its own.
 Equation numbers are the paper's unless another is named.
+
+A schedule that ends at alpha_bar = 0 is read up to 1e-5 (`t_max`), since beta is infinite at its end. `times` calls
+the first time 1 and spaces the others evenly below t_max: no step is shorter than the next, which a multistep method
+would take badly. Likelihood weighting is a choice of times: lambda = g^2 at even t is the plain loss at times even in
+log sigma, so loss and bound are drawn there, with constant weight.
 """
 
 import math

@@ -14,6 +14,12 @@ On masks the scores sum to r = 1 / (e^sigma - 1) whatever the data is. With f th
 the mass that it says over the true one,
 
     SEDD's loss = MDLM's loss + weight x sum over masks of phi(m),  phi(m) = m - 1 - log m >= 0.
+
+Time 0 is the data, whatever the schedule. A clock that starts below 1 (geometric: sigma = 1e-4) acts at once, just
+after 0: the last step of every sampler is then the denoiser, and the bound has a reconstruction term by that same
+step, which published bounds omit. The network answers relative to a uniformly random x_0, so that silence costs log V
+per token under any noise; on masks 1 / (e^sigma - 1) leaves the loss altogether, and no number grows as sigma goes to
+0.
 """
 
 import math

@@ -2,6 +2,9 @@
 
 Neighbours     a walk on a graph of similar tokens;  nearest_neighbours
 StepMatrices   any matrices, one for each step;  gaussian, band
+
+Discretised Gaussian matrices of different beta do not commute, so there is no common eigenbasis: StepMatrices keeps
+the products at every sqrt(T)-th time, and multiplies vectors by the matrices in between.
 """
 
 import math

@@ -1,4 +1,8 @@
-"""The one training loop. It knows the Process contract and nothing about any system."""
+"""The one training loop. It knows the Process contract and nothing about any system.
+
+A checkpoint is one safetensors file with weights, averages, optimiser and random state, written to a temporary name
+and renamed. Batches are skipped on resuming, not stored, so they must come in the same order again.
+"""
 
 import math
 import warnings

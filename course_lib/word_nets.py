@@ -1,6 +1,12 @@
 """Networks of words: vectors in, vectors out, with the embedding and the rounding that share their weights.
 
 `EmbeddingNet` is Diffusion-LM's. `MixingNet` knows the noise too, and answers with a mean over words.
+
+To a `MixingNet`'s law of words the density of x_t itself is added. It must start from something: from random
+embeddings it learned no context in 6,000 steps, from vectors of the words' company it does at once. Its trunk reads
+each place's guess without context (`guess`): on top of 27,500 steps, 800 more took the cross-entropy, mean over ten
+levels of noise, from 1.810 to 1.790 with the guess and to 1.808 without; in a network of one minute it changes
+nothing.
 """
 
 import math
