@@ -70,7 +70,8 @@ class DPMSolver(Solver):
     ) -> Batch:
         """x_s from x_t and the estimates of x_0 at t (`x0`) and before (`past`)."""
         h = now.log_sigma - then.log_sigma
-        shrink, gain = then.std / now.std, -then.mean * torch.expm1(-h)
+        shrink = then.std / now.std
+        gain = -then.mean * torch.expm1(-h)
         first = combine((shrink, x), (gain, x0))
         if not past:
             return first
@@ -86,13 +87,17 @@ class DPMSolver(Solver):
         The authors' code and diffusers have half of this h^2 x_0'', and so converge like h^2 only.
         """
         before, long_before = past
-        D1_0, D1_1 = slope(x0, h, before), slope(before.x0, h, long_before)
-        bend, both = D1_0 - D1_1, before.h + long_before.h
+        D1_0 = slope(x0, h, before)
+        D1_1 = slope(before.x0, h, long_before)
+        bend = D1_0 - D1_1
+        both = before.h + long_before.h
         # Without a slope in both of the last steps there is no telling how it bends.
         known = (ratio(h, before.h) > 0) & (ratio(h, long_before.h) > 0)
-        of_first, of_second = before.h / both, 2 * h / both
-        D1 = D1_0 + combine((torch.where(known, of_first, 0), bend))
-        return D1, combine((torch.where(known, of_second, 0), bend))
+        of_first = torch.where(known, before.h / both, 0)
+        of_second = torch.where(known, 2 * h / both, 0)
+        D1 = D1_0 + combine((of_first, bend))
+        D2 = combine((of_second, bend))
+        return D1, D2
 
     def recall(self, x0: Batch, t: Times) -> tuple[Past, ...]:
         """What is remembered, if the last step ended at t with examples like these."""
@@ -121,7 +126,8 @@ def ratio(h: Numbers, h_last: Numbers) -> Numbers:
 def moments(h: Numbers) -> tuple[Numbers, Numbers]:
     """h^-k times the integral of e^(tau - h) tau^k / k! over tau from 0 to h, for k = 1 and 2."""
     lost = torch.expm1(-h)
-    first, second = 1 + lost / h, 0.5 - 1 / h - lost / h.square()
+    first = 1 + lost / h
+    second = 0.5 - 1 / h - lost / h.square()
     # Over a short step these are differences of nearly equal numbers: then the first terms of their series.
     short = h < 0.05
     first_short = h / 2 - h**2 / 6 + h**3 / 24 - h**4 / 120

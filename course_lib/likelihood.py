@@ -63,10 +63,13 @@ class ProbabilityFlow(Solver):
         """Follow the ODE from x at time start to time end, either way."""
 
         def rhs(t: float, y):
-            now, times = torch.tensor(y).reshape(x.shape).to(x), self.at(t, x)
+            now = torch.tensor(y).reshape(x.shape).to(x)
+            times = self.at(t, x)
             with torch.no_grad():
                 v = self.sde.velocity(model, now, times)
-            return widest(check_finite("the drift", v.cpu(), times.cpu())).numpy().ravel()
+            # scipy works on the CPU, so here a device has to be waited for in any case
+            v = check_finite("the drift", v.cpu(), times.cpu())
+            return widest(v).numpy().ravel()
 
         start_y = widest(x.detach().cpu()).numpy().ravel()
         with evaluating(model):
@@ -95,7 +98,8 @@ class ProbabilityFlow(Solver):
         n, prior = len(x), log_prior or self.sde.log_prior
 
         def rhs(t: float, y):
-            now, times = torch.tensor(y[n:]).reshape(x.shape).to(x), self.at(t, x)
+            now = torch.tensor(y[n:]).reshape(x.shape).to(x)
+            times = self.at(t, x)
             v, div = with_divergence(lambda z: self.sde.velocity(model, z, times), now, probe)
             check_finite("the drift", v.cpu(), times.cpu())
             check_finite("its divergence", div.cpu(), times.cpu())
@@ -116,6 +120,7 @@ class ProbabilityFlow(Solver):
     def solve(self, rhs: Callable, y, start: float, end: float):
         """y at `end`, from y at `start`, float64 arrays; times outside [t_min, t_max] are read as its ends."""
         start, end = (min(max(t, self.sde.t_min), self.sde.t_max) for t in (start, end))
+        # Both beyond the same end: there is nothing to solve, and scipy would divide by the length.
         if start == end:
             self.calls = 0
             return y.copy()
@@ -145,6 +150,7 @@ def with_divergence(
             probe = probe.clone()
             (pulled,) = torch.autograd.grad(v, x, probe.to(v))
             return v.detach(), (pulled * probe).flatten(1).sum(1)
+        # Row i of the Jacobian, of which the trace wants entry i; examples do not see each other, so a sum serves all.
         div, columns = 0, v.flatten(1)
         for i in range(columns.shape[1]):
             (row,) = torch.autograd.grad(columns[:, i].sum(), x, retain_graph=True)

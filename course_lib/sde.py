@@ -316,11 +316,13 @@ class SDE(Process):
         self.check_state("x", x)
         self.check_step(len(x), t, s)
         now, then = self.coefficients(t, s)
-        f, g2, dt = self.drift(now.t), self.diffusion2(now.t), now.t - then.t
-        z = torch.randn_like(x)
-        _, eps = self.estimate(model, x, t)  # score = -eps / std
+        f, g2 = self.drift(now.t), self.diffusion2(now.t)
+        dt = now.t - then.t
+        z = torch.randn_like(x)  # before the network, which may draw, too
+        _, eps = self.estimate(model, x, t)
+        from_eps = -dt * g2 / now.std  # since score = -eps / std
         sd = (g2 * dt).sqrt() * (then.t > 0)
-        x_s = combine((1 - dt * f, x), (-dt * g2 / now.std, eps), (sd, z))
+        x_s = combine((1 - dt * f, x), (from_eps, eps), (sd, z))
         return check_finite("x_s", x_s, t)
 
 

@@ -69,8 +69,10 @@ class Ancestral(Solver):
         )  # shares of the noise's variance: (sigma_s / sigma_t)^2
         z = torch.randn_like(x)
         x0 = self.process.predict_x0(model, x, t)
-        from_x, from_x0 = then.mean / now.mean * kept, then.mean * lost
-        return combine((from_x, x), (from_x0, x0), (then.std * lost.sqrt(), z))
+        from_x = then.mean / now.mean * kept
+        from_x0 = then.mean * lost
+        sd = then.std * lost.sqrt()
+        return combine((from_x, x), (from_x0, x0), (sd, z))
 
 
 class Renoise(Solver):
@@ -96,7 +98,8 @@ class Renoise(Solver):
         x0, eps = self.process.estimate(model, x, t)
         z = torch.randn_like(x)
         (then,) = self.process.coefficients(s)
-        old, new = math.sqrt(1 - self.share) * then.std, math.sqrt(self.share) * then.std
+        old = math.sqrt(1 - self.share) * then.std
+        new = math.sqrt(self.share) * then.std
         return combine((then.mean, x0), (old, eps), (new, z))
 
     def lost(self, t: Times, s: Times) -> PerExample:
@@ -105,9 +108,10 @@ class Renoise(Solver):
         x_s is this root times x_0 plus a multiple of x_t. For share = 1 and VP: alpha_bar_s E Var(x_0 | x_t).
         """
         self.check_step(len(t), t, s)
-        (m_t, std_t), (m_s, std_s) = self.process.marginal(t), self.process.marginal(s)
-        of_x0 = m_s - math.sqrt(1 - self.share) * std_s * m_t / std_t
-        return of_x0.square()
+        m_t, std_t = self.process.marginal(t)
+        m_s, std_s = self.process.marginal(s)
+        kept = math.sqrt(1 - self.share) * std_s / std_t  # the weight of x_t, of which x_0 is m_t
+        return (m_s - kept * m_t).square()
 
 
 class PredictorCorrector(Solver):
@@ -128,7 +132,7 @@ class PredictorCorrector(Solver):
             raise TypeError(
                 f"predictor must be an SDE or a way back from one, such as Ancestral(vp), not {name}"
             )
-        Wrapper.__init__(self, predictor)
+        Wrapper.__init__(self, predictor)  # not Solver's: what it is around may be one itself
         check_count("corrections", corrections)
         self.ratio, self.corrections = check_number("ratio", ratio, above=0), corrections
 
@@ -142,10 +146,9 @@ class PredictorCorrector(Solver):
         x_s = self.predictor.step(model, x, t, s)
         if shared(s) == 0:
             return x_s
+        # A network cannot be asked at 0. Where s is 0 it is asked at t, and what comes of it is dropped.
         then, now = once(s, t)
-        at = torch.where(then > 0, then, now).expand(
-            len(s)
-        )  # a time with noise, of which the network can be asked
+        at = torch.where(then > 0, then, now).expand(len(s))
         for _ in range(self.corrections):
             x_s = torch.where(per_example(s > 0, x), self.correct(model, x_s, at), x_s)
         return x_s
@@ -154,9 +157,11 @@ class PredictorCorrector(Solver):
         """One Langevin step at time t: x + size score + sqrt(2 size) z, size = 2 (ratio std)^2."""
         (now,) = self.process.coefficients(t)
         z = torch.randn_like(x)
-        _, eps = self.process.estimate(model, x, t)  # score = -eps / std
+        _, eps = self.process.estimate(model, x, t)
         size = 2 * (self.ratio * now.std).square()
-        return combine((torch.ones_like(size), x), (-size / now.std, eps), ((2 * size).sqrt(), z))
+        from_eps = -size / now.std  # since score = -eps / std
+        sd = (2 * size).sqrt()
+        return combine((torch.ones_like(size), x), (from_eps, eps), (sd, z))
 
 
 # The probability-flow ODE
@@ -176,8 +181,9 @@ class Heun(Solver):
         kept = combine((then.mean, x0), (then.std, eps))
         if shared(s) < self.process.t_min:
             return kept
-        later, now = once(s, t)
-        end = torch.where(later < self.process.t_min, now, later).expand(len(s))
+        # Where s is before t_min, the network is asked at t, and what comes of it is dropped.
+        then, now = once(s, t)
+        end = torch.where(then < self.process.t_min, now, then).expand(len(s))
         x_s = self.advance(model, x, eps, t, end, self.duration(x, t, s))
         return torch.where(per_example(s < self.process.t_min, x), kept, x_s)
 

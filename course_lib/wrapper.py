@@ -44,9 +44,9 @@ class Wrapper(Process):
         """As the process inside does."""
         return self.process.clamps_exactly
 
-    def corrupt(self, x0: State, t: Times, *given) -> State:
+    def corrupt(self, x0: State, t: Times, *given, **more) -> State:
         """That of the process inside."""
-        return self.process.corrupt(x0, t, *given)
+        return self.process.corrupt(x0, t, *given, **more)
 
     def prior(self, n: int) -> State:
         """That of the process inside."""

@@ -91,7 +91,7 @@ def likelihoods(model: nn.Module, sde: VP, train: Tensor, test: Tensor) -> dict:
     the images must be dequantised already.
     """
     device, cell = sde.device, math.log2(2 / 16)
-    sde.decoder_var = spread(sde, model, train.to(device))
+    sde.decoder_var = decoder_variance(sde, model, train.to(device))
     of_bound = bound(sde, model, test.to(device), repeats=5).bits_per_dim(sde.dims)
     y = (dequantise(test, 17) if sde.levels else test).to(device)
     flow = VP(cosine(), sde.shape, t_min=sde.t_min, t_max=sde.t_max).to(device)  # without clip: smooth
@@ -108,7 +108,7 @@ def likelihoods(model: nn.Module, sde: VP, train: Tensor, test: Tensor) -> dict:
 
 
 @torch.no_grad()
-def spread(sde: SDE, model: nn.Module, x: Tensor) -> float:
+def decoder_variance(sde: SDE, model: nn.Module, x: Tensor) -> float:
     """Mean squared error of x_0 predicted from x_{t_min}: the decoder's variance that fits the training images."""
     t = torch.full((1,), sde.t_min, device=x.device).expand(len(x))
     return (sde.predict_x0(model, sde.corrupt(x, t), t) - x).square().mean().item()

@@ -221,7 +221,7 @@ def test_a_way_back_is_a_wrapper_and_says_what_its_sde_says(way):
     same(model(x, t), MixtureOracle(sde, eight_gaussians())(x, t))
     same(process.times(7), sde.times(7))
     eps = torch.randn(3, 2)
-    same(process.corrupt(x, t, eps), sde.corrupt(x, t, eps))
+    same(process.corrupt(x, t, eps=eps), sde.corrupt(x, t, eps))
     same(process.predict_x0(model, x, t), sde.predict_x0(model, x, t))
     same(
         process.loss_at(model, x, process.corrupt(x, t, eps), t),

@@ -70,12 +70,12 @@ def test_dequantised_digits():
     assert not torch.equal(x[:1438], x[1438:2876])
 
 
-def test_spread_is_the_error_at_t_min():
+def test_the_decoders_variance_is_the_error_at_t_min():
     sde, x = VP(cosine(), (1, 8, 8), t_min=0.05), torch.randn(2000, 1, 8, 8)
     mean, std = (v.item() for v in sde.marginal(torch.tensor([0.05], dtype=torch.float64)))
     a = (1 - std * 0.5) / mean  # x_0 = a x_t for Still, and x_t = mean x_0 + std eps
     want = (a * mean - 1) ** 2 * x.square().mean().item() + (a * std) ** 2
-    assert recipes.spread(sde, Still(), x) == pytest.approx(want, rel=0.02)
+    assert recipes.decoder_variance(sde, Still(), x) == pytest.approx(want, rel=0.02)
 
 
 def test_likelihoods_of_a_network_that_knows_only_noise():
