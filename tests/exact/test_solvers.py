@@ -100,8 +100,25 @@ def test_before_t_min_the_estimates_are_kept(name):
     x0, eps = torch.full((4, 1), 0.7, dtype=torch.float64), torch.randn(4, 1, dtype=torch.float64)
     for t, s in ((0.2, 0.03), (0.04, 0.01), (0.04, 0.0), (0.05, 0.049)):
         x = sde.corrupt(x0, one(t, 4), eps)
-        got = WAYS[name](sde).step(lambda x, u: x0, x, one(t, 4), one(s, 4))
+        calls = []
+        got = WAYS[name](sde).step(lambda x, u: calls.append(u) or x0, x, one(t, 4), one(s, 4))  # noqa: B023
         same(got, sde.corrupt(x0, one(s, 4), eps))
+        assert len(calls) == 1
+
+
+def test_a_clock_whose_last_digit_wobbles_makes_no_root_of_a_negative_number():
+    """Between neighbouring floats log sigma may fall by a digit, although sigma only rises."""
+
+    class Wobbling(VP):
+        def log_std(self, t):
+            return super().log_std(t[:1] * 0 + 0.5) - 1e-15 * t
+
+        def log_mean(self, t):
+            return 0 * t
+
+    x = torch.randn(3, 2, dtype=torch.float64)
+    got = Ancestral(Wobbling(S.linear(), (2,))).step(lambda x, u: x, x, one(0.5, 3), one(0.4, 3))
+    same(got, x)
 
 
 def test_ode_solvers_of_second_order_down_to_t_min_itself():
