@@ -4,7 +4,7 @@
     schedules   nets   data   sentences         foundations; none knows what diffusion is
     image_judge   distances
     ngram   text_metrics                        judges of pictures, laws and text; they know no model
-    word_nets                                   networks of words
+    embeddings   word_nets                      networks of words
     categorical                                 noise on tokens: the base, drawing
     stationary   absorbing   mask_uniform
     structured   information                    kinds of noise, and clocks made by information
@@ -16,7 +16,9 @@
     diagonal_variance   learned_variance
     sn_npr   sde
     solvers dpm_solver likelihood
+    self_conditioning clamping
     diffusion_lm diffuseq autoregressive
+    guidance proofread                          words: guided, chosen, read again
     d3pm ordered mdlm sedd                      systems: one paper, one file, one notebook
     mask_count                                  the number of masks as the time
     first_hitting                               masks opened at their exact times

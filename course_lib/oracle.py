@@ -187,7 +187,7 @@ class WordOracle(nn.Module):
     ) -> Float[Tensor, "B _ _"]:
         """-log N(x_t; r e, 1 - r^2 + r^2 sigma_0^2) + const, r^2 = alpha_bar_t."""
         log = self.process.log_alpha_bar[t]
-        r, noise = (log / 2).exp(), -torch.expm1(log) + log.exp() * self.process.spread
+        r, noise = (log / 2).exp(), -torch.expm1(log) + log.exp() * self.process.sigma_0_squared
         return (x - per_example(r, x) * e).square().sum(-1) / (2 * noise[:, None, None])
 
     def estimate(
@@ -210,15 +210,24 @@ class SentenceOracle(WordOracle):
             raise ValueError(f"table must have shape {want}, not {tuple(table.shape)}")
         self.language = language
 
-    def explain(self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None, *_):
-        """E[x_0 | x_t], and log p(w | x_t) at each place."""
+    def explain(
+        self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None, **_
+    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L K"]]:
+        """E[x_0 | x_t], and log p(w | x_t) at each place. ValueError for a mask with padding: a language has none."""
+        if mask is not None and mask.device.type == "cpu" and not mask.all():
+            raise ValueError(
+                "mask must be True everywhere: all sentences of a MarkovLanguage have one length"
+            )
         t, z = self.time(u), widest(x)
         seen = (-self.far(z[..., None, :], t, self.table)).softmax(-1)  # (B, L, K)
         p = normalised(from_others(self.language, seen) * seen)
         return self.estimate(p @ self.table, z, t).to(x.dtype), p.log()
 
-    def forward(self, x: Float[Tensor, "B L D"], u: PerExample, *given) -> Float[Tensor, "B L D"]:
-        return self.explain(x, u, *given)[0]
+    def forward(
+        self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None, **given
+    ) -> Float[Tensor, "B L D"]:
+        """E[x_0 | x_t]."""
+        return self.explain(x, u, mask, **given)[0]
 
 
 class PairOracle(WordOracle):
@@ -245,7 +254,10 @@ class PairOracle(WordOracle):
         there = torch.where((z - e).abs().amax(-1) < 1e-4, 0.0, -torch.inf)
         return (self.p.log() + torch.where(self.target, -self.far(z, t, e), there).sum(-1)).softmax(1)
 
-    def forward(self, x: Float[Tensor, "B L D"], u: PerExample, *_) -> Float[Tensor, "B L D"]:
+    def forward(
+        self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None, **_
+    ) -> Float[Tensor, "B L D"]:
+        """E[x_0 | x_t] on the target, and the source itself."""
         t, z = self.time(u), widest(x)
         words = torch.einsum("bn,nld->bld", self.posterior(x, t), self.table[self.rows])
         return torch.where(self.target[:, None], self.estimate(words, z, t), words).to(x.dtype)

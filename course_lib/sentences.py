@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .files import cache_folder, needs, write_json
-from .shapes import Mask, Tokens, check_choice, check_count
+from .shapes import Mask, Tokens, check_choice, check_count, describe
 
 PAD = -1
 UNK = "<unk>"
@@ -96,9 +96,18 @@ class Vocabulary:
         return line(self.decode(tokens))
 
 
+def check_tokens(tokens: Tokens) -> Tokens:
+    """The tokens as int64. TypeError unless they are integers, of any width; ValueError unless they are (B, L)."""
+    if not isinstance(tokens, Tensor) or tokens.dtype == torch.bool or tokens.is_floating_point():
+        raise TypeError(f"tokens must be integers (B, L), not {describe(tokens)}")
+    if tokens.ndim != 2 or not tokens.numel():
+        raise ValueError(f"tokens must have shape (B >= 1, L >= 1), not {tuple(tokens.shape)}")
+    return tokens.long()
+
+
 def written(tokens: Tokens) -> Mask:
     """True where there is a word: tokens != PAD. Raises ValueError for a row without a word or a word after PAD."""
-    mask = tokens != PAD
+    mask = check_tokens(tokens) != PAD
     if tokens.device.type == "cpu" and not (mask[:, 0].all() and (mask[:, 1:] <= mask[:, :-1]).all()):
         raise ValueError("tokens must have a word in each row, and PAD only at its end")
     return mask

@@ -16,21 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .embeddings import LogLaw, Vectors, at_least_single, full_precision, nearness
 from .nets import Transformer, around, check_mask, convolution, zero
 from .shapes import Mask, PerExample, Tokens, describe, widest
-
-Vectors = Float[Tensor, "B L D"]
-LogLaw = Float[Tensor, "*places K_out"]  # (B, L, K_out), or (n, K_out) at the places asked for
-
-
-def at_least_single(x: Tensor) -> Tensor:
-    """x in float32, if it is narrower: words are never told apart in half precision."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def full_precision(x: Tensor) -> torch.autocast:
-    """`with full_precision(x):` what follows is not run in half precision, even under autocast."""
-    return torch.autocast(x.device.type, enabled=False)
 
 
 class EmbeddingNet(nn.Module):
@@ -163,14 +151,6 @@ class EmbeddingNet(nn.Module):
     def take_in(self, x: Vectors, u: PerExample, mask: Mask | None) -> Float[Tensor, "B L width"]:
         """x_t in the width of the trunk, place by place."""
         return self.enter(x)
-
-
-def nearness(x: Float[Tensor, "*places D"], table: Float[Tensor, "K D"]) -> Float[Tensor, "*places K"]:
-    """x . e_w - |e_w|^2 / 2, which is -|x - e_w|^2 / 2 but for what all words share. At least float32."""
-    with full_precision(x):
-        dtype = torch.promote_types(torch.promote_types(x.dtype, table.dtype), torch.float32)
-        x, e = x.to(dtype), table.to(dtype)
-        return x @ e.T - e.square().sum(-1) / 2
 
 
 class MixingNet(EmbeddingNet):

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from .. import schedules
 from ..autoregressive import Autoregressive
+from ..clamping import ClampingTrick
 from ..ddim import DDIM
 from ..diffuseq import DiffuSeq
-from ..diffusion_lm import Recalling, Rounded
 from ..dpm_solver import DPMSolver
 from ..evaluate import Estimate
 from ..files import needs
@@ -43,7 +43,7 @@ from ..sentences import (
 from ..sentences import verses as bible
 from ..text_metrics import distinct, mbr, self_bleu
 from ..word_nets import MixingNet
-from .diffusion_lm import BEST, from_company, from_frequencies, renoise, table
+from .diffusion_lm import BEST, from_company, from_frequencies, renoise, self_conditioned, table
 from .run import Recipe, spaced
 
 CHAPTER = "05_diffuseq"
@@ -196,7 +196,7 @@ def parts(data: Pairs, size: int = 500) -> Iterator[tuple[Tensor, Pairs]]:
 
 @torch.no_grad()
 def draw(
-    task: Task, model: nn.Module, data: Pairs, steps: int, name: str = "ancestral", change=Recalling
+    task: Task, model: nn.Module, data: Pairs, steps: int, name: str = "ancestral", change=self_conditioned
 ) -> list[list[str]]:
     """A target for the source of each row, by diffusion; change(model, mask, target) is the network that samples."""
     out, device = data.tokens.clone(), next(model.parameters()).device
@@ -208,9 +208,9 @@ def draw(
     return targets(out, data.target, task.vocabulary)
 
 
-def rounded_network(*given) -> Rounded:
+def rounded_network(*given) -> ClampingTrick:
     """A network that recalls, each estimate rounded."""
-    return Rounded(Recalling(*given))
+    return ClampingTrick(self_conditioned(*given))
 
 
 @torch.no_grad()
@@ -330,7 +330,7 @@ def measure_verses(recipe: Recipe, model: nn.Module, n: int = 200, few: int = 40
     pieces = [cut(x, VERSES.longest) for x, _ in pairs]
     right, some = [y for _, y in pairs], slice(0, n, n // few)
 
-    def translate(where: slice, steps: int, name: str = BEST, change=Recalling) -> list[list[str]]:
+    def translate(where: slice, steps: int, name: str = BEST, change=self_conditioned) -> list[list[str]]:
         """Verses in one piece or in several."""
         counts, flat = [len(p) for p in pieces[where]], [(x, ()) for p in pieces[where] for x in p]
         made = iter(draw(VERSES, model, VERSES.rows(flat), steps, name, change))

@@ -19,25 +19,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import schedules
+from ..clamping import ClampingTrick
 from ..ddim import DDIM, Renoise
-from ..diffusion_lm import (
-    DiffusionLM,
-    Free,
-    Guided,
-    Labels,
-    Recalling,
-    Rounded,
-    Within,
-    anchor,
-    likeliest,
-    nearest,
-    proofread,
-)
+from ..diffusion_lm import DiffusionLM, anchor
 from ..dpm_solver import DPMSolver
+from ..embeddings import nearest
 from ..evaluate import Estimate
+from ..guidance import ClassifierFree, ClassifierGuided, NoisyClassifierTraining
+from ..nets import Given
 from ..ngram import SentenceJudge
 from ..process import Process, last, sample
+from ..proofread import proofread, rerank
 from ..sde import VP
+from ..self_conditioning import SelfConditioned
 from ..sentences import (
     GENRES,
     PAD,
@@ -180,14 +174,14 @@ def per_word(process: DiffusionLM, model: nn.Module, tokens: Tokens, repeats: in
 def recovered(process: DiffusionLM, model: nn.Module, tokens: Tokens, u: float) -> float:
     """Share of the words that one look at x_t brings back, t = u T."""
     t = torch.full((len(tokens),), round(u * process.T), device=tokens.device)
-    mask, _, _, x_t = process.draw(model, tokens, t)
+    mask, _, _, x_t = process.diffuse(model, tokens, t)
     return (nearest(model(x_t, process.u(t), mask), model.table) == tokens)[mask].double().mean().item()
 
 
 def certainty(process: DiffusionLM, model: nn.Module, way: Process, n: int) -> float:
     """The largest p(w | x_0) of a word at the end of sampling: how surely it is rounded; mean over words."""
     mask = process.draw_lengths(n)
-    x0 = last(sample(way, Recalling(model, mask), n, STEPS[2]))[1]
+    x0 = last(sample(way, self_conditioned(model, mask), n, STEPS[2]))[1]
     p = (model.logits(x0) / process.temperature).softmax(-1)
     return p.amax(-1)[mask].double().mean().item()
 
@@ -202,8 +196,8 @@ def by_sampler(process: DiffusionLM, model: nn.Module, n: int) -> tuple[dict, di
             DPMSolver(VP(schedules.sqrt(), shape, predicts="x0")).to(process.device),
             lambda m: m,
         ),
-        "rounded": (process, Rounded),
-        "rounded late": (process, lambda m: Rounded(m, start=0.5)),
+        "rounded": (process, ClampingTrick),
+        "rounded late": (process, lambda m: ClampingTrick(m, start=0.5)),
         BEST: (renoise(process), lambda m: m),
     }
     made, seconds = {name: {} for name in ways}, {}
@@ -211,12 +205,17 @@ def by_sampler(process: DiffusionLM, model: nn.Module, n: int) -> tuple[dict, di
     for name, (way, change) in ways.items():
         for steps in grids.get(name, STEPS[2:3]):
             mask, start = process.draw_lengths(n), time.perf_counter()
-            made[name][steps] = draw(process, way, change(Recalling(model, mask)), n, steps)
+            made[name][steps] = draw(process, way, change(self_conditioned(model, mask)), n, steps)
             if name == "ancestral":
                 seconds[steps] = (time.perf_counter() - start) / n
     mask = process.draw_lengths(n)
-    made["not recalling"] = {STEPS[2]: draw(process, process, Within(model, mask), n, STEPS[2])}
+    made["not recalling"] = {STEPS[2]: draw(process, process, Given(model, mask=mask), n, STEPS[2])}
     return made, seconds
+
+
+def self_conditioned(model: nn.Module, mask: Mask, at: Mask | None = None) -> SelfConditioned:
+    """The network conditioned on itself, told where there are words, and asked there or at `at` only."""
+    return SelfConditioned(Given(model, mask=mask, at=mask if at is None else at))
 
 
 def renoise(process: DiffusionLM, length: int | None = None) -> Renoise:
@@ -262,9 +261,9 @@ def proofread_draws(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """max(AMONG) re-noised draws of a sentence for each row of the mask, the same proofread, and their bounds."""
     way = renoise(process, mask.shape[1])
-    draws = [draw(process, way, Recalling(model, mask), len(mask), steps) for _ in range(max(AMONG))]
+    draws = [draw(process, way, self_conditioned(model, mask), len(mask), steps) for _ in range(max(AMONG))]
     read = [proofread(process, model, x.to(mask.device)) for x in draws]
-    bound = likeliest(process, model, torch.stack(read))[1]
+    bound = rerank(process, model, torch.stack(read))[1]
     return torch.stack(draws), torch.stack(read).cpu(), bound.cpu()
 
 
@@ -281,15 +280,18 @@ def control(
     def likes(x, u):
         return reader(x, u, mask).log_softmax(1)[torch.arange(n), label]
 
+    def guided(weight: float) -> ClassifierFree:
+        return ClassifierFree(self_conditioned(model, mask), label, weight)
+
     start, hole = up_to(torch.full((n,), 3), LENGTH).to(mask), middle(mask)
     asked = {
-        "genre, not asked": (best, Recalling(model, mask), None),
-        "genre, classifier-free 1": (best, Free(model, mask, label, 1.0), None),
-        "genre, classifier-free 3": (best, Free(model, mask, label, 3.0), None),
-        "genre, classifier": (Guided(best, likes, lr=0.1), Recalling(model, mask), None),
-        "length": (best, Recalling(model, mask), None),
-        "start": (best, Recalling(model, mask), anchor(model, some.tokens, start, approximate=True)),
-        "infilling": (best, Recalling(model, mask), anchor(model, some.tokens, mask & ~hole, True)),
+        "genre, not asked": (best, self_conditioned(model, mask), None),
+        "genre, classifier-free 1": (best, guided(1.0), None),
+        "genre, classifier-free 3": (best, guided(3.0), None),
+        "genre, classifier": (ClassifierGuided(best, likes, lr=0.1), self_conditioned(model, mask), None),
+        "length": (best, self_conditioned(model, mask), None),
+        "start": (best, self_conditioned(model, mask), anchor(model, some.tokens, start, approximate=True)),
+        "infilling": (best, self_conditioned(model, mask), anchor(model, some.tokens, mask & ~hole, True)),
     }
     table = {}
     for name, (way, network, clamp) in asked.items():
@@ -318,7 +320,10 @@ def read(process: DiffusionLM, model: nn.Module, steps: int) -> SentenceClassifi
     """A classifier of x_t, trained for so many steps."""
     device = process.device
     with torch.enable_grad():
-        reader, task = SentenceClassifier(WIDTH, len(GENRES)).to(device), Labels(process, model)
+        reader, task = (
+            SentenceClassifier(WIDTH, len(GENRES)).to(device),
+            NoisyClassifierTraining(process, model),
+        )
         stream = (batch.to(device) for batch in bucketed(sentences()[0], 32))
         return last(train(task, reader, stream, steps, lr=warmup_cosine(3e-3, steps), ema=0.99)).average
 

@@ -5,7 +5,9 @@ import random
 import pytest
 import torch
 
-from course_lib.diffusion_lm import DiffusionLM, Within, nearest
+from course_lib.diffusion_lm import DiffusionLM
+from course_lib.embeddings import nearest
+from course_lib.nets import Given
 from course_lib.process import last, sample
 from course_lib.schedules import sqrt, table
 from course_lib.text_metrics import mbr
@@ -84,7 +86,7 @@ def test_sampling(benchmark, steps):
         MixingNet(5785, 32, A, 64, 4, 2, normalised=True).to(DEVICE),
     )
     mask = torch.ones(8, 64, dtype=torch.bool, device=DEVICE)
-    network = Within(model, mask)
+    network = Given(model, mask=mask)
     benchmark.group = "8 sentences of 64 words"
     benchmark.pedantic(lambda: finished(last(sample(process, network, 8, steps))), rounds=1, warmup_rounds=0)
     benchmark.extra_info["sentences per second"] = 8 / benchmark.stats.stats.mean

@@ -16,6 +16,7 @@ from course_lib.diffuseq import DiffuSeq
 from course_lib.diffusion_lm import DiffusionLM
 from course_lib.dpm_solver import DPMSolver
 from course_lib.evaluate import bound
+from course_lib.guidance import ClassifierGuided
 from course_lib.infilling import approximately
 from course_lib.learned_variance import Learned, LossAware
 from course_lib.likelihood import ProbabilityFlow
@@ -39,6 +40,11 @@ from course_lib.word_nets import EmbeddingNet, MixingNet
 from course_lib.wrapper import Wrapper
 
 B = 8
+def near_zero(x, u):
+    """A control, for guidance: the log density of small vectors."""
+    return -x.square().sum((1, 2))
+
+
 SYSTEMS = {  # name: (process, network, batch of data)
     "ddpm, points": lambda: (DDPM(S.ddpm_table(50), (2,)), MLP((2,), 32, 2), torch.randn(B, 2)),
     "ddpm, images": lambda: (
@@ -81,6 +87,9 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "diffusion-lm, recalling": lambda: sentences(
         DiffusionLM(S.table(S.cosine(), 50), 6, 4, "prediction", variance="large"),
         MixingNet(7, 4, S.table(S.cosine(), 50), 16, 2, 1, normalised=True, recall=True),
+    ),
+    "diffusion-lm, guided": lambda: sentences(
+        ClassifierGuided(DiffusionLM(S.table(S.sqrt(), 50), 6, 4), near_zero)
     ),
     "diffuseq": lambda: pairs(DiffuSeq(S.table(S.sqrt(), 50), 6, 4), EmbeddingNet(7, 4, 16, 2, 1)),
     "autoregressive": lambda: pairs(Autoregressive(7, 50), CausalNet(7, 16, 2, 1)),

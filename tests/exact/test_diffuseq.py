@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from course_lib import diffusion_lm as D
+from course_lib import embeddings as E
 from course_lib import schedules as S
 from course_lib.autoregressive import Autoregressive
 from course_lib.ddim import DDIM
-from course_lib.diffuseq import Centred, DiffuSeq
-from course_lib.diffusion_lm import DiffusionLM, Within, nearest
+from course_lib.diffuseq import DiffuSeq, SoftAbsorbing
+from course_lib.diffusion_lm import DiffusionLM
 from course_lib.dpm_solver import DPMSolver
+from course_lib.embeddings import nearest
 from course_lib.infilling import keep
-from course_lib.nets import CausalNet
+from course_lib.nets import CausalNet, Given
 from course_lib.oracle import PairOracle
 from course_lib.process import last, sample
 from course_lib.sde import VP
@@ -65,9 +67,9 @@ def batch():
 
 def test_only_the_target_is_noised():
     process, model, data = DiffuSeq(TABLE, L, W), net(), batch()
-    mask, clean, x0, x_t = process.draw(model, data, I([1, 5, 20, T]))
+    mask, clean, x0, x_t = process.diffuse(model, data, I([1, 5, 20, T]))
     source = ~data.target
-    assert clean.equal(D.embed(model, data.tokens)) and mask.equal(data.tokens != PAD)
+    assert clean.equal(E.embed(model, data.tokens)) and mask.equal(data.tokens != PAD)
     assert x0[source].equal(clean[source]) and x_t[source].equal(clean[source])
     assert (
         not (x0[data.target] == clean[data.target]).any() and not (x_t[data.target] == x0[data.target]).any()
@@ -75,12 +77,12 @@ def test_only_the_target_is_noised():
     torch.manual_seed(0)
     at_0 = process.encode(model, data)
     assert at_0[source].equal(clean[source]) and not (at_0[data.target] == clean[data.target]).any()
-    assert (at_0 - clean)[data.target].std().item() == pytest.approx(process.spread**0.5, rel=0.3)
+    assert (at_0 - clean)[data.target].std().item() == pytest.approx(process.sigma_0_squared**0.5, rel=0.3)
     many = Pairs(I([[1, 2]]).expand(5000, 2), I([[False, True]]).expand(5000, 2))
-    _, clean, x0, x_t = process.draw(model, many, torch.full((5000,), 20))
+    _, clean, x0, x_t = process.diffuse(model, many, torch.full((5000,), 20))
     a = process.alpha_bar[20].item()
     torch.testing.assert_close(x_t[:, 1].mean(0), math.sqrt(a) * clean[0, 1], atol=0.05, rtol=0)
-    assert x_t[:, 1].var(0).mean().item() == pytest.approx(a * process.spread + 1 - a, rel=0.05)
+    assert x_t[:, 1].var(0).mean().item() == pytest.approx(a * process.sigma_0_squared + 1 - a, rel=0.05)
 
 
 @pytest.mark.parametrize("over", ["target", "all"])
@@ -89,7 +91,7 @@ def test_loss_restated(over):
     torch.manual_seed(2)
     got = process.loss(model, data, t)
     torch.manual_seed(2)
-    mask, clean, x0, x_t = process.draw(model, data, t)
+    mask, clean, x0, x_t = process.diffuse(model, data, t)
     goal = torch.cat([clean[:1], x0[1:]])
     each = (goal - model(x_t, t / T, mask)).square().mean(-1) + process.rounding_nll(model, x0, data.tokens)
     each = each + process.alpha_bar[-1].float() * x0.square().mean(-1)
@@ -108,8 +110,8 @@ def test_bound_counts_the_target_only_whatever_the_loss_does():
     assert values[0].equal(values[1])
     process = DiffuSeq(TABLE, L, W)
     torch.manual_seed(2)
-    mask, clean, x0, x_t = process.draw(model, data, t)
-    term = DiffusionLM(TABLE, L, W)._term(clean, model(x_t, t / T, mask), x_t, t, data.target)
+    mask, clean, x0, x_t = process.diffuse(model, data, t)
+    term = DiffusionLM(TABLE, L, W).divergence(clean, model(x_t, t / T, mask), x_t, t, data.target)
     nll = D.total(process.rounding_nll(model, x0, data.tokens).double(), data.target)
     want = T * term + process.prior_term(clean, data.target) + nll
     torch.testing.assert_close(values[0], want)
@@ -134,7 +136,7 @@ def test_perfect_network_of_pairs_by_hand(t, whole):
     process, oracle, rows, p, target = toy()
     target = torch.ones(3, dtype=torch.bool) if whole else target[0]
     oracle = PairOracle(process, rows, p, target, oracle.table)
-    a, s0 = process.alpha_bar[t], process.spread
+    a, s0 = process.alpha_bar[t], process.sigma_0_squared
     e = oracle.table[rows]  # (N, 3, 2)
     x = a.sqrt() * e[[0, 4, 5]] + (1 - a).sqrt() * torch.randn(3, 3, 2).double()
     x = torch.where(target[:, None], x, e[[0, 4, 5]])
@@ -202,7 +204,7 @@ def test_absorbing_hides_words_of_the_target():
 
 def test_centred_is_the_same_network_seen_from_m():
     model = net(recall=True)
-    shifted = Centred(model)
+    shifted = SoftAbsorbing(model)
     shifted.m.data = torch.randn(W)
     x, u, before, mask, tokens = (
         torch.randn(4, L, W),
@@ -212,7 +214,7 @@ def test_centred_is_the_same_network_seen_from_m():
         batch(),
     )
     m = shifted.m
-    torch.testing.assert_close(shifted(x, u, mask, before), model(x + m, u, mask, before + m) - m)
+    torch.testing.assert_close(shifted(x, u, mask=mask, before=before), model(x + m, u, mask, before + m) - m)
     torch.testing.assert_close(shifted(x, u), model(x + m, u) - m)
     torch.testing.assert_close(shifted.table, model.table - m)
     ids = tokens.tokens.clamp(min=0)
@@ -221,11 +223,11 @@ def test_centred_is_the_same_network_seen_from_m():
     torch.testing.assert_close(shifted.logits(x).argmax(-1), nearest(x, shifted.table))
     want = x @ shifted.table.T - shifted.table.square().sum(-1) / 2
     torch.testing.assert_close(shifted.logits(x), want)
-    assert shifted.recall and shifted.classes == 0 and not Centred(net()).m.any()
-    loss = DiffuSeq(TABLE, L, W, absorb=0.3).loss(Centred(net()), batch(), I([1, 5, 20, T]))
+    assert shifted.recall and shifted.classes == 0 and not SoftAbsorbing(net()).m.any()
+    loss = DiffuSeq(TABLE, L, W, absorb=0.3).loss(SoftAbsorbing(net()), batch(), I([1, 5, 20, T]))
     assert loss.isfinite().all()
-    with pytest.raises(TypeError, match="model must be an EmbeddingNet"):
-        Centred(net(MixingNet))
+    with pytest.raises(TypeError, match="inner must be an EmbeddingNet"):
+        SoftAbsorbing(net(MixingNet))
 
 
 @pytest.mark.parametrize("options, message", [({"over": "source"}, "over must be one of target, all, not 'source'"),
@@ -248,7 +250,7 @@ def test_sampling_holds_no_more_states_for_more_steps():
             return out
 
         clamp.exact = True
-        last(sample(process, Within(model, data.tokens != PAD), 4, steps, clamp))
+        last(sample(process, Given(model, mask=data.tokens != PAD), 4, steps, clamp))
         assert len(states) == steps + 1 and max(most.values()) <= 2
         most.clear()
 
@@ -336,7 +338,7 @@ def test_targets_a_network_can_say_are_enough():
     assert (data.tokens > 3).any()
     t = I([1, 5, 20, T])
     assert process.loss(model, data, t).isfinite().all() and process.bound(model, data, t).isfinite().all()
-    x = last(sample(process, Within(model, data.tokens != PAD), 4, 3, process.anchor(model, data)))[1]
+    x = last(sample(process, Given(model, mask=data.tokens != PAD), 4, 3, process.anchor(model, data)))[1]
     assert process.decode(model, x).max() < 4
 
 

@@ -6,62 +6,34 @@ import pytest
 import torch
 
 from course_lib import diffusion_lm as D
+from course_lib import embeddings as E
 from course_lib import schedules as S
-from course_lib.data import MarkovLanguage
+from course_lib.clamping import ClampingTrick
 from course_lib.ddim import DDIM
 from course_lib.ddpm import DDPM
-from course_lib.diffusion_lm import DiffusionLM, Free, Recalling, Rounded, Within, nearest
+from course_lib.diffusion_lm import DiffusionLM
 from course_lib.dpm_solver import DPMSolver
+from course_lib.embeddings import nearest
+from course_lib.nets import Given
 from course_lib.optimal_variance import Analytic
-from course_lib.oracle import DataOracle, SentenceOracle
+from course_lib.oracle import DataOracle
 from course_lib.process import last, sample
 from course_lib.sde import VP
 from course_lib.sentences import PAD, Labelled
-from course_lib.word_nets import EmbeddingNet, MixingNet, SentenceClassifier
-
-T, L, W, K = 40, 5, 3, 6
-TABLE = S.table(S.sqrt(), T)
-I = torch.tensor
-
-
-def F64(v):
-    return torch.tensor(v, dtype=torch.float64)
-
-
-def toy(steps=T, K=4, L=3, width=3, **options):
-    """A process, a Markov language, and its oracle."""
-    language = MarkovLanguage(K, L, sharpness=2.0)
-    process = DiffusionLM(S.table(S.sqrt(), steps), L, width, **options)
-    table = 2.0 * torch.randn(K, width, dtype=torch.float64)
-    return process, language, SentenceOracle(process, language, table)
-
-
-def net(kind=EmbeddingNet, **options):
-    given = (TABLE,) if kind is MixingNet else ()
-    model = kind(K, W, *given, width=16, heads=2, depth=1, **{"normalised": False} | options)
-    for p in model.parameters():
-        p.data.normal_(std=0.3)
-    return model
-
-
-def ids(n=4):
-    tokens = torch.randint(0, K, (n, L))
-    tokens[1, 2:] = PAD
-    tokens[2, 1:] = PAD
-    return tokens
-
+from course_lib.word_nets import EmbeddingNet, MixingNet
+from tests.words import F64, TABLE, I, K, L, T, W, ids, net, toy
 
 # From words to vectors and back
 
 
 def test_x0_is_the_embedding_and_a_first_step_of_noise():
     process, model = DiffusionLM(TABLE, L, W), net()
-    assert process.spread == pytest.approx(1 - TABLE[1].item(), rel=1e-12)
+    assert process.sigma_0_squared == pytest.approx(1 - TABLE[1].item(), rel=1e-12)
     tokens = torch.randint(0, K, (1, L)).expand(5000, L)
     x0 = process.encode(model, tokens).detach()
     mean, var = x0.mean(0), x0.var(0)
     torch.testing.assert_close(mean, model.embedding.weight[tokens[0]].detach(), atol=0.03, rtol=0)
-    torch.testing.assert_close(var, torch.full((L, W), process.spread), atol=0.01, rtol=0)
+    torch.testing.assert_close(var, torch.full((L, W), process.sigma_0_squared), atol=0.01, rtol=0)
 
 
 def test_nearest_is_the_nearest_whatever_the_chunk(monkeypatch):
@@ -69,7 +41,7 @@ def test_nearest_is_the_nearest_whatever_the_chunk(monkeypatch):
     want = torch.cdist(x, table.expand(7, -1, -1)).argmin(-1)
     assert nearest(x, table).equal(want)
     for chunk in (1, 60, 100, 10**6):
-        monkeypatch.setattr(D, "CHUNK", chunk)
+        monkeypatch.setattr(E, "CHUNK", chunk)
         assert nearest(x, table).equal(want)
     assert nearest(x[0, 0], table).equal(want[0, 0])
     longer = table.clone()
@@ -81,10 +53,10 @@ def test_nearest_is_the_nearest_whatever_the_chunk(monkeypatch):
 
 
 def test_nearest_holds_no_more_than_a_chunk_of_logits(monkeypatch):
-    seen, addmm = [], torch.addmm
-    monkeypatch.setattr(torch, "addmm", lambda *a: seen.append(addmm(*a)) or seen[-1])
+    seen, nearness = [], E.nearness
+    monkeypatch.setattr(E, "nearness", lambda *a: seen.append(nearness(*a)) or seen[-1])
     nearest(torch.randn(3000, 2), torch.randn(5000, 2))
-    assert max(s.numel() for s in seen) <= D.CHUNK and sum(len(s) for s in seen) == 3000 and len(seen) == 4
+    assert max(s.numel() for s in seen) <= E.CHUNK and sum(len(s) for s in seen) == 3000 and len(seen) == 4
 
 
 def test_rounding_is_bayes_rule():
@@ -92,7 +64,7 @@ def test_rounding_is_bayes_rule():
     process, model, tokens = DiffusionLM(TABLE, L, W), net().double(), ids()
     x0 = torch.randn(4, L, W, dtype=torch.float64)
     e = model.embedding.weight
-    log = -(x0[..., None, :] - e).square().sum(-1) / (2 * process.spread)
+    log = -(x0[..., None, :] - e).square().sum(-1) / (2 * process.sigma_0_squared)
     want = -log.log_softmax(-1).gather(-1, tokens.clamp(min=0)[..., None])[..., 0] * (tokens != PAD)
     torch.testing.assert_close(process.rounding_nll(model, x0, tokens), want)
     soft = DiffusionLM(TABLE, L, W, temperature=1.0)
@@ -103,9 +75,9 @@ def test_rounding_is_bayes_rule():
 
 def test_decode_finds_the_words_and_leaves_PAD_where_nothing_is():
     process, model, tokens = DiffusionLM(TABLE, L, W), net(), ids()
-    x = D.embed(model, tokens)
+    x = E.embed(model, tokens)
     assert (x[1, 2:] == 0).all() and (x[tokens != PAD] == model.embedding.weight[tokens[tokens != PAD]]).all()
-    assert process.decode(Within(model, tokens != PAD), x).equal(tokens)
+    assert process.decode(Given(model, mask=tokens != PAD), x).equal(tokens)
     assert process.decode(model, x)[tokens != PAD].equal(tokens[tokens != PAD])
 
 
@@ -119,7 +91,7 @@ def test_known_word_is_bayes():
     for t in (1, 2, 7, T):
         a = process.alpha_bar[t]
         for word, x in ((0.8, 1.3), (-1.0, 0.1)):
-            log = -(grid - word).square() / (2 * process.spread) - (x - a.sqrt() * grid).square() / (
+            log = -(grid - word).square() / (2 * process.sigma_0_squared) - (x - a.sqrt() * grid).square() / (
                 2 * (1 - a)
             )
             p = log.softmax(0)
@@ -134,7 +106,7 @@ def test_word_variance_is_that_of_the_step_when_the_word_is_known():
     word = F64([[[0.7]]])
     for t, s in ((2, 1), (9, 4), (T, 1), (T, T - 1)):
         a_t, a_s = process.alpha_bar[t], process.alpha_bar[s]
-        var_s, var_t = a_s * process.spread + 1 - a_s, a_t * process.spread + 1 - a_t
+        var_s, var_t = a_s * process.sigma_0_squared + 1 - a_s, a_t * process.sigma_0_squared + 1 - a_t
         cov = (a_t / a_s).sqrt() * var_s
         x_t = F64([[[1.1]]])
         want = a_s.sqrt() * word + cov / var_t * (x_t - a_t.sqrt() * word)
@@ -189,7 +161,7 @@ def closed_gap(process):
     t = torch.arange(2, process.T + 1)
     from_x0, _, small, _ = process.transition(t, t - 1)
     snr = process.alpha_bar[t] / (1 - process.alpha_bar[t])
-    extra = from_x0**2 * process.spread / (1 + process.spread * snr) / small
+    extra = from_x0**2 * process.sigma_0_squared / (1 + process.sigma_0_squared * snr) / small
     return ((extra - torch.log1p(extra)) / 2).sum().item()
 
 
@@ -197,7 +169,7 @@ def test_term_is_the_paper_s_sum_in_expectation():
     """The paper's form, with E[log q(x_0 | w) - log p(x_0 | x_1)], KLs from q(x_{t-1} | x_t, x_0) and L_T(x_0), is the
     same number as ours, for a network that is affine in one dimension: all moments are exact."""
     process = DiffusionLM(S.table(S.sqrt(), 12), 1, 1, decoder_var=0.1)
-    a, e, v0 = process.alpha_bar, 0.9, process.spread
+    a, e, v0 = process.alpha_bar, 0.9, process.sigma_0_squared
     slope, shift = 0.55, 0.1  # f(x) = slope x + shift
 
     def squared(ca, c0, cz):  # E (ca + c0 z_0 + cz z)^2
@@ -212,7 +184,7 @@ def test_term_is_the_paper_s_sum_in_expectation():
             slope * sd,
         )  # f(x_t) = k_mean + k_0 z_0 + k_z z
         from_x0, _, small, var = (x.item() for x in process.transition(I([t]), I([t - 1])))
-        gain, left = (r * v0 / (1 - a[t] + a[t] * v0)).item(), process._left(a[t].log()).item()
+        gain, left = (r * v0 / (1 - a[t] + a[t] * v0)).item(), process.var_given_word(a[t].log()).item()
         known = (e, gain * r * s0, gain * sd)  # E[x_0 | x_t, w]
         if t == 1:
             hat = ((1 - gain * r) * k_mean + gain * r * e, (1 - gain * r) * k_0 + gain * r * s0,
@@ -300,8 +272,8 @@ def test_loss_restated(monkeypatch):
     torch.manual_seed(3)
     got = process.loss(model, tokens, t)
     torch.manual_seed(3)
-    mask, clean = tokens != PAD, D.embed(model, tokens)
-    x0 = clean + math.sqrt(process.spread) * torch.randn_like(clean)
+    mask, clean = tokens != PAD, E.embed(model, tokens)
+    x0 = clean + math.sqrt(process.sigma_0_squared) * torch.randn_like(clean)
     x_t = process.corrupt(x0, t)
     said = model(x_t, t / T, mask)
     target = torch.cat([clean[:2], x0[2:]])
@@ -320,7 +292,7 @@ def test_what_is_added_for_the_words(kind):
         values[rounding] = DiffusionLM(TABLE, L, W, rounding=rounding).loss(model, tokens, t)
     torch.manual_seed(3)
     process = DiffusionLM(TABLE, L, W)
-    mask, _, x0, x_t = process.draw(model, tokens, t)
+    mask, _, x0, x_t = process.diffuse(model, tokens, t)
     gold = D.average(process.rounding_nll(model, x0, tokens), mask)
     torch.testing.assert_close(values["gold"] - values["none"], gold, atol=1e-4, rtol=1e-4)
     said, log_p = model.explain(x_t, process.u(t), mask)
@@ -408,75 +380,6 @@ def test_a_network_that_recalls_is_trained_with_its_own_estimate_half_of_the_tim
     torch.testing.assert_close(before[used], own[used])
 
 
-# Around a network
-
-
-def test_within_tells_the_mask_and_the_label():
-    model, x, u = net(classes=2), torch.randn(4, L, W), torch.rand(4)
-    mask, label = ids() != PAD, I([0, 1, 1, 0])
-    torch.testing.assert_close(Within(model, mask)(x, u), model(x, u, mask))
-    torch.testing.assert_close(Within(model, mask, label)(x, u), model(x, u, mask, None, label))
-    assert Within(model, mask).table.equal(model.table)
-
-
-def test_rounded_snaps_to_embeddings_from_its_start():
-    model, x, u = net(), torch.randn(4, L, W), I([1.0, 0.6, 0.5, 0.1])
-    x0 = model(x, u)
-    near = model.embedding.weight[torch.cdist(x0, model.embedding.weight.expand(4, -1, -1)).argmin(-1)]
-    assert Rounded(model)(x, u).equal(near)
-    late = Rounded(model, start=0.5)(x, u)
-    assert late[:2].equal(x0[:2]) and late[2:].equal(near[2:])
-    for start in (-0.1, 1.1):
-        with pytest.raises(ValueError, match="start must lie in"):
-            Rounded(model, start)
-
-
-def test_the_bound_of_a_rounded_network_is_one():
-    """Any function of x_t may stand in p; the mask of the bound reaches the network inside."""
-    torch.manual_seed(0)
-    process, language, oracle = toy(100)
-    tokens, t = language.sample(20000), process.sample_t(20000)
-    plain, snapped = (
-        process.bound(f, tokens, t) + language.log_prob(tokens) for f in (oracle, Rounded(oracle))
-    )
-    assert snapped.mean() > plain.mean() > -3 * plain.std() / 20000**0.5
-    model, mask = net(), ids() != PAD
-    x, u = torch.randn(4, L, W), torch.rand(4)
-    assert Rounded(model)(x, u, mask).equal(Rounded(Within(model, mask))(x, u))
-
-
-def test_recalling_gives_each_call_the_last_estimate_and_forgets_at_the_start():
-    model, x, mask = net(recall=True), torch.randn(4, L, W), ids() != PAD
-    network, one = Recalling(model, mask), torch.ones(4)
-    first = network(x, one)
-    torch.testing.assert_close(first, model(x, one, mask, torch.zeros_like(x)))
-    second = network(x, one / 2)
-    torch.testing.assert_close(second, model(x, one / 2, mask, first))
-    torch.testing.assert_close(network(x, one), first)
-
-
-def test_free_guidance_is_an_extrapolation():
-    model, x, u = net(classes=2), torch.randn(4, L, W), torch.rand(4)
-    mask, label = ids() != PAD, I([0, 1, 1, 0])
-    told, free = model(x, u, mask, None, label), model(x, u, mask)
-    torch.testing.assert_close(Free(model, mask, label, 1.5)(x, u), 2.5 * told - 1.5 * free)
-    torch.testing.assert_close(Free(model, mask, label, 0.0)(x, u), told)
-
-
-def test_guidance_recalls_what_the_label_said():
-    model, x, u = net(classes=2, recall=True), torch.randn(4, L, W), torch.tensor([0.3, 0.5, 1.0, 0.1])
-    mask, label = ids() != PAD, I([0, 1, 1, 0])
-    free = Free(model, mask, label, 2.0)
-    first = free(x, u)
-    told = model(x, u, mask, None, label)
-    torch.testing.assert_close(first, 3 * told - 2 * model(x, u, mask))
-    before = torch.where((u < 1)[:, None, None], told, 0)
-    want = 3 * model(x, u, mask, before, label) - 2 * model(x, u, mask, before)
-    torch.testing.assert_close(free(x, u), want)
-    plain = Free(net(classes=2), mask, label, 2.0)
-    assert plain(x, u).equal(plain(x, u))
-
-
 # A network that is asked for some positions
 
 
@@ -510,17 +413,6 @@ def test_loss_and_bound_ask_for_words_only_and_are_the_same(rounding):
         torch.testing.assert_close(found[name, True], found[name, False])
     asked = [r for r in model.rows if r is not None]
     assert len(asked) == 4 and all(r.equal(mask) for r in asked if len(r) == 4)
-
-
-def test_recalling_asks_for_the_positions_it_was_told():
-    model = Asked(K, W, TABLE, 16, 2, 1, normalised=True, recall=True)
-    mask, x, u = ids() != PAD, torch.randn(4, L, W), torch.rand(4)
-    rows = mask & (torch.arange(L) % 2 == 1)
-    assert Recalling(model, mask, rows)(x, u)[~rows].equal(x[~rows])
-    assert Recalling(model, mask)(x, u)[~mask].equal(x[~mask])
-    assert model.rows[0].equal(rows) and model.rows[1].equal(mask)
-    plain = net(recall=True)
-    torch.testing.assert_close(Recalling(plain, mask, rows)(x, u), plain(x, u, mask, torch.zeros_like(x)))
 
 
 # Sampling
@@ -561,7 +453,7 @@ def test_codebook_is_drawn_whole_at_any_number_of_steps():
 def test_rounded_sampling_ends_on_embeddings():
     process, model = DiffusionLM(TABLE, L, W), net()
     mask = torch.ones(6, L, dtype=torch.bool)
-    x = last(sample(process, Rounded(Within(model, mask)), 6, 10))[1]
+    x = last(sample(process, ClampingTrick(Given(model, mask=mask)), 6, 10))[1]
     assert x.equal(model.embedding.weight[process.decode(model, x)].detach())
 
 
@@ -576,229 +468,6 @@ def test_infilling_keeps_what_is_known(unchecked):
     assert process.decode(model, x)[known].equal(tokens[known])
     with pytest.raises(ValueError, match="known and tokens must have one shape"):
         D.anchor(model, tokens, known[:, :2])
-
-
-# What is done to finished sentences
-
-
-def test_likeliest_is_the_draw_of_least_bound(monkeypatch):
-    process, model = DiffusionLM(TABLE, L, W), net()
-    draws, asked = torch.randint(0, K, (3, 4, L)), []
-
-    def bound(network, data, t):
-        assert network is model and not torch.is_grad_enabled()
-        asked.append(t.tolist())
-        return data.double().square().sum(1) * t
-
-    monkeypatch.setattr(process, "bound", bound)
-    chosen, bounds = D.likeliest(process, model, draws, levels=4)
-    worth = draws.double().square().sum(-1)
-    assert asked == [[t] * 4 for t in (5, 15, 25, 35) for _ in range(3)]
-    torch.testing.assert_close(bounds, 20 * worth)
-    assert chosen.equal(torch.stack([draws[worth[:, b].argmin(), b] for b in range(4)]))
-    asked.clear()
-    D.likeliest(process, model, draws, levels=100)
-    assert min(asked)[0] == 1 and max(asked)[0] == T
-    D.likeliest(process, model, draws[:1])
-    assert len(asked) == 300 + 20
-
-
-def test_of_all_draws_the_oracle_takes_the_likelier():
-    process, language, oracle = toy()
-    X = torch.cartesian_prod(*[torch.arange(4)] * 3)
-    order = X[language.log_prob(X).argsort()]
-    pairs = torch.stack([order[:20], order[-20:]])
-    swapped = torch.arange(20) % 2 == 1
-    pairs[:, swapped] = pairs[:, swapped].flip(0)
-    chosen, bounds = D.likeliest(process, oracle, pairs)
-    assert chosen.equal(order[-20:]) and bounds.shape == (2, 20) and bounds.dtype == torch.float64
-
-
-@pytest.mark.parametrize(
-    ("draws", "levels", "message"),
-    [
-        (torch.zeros(3, L).long(), 4, r"draws must have shape \(k >= 1, B >= 1, L\), not \(3, 5\)"),
-        (torch.zeros(0, 3, L).long(), 4, r"not \(0, 3, 5\)"),
-        (torch.zeros(2, 3, L).long(), 0, "levels must be"),
-    ],
-)
-def test_likeliest_checks_what_it_is_given(draws, levels, message, unchecked):
-    with pytest.raises(ValueError, match=message):
-        D.likeliest(DiffusionLM(TABLE, L, W), net(), draws, levels)
-
-
-# Reading it again
-
-
-def everywhere(language, tokens):
-    """ln p(w_i | all other words) by enumeration, (B, L, K)."""
-    B, L = tokens.shape
-    each = tokens[:, None, None].expand(B, L, language.K, L).clone()
-    for i in range(L):
-        each[:, i, :, i] = torch.arange(language.K)
-    return language.log_prob(each.flatten(0, 2)).view(B, L, -1).log_softmax(-1)
-
-
-def test_what_the_others_say_is_the_conditional():
-    process, language, oracle = toy(400)
-    X = torch.cartesian_prod(*[torch.arange(4)] * 3)
-    mask, log_p = D.neighbours(process, oracle, X, u=1 / 400)
-    assert mask.all() and log_p.shape == (64 * 3, 4) and log_p.dtype == torch.float64
-    torch.testing.assert_close(log_p.view(64, 3, 4), everywhere(language, X), atol=1e-3, rtol=0)
-    blurred = D.neighbours(process, oracle, X, u=0.8)[1]
-    assert (blurred.view(64, 3, 4) - everywhere(language, X)).abs().mean() > 0.1
-
-
-@pytest.mark.parametrize("normalised", [True, False])
-@pytest.mark.parametrize("tied", [True, False])
-def test_what_the_others_say_is_the_clue_of_the_network(normalised, tied):
-    process, model, tokens = DiffusionLM(TABLE, L, W), net(MixingNet, normalised=normalised, tied=tied), ids()
-    t, mask = 20, tokens != PAD
-    r = TABLE[t].sqrt().float()
-    h = model.features(r * D.embed(model, tokens), torch.full((4,), t / T), mask)
-    g = model.leave(h) @ model.table.T + model.bias if tied else model.leave(h) + model.bias
-    got, log_p = D.neighbours(process, model, tokens, u=t / T)
-    assert got.equal(mask) and not log_p.requires_grad
-    torch.testing.assert_close(log_p, g.log_softmax(-1)[mask], atol=1e-4, rtol=1e-4)
-    latest = D.neighbours(process, model, tokens, u=1e-9)[1]
-    torch.testing.assert_close(latest, D.neighbours(process, model, tokens, u=1 / T)[1])
-    assert not latest.allclose(log_p)
-
-
-def test_what_the_others_say_needs_a_network_that_mixes_and_sentences_that_fit():
-    process, model = DiffusionLM(TABLE, L, W), net()
-    mask = torch.ones(4, L, dtype=torch.bool)
-    for network in (model, Within(model, mask), Recalling(Within(model, mask), mask)):
-        with pytest.raises(
-            TypeError, match="model must mix words, as MixingNet does, not be an EmbeddingNet"
-        ):
-            D.neighbours(process, network, ids())
-    long = torch.zeros(2, L + 1, dtype=torch.long)
-    with pytest.raises(ValueError, match=f"tokens must have at most {L} places, not {L + 1}"):
-        D.neighbours(process, net(MixingNet), long)
-
-
-def test_proofreading_climbs_the_law_of_sentences():
-    process, language, oracle = toy(400)
-    X = torch.cartesian_prod(*[torch.arange(4)] * 3)
-    for gain in (0.0, 0.7):
-        x = X
-        for _ in range(3):
-            law = everywhere(language, x)
-            gains = law.amax(-1) - law.gather(2, x[..., None])[..., 0]
-            most, place = gains.max(1)
-            want = x.clone()
-            rows = (most > gain).nonzero()[:, 0]
-            want[rows, place[rows]] = law.argmax(-1)[rows, place[rows]]
-            kept, x = x, D.proofread(process, oracle, x, gain=gain, rounds=1, u=1 / 400)
-            assert x.equal(want)
-            rise = language.log_prob(x) - language.log_prob(kept)
-            torch.testing.assert_close(rise, most * (most > gain), atol=1e-8, rtol=0)
-        assert D.proofread(process, oracle, X, gain=gain, rounds=3, u=1 / 400).equal(x)
-        done = D.proofread(process, oracle, X, gain=gain, u=1 / 400)
-        law = everywhere(language, done)
-        assert (law.amax(-1) - law.gather(2, done[..., None])[..., 0]).max() <= gain + 1e-3
-        assert not done.equal(X)
-
-
-def test_proofreading_leaves_PAD_and_what_it_was_given():
-    process, model, tokens = DiffusionLM(TABLE, L, W), net(MixingNet), ids()
-    model.bias.data[3] += 9
-    before = tokens.clone()
-    read = D.proofread(process, model, tokens)
-    assert tokens.equal(before) and read.equal(torch.where(tokens == PAD, PAD, 3))
-    assert D.proofread(process, model, tokens, gain=99.0).equal(tokens)
-    assert ((D.proofread(process, model, tokens, rounds=2) != tokens).sum(1) <= 2).all()
-
-
-def test_proofreading_checks_its_settings():
-    given = DiffusionLM(TABLE, L, W), net(MixingNet), ids()
-    for u in (0.0, 1.1):
-        with pytest.raises(ValueError, match=rf"u must lie in \(0, 1\], not {u}"):
-            D.proofread(*given, u=u)
-    with pytest.raises(ValueError, match="gain must not be negative, but is -1.0"):
-        D.proofread(*given, gain=-1.0)
-    with pytest.raises(ValueError, match="rounds must be"):
-        D.proofread(*given, rounds=0)
-
-
-# Control by a classifier
-
-
-def test_labels_train_a_classifier_of_noised_sentences():
-    model, process = net(), DiffusionLM(TABLE, L, W)
-    task, reader = D.Labels(process, model), SentenceClassifier(W, 3, 16, 2, 1)
-    for p in reader.parameters():
-        p.data.normal_(std=0.3)
-    data, t = Labelled(ids(), I([0, 2, 1, 0])), I([1, 5, 20, T])
-    torch.manual_seed(1)
-    loss = task.loss(reader, data, t)
-    torch.manual_seed(1)
-    mask, _, _, x_t = process.draw(model, data.tokens, t)
-    log_p = reader(x_t, t / T, mask).log_softmax(1)
-    torch.testing.assert_close(loss, -log_p[torch.arange(4), data.labels])
-    loss.mean().backward()
-    assert all(p.grad is None for p in model.parameters()) and task.T == T and task.device.type == "cpu"
-    h = reader.trunk(reader.enter(x_t), t / T, mask)
-    want = torch.stack([h[i][mask[i]].mean(0) for i in range(4)])
-    torch.testing.assert_close(reader(x_t, t / T, mask), reader.leave(want))
-    every = torch.ones(4, L, dtype=torch.bool)
-    torch.testing.assert_close(reader(x_t, t / T), reader(x_t, t / T, every), rtol=1e-4, atol=1e-5)
-    assert not SentenceClassifier(W, 3)(x_t, t / T).any()  # says nothing before it is trained
-
-
-def test_guided_steps_are_adagrad_on_the_two_terms():
-    process, model = DiffusionLM(TABLE, L, W), net()
-    aim = torch.randn(L, W)
-
-    def log_p(x, u):
-        return -(x - aim).square().sum((1, 2)) * (1 + u)
-
-    x, t, s = torch.randn(4, L, W), I([20] * 4), I([11] * 4)
-    guided = D.Guided(process, log_p, updates=3, lr=0.2, fluency=0.5)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        got = guided.step(model, x, t, s)
-    torch.manual_seed(1)
-    drawn = process.step(model, x, t, s).detach()
-    var = process.transition(I([20]), I([11])).q_var.item()
-    y, squares = drawn.clone(), torch.zeros_like(x)
-    for _ in range(3):
-        g = 0.5 * (y - drawn) / var + 2 * (y - aim) * (1 + 11 / T)
-        squares += g.square()
-        y = y - 0.2 * g / (squares.sqrt() + 1e-10)
-    torch.testing.assert_close(got, y, rtol=1e-4, atol=1e-4)
-    assert not got.requires_grad
-    torch.manual_seed(1)
-    last_step = guided.step(model, x, t, I([0] * 4))
-    torch.manual_seed(1)
-    assert last_step.equal(process.step(model, x, t, I([0] * 4)))
-    default = D.Guided(process, log_p)
-    assert (default.updates, default.lr, default.fluency) == (3, 0.1, 0.01)
-
-
-def test_guidance_makes_what_is_asked_for_more_likely():
-    """With the oracle: a control that likes token 0 at place 0 gets it, and the language's law is kept elsewhere."""
-    process, language, oracle = toy(100, K=3, L=2, width=2)
-    oracle.table = torch.tensor([[3.0, 0], [-3, 0], [0, 4]], dtype=torch.float64)
-    guided = D.Guided(process, lambda x, u: -(x[:, 0] - oracle.table[0].float()).square().sum(1), lr=0.3)
-    tokens = guided.decode(oracle, last(sample(guided, oracle, 300, 25))[1])
-    assert (tokens[:, 0] == 0).float().mean() > 0.95
-    found = tokens[tokens[:, 0] == 0, 1].bincount(minlength=3) / 300
-    assert (found - language.move[0]).abs().sum() / 2 < 0.2
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"updates": 0}, "updates must be at least 1, not 0"),
-        ({"lr": 0.0}, "lr must be positive and fluency not negative, not 0.0 and 0.01"),
-        ({"fluency": -1.0}, "lr must be positive and fluency not negative, not 0.1 and -1.0"),
-    ],
-)
-def test_guided_checks_its_settings(options, message):
-    with pytest.raises(ValueError, match=message):
-        D.Guided(DiffusionLM(TABLE, L, W), lambda x, u: x.sum((1, 2)), **options)
 
 
 # Bad input

@@ -5,9 +5,13 @@ import torch
 
 from course_lib import schedules as S
 from course_lib import text_metrics
+from course_lib.clamping import ClampingTrick
 from course_lib.ddim import DDIM
-from course_lib.diffusion_lm import DiffusionLM, Free, Rounded, nearest
+from course_lib.diffusion_lm import DiffusionLM
+from course_lib.embeddings import nearest
 from course_lib.exercise import find, grade, of_chapter
+from course_lib.guidance import ClassifierFree
+from course_lib.nets import Given
 from course_lib.solutions import diffusion_lm as D
 
 SPECS = {spec.name: spec for spec in of_chapter("diffusion_lm")}
@@ -55,23 +59,23 @@ def test_the_library_agrees():
     e, x = torch.randn(2, 4, 5, 3, dtype=torch.float64)
     t = torch.tensor([1, 3, 700, 2000])
     mean, var = process.known_word(e, x, t)
-    want = D.known_word(e, x, SQRT[t][:, None, None], process.spread)
+    want = D.known_word(e, x, SQRT[t][:, None, None], process.sigma_0_squared)
     torch.testing.assert_close(mean, want[0])
     torch.testing.assert_close(var, want[1][:, 0, 0])
     model = D.Words()
     model.recall, model.classes = False, 0
-    model.explain = lambda x, u, *_: (model(x, u), model.logits(x))
+    model.explain = lambda x, u, **_: (model(x, u), model.logits(x))
     tokens = torch.randint(7, (4, 5))
     torch.manual_seed(3)
     found = process.loss(model, tokens, t)
     torch.manual_seed(3)
-    _, _, x0, x_t = process.draw(model, tokens, t)
+    _, _, x0, x_t = process.diffuse(model, tokens, t)
     want = D.e2e_loss(model, tokens, x0, x_t, t, 2000)
     torch.testing.assert_close(found, want, rtol=0, atol=1e-5)  # but for the tT term
     assert D.collapsed_loss(SQRT).item() == pytest.approx(0.014434, abs=1e-6)
-    assert process.spread == pytest.approx(0.01464, abs=5e-6)
+    assert process.sigma_0_squared == pytest.approx(0.01464, abs=5e-6)
     small = DiffusionLM(SQRT, 5, 3, variance="small").transition(torch.tensor([2]), torch.tensor([1])).p_var
-    cost = D.variance_cost(torch.tensor([process.spread]).double(), small).item()
+    cost = D.variance_cost(torch.tensor([process.sigma_0_squared]).double(), small).item()
     assert cost == pytest.approx(0.332, abs=2e-3)
 
 
@@ -88,12 +92,12 @@ def test_clamping_guidance_and_choice_are_the_library_s():
 
     ddim = DDIM(SQRT, (6, 2), eta=0.0, predicts="x0")
     x, t, s = torch.randn(3, 6, 2, dtype=torch.float64), torch.full((3,), 900), torch.full((3,), 500)
-    found = ddim.step(Rounded(Net()), x, t, s)
+    found = ddim.step(ClampingTrick(Net()), x, t, s)
     want = D.clamped_step(0.7 * x.reshape(-1, 2), x.reshape(-1, 2), SQRT[500], SQRT[900], table)
     torch.testing.assert_close(found.reshape(-1, 2), want)
     label = torch.zeros(3, dtype=torch.long)
     mask = torch.ones(3, 6, dtype=torch.bool)
-    found = Free(Net(), mask, label, 2.0)(x, torch.rand(3))
+    found = ClassifierFree(Given(Net(), mask=mask), label, 2.0)(x, torch.rand(3))
     torch.testing.assert_close(found, D.free(0.7 * x + 0.1, 0.7 * x, 2.0))
     pool = [s.split() for s in ("a b c d e", "a b c d f", "x y z u v", "a b c g h")]
     bleu = {

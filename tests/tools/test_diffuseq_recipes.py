@@ -8,10 +8,10 @@ import torch
 
 from course_lib import recipes
 from course_lib.autoregressive import Autoregressive
-from course_lib.diffusion_lm import Recalling, embed
+from course_lib.embeddings import embed
 from course_lib.nets import CausalNet
 from course_lib.recipes import diffuseq as R
-from course_lib.recipes.diffusion_lm import table
+from course_lib.recipes.diffusion_lm import self_conditioned, table
 from course_lib.sentences import END, PAD, SEP, UNK, Pairs, bucketed, pack, targets, written
 from course_lib.word_nets import MixingNet
 
@@ -314,7 +314,7 @@ def test_change_is_what_samples():
 
     def change(model, mask, rows):
         seen.append((mask, rows))
-        return Recalling(model, mask, rows)
+        return self_conditioned(model, mask, rows)
 
     R.draw(task, small(task), data, 2, change=change)
     assert seen[0][1].sum(1).eq(9).all() and not (seen[0][1] & ~seen[0][0]).any()

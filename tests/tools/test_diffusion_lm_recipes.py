@@ -47,7 +47,7 @@ def test_the_recipe_that_made_the_shipped_weights():
     )
     assert r.data is R.sentences and r.stream is bucketed and r.measure is R.measure
     assert (process.length, process.width, process.T, process.rounding) == (64, 32, 2000, "prediction")
-    assert process.variance == "word" and process.temperature == process.spread
+    assert process.variance == "word" and process.temperature == process.sigma_0_squared
     torch.testing.assert_close(process.alpha_bar, table(sqrt(), 2000))
     lengths = written(R.sentences()[0].tokens).sum(1)
     torch.testing.assert_close(
@@ -122,7 +122,7 @@ def test_certainty_is_the_largest_share_of_a_word_at_the_end(monkeypatch):
     torch.manual_seed(1)
     found = R.certainty(process, model, process, 3)
     far = torch.cdist(between[mask].double(), model.table.double()).square()
-    p = (-far / (2 * process.spread)).softmax(-1).amax(-1)
+    p = (-far / (2 * process.sigma_0_squared)).softmax(-1).amax(-1)
     assert found == pytest.approx(p.mean().item(), rel=1e-4) and found < 0.99
 
 
@@ -194,7 +194,7 @@ def test_choosing_among_proofread_draws(monkeypatch):
     monkeypatch.setattr(R, "STEPS", (1, 1, 1, 2))
     monkeypatch.setattr(R, "AMONG", (1, 3))
     monkeypatch.setattr(R, "shipped", lambda recipe, device: model)
-    drawn, read, bounds, likeliest = [], [], [], R.likeliest
+    drawn, read, bounds, rerank = [], [], [], R.rerank
 
     def noted_reading(process, network, x):
         assert network is model and written(x).any(0).all()  # cut to the longest
@@ -204,11 +204,11 @@ def test_choosing_among_proofread_draws(monkeypatch):
 
     def noted_bounds(process, network, draws):
         assert network is model and draws.equal(torch.stack(read[-3:]))
-        bounds.append(likeliest(process, network, draws, levels=2)[1])
+        bounds.append(rerank(process, network, draws, levels=2)[1])
         return None, bounds[-1]
 
     monkeypatch.setattr(R, "proofread", noted_reading)
-    monkeypatch.setattr(R, "likeliest", noted_bounds)
+    monkeypatch.setattr(R, "rerank", noted_bounds)
     assert R.chosen.measure is R.by_choice and (R.chosen.chapter, R.chosen.name) == (
         "04_diffusion_lm",
         "chosen",
