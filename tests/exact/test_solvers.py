@@ -104,6 +104,9 @@ def test_before_t_min_the_estimates_are_kept(name):
         got = WAYS[name](sde).step(lambda x, u: calls.append(u) or x0, x, one(t, 4), one(s, 4))  # noqa: B023
         same(got, sde.corrupt(x0, one(s, 4), eps))
         assert len(calls) == 1
+    s = torch.tensor([0.03, 0.0, 0.01, 0.04], dtype=torch.float64)
+    got = WAYS[name](sde).step(lambda x, u: x0, sde.corrupt(x0, one(0.2, 4), eps), one(0.2, 4), s)
+    same(got, sde.corrupt(x0, s, eps))
 
 
 def test_a_clock_whose_last_digit_wobbles_makes_no_root_of_a_negative_number():
