@@ -331,3 +331,32 @@ def test_loss_aware_keeps_each_draw_in_its_stratum(monkeypatch):
     aware, n = LossAware(DDPM(SHORT, (2,))), 60
     monkeypatch.setattr(torch, "rand", lambda n, device=None: torch.full((n,), 1 - 2**-24))
     assert aware.sample_t(n).sort().values.tolist() == list(range(1, 61))
+
+
+def test_without_noise_no_noise_is_drawn():
+    """So that deterministic DDIM leaves the caller's random numbers as they are."""
+    process, x, t = DDIM(SHORT, (3,)), torch.randn(4, 3), torch.full((4,), 20)
+    before = torch.get_rng_state()
+    process.step(net(process), x, t, t - 5)
+    assert torch.equal(torch.get_rng_state(), before)
+    DDIM(SHORT, (3,), eta=0.1).step(net(process), x, t, t - 5)
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["npr", "sn", "learned"])
+def test_the_second_answer_does_not_move_the_first(name):
+    """The gradient in the prediction is that of DDPM's loss alone."""
+    process, t = MAKE[name](SHORT), torch.tensor([2, 5, 30, 60])
+    x0, x_t = torch.randn(2, 4, 3).double()
+    slope = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    two = lambda x, u: torch.cat([slope * x, 0.1 + 0 * x], 1)  # noqa: E731
+    got = torch.autograd.grad(process.loss_at(two, x0, x_t, t).sum(), slope)[0]
+    plain = DDPM(SHORT, (3,)).loss_at(lambda x, u: slope * x, x0, x_t, t)
+    close(got, torch.autograd.grad(plain.sum(), slope)[0])
+
+
+def test_the_variance_that_fits_is_the_decoders_by_default():
+    known = torch.linspace(0.2, 0.5, 61).double()
+    assert Analytic(SHORT, (3,), conditional_variance=known).decoder_var == known[1].item()
+    assert Analytic(SHORT, (3,), conditional_variance=known, decoder_var=0.7).decoder_var == 0.7
+    assert Analytic(SHORT, (3,)).decoder_var == DDPM(SHORT, (3,)).decoder_var
