@@ -2,6 +2,10 @@
 
 Source x and target y stand in one row, z = x (+) y, and only the target is noised. The network sees the source clean
 at every time, in training and in sampling, so it learns p(y | x). A batch is `sentences.Pairs`.
+
+A target is filled up with END, which is a word, since there the network must say where it ends. Words are asked for
+where they are wanted: elsewhere the estimate of x_0 is x_t itself, which for a source is the truth. A learned
+absorbing state is a change of origin: measured from m, every posterior, prior and solver is plain.
 """
 
 from typing import Literal

@@ -3,6 +3,9 @@
 ClassifierFree            around a network that knows labels (Ho & Salimans 2022, arXiv:2207.12598)
 ClassifierGuided          around a process, up the gradient of a control (Li et al. 2022, arXiv:2205.14217)
 NoisyClassifierTraining   trains such a control: a classifier of x_t
+
+What is done to a network before it samples wraps the network, so that it works with every sampler of chapters 1 to 3.
+What is done to a state wraps the process, or is a clamp.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,9 @@
-"""What is done to finished sentences: the likeliest of several draws, and words that the others contradict replaced."""
+"""What is done to finished sentences: the likeliest of several draws, and words that the others contradict replaced.
+
+A sentence is proofread by the network that wrote it: less what x_t says of itself, a `MixingNet`'s law at a finished
+sentence is that of each word given all others, though nobody trained it as a masked language model. Samplers never
+ask for it: at low noise x_t outvotes it, at high noise the others are not there yet.
+"""
 
 import math
 

@@ -2,6 +2,9 @@
 
 A batch of sentences is int64 (B, L), filled up at its end with PAD = -1, which is no word: no law ever gives it a
 probability, and what reads tokens gets the mask `tokens != PAD` beside them. The verses come inside PyPI packages.
+
+Words of a pair may be interleaved: nothing in the derivation says where the source stands. With x_1 y_1 x_2 y_2 ... a
+letter and its phone, a word and its translation are neighbours: the network's convolution sees them together.
 """
 
 import hashlib

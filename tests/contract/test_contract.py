@@ -40,6 +40,8 @@ from course_lib.word_nets import EmbeddingNet, MixingNet
 from course_lib.wrapper import Wrapper
 
 B = 8
+
+
 def near_zero(x, u):
     """A control, for guidance: the log density of small vectors."""
     return -x.square().sum((1, 2))
