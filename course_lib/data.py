@@ -158,7 +158,7 @@ def cached_arrays(
     """What make() gives under these keys, kept as <name> in the cache folder."""
 
     def read(path: Path) -> dict[str, np.ndarray]:
-        with np.load(path) as data:
+        with open(path, "rb") as f, np.load(f) as data:  # np.load by itself leaves a damaged file open
             return {key: data[key] for key in keys}
 
     return cached(name, make, read, lambda f, arrays: np.savez_compressed(f, **arrays))

@@ -58,7 +58,7 @@ def cached(
     if path.is_file():
         try:
             return read(path)
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, BadStream) as error:
+        except (OSError, ValueError, KeyError, AttributeError, EOFError, BadZipFile, BadStream) as error:
             warnings.warn(
                 f"{path} is damaged ({type(error).__name__}) and made again; COURSE_CACHE names its folder",
                 stacklevel=3,
@@ -126,8 +126,13 @@ def check_writable(name: str, path: str | Path) -> None:
 
 def write_json(path: str | Path, value) -> None:
     """value as JSON, written atomically."""
-    text = json.dumps(value, indent=1) + "\n"
-    write_atomically(path, lambda f: f.write(text.encode()))
+    text = as_json(value)
+    write_atomically(path, lambda f: f.write(text))
+
+
+def as_json(value) -> bytes:
+    """value as indented JSON, in UTF-8."""
+    return (json.dumps(value, indent=1) + "\n").encode()
 
 
 def read_json(path: str | Path):

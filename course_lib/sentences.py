@@ -10,7 +10,6 @@ letter and its phone, a word and its translation are neighbours: the network's c
 import hashlib
 import html
 import importlib.util
-import json
 import re
 import warnings
 from collections import Counter
@@ -25,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .files import cache_folder, needs, write_json
+from .files import as_json, cached, needs, read_json
 from .shapes import Mask, Tokens, check_choice, check_count, describe
 
 PAD = -1
@@ -139,11 +138,15 @@ def verses(version: str = "bbe", split: str = "train") -> dict[int, str]:
     """
     check_choice("version", version, VERSIONS)
     check_choice("split", split, ("train", "dev", "test"))
-    path = cache_folder() / f"verses-{version}.json"
-    if not path.exists():
+
+    def from_package() -> dict[int, str]:
         package = needs(f"pythonbible_{version}.html_bible", f"pythonbible-{version}")
-        write_json(path, parse(package.bible.scripture_content, sorted(package.bible.verse_start_indices)))
-    texts = {int(number): text for number, text in json.loads(path.read_text(encoding="utf-8")).items()}
+        return parse(package.bible.scripture_content, sorted(package.bible.verse_start_indices))
+
+    def read(path: Path) -> dict[int, str]:
+        return {int(number): text for number, text in read_json(path).items()}
+
+    texts = cached(f"verses-{version}.json", from_package, read, lambda f, value: f.write(as_json(value)))
     return {number: text for number, text in texts.items() if split_of(number) == split}
 
 

@@ -3,7 +3,9 @@
 import itertools
 import math
 import sys
+import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ import scipy.stats
 import torch
 from scipy.integrate import quad
 
+from course_lib import files
+from course_lib import sentences as texts_of
 from course_lib.data import (
     GaussianMixture,
     MarkovLanguage,
@@ -20,7 +24,8 @@ from course_lib.data import (
     mnist,
     two_bumps,
 )
-from course_lib.files import cache_folder, needs, write_atomically, write_json
+from course_lib.files import cache_folder, cached, needs, read_json, write_atomically, write_json
+from course_lib.sentences import verses
 
 
 def flat(seed=0):
@@ -346,7 +351,92 @@ def test_batches_refuse_at_the_call(unchecked):
         batches(torch.zeros(3), 2.0)
 
 
+# Caches
+
+
+LOADERS = {"mnist5k.npz": mnist, "verses-bbe.json": verses}
+
+
+@pytest.fixture
+def little(few_mnist, monkeypatch):
+    """Both packages, cut to little."""
+    few = {1001001: "one", 7001001: "two"}
+    monkeypatch.setattr(texts_of, "parse", lambda content, numbers: few)
+
+
+@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("damage", ["zeros", "empty", "cut", "other", "folder"])
+def test_a_damaged_copy_is_named_and_made_again(cache, little, name, damage):
+    load, path = LOADERS[name], cache / name
+    want, whole = load(), path.read_bytes()
+    damaged = {"zeros": bytes(100), "empty": b"", "cut": whole[: len(whole) // 2], "other": b"[1]"}
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+        with pytest.warns(UserWarning, match="cannot be written .*: set COURSE_CACHE"):
+            assert same_data(load(), want)
+        return
+    path.write_bytes(damaged[damage])
+    with pytest.warns(
+        UserWarning, match=f"{name} is damaged .* and made again; COURSE_CACHE names its folder"
+    ):
+        assert same_data(load(), want)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same_data(load(), want)
+
+
+def same_data(a, b):
+    if isinstance(a, dict):
+        return a == b
+    return all(
+        x.equal(y) for x, y in zip(*[v if isinstance(v, tuple) else (v,) for v in (a, b)], strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_without_a_cache_it_goes_on_and_says_so_once(tmp_path, little, monkeypatch, name):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "file" / name))  # below a file nothing can be made
+    with pytest.warns(UserWarning, match=f"file/{name} cannot be written .*: set COURSE_CACHE to a folder"):
+        first = LOADERS[name]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same_data(LOADERS[name](), first)
+
+
+def test_an_error_while_making_is_no_matter_of_the_cache(cache):
+    def fails():
+        raise ValueError("of the maker")
+
+    with pytest.raises(ValueError, match="of the maker"):
+        cached("x", fails, Path.read_bytes, lambda f, value: None)
+
+
 # Files
+
+
+def test_cache_folder_in_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("COURSE_CACHE", "~/kept")
+    assert cache_folder() == tmp_path / "kept"
+    monkeypatch.delenv("COURSE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/x")
+    assert cache_folder() == tmp_path / "x" / "text-diffusion-course"
+
+
+def test_json_is_utf_8_whatever_the_locale_is(tmp_path):
+    (tmp_path / "f.json").write_bytes('{"a": "Ünïcödé 你好"}'.encode())
+    assert read_json(tmp_path / "f.json") == {"a": "Ünïcödé 你好"}
+    write_json(tmp_path / "g.json", {"a": "Ü"})
+    assert read_json(tmp_path / "g.json") == {"a": "Ü"}
+
+
+def test_no_file_of_the_library_reads_text_in_the_locales_encoding():
+    for path in Path(files.__file__).parent.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert ".read_text()" not in text and ".write_text(" not in text.replace("encoding=", ""), path
 
 
 def test_cache_folder(monkeypatch, tmp_path):

@@ -36,6 +36,9 @@ def test_encode_and_decode_are_inverse():
     assert decode(encode(ALPHABET)) == ALPHABET
     assert decode(torch.tensor([0, 27, 1])) == "a_b" and decode(torch.tensor([27]), mask="?") == "?"
     assert encode("").shape == (0,)
+    for strange in (-1, 28, 40):
+        with pytest.raises(ValueError, match=f"tokens must lie in 0..27, not {strange}"):
+            decode(torch.tensor([3, strange]))
 
 
 @pytest.mark.parametrize("text, bad", [("A", "A"), ("a-b", "-"), ("é", "é")])
