@@ -28,7 +28,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Sample with another solver": "ddim solvers dpm_solver",
     "Choose the variance of the way back": "optimal_variance learned_variance sn_npr diagonal_variance",
     "Fill in what is missing": "infilling",
-    "Guide": "guidance free_guidance classifier_guidance",
+    "Guide": "guidance",
     "Choose among samples and mend them": "proofread",
     "Measure": "evaluate likelihood image_judge distances ngram text_metrics",
     "Check against a perfect network": "oracle",

@@ -1,4 +1,4 @@
-"""What all systems of tokens share: what a network may answer, padded rows, prompts, clocks to 0, tokens of any width."""
+"""What all systems of tokens share: what a network may answer, padding, prompts, clocks to 0, any width."""
 
 import copy
 import itertools
@@ -362,7 +362,7 @@ def test_a_clamp_for_another_number_of_sequences_is_named():
 
 @pytest.mark.parametrize("clock", [S.log_linear(0.0), S.cosine(power=1)])
 def test_mdlm_with_a_clock_to_0(clock):
-    """MD4's linear clock and others: the weight has a limit at 1, nothing is left, and a silent network pays L log V."""
+    """MD4's linear clock and others: the weight has a limit at 1, nothing is left, and silence costs L log V."""
     process = MDLM(Absorbing(V, clock), L)
     t = tensor([0.1, 0.5, 0.9, 1.0]).double()
     h = 1e-6
