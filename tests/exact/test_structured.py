@@ -114,6 +114,15 @@ def test_random_neighbours_are_the_nearest():
         torch.testing.assert_close(nearest_neighbours(e, 3, metric), A - A.sum(1).diag())
 
 
+def test_every_connected_graph_ends_uniform():
+    """Whichever sign rounding gives the eigenvalue 0."""
+    for seed in range(6):
+        torch.manual_seed(seed)
+        R = nearest_neighbours(torch.randn(12, 3), 6)
+        noise = Neighbours(R, torch.cat([TABLE[:-1], torch.zeros(1)]))
+        assert (noise.matrix(times(0), times(T)) - 1 / 12).abs().max() < 1e-12
+
+
 # Bad input
 
 
