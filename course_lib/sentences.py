@@ -11,6 +11,7 @@ import hashlib
 import html
 import importlib.util
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,13 +30,19 @@ from .shapes import Mask, Tokens, check_choice, check_count, describe
 
 PAD = -1
 UNK = "<unk>"
+MARKS = "[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0903\u093a-\u094f]"  # accents with no letter of their own
 
 # Words
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, numbers and single marks; what follows an apostrophe is a word of its own ("lord", "'s")."""
-    return re.findall(r"'s\b|[a-z]+|\d+|[^\w\s]", text.lower().replace("’", "'"))
+    """Lower-case words, numbers and single marks; what follows an apostrophe is a word of its own ("lord", "'s").
+
+    Letters are those of any alphabet. An accent that stands apart is put on its letter first (NFC).
+    """
+    text = unicodedata.normalize("NFC", text.lower()).replace("’", "'")
+    letters = r"(?:[^\W\d_]\p*)+".replace(r"\p", MARKS)  # \w without digits and _, and the marks they carry
+    return re.findall(rf"'s\b|{letters}|\d+|[^\w\s]|_", text)
 
 
 def line(words: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from course_lib.ddpm import DDPM
 from course_lib.diffusion_lm import DiffusionLM
 from course_lib.dpm_solver import DPMSolver
 from course_lib.embeddings import nearest
-from course_lib.nets import Given
+from course_lib.nets import MLP, Given
 from course_lib.optimal_variance import Analytic
 from course_lib.oracle import DataOracle
 from course_lib.process import last, sample
@@ -509,3 +509,100 @@ def test_states_and_sentences_are_checked(unchecked):
         model(torch.zeros(2, L, W), torch.rand(2), None, torch.zeros(2, L, W))
     with pytest.raises(ValueError, match="label one with classes"):
         model(torch.zeros(2, L, W), torch.rand(2), None, None, I([0, 1]))
+
+
+# Networks and numbers that are none
+
+
+@pytest.mark.parametrize("call, missing", [
+    (lambda p, m: p.loss(m, ids(), I([1, 2, 3, 4])), "embed"),
+    (lambda p, m: p.bound(m, ids(), I([1, 2, 3, 4])), "embed"),
+    (lambda p, m: p.encode(m, ids()), "embed"),
+    (lambda p, m: p.decode(m, torch.zeros(4, L, W)), "table"),
+    (lambda p, m: p.loss_at(m, ids(), *torch.zeros(2, 4, L, W), I([1, 2, 3, 4])), "embed, (explain, )?table, logits"),
+])  # fmt: skip
+def test_a_network_without_words_is_named(call, missing, unchecked):
+    for model in (MLP((L, W)), Given(MLP((L, W)), mask=None)):
+        name = type(model).__name__
+        with pytest.raises(TypeError, match=f"such as EmbeddingNet, but {name} has no {missing}: course_lib"):
+            call(DiffusionLM(TABLE, L, W), model)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32])
+def test_tokens_of_any_width_are_the_same_tokens(dtype, unchecked):
+    process, model, tokens, t = DiffusionLM(TABLE, L, W), net(recall=True), ids(), I([1, 5, 20, T])
+    for name in ("loss", "bound", "term"):
+        found = []
+        for given in (tokens, tokens.to(dtype)):
+            torch.manual_seed(1)
+            found.append(getattr(process, name)(model, given, t))
+        assert found[0].equal(found[1])
+    with pytest.raises(TypeError, match="tokens must be integers"):
+        process.loss(model, tokens.float(), t)
+
+
+def test_nothing_that_is_not_finite_becomes_a_word():
+    process, model = DiffusionLM(TABLE, L, W), net()
+    for bad in (float("nan"), float("inf")):
+        x = torch.zeros(4, L, W)
+        x[2, 1, 0] = bad
+        with pytest.raises(
+            FloatingPointError, match="x must be finite to become words, but is not at 1 of 20"
+        ):
+            process.decode(model, x)
+        told = Given(model, mask=torch.arange(L).expand(4, L) < 1)  # there is padding
+        assert process.decode(told, x)[:, 1:].eq(PAD).all()
+
+
+@pytest.mark.parametrize("kind", [EmbeddingNet, MixingNet])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_reaches_the_network_and_not_the_loss(kind, dtype):
+    """With self-conditioning, too: by weights of that precision, and under autocast."""
+    process, tokens, t = DiffusionLM(TABLE, L, W), ids(), I([1, 5, 20, T])
+    model = net(kind, recall=True)
+    x0 = process.encode(model, tokens)
+    rounding = process.rounding_nll(model, x0, tokens)
+    torch.manual_seed(1)
+    want = process.loss(model, tokens, t)
+    with torch.autocast("cpu", dtype):
+        assert process.rounding_nll(model, x0, tokens).equal(rounding)
+        assert nearest(x0, model.table).equal(nearest(x0.double(), model.table.double()))
+        torch.manual_seed(1)
+        found = process.loss(model, tokens, t)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, want, rtol=0.05, atol=0.05)
+    found.mean().backward()
+    torch.manual_seed(1)
+    torch.testing.assert_close(process.loss(model.to(dtype), tokens, t).float(), want, rtol=0.1, atol=0.1)
+    assert process.bound(model, tokens, t).isfinite().all()
+
+
+def test_answers_of_another_shape_are_refused(unchecked):
+    process, model, tokens, t = DiffusionLM(TABLE, L, W), net(MixingNet), ids(), I([1, 5, 20, T])
+    explain = model.explain
+    for change, words in (
+        (lambda x0, log_p: (x0[..., :1], log_p), r"model must return shape \(4, 5, 3\), not \(4, 5, 1\)"),
+        (lambda x0, log_p: (x0, log_p[:, :1]), r"model must return shape \(13, 6\), not \(13, 1\)"),
+        (lambda x0, log_p: (x0, log_p[:1]), r"model must return shape \(13, 6\), not \(1, 6\)"),
+    ):
+        model.explain = lambda *a, change=change, **k: change(*explain(*a, **k))
+        with pytest.raises(ValueError, match=words):
+            process.loss(model, tokens, t)
+    model.explain = lambda *a, **k: explain(*a, **k)[0]
+    with pytest.raises(TypeError, match=r"model.explain must return \(x_0, log law of words\)"):
+        process.loss(model, tokens, t)
+    model.explain = lambda *a, **k: (explain(*a, **k)[0], explain(*a, **k)[1] * float("nan"))
+    with pytest.raises(FloatingPointError, match="the model's law of words must be finite"):
+        process.loss(model, tokens, t)
+
+
+def test_loss_and_bound_at_a_draw_are_those_of_that_draw(unchecked):
+    process, model, tokens, t = DiffusionLM(TABLE, L, W), net(), ids(), I([1, 5, 20, T])
+    torch.manual_seed(2)
+    _, _, x0, x_t = process.diffuse(model, tokens, t)
+    for name in ("loss", "bound"):
+        torch.manual_seed(2)
+        whole = getattr(process, name)(model, tokens, t)
+        assert getattr(process, f"{name}_at")(model, tokens, x0, x_t, t).equal(whole)
+        with pytest.raises(ValueError, match="x_t must have a vector for each of the"):
+            getattr(process, f"{name}_at")(model, tokens, x0, x_t[:, :2], t)

@@ -1,5 +1,7 @@
 """Words, vocabularies, batches of sentences; verses against a small translation and the published split's sizes."""
 
+import re
+
 import pytest
 import torch
 
@@ -23,6 +25,36 @@ def test_words_and_back():
     ]
     assert line(words(TEXTS[0])) == "the lord's word; see 12 men." and line([]) == ""
     assert line(words(TEXTS[1])) == "the men (and the sea)!"
+
+
+def test_words_keep_their_letters_whatever_the_alphabet():
+    assert words("Café naïve Ürün") == ["café", "naïve", "ürün"]
+    assert words("cafe\u0301") == ["café"]  # an accent that stands apart
+    assert words("你好, мир! Ελλάδα") == ["你好", ",", "мир", "!", "ελλάδα"]
+    assert words("नमस्ते שָׁלוֹם") == ["नमस्ते", "שָׁלוֹם"]  # vowels are marks there
+    assert words("x_1 a-b 3rd") == ["x", "_", "1", "a", "-", "b", "3", "rd"]
+    assert words("") == [] and words("l'été") == ["l", "'", "été"]
+
+
+def test_words_of_the_verses_are_those_of_plain_letters():
+    """The vocabularies that shipped weights were made with: a-z only, in every verse of both versions."""
+    for version in ("bbe", "ylt"):
+        pytest.importorskip(f"pythonbible_{version}", reason=f"pythonbible-{version} is not installed")
+        for text in S.verses(version, "test").values():
+            plain = re.findall(r"'s\b|[a-z]+|\d+|[^\w\s]", text.lower().replace("’", "'"))
+            assert words(text) == plain
+
+
+def test_tokens_are_integers_of_any_width(unchecked):
+    for dtype in (torch.int8, torch.int16, torch.int32, torch.int64):
+        assert S.check_tokens(I([[1, PAD]]).to(dtype)).equal(I([[1, PAD]]))
+        assert written(I([[1, PAD]]).to(dtype)).tolist() == [[True, False]]
+    for bad in (I([[1.0]]), I([[True]]), [[1]]):
+        with pytest.raises(TypeError, match=r"tokens must be integers \(B, L\), not"):
+            S.check_tokens(bad)
+    for bad in (I([1, 2]), torch.zeros(0, 3).long(), torch.zeros(2, 0).long()):
+        with pytest.raises(ValueError, match="tokens must have shape"):
+            S.check_tokens(bad)
 
 
 def test_vocabulary_is_in_order_of_frequency_then_of_the_alphabet():
