@@ -50,8 +50,12 @@ class MDLM(TokenProcess):
         last = 1 - torch.finfo(widest(t).dtype).eps ** 0.75
         t = widest(t).clamp(max=last)
         log_alpha = self.noise.log_alpha(t)
-        slope = self.noise.schedule.rate(t) * log_alpha.exp()  # -alpha'
+        slope = self.rate(t) * log_alpha.exp()  # -alpha'
         return slope / -torch.expm1(log_alpha)
+
+    def rate(self, t: Times) -> PerExample:
+        """sigma'(t) = -(log alpha)'(t), float64."""
+        return self.noise.schedule.rate(widest(t))
 
     # The bound
 
