@@ -97,15 +97,19 @@ class SEDD(TokenProcess):
         out = super().ask(model, x_t, t, where, padded)
         if self.scaled:
             return out
-        base = self.base(x_t.clamp(min=0), t).to(out.dtype).expand(*x_t.shape, -1)
+        base = self.base(x_t.clamp(min=0), t).to(out.dtype)
+        base = base.expand(*x_t.shape, -1)
         return out - (base if where is None else base[where])
 
     def base(self, x_t: Tokens, t: Times) -> LogLaw:
         """log s of a uniformly random x_0, what is added to f; 0 for doubly stochastic noise."""
-        flat = widest(torch.ones(len(x_t), 1, self.noise.V, device=x_t.device)) / self.noise.V
-        log_c = self.noise.after(F.pad(flat, (0, self.noise.K - self.noise.V)), self.noise.log_alpha(t)).log()
-        here = log_c[:, 0].gather(-1, x_t)
-        return (log_c - here[..., None])[..., : self.noise.V]
+        K, V = self.noise.K, self.noise.V
+        uniform = widest(torch.ones(len(x_t), 1, V, device=x_t.device)) / V
+        uniform = F.pad(uniform, (0, K - V))
+        law_t = self.noise.after(uniform, self.noise.log_alpha(t))
+        log_law = law_t.log()
+        here = log_law[:, 0].gather(-1, x_t)
+        return (log_law - here[..., None])[..., :V]
 
     def log_score(self, model: Network, x_t: Tokens, t: Times) -> LogLaw:
         """log s_y for the V tokens y at each position; 0 at y = x_t."""
@@ -167,9 +171,12 @@ class SEDD(TokenProcess):
         """-log p(x_0 | x) by a step from just after time 0. Nats per sequence."""
         first = torch.full((len(x0),), FIRST, device=x0.device)
         x0, x = self.check_pair(x0, x, first)
-        f, real = self.ask(model, x, first, padded=True), x.clamp(min=0)
-        law = self.law(self.with_base(f, real, first), real, first, torch.zeros_like(first))
-        return on_tokens(-pick(law, x0.clamp(min=0)).log(), x0).sum(1)
+        f = self.ask(model, x, first, padded=True)
+        real_0, real = x0.clamp(min=0), x.clamp(min=0)
+        log_s = self.with_base(f, real, first)
+        law = self.law(log_s, real, first, torch.zeros_like(first))
+        nll = -pick(law, real_0).log()
+        return on_tokens(nll, x0).sum(1)
 
     # Sampling
 
@@ -245,16 +252,23 @@ class MaskedSEDD(KnownMassSEDD):
         """A mask opens with its mass times the sampler's chance, at s = 0 always; softmax(f) says its token."""
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
-        chance = SAMPLERS[self.sampler].opening(self.noise, t, s)
-        chance, last = (per_example(v, x).expand(x.shape) for v in (chance, s == 0))
         masks = x == self.noise.mask
+        chance = SAMPLERS[self.sampler].opening(self.noise, t, s)
+        chance = per_example(chance, x).expand(x.shape)
+        last = per_example(s == 0, x).expand(x.shape)
         if not self.picks(model, x):
             f = self.ask(model, x, t)
-            opens = masks & (happens(chance * widest(f.exp().mean(-1))) | last)
-            return torch.where(opens, draw(f.softmax(-1), t), x)
+            opens = happens(chance * mean_exp(f)) | last
+            return torch.where(masks & opens, draw(f.softmax(-1), t), x)
         if not masks.any():
             return x
         f = self.ask(model, x, t, masks)
-        opens = happens(chance[masks] * widest(f.exp().mean(-1))) | last[masks]
-        tokens = x[masks].masked_scatter(opens, draw(f[opens].softmax(-1)))
-        return x.masked_scatter(masks, tokens)
+        opens = happens(chance[masks] * mean_exp(f)) | last[masks]
+        tokens = draw(f[opens].softmax(-1))
+        opened = masks.masked_scatter(masks, opens)
+        return x.masked_scatter(opened, tokens)
+
+
+def mean_exp(f: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
+    """m = mean(e^f), the mass that a network says over the true one, float64."""
+    return widest(f.exp().mean(-1))

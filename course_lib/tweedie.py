@@ -23,8 +23,9 @@ class Tweedie:
 
     def law(self, noise: Semigroup, log_s: LogLaw, x_t: Tokens, t: Times, s: Times) -> Law:
         """p(x_s | x_t) of each token on its own, for any noise, normalised, float64."""
-        kept = noise.log_alpha_ratio(s, t)
-        before = noise.after(all_scores(noise, log_s, x_t), -kept).clamp(min=0)
+        scores = all_scores(noise, log_s, x_t)
+        kept = noise.log_alpha_ratio(s, t)  # -D
+        before = noise.after(scores, -kept).clamp(min=0)  # s exp(-D R)
         p = before * noise.column(x_t, kept)
         # At s = 0 there is data, and no data is MASK.
         no_data = torch.arange(noise.K, device=p.device) >= noise.V
@@ -71,13 +72,16 @@ class Euler(Tweedie):
         self, noise: Stationary, log_s: LogLaw, x_t: Tokens, t: Times, s: Times
     ) -> tuple[PerToken, Float[Tensor, "B L K"]]:
         """The chance that a token changes, and to what, unnormalised."""
-        at_end, others_at_end = super().changes(noise, log_s, x_t, t, s)
         others = widest(log_s).exp().scatter(-1, x_t[..., None], 0)
-        moves = per_example(turn(noise, t, s), x_t) * noise.pi[x_t] * others.sum(-1)
+        taken_off = per_example(turn(noise, t, s), x_t)
+        moves = taken_off * noise.pi[x_t] * others.sum(-1)
         stays = (1 - moves).clamp(min=0)
+        chance = moves / (moves + stays)
+        # The last step is Tweedie's.
+        chance_at_0, others_at_0 = super().changes(noise, log_s, x_t, t, s)
         last = per_example(s == 0, x_t)
-        chance = torch.where(last, at_end, moves / (moves + stays))
-        return chance, torch.where(last[..., None], others_at_end, others)
+        chance = torch.where(last, chance_at_0, chance)
+        return chance, torch.where(last[..., None], others_at_0, others)
 
 
 SAMPLERS = {"tweedie": Tweedie(), "euler": Euler()}
