@@ -417,7 +417,7 @@ class Learned(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.w = torch.nn.Parameter(tensor(1.7, dtype=torch.float64))
-        self.schedule = S.Schedule("learned", lambda u: torch.log1p(-0.99 * u**self.w))
+        self.schedule = S.Schedule("learned", lambda u: torch.log1p(-0.99 * (self.w * u.log()).exp()))
 
 
 @pytest.mark.parametrize("make", SEMIGROUPS.values(), ids=SEMIGROUPS)
