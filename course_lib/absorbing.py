@@ -8,7 +8,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .categorical import Law, LogLaw, PerToken, Semigroup, draw, happens, kept_and_lost, pick
+from .categorical import (
+    Law,
+    LogLaw,
+    PerToken,
+    Semigroup,
+    draw,
+    happens,
+    kept_and_lost,
+    pick,
+)
 from .schedules import Schedule
 from .shapes import (
     Mask,
@@ -34,7 +43,12 @@ class Absorbing(Semigroup):
            Where the clock leaves nothing both are the same, and prior_kl is 0.
     """
 
-    def __init__(self, V: int, clock: Table | Schedule, prior: Literal["uniform", "mask"] = "uniform"):
+    def __init__(
+        self,
+        V: int,
+        clock: Table | Schedule,
+        prior: Literal["uniform", "mask"] = "uniform",
+    ):
         check_count("V", V, least=2)
         check_choice("prior", prior, ("uniform", "mask"))
         super().__init__(clock)
@@ -79,7 +93,9 @@ class Absorbing(Semigroup):
         opened = self.opened(x_t, s, t)
         return torch.where(opened, draw(widest(log_p0).exp(), t), x_t)
 
-    def kl(self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times) -> PerToken:
+    def kl(
+        self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times
+    ) -> PerToken:
         """reveals(s, t) times -log p0(x_0) on masks, 0 elsewhere; nats per token."""
         surprise = -widest(pick(log_p0, x0))
         chance = per_example(self.reveals(s, t), x0)

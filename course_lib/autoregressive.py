@@ -14,7 +14,18 @@ from torch import Tensor
 from .finite import note
 from .process import Process
 from .sentences import PAD, Pairs, written
-from .shapes import Mask, Network, PerExample, State, Times, Tokens, check_answer, check_count, upcast, widest
+from .shapes import (
+    Mask,
+    Network,
+    PerExample,
+    State,
+    Times,
+    Tokens,
+    check_answer,
+    check_count,
+    upcast,
+    widest,
+)
 
 BLANK = PAD  # a place where nothing is written yet
 
@@ -54,7 +65,9 @@ class Autoregressive(Process):
         nll, counted = self.each(model, data)
         return nll.sum(1) / counted.sum(1)
 
-    def loss_at(self, model: Network, x0: Tokens | Pairs, x_t: State, t: Times) -> PerExample:
+    def loss_at(
+        self, model: Network, x0: Tokens | Pairs, x_t: State, t: Times
+    ) -> PerExample:
         """The loss."""
         return self.loss(model, x0, t)
 
@@ -62,17 +75,29 @@ class Autoregressive(Process):
         """-log p(x) itself, or -log p(y | x) of pairs: nats per example, float64, the same at every t."""
         return widest(self.each(model, data)[0]).sum(1)
 
-    def bound_at(self, model: Network, x0: Tokens | Pairs, x_t: State, t: Times) -> PerExample:
+    def bound_at(
+        self, model: Network, x0: Tokens | Pairs, x_t: State, t: Times
+    ) -> PerExample:
         """The bound."""
         return self.bound(model, x0, t)
 
     def each(self, model: Network, data: Tokens | Pairs) -> tuple[Tensor, Mask]:
         """-log p(x_i | x_<i) at each place, 0 where it does not count, and where it counts."""
-        tokens, counted = (data.tokens, data.target) if isinstance(data, Pairs) else (data, written(data))
+        tokens, counted = (
+            (data.tokens, data.target)
+            if isinstance(data, Pairs)
+            else (data, written(data))
+        )
         tokens = tokens.long()
-        logits = self.ask(model, tokens, torch.zeros(len(tokens), dtype=torch.long, device=tokens.device))
+        logits = self.ask(
+            model,
+            tokens,
+            torch.zeros(len(tokens), dtype=torch.long, device=tokens.device),
+        )
         gold = tokens.masked_fill(~counted, PAD)
-        return F.cross_entropy(logits.transpose(1, 2), gold, ignore_index=PAD, reduction="none"), counted
+        return F.cross_entropy(
+            logits.transpose(1, 2), gold, ignore_index=PAD, reduction="none"
+        ), counted
 
     def ask(self, model: Network, x_t: Tokens, t: Times) -> Float[Tensor, "B L K"]:
         """Logits of the token at each place from those before it, float32 or wider; checked as in TokenProcess."""
@@ -91,7 +116,9 @@ class Autoregressive(Process):
         """
         self.check_step(len(x), t, s)
         if (t != t[0]).any() or (s != s[0]).any():
-            raise ValueError("t and s must be one value each: all rows are written at the same place")
+            raise ValueError(
+                "t and s must be one value each: all rows are written at the same place"
+            )
         x = x.clone()
         for place in range(self.length - int(t[0]), self.length - int(s[0])):
             # The place itself must not be BLANK, or its logits would not be looked at.
@@ -105,7 +132,9 @@ class Autoregressive(Process):
         """A token from each row of logits."""
         if self.temperature == 0:
             return logits.argmax(-1)
-        return torch.multinomial((widest(logits) / self.temperature).softmax(-1), 1)[:, 0]
+        return torch.multinomial((widest(logits) / self.temperature).softmax(-1), 1)[
+            :, 0
+        ]
 
     def check_clamp(self, clamp: Callable[[State], State]) -> None:
         """Raise ValueError for known parts other than a beginning: what stands before has not read them."""

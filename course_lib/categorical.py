@@ -21,7 +21,16 @@ from torch import Tensor
 
 from .finite import note
 from .schedules import Schedule, Tables, check_table
-from .shapes import PerExample, Table, Times, Tokens, describe, per_example, upcast, widest
+from .shapes import (
+    PerExample,
+    Table,
+    Times,
+    Tokens,
+    describe,
+    per_example,
+    upcast,
+    widest,
+)
 
 Law = Float[Tensor, "B L K"]  # one distribution over tokens per position, float64
 LogLaw = Float[Tensor, "B L V"]
@@ -30,7 +39,9 @@ PerToken = Float[Tensor, "B L"]
 # Drawing
 
 
-def draw(p: Float[Tensor, "*shape K"], t: Shaped[Tensor, " B"] | None = None) -> Int[Tensor, "*shape"]:
+def draw(
+    p: Float[Tensor, "*shape K"], t: Shaped[Tensor, " B"] | None = None
+) -> Int[Tensor, "*shape"]:
     """One token from each law p, normalised or not: a uniform number against the running sum, in float64.
 
     The usual race, argmax(log p + Gumbel), in float32 draws a token of mass q against one of mass near 1 with
@@ -51,7 +62,9 @@ def draw_many(p: Float[Tensor, " K"], shape: tuple[int, ...]) -> Int[Tensor, "*s
     return find(below, u)
 
 
-def running_sum(p: Float[Tensor, "*shape K"], t: Times | None = None) -> Float[Tensor, "*shape K"]:
+def running_sum(
+    p: Float[Tensor, "*shape K"], t: Times | None = None
+) -> Float[Tensor, "*shape K"]:
     """p_0 + ... + p_k for each k, float64. Says so if p is no law, as `draw` does."""
     p = p.detach()
     below = widest(p).cumsum(-1)
@@ -59,18 +72,27 @@ def running_sum(p: Float[Tensor, "*shape K"], t: Times | None = None) -> Float[T
     # Comparisons are false for NaN, which amin and cumsum pass on.
     not_negative = p.amin(-1) >= 0
     good = not_negative & (total > 0) & total.isfinite()
-    note("each law to draw from", good, t, must="finite, not negative and not 0 everywhere")
+    note(
+        "each law to draw from",
+        good,
+        t,
+        must="finite, not negative and not 0 everywhere",
+    )
     return below
 
 
-def find(below: Float[Tensor, "*laws K"], u: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+def find(
+    below: Float[Tensor, "*laws K"], u: Float[Tensor, "*shape"]
+) -> Int[Tensor, "*shape"]:
     """The first token whose running sum is above u. One law takes any u; more take some u each, in a last axis."""
     token = torch.searchsorted(below, u, right=True)
     # For a law of NaN on a GPU, which is noted but goes on: an index out of range would stop the device.
     return token.clamp(max=below.shape[-1] - 1)
 
 
-def happens(p: Float[Tensor, "*shape"], t: Shaped[Tensor, " B"] | None = None) -> Bool[Tensor, "*shape"]:
+def happens(
+    p: Float[Tensor, "*shape"], t: Shaped[Tensor, " B"] | None = None
+) -> Bool[Tensor, "*shape"]:
     """True with probability p, always if p >= 1; drawn in float64, since float32 has steps of 2^-24 only.
 
     FloatingPointError for p that is NaN or infinite, as in `draw`.
@@ -120,7 +142,9 @@ class Noise(Tables):
         """Draw x_t ~ q(x_t | x_s)."""
         return draw(self.row(x_s, s, t), t)
 
-    def posterior(self, p0: Float[Tensor, "B L _"], x_t: Tokens, s: Times, t: Times) -> Law:
+    def posterior(
+        self, p0: Float[Tensor, "B L _"], x_t: Tokens, s: Times, t: Times
+    ) -> Law:
         """likelihood(x_t) times p0 Q_{0->s}, normalised: sum_k q(x_s, x_t | k) p0(k) / its sum.  (D3PM, eqs. 3 and 4)
 
         With p0 = one-hot x_0 it is q(x_s | x_t, x_0). With p0(k) = p(x_0 = k | the other tokens of x_t) it is the exact
@@ -135,7 +159,9 @@ class Noise(Tables):
         p0 = widest(log_p0).exp()
         return draw(self.posterior(p0, x_t, s, t), t)
 
-    def kl(self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times) -> PerToken:
+    def kl(
+        self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times
+    ) -> PerToken:
         """KL(q(x_s | x_t, x_0) || posterior(p0, x_t)) in nats per token; at s = 0 it is -log p(x_0 | x_t).
 
         The likelihood of x_t stands in both laws, so it cancels in their ratio.
@@ -235,14 +261,18 @@ class Noise(Tables):
         if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
             raise TypeError(f"{name} must hold integers, not {x.dtype}")
         if x.ndim != 2 or not x.numel():
-            raise ValueError(f"{name} must have shape (B >= 1, L >= 1), not {tuple(x.shape)}")
+            raise ValueError(
+                f"{name} must have shape (B >= 1, L >= 1), not {tuple(x.shape)}"
+            )
         x = x.long()
         if x.device.type == "cpu":
             low, high = x.min().item(), x.max().item()
             if low < 0 or high >= states:
                 bad = low if low < 0 else high
                 reason = self.why_no_token(bad)
-                raise ValueError(f"{name} must lie in 0..{states - 1}, but holds {bad}: {reason}")
+                raise ValueError(
+                    f"{name} must lie in 0..{states - 1}, but holds {bad}: {reason}"
+                )
         return x
 
     def why_no_token(self, number: int) -> str:
@@ -268,7 +298,9 @@ class Semigroup(Noise):
         super().__init__()
         if isinstance(clock, Schedule):
             self.schedule, self.T = clock, 1.0
-            log_alpha_bar = torch.zeros(1, dtype=torch.float64)  # not read; it tells the device
+            log_alpha_bar = torch.zeros(
+                1, dtype=torch.float64
+            )  # not read; it tells the device
         else:
             log_alpha_bar = check_alpha_bar(clock).log()
             self.schedule, self.T = None, len(log_alpha_bar) - 1
@@ -325,7 +357,9 @@ def check_alpha_bar(clock: Table) -> Table:
     """A table alpha_bar[0..T] in float64, or an error for anything else, such as a function that makes a schedule."""
     if callable(clock) and not isinstance(clock, Tensor):
         name = getattr(clock, "__name__", "schedule")
-        raise TypeError(f"clock must be a table or a Schedule, not a function: call it, {name}()")
+        raise TypeError(
+            f"clock must be a table or a Schedule, not a function: call it, {name}()"
+        )
     return check_table(clock, to_zero=True)
 
 
@@ -338,9 +372,13 @@ def check_constant(name: str, x: Tensor, shape: str) -> None:
     good = isinstance(x, Tensor) and x.is_floating_point() and x.ndim == 1 + square
     if not good or len(x) < least or (square and x.shape[0] != x.shape[1]):
         letter = shape[1]
-        raise ValueError(f"{name} must be a float tensor {shape} with {letter} >= {least}, not {describe(x)}")
+        raise ValueError(
+            f"{name} must be a float tensor {shape} with {letter} >= {least}, not {describe(x)}"
+        )
     if x.requires_grad:
-        raise ValueError(f"{name} must not require a gradient: a table passes none on, give {name}.detach()")
+        raise ValueError(
+            f"{name} must not require a gradient: a table passes none on, give {name}.detach()"
+        )
 
 
 def check_law(name: str, p: Tensor) -> Float[Tensor, " K"]:
@@ -349,5 +387,7 @@ def check_law(name: str, p: Tensor) -> Float[Tensor, " K"]:
     p = widest(p)
     total = p.sum()
     if not ((p >= 0).all() and abs(total - 1) < 1e-6):
-        raise ValueError(f"{name} must not be negative and must sum to 1, but sums to {total.item():g}")
+        raise ValueError(
+            f"{name} must not be negative and must sum to 1, but sums to {total.item():g}"
+        )
     return p / total

@@ -30,7 +30,9 @@ class ClampingTrick(Wrapped):
         """The estimate of x_0, rounded where u <= start."""
         return self.rounded(self.inner(x, u, **given), u)
 
-    def explain(self, x: Vectors, u: PerExample, **given: Tensor | None) -> tuple[Vectors, LogLaw]:
+    def explain(
+        self, x: Vectors, u: PerExample, **given: Tensor | None
+    ) -> tuple[Vectors, LogLaw]:
         """The same, and the log law of words behind it as the network has it."""
         x0, log_p = self.inner.explain(x, u, **given)
         return self.rounded(x0, u), log_p

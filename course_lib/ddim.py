@@ -26,7 +26,9 @@ class DDIM(DDPM):
         eta: float = 0.0,
         **settings,
     ):
-        super().__init__(alpha_bar, shape, predicts=predicts, variance="small", **settings)
+        super().__init__(
+            alpha_bar, shape, predicts=predicts, variance="small", **settings
+        )
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], not {eta}")
         self.eta = eta
@@ -66,7 +68,9 @@ class DDIM(DDPM):
     def check_noise(self) -> None:
         """Raise ValueError where q(x_s | x_t, x_0) has no width, so that a bound would be infinite."""
         if self.eta == 0:
-            raise ValueError("eta must be above 0 for a bound: without noise in q it is infinite")
+            raise ValueError(
+                "eta must be above 0 for a bound: without noise in q it is infinite"
+            )
 
 
 class Renoise(DDIM):
@@ -76,11 +80,19 @@ class Renoise(DDIM):
     the mean loses the variance abar_s E Var(x_0 | x_t). It is the end of the family: lambda^2 = 1 - abar_s.
     """
 
-    def __init__(self, alpha_bar: Table, shape: tuple[int, ...], predicts: Prediction = "eps", **settings):
+    def __init__(
+        self,
+        alpha_bar: Table,
+        shape: tuple[int, ...],
+        predicts: Prediction = "eps",
+        **settings,
+    ):
         super().__init__(alpha_bar, shape, predicts, eta=1.0, **settings)
 
     def transition(self, t: Times, s: Times) -> Transition:
         """All of x_0, nothing of x_t, and all the noise that x_s has."""
         log_s: Tensor = self.log_alpha_bar[s]
         lost_s = -torch.expm1(log_s)
-        return Transition((log_s / 2).exp(), torch.zeros_like(log_s), q_var=lost_s, p_var=lost_s)
+        return Transition(
+            (log_s / 2).exp(), torch.zeros_like(log_s), q_var=lost_s, p_var=lost_s
+        )

@@ -36,7 +36,9 @@ from .shapes import (
 )
 
 Batch = Float[Tensor, "B *event"]
-Variance = Float[Tensor, "..."]  # (B, 1, ..., 1), or per coordinate; to be broadcast against x_t
+Variance = Float[
+    Tensor, "..."
+]  # (B, 1, ..., 1), or per coordinate; to be broadcast against x_t
 Prediction = Literal["eps", "x0", "v", "score"]
 
 # What each kind of prediction is made of: its share of x0 and of eps.
@@ -66,7 +68,9 @@ def r_and_sigma(log_alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
     return (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
 
 
-def conversion(source: Prediction, target: Prediction, log_alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
+def conversion(
+    source: Prediction, target: Prediction, log_alpha_bar: Tensor
+) -> tuple[Tensor, Tensor]:
     """The (a, b) for which target = a x_t + b source, at each log alpha_bar < 0."""
     return solve_prediction(source, target, *r_and_sigma(log_alpha_bar))
 
@@ -122,7 +126,12 @@ class DDPM(Process):
         self.register_buffer("log_alpha_bar", alpha_bar.log())
         self.T, self.shape = len(alpha_bar) - 1, tuple(shape)
         self.dims = math.prod(self.shape)
-        self.predicts, self.variance, self.levels, self.clip = predicts, variance, levels, clip
+        self.predicts, self.variance, self.levels, self.clip = (
+            predicts,
+            variance,
+            levels,
+            clip,
+        )
         self.decoder_var = decoder_var or self._beta_tilde_2()
 
     @property
@@ -140,7 +149,9 @@ class DDPM(Process):
         if eps is None:
             eps = torch.randn_like(x0)
         elif eps.shape != x0.shape:
-            raise ValueError(f"eps must have the shape of x0, {tuple(x0.shape)}, not {tuple(eps.shape)}")
+            raise ValueError(
+                f"eps must have the shape of x0, {tuple(x0.shape)}, not {tuple(eps.shape)}"
+            )
         r, sigma = self._r_sigma(t, x0)
         return (r.to(x0.dtype) * x0).addcmul_(sigma.to(x0.dtype), eps)
 
@@ -165,10 +176,16 @@ class DDPM(Process):
         log_t, log_s = self.log_alpha_bar[t], self.log_alpha_bar[s]
         log_ts = log_t - log_s  # log of the signal kept between s and t
         # Each 1 - alpha_bar by expm1, since neighbouring times differ in its last digits only.
-        lost_t, lost_s, lost_ts = -torch.expm1(log_t), -torch.expm1(log_s), -torch.expm1(log_ts)
+        lost_t, lost_s, lost_ts = (
+            -torch.expm1(log_t),
+            -torch.expm1(log_s),
+            -torch.expm1(log_ts),
+        )
         beta_tilde = lost_ts * lost_s / lost_t
         # beta only before the last step, where beta-tilde is 0
-        p_var = beta_tilde if self.variance == "small" else torch.where(s > 0, lost_ts, 0)
+        p_var = (
+            beta_tilde if self.variance == "small" else torch.where(s > 0, lost_ts, 0)
+        )
         return Transition(
             from_x0=(log_s / 2).exp() * lost_ts / lost_t,
             from_xt=(log_ts / 2).exp() * lost_s / lost_t,
@@ -176,7 +193,9 @@ class DDPM(Process):
             p_var=p_var,
         )
 
-    def posterior(self, x0: Batch, x_t: Batch, t: Times, s: Times) -> tuple[Batch, PerExample]:
+    def posterior(
+        self, x0: Batch, x_t: Batch, t: Times, s: Times
+    ) -> tuple[Batch, PerExample]:
         """Mean and variance of q(x_s | x_t, x_0), for any s < t; mean x_0 and variance 0 at s = 0.  (eqs. 6 and 7)"""
         self.check_state("x_t", x_t)
         self.check_step(len(x_t), t, s)
@@ -185,7 +204,9 @@ class DDPM(Process):
 
     def _mean(self, step: Transition, x0: Batch, x_t: Batch) -> Batch:
         """from_x0 x_0 + from_xt x_t."""
-        from_x0, from_xt = (per_example(v.to(x_t.dtype), x_t) for v in (step.from_x0, step.from_xt))
+        from_x0, from_xt = (
+            per_example(v.to(x_t.dtype), x_t) for v in (step.from_x0, step.from_xt)
+        )
         return from_x0 * x0 + from_xt * x_t
 
     # What the network says
@@ -207,7 +228,9 @@ class DDPM(Process):
         x0 = self.convert(out, x_t, t, to="x0")
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
-    def variance_from(self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition) -> Variance:
+    def variance_from(
+        self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition
+    ) -> Variance:
         """The variance of p(x_s | x_t) in float64. Here the network says nothing about it, and the step does."""
         return per_example(step.p_var, x_t)
 
@@ -241,15 +264,21 @@ class DDPM(Process):
         var = self.bound_variance(out, x_t, t, step)
         return self._divergence(x0, self.x0_from(out, x_t, t), step, var, t)
 
-    def _divergence(self, x0: Batch, x0_hat: Batch, step: Transition, var: Variance, t: Times) -> PerExample:
+    def _divergence(
+        self, x0: Batch, x0_hat: Batch, step: Transition, var: Variance, t: Times
+    ) -> PerExample:
         """L_{t-1} of Gaussians that differ in x_0 and in the variance."""
         from_x0, q_var = per_example(step.from_x0, x0), per_example(step.q_var, x0)
-        ratio = torch.where(per_example(t == 1, x0), 1.0, q_var / var)  # 1: no number where q has no width
+        ratio = torch.where(
+            per_example(t == 1, x0), 1.0, q_var / var
+        )  # 1: no number where q has no width
         error = from_x0.square() * (widest(x0) - widest(x0_hat)).square()
         kl = (ratio - 1 - ratio.log() + error / var).flatten(1).sum(1) / 2
         return torch.where(t == 1, self._reconstruction(x0, x0_hat, var), kl)
 
-    def bound_variance(self, out: Tensor, x_t: Batch, t: Times, step: Transition) -> Variance:
+    def bound_variance(
+        self, out: Tensor, x_t: Batch, t: Times, step: Transition
+    ) -> Variance:
         """The variance of p(x_{t-1} | x_t) in the bound: decoder_var at t = 1, where p has to have a width."""
         var = self.variance_from(out, x_t, t, t - 1, step)
         return torch.where(per_example(t == 1, x_t), self.decoder_var, var)
@@ -293,7 +322,9 @@ class DDPM(Process):
         """x_s = mean + sd z: Algorithm 2 for any s < t. Without noise at s = 0, because there the variance is 0."""
         self.check_state("x", x)
         self.check_step(len(x), t, s)
-        z = torch.randn_like(x) if self.draws else None  # before the network, which may draw, too
+        z = (
+            torch.randn_like(x) if self.draws else None
+        )  # before the network, which may draw, too
         out = self.ask(model, x, t)
         step = self.transition(*once(t, s))
         mean = self._mean(step, self.x0_from(out, x, t), x)
@@ -309,7 +340,9 @@ class DDPM(Process):
         self.check_state("x0", x0)
         self.check_state("x_t", x_t)
         if x_t.shape != x0.shape:
-            raise ValueError(f"x_t must have the shape of x0, {describe(x0)}, not {describe(x_t)}")
+            raise ValueError(
+                f"x_t must have the shape of x0, {describe(x0)}, not {describe(x_t)}"
+            )
         self.check_t("t", t, len(x0), first=1)
 
 
@@ -320,7 +353,9 @@ def squared_error(out: Batch, target: Batch) -> PerExample:
     return error.square().flatten(1).mean(1)
 
 
-def log_prob_of_level(x: Tensor, mean: Tensor, sd: float | Tensor, levels: int) -> Tensor:
+def log_prob_of_level(
+    x: Tensor, mean: Tensor, sd: float | Tensor, levels: int
+) -> Tensor:
     """log of the mass that N(mean, sd^2) puts on x's bin; the two outer bins are open. Elementwise.  (eq. 13)
 
     The difference of two normal CDFs is taken in logs and in the lower tail, where it does not cancel.
@@ -328,7 +363,9 @@ def log_prob_of_level(x: Tensor, mean: Tensor, sd: float | Tensor, levels: int) 
     half = 1 / (levels - 1)
     low = torch.where(x <= half - 1, -math.inf, (x - half - mean) / sd)
     high = torch.where(x >= 1 - half, math.inf, (x + half - mean) / sd)
-    flip = low + high > 0  # N(0, 1) is symmetric: measure an upper-tail interval in the lower tail
+    flip = (
+        low + high > 0
+    )  # N(0, 1) is symmetric: measure an upper-tail interval in the lower tail
     low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
     log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
     return log_high + torch.log(-torch.expm1(log_low - log_high))

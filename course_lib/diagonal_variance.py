@@ -65,16 +65,22 @@ class DiagonalVariance(DDIM):
         """The estimate of x_0 in the first answer, clipped if `clip` is set."""
         return super().x0_from(halves(out, x_t)[0], x_t, t)
 
-    def best_variance(self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition) -> Variance:
+    def best_variance(
+        self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition
+    ) -> Variance:
         """The variance of p(x_s | x_t) per coordinate that the second answer means; float64."""
         raise NotImplementedError
 
-    def variance_from(self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition) -> Variance:
+    def variance_from(
+        self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition
+    ) -> Variance:
         """The same, but 0 at s = 0 unless last_noise."""
         var = self.best_variance(out, x_t, t, s, step)
         return var if self.last_noise else torch.where(per_example(s > 0, x_t), var, 0)
 
-    def bound_variance(self, out: Tensor, x_t: Batch, t: Times, step: Transition) -> Variance:
+    def bound_variance(
+        self, out: Tensor, x_t: Batch, t: Times, step: Transition
+    ) -> Variance:
         """The variance of p(x_{t-1} | x_t) in the bound: decoder_var at t = 1."""
         var = self.best_variance(out, x_t, t, t - 1, step)
         return torch.where(per_example(t == 1, x_t), self.decoder_var, var)

@@ -32,7 +32,13 @@ class DiffuSeq(DiffusionLM):
             gamma sqrt(1 - alpha_bar_t); for a network in `SoftAbsorbing`, whose origin is the learned absorbing state
     """
 
-    def __init__(self, *args, over: Literal["target", "all"] = "target", absorb: float = 0.0, **settings):
+    def __init__(
+        self,
+        *args,
+        over: Literal["target", "all"] = "target",
+        absorb: float = 0.0,
+        **settings,
+    ):
         super().__init__(*args, **settings)
         check_choice("over", over, ("target", "all"))
         if not 0 <= absorb <= 1:
@@ -46,7 +52,9 @@ class DiffuSeq(DiffusionLM):
         if not isinstance(data, Pairs):
             raise TypeError(f"data must be Pairs, not {describe(data)}")
         tokens, target = check_tokens(data.tokens), data.target
-        if target.device.type == "cpu" and not (target.any(1).all() and (target <= written(tokens)).all()):
+        if target.device.type == "cpu" and not (
+            target.any(1).all() and (target <= written(tokens)).all()
+        ):
             raise ValueError("target must mark a word or more of each row, and no PAD")
         return tokens, None, target
 
@@ -58,7 +66,9 @@ class DiffuSeq(DiffusionLM):
 
     def noise_first(self, clean: Vectors, data: Pairs) -> Vectors:
         """x_0: Emb(w) on the source, N(Emb(w), sigma_0^2 I) on the target."""
-        return torch.where(data.target[..., None], super().noise_first(clean, data), clean)
+        return torch.where(
+            data.target[..., None], super().noise_first(clean, data), clean
+        )
 
     def noise_on(self, x0: Vectors, data: Pairs, t: Times) -> Vectors:
         """x_t on the target; the source stays."""
@@ -70,7 +80,9 @@ class DiffuSeq(DiffusionLM):
             return x_t
         sigma = (-torch.expm1(self.log_alpha_bar[t])).sqrt()
         p = self.absorb * sigma.to(x_t.dtype)
-        gone = data.target & (torch.rand(data.target.shape, device=x_t.device) < p[:, None])
+        gone = data.target & (
+            torch.rand(data.target.shape, device=x_t.device) < p[:, None]
+        )
         return x_t.masked_fill(gone[..., None], 0)
 
     def anchor(self, model: Network, data: Pairs) -> Keep:
@@ -111,7 +123,9 @@ class SoftAbsorbing(Wrapped):
         """x . e_w - |e_w|^2 / 2, both from m."""
         return nearness(x, self.table)
 
-    def explain(self, x: Vectors, u: PerExample, **given: Tensor | None) -> tuple[Vectors, LogLaw]:
+    def explain(
+        self, x: Vectors, u: PerExample, **given: Tensor | None
+    ) -> tuple[Vectors, LogLaw]:
         """The estimate of x_0 - m, and the log law of words."""
         x0, log_p = self.inner.explain(x + self.m, u, **self.from_origin(given))
         return x0 - self.m, log_p

@@ -96,14 +96,23 @@ class DiffusionLM(DDPM):
         if temperature is not None and not temperature > 0:
             raise ValueError(f"temperature must be positive, not {temperature}")
         base = "small" if variance == "word" else variance
-        super().__init__(alpha_bar, (length, width), "x0", base, decoder_var=decoder_var, clip=clip)
-        self.length, self.width, self.rounding, self.detach = length, width, rounding, detach
+        super().__init__(
+            alpha_bar, (length, width), "x0", base, decoder_var=decoder_var, clip=clip
+        )
+        self.length, self.width, self.rounding, self.detach = (
+            length,
+            width,
+            rounding,
+            detach,
+        )
         self.variance = variance
         first = self.log_alpha_bar[1]
         self.sigma_0_squared = -math.expm1(first.item())
         self.temperature = temperature or self.sigma_0_squared
         self.decoder_var = decoder_var or self.var_given_word(first).item()
-        self.register_buffer("log_length", None if lengths is None else log_law(lengths, length))
+        self.register_buffer(
+            "log_length", None if lengths is None else log_law(lengths, length)
+        )
 
     # From words to vectors and back
 
@@ -127,21 +136,29 @@ class DiffusionLM(DDPM):
         with full_precision(x0):
             logits = at_least_single(model.logits(at_least_single(x0)))
             log_p = (logits / self.temperature).log_softmax(-1)
-        return F.nll_loss(log_p.transpose(1, 2), tokens, ignore_index=PAD, reduction="none")
+        return F.nll_loss(
+            log_p.transpose(1, 2), tokens, ignore_index=PAD, reduction="none"
+        )
 
     def draw_lengths(self, n: int) -> Mask:
         """(n, length): True where n sentences of freshly drawn lengths have words. ValueError without `lengths`."""
         check_count("n", n)
         if self.log_length is None:
-            raise ValueError("lengths must be given to the process before they can be drawn")
-        return up_to(torch.multinomial(self.log_length.exp(), n, replacement=True), self.length)
+            raise ValueError(
+                "lengths must be given to the process before they can be drawn"
+            )
+        return up_to(
+            torch.multinomial(self.log_length.exp(), n, replacement=True), self.length
+        )
 
     # What a batch is
 
     def unpack(self, data: Sentences) -> tuple[Tokens, Int[Tensor, " B"] | None, Mask]:
         """The tokens, the labels if there are any, and the places that the bound counts."""
         if not isinstance(data, Tensor | Labelled):
-            raise TypeError(f"data must be tokens (B, L) or Labelled, not {describe(data)}")
+            raise TypeError(
+                f"data must be tokens (B, L) or Labelled, not {describe(data)}"
+            )
         tokens, label = data if isinstance(data, Labelled) else (data, None)
         tokens = check_tokens(tokens)
         return tokens, label, written(tokens)
@@ -172,7 +189,9 @@ class DiffusionLM(DDPM):
 
     # The network
 
-    def ask(self, model: Network, x_t: Vectors, t: Times, **given: Tensor | None) -> Vectors:
+    def ask(
+        self, model: Network, x_t: Vectors, t: Times, **given: Tensor | None
+    ) -> Vectors:
         """The estimate of x_0, checked: as many finite floats as x_t has. What is None is not given."""
         out = model(x_t, self.u(t), **passed_on(model, given))
         check_answer(out, tuple(x_t.shape), x_t)
@@ -184,7 +203,9 @@ class DiffusionLM(DDPM):
         """The estimate of x_0, and the log law of words behind it at the n places of `at`, (n, K_out); checked."""
         said = model.explain(x_t, self.u(t), **passed_on(model, {**given, "at": at}))
         if not isinstance(said, tuple) or len(said) != 2:
-            raise TypeError(f"model.explain must return (x_0, log law of words), not {describe(said)}")
+            raise TypeError(
+                f"model.explain must return (x_0, log law of words), not {describe(said)}"
+            )
         x0_hat, log_p = said
         check_answer(x0_hat, tuple(x_t.shape), x_t)
         K_out, takes_at = len(model.table), getattr(model, "takes_at", False)
@@ -192,7 +213,9 @@ class DiffusionLM(DDPM):
         check_answer(log_p, (*places, K_out), x_t)
         # A perfect network may hold a word impossible: -inf is a number here, NaN is none.
         note("the model's law of words", ~log_p.isnan().any().expand(len(t)), t)
-        return check_finite("the model's output", x0_hat, t), log_p if takes_at else log_p[at]
+        return check_finite(
+            "the model's output", x0_hat, t
+        ), log_p if takes_at else log_p[at]
 
     # Training
 
@@ -204,7 +227,9 @@ class DiffusionLM(DDPM):
         _, _, x0, x_t = self.diffuse(model, data, t)
         return self.loss_at(model, data, x0, self.disturb(x_t, data, t), t)
 
-    def loss_at(self, model: Network, data: Sentences, x0: Vectors, x_t: Vectors, t: Times) -> PerExample:
+    def loss_at(
+        self, model: Network, data: Sentences, x0: Vectors, x_t: Vectors, t: Times
+    ) -> PerExample:
         """The loss at this x_0 and x_t. The target is Emb(w) at t = 1.
 
         A tenth of the labels, if there are any, is hidden, and a network that recalls is given its own estimate half
@@ -218,7 +243,9 @@ class DiffusionLM(DDPM):
             hidden = torch.rand(len(label), device=label.device) < HIDDEN
             label = torch.where(hidden, model.classes, label)
         before = self.earlier_estimate(model, x_t, t, mask, label, counted)
-        x0_hat, log_p = self.explain(model, x_t, t, counted, mask=mask, before=before, label=label)
+        x0_hat, log_p = self.explain(
+            model, x_t, t, counted, mask=mask, before=before, label=label
+        )
         target = torch.where(per_example(t == 1, x0), embed(model, tokens), x0)
         target = target.detach() if self.detach else target
         error = (target - x0_hat).square().mean(-1)
@@ -236,10 +263,18 @@ class DiffusionLM(DDPM):
         if self.rounding == "gold":
             return self.rounding_nll(model, x0, tokens.masked_fill(~counted, PAD))
         nll = F.nll_loss(log_p, tokens[counted], reduction="none")
-        return torch.zeros(counted.shape, dtype=nll.dtype, device=nll.device).masked_scatter(counted, nll)
+        return torch.zeros(
+            counted.shape, dtype=nll.dtype, device=nll.device
+        ).masked_scatter(counted, nll)
 
     def earlier_estimate(
-        self, model: Network, x_t: Vectors, t: Times, mask: Mask, label: Tensor | None, counted: Mask
+        self,
+        model: Network,
+        x_t: Vectors,
+        t: Times,
+        mask: Mask,
+        label: Tensor | None,
+        counted: Mask,
     ) -> Vectors | None:
         """What self-conditioning gives in training: an own estimate for half of the examples, else zeros."""
         if not getattr(model, "recall", False):
@@ -262,7 +297,9 @@ class DiffusionLM(DDPM):
 
     # The bound
 
-    def bound_at(self, model: Network, data: Sentences, x0: Vectors, x_t: Vectors, t: Times) -> PerExample:
+    def bound_at(
+        self, model: Network, data: Sentences, x0: Vectors, x_t: Vectors, t: Times
+    ) -> PerExample:
         """T L_{t-1} + L_T - log p(w | x_0) - log p(length), nats per sentence: its mean over t bounds -log p(w).
 
         Without `lengths` it is the bound given the sentence's length.  (eq. 2 before it is simplified)
@@ -271,10 +308,16 @@ class DiffusionLM(DDPM):
         tokens, _, counted = self.unpack(data)
         self.check_draws(tokens, x0, x_t, t)
         clean = embed(model, tokens)
-        nll = widest(self.rounding_nll(model, x0, tokens.masked_fill(~counted, PAD))).sum(1)
+        nll = widest(
+            self.rounding_nll(model, x0, tokens.masked_fill(~counted, PAD))
+        ).sum(1)
         if self.log_length is not None:
             nll = nll - self.log_length[written(tokens).sum(1)]
-        return self.T * self.term_at(model, data, x_t, t) + self.prior_term(clean, counted) + nll
+        return (
+            self.T * self.term_at(model, data, x_t, t)
+            + self.prior_term(clean, counted)
+            + nll
+        )
 
     def bound(self, model: Network, data: Sentences, t: Times) -> PerExample:
         """`bound_at` one draw of x_0 and x_t."""
@@ -285,7 +328,9 @@ class DiffusionLM(DDPM):
         """`term_at` one draw of x_t."""
         return self.term_at(model, data, self.diffuse(model, data, t).x_t, t)
 
-    def term_at(self, model: Network, data: Sentences, x_t: Vectors, t: Times) -> PerExample:
+    def term_at(
+        self, model: Network, data: Sentences, x_t: Vectors, t: Times
+    ) -> PerExample:
         """L_{t-1} = KL(q(x_{t-1} | x_t, w) || p(x_{t-1} | x_t)) in nats per sentence, t = 1 included.
 
         Given w the x_t are a Markov chain whatever x_0 is, so x_0 is integrated out, where the paper keeps it: there
@@ -312,7 +357,11 @@ class DiffusionLM(DDPM):
 
     def prior_term(self, clean: Vectors, mask: Mask | None = None) -> PerExample:
         """L_T = KL(q(x_T | w) || N(0, I)) in nats per sentence, from Emb(w)."""
-        mask = torch.ones(clean.shape[:2], dtype=torch.bool, device=clean.device) if mask is None else mask
+        mask = (
+            torch.ones(clean.shape[:2], dtype=torch.bool, device=clean.device)
+            if mask is None
+            else mask
+        )
         left = self.log_alpha_bar[-1].exp()
         extra = left * (self.sigma_0_squared - 1)  # of the variance of x_T, over 1
         each = (left * widest(clean).square() + extra - torch.log1p(extra)) / 2
@@ -320,7 +369,9 @@ class DiffusionLM(DDPM):
 
     # If the word is known
 
-    def known_word(self, clean: Vectors, x_t: Vectors, t: Times) -> tuple[Vectors, PerExample]:
+    def known_word(
+        self, clean: Vectors, x_t: Vectors, t: Times
+    ) -> tuple[Vectors, PerExample]:
         """Mean and variance of q(x_0 | x_t, w), from Emb(w)."""
         log = self.log_alpha_bar[t]
         r, var = (log / 2).exp(), self.var_given_word(log)
@@ -338,7 +389,9 @@ class DiffusionLM(DDPM):
         step = super().transition(t, s)
         if self.variance != "word":
             return step
-        of_word = step.q_var + step.from_x0.square() * self.var_given_word(self.log_alpha_bar[t])
+        of_word = step.q_var + step.from_x0.square() * self.var_given_word(
+            self.log_alpha_bar[t]
+        )
         return step._replace(p_var=of_word * (s > 0))
 
     # Bad input
@@ -346,8 +399,12 @@ class DiffusionLM(DDPM):
     def check_state(self, name: str, x: Tensor) -> None:
         """Raise unless x is a floating (B, L, width) with B >= 1 and 1 <= L <= length."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"{name} must be a float tensor, not {getattr(x, 'dtype', type(x).__name__)}")
-        if x.ndim != 3 or not (len(x) and 1 <= x.shape[1] <= self.length and x.shape[2] == self.width):
+            raise TypeError(
+                f"{name} must be a float tensor, not {getattr(x, 'dtype', type(x).__name__)}"
+            )
+        if x.ndim != 3 or not (
+            len(x) and 1 <= x.shape[1] <= self.length and x.shape[2] == self.width
+        ):
             want = f"(B >= 1, 1 <= L <= {self.length}, {self.width})"
             raise ValueError(f"{name} must have shape {want}, not {tuple(x.shape)}")
 
@@ -365,7 +422,11 @@ class DiffusionLM(DDPM):
 def passed_on(model: Network, given: dict[str, Tensor | None]) -> dict[str, Tensor]:
     """What there is of the keywords, without `at` for a network that does not take it."""
     unknown = () if getattr(model, "takes_at", False) else ("at",)
-    return {name: value for name, value in given.items() if value is not None and name not in unknown}
+    return {
+        name: value
+        for name, value in given.items()
+        if value is not None and name not in unknown
+    }
 
 
 def total(v: PerWord, mask: Mask) -> PerExample:
@@ -378,7 +439,9 @@ def average(v: PerWord, mask: Mask) -> PerExample:
     return total(v, mask) / mask.sum(1)
 
 
-def log_law(counts: Int[Tensor, " length_plus_1"], length: int) -> Float[Tensor, " length_plus_1"]:
+def log_law(
+    counts: Int[Tensor, " length_plus_1"], length: int
+) -> Float[Tensor, " length_plus_1"]:
     """log of the law of lengths 1..length, each counted once more than it was seen; -inf at 0."""
     if counts.shape != (length + 1,) or counts.min() < 0:
         raise ValueError(
@@ -389,7 +452,9 @@ def log_law(counts: Int[Tensor, " length_plus_1"], length: int) -> Float[Tensor,
     return (more / more.sum()).log()
 
 
-def anchor(model: Network, tokens: Tokens, known: Mask, approximate: bool = False) -> Keep:
+def anchor(
+    model: Network, tokens: Tokens, known: Mask, approximate: bool = False
+) -> Keep:
     """For `sample(..., clamp=anchor(model, tokens, known, approximate=True))`: known words are put back at each step.
 
     Infilling, a prompt, the start of a sentence. The words that are not known may be anything, PAD too. It is not

@@ -16,7 +16,9 @@ def frechet(a: Float[Tensor, "N d"], b: Float[Tensor, "M d"]) -> float:
     """
     a, b = a.detach().cpu().double(), b.detach().cpu().double()
     if min(len(a), len(b)) < 2:
-        raise ValueError(f"a and b must hold at least 2 samples each, not {len(a)} and {len(b)}")
+        raise ValueError(
+            f"a and b must hold at least 2 samples each, not {len(a)} and {len(b)}"
+        )
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(
             f"a and b must be rows of as many features, not {tuple(a.shape)} and {tuple(b.shape)}"
@@ -33,13 +35,17 @@ def frechet(a: Float[Tensor, "N d"], b: Float[Tensor, "M d"]) -> float:
     return (shift + S_a.trace() + S_b.trace() - 2 * cross).item()
 
 
-def wasserstein(x: PerExample, cdf: Callable[[Tensor], Tensor], points: int = 4001) -> float:
+def wasserstein(
+    x: PerExample, cdf: Callable[[Tensor], Tensor], points: int = 4001
+) -> float:
     """W1 distance between the sample x (N,) and the 1-D law with this distribution function: integral of |F_N - F|.
 
     By the trapezoid rule, from and to where the law has no mass left outside, be the sample ever so narrow.
     """
     if x.ndim != 1 or len(x) < 1 or not x.isfinite().all():
-        raise ValueError(f"x must be a sample of at least one finite number, (N,), not {describe(x)}")
+        raise ValueError(
+            f"x must be a sample of at least one finite number, (N,), not {describe(x)}"
+        )
     x = x.detach().cpu().double().sort().values
     low, high = x[:1], x[-1:]
     step = (high - low).clamp(min=1e-3)
@@ -47,6 +53,8 @@ def wasserstein(x: PerExample, cdf: Callable[[Tensor], Tensor], points: int = 40
         step = 2 * step
         if not step.isfinite():
             raise ValueError("cdf must rise from 0 to 1")
-    grid = torch.linspace((low - step).item(), (high + step).item(), points, dtype=torch.float64)
+    grid = torch.linspace(
+        (low - step).item(), (high + step).item(), points, dtype=torch.float64
+    )
     empirical = torch.searchsorted(x, grid, right=True) / len(x)
     return torch.trapezoid((empirical - cdf(grid)).abs(), grid).item()

@@ -19,7 +19,9 @@ from .sde import SDE, Batch, Coefficients, Numbers, combine
 from .shapes import Network, Times, check_count, repeated
 from .solvers import Solver
 
-FAR = 5  # a slope is good for a step this many times as long as the one it was taken over
+FAR = (
+    5  # a slope is good for a step this many times as long as the one it was taken over
+)
 
 
 class Past(NamedTuple):
@@ -45,7 +47,9 @@ class DPMSolver(Solver):
         if order > 3:
             raise ValueError(f"order must be 1, 2 or 3, not {order}")
         self.order = order
-        self.past: tuple[Past, ...] = ()  # the last step first, at most order - 1 of them
+        self.past: tuple[
+            Past, ...
+        ] = ()  # the last step first, at most order - 1 of them
         self.ended: Times | None = None  # the s of the last step
 
     def fresh(self) -> "DPMSolver":
@@ -58,7 +62,9 @@ class DPMSolver(Solver):
         """x_s, of the highest order that what is remembered allows."""
         now, then = self.process.coefficients(t, s)
         # What is not finite is not remembered: the step that made it can be tried again.
-        x0 = check_finite("the estimate of x_0", self.process.predict_x0(model, x, t), t)
+        x0 = check_finite(
+            "the estimate of x_0", self.process.predict_x0(model, x, t), t
+        )
         h = now.log_sigma - then.log_sigma
         past = self.recall(x0, t)
         x_s = self.advance(x, x0, past, now, then)
@@ -66,7 +72,12 @@ class DPMSolver(Solver):
         return x_s
 
     def advance(
-        self, x: Batch, x0: Batch, past: tuple[Past, ...], now: Coefficients, then: Coefficients
+        self,
+        x: Batch,
+        x0: Batch,
+        past: tuple[Past, ...],
+        now: Coefficients,
+        then: Coefficients,
     ) -> Batch:
         """x_s from x_t and the estimates of x_0 at t (`x0`) and before (`past`)."""
         h = now.log_sigma - then.log_sigma
@@ -79,9 +90,13 @@ class DPMSolver(Solver):
             return first + combine((gain / 2, slope(x0, h, past[0])))
         D1, D2 = self.derivatives(x0, h, past)
         of_slope, of_curvature = moments(h)
-        return first + combine((then.mean * of_slope, D1), (then.mean * of_curvature, D2))
+        return first + combine(
+            (then.mean * of_slope, D1), (then.mean * of_curvature, D2)
+        )
 
-    def derivatives(self, x0: Batch, h: Numbers, past: tuple[Past, ...]) -> tuple[Batch, Batch]:
+    def derivatives(
+        self, x0: Batch, h: Numbers, past: tuple[Past, ...]
+    ) -> tuple[Batch, Batch]:
         """(h x_0', h^2 x_0'') in lambda at t, of the parabola through the last three estimates.
 
         The authors' code and diffusers have half of this h^2 x_0'', and so converge like h^2 only.
@@ -106,7 +121,10 @@ class DPMSolver(Solver):
         if any(described(step.x0) != described(x0) for step in self.past):
             return ()
         # Off the CPU a number that is not finite may have been remembered: the new estimate stands in for it.
-        return tuple(Past(torch.where(step.x0.isfinite(), step.x0, x0), step.h) for step in self.past)
+        return tuple(
+            Past(torch.where(step.x0.isfinite(), step.x0, x0), step.h)
+            for step in self.past
+        )
 
 
 def slope(x0: Batch, h: Numbers, last: Past) -> Batch:
@@ -132,7 +150,9 @@ def moments(h: Numbers) -> tuple[Numbers, Numbers]:
     short = h < 0.05
     first_short = h / 2 - h**2 / 6 + h**3 / 24 - h**4 / 120
     second_short = h / 6 - h**2 / 24 + h**3 / 120 - h**4 / 720
-    return torch.where(short, first_short, first), torch.where(short, second_short, second)
+    return torch.where(short, first_short, first), torch.where(
+        short, second_short, second
+    )
 
 
 def same_times(s: Tensor, t: Tensor) -> bool:

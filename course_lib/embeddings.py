@@ -15,7 +15,9 @@ from .sentences import PAD, check_tokens
 from .shapes import Network, PerExample, Tokens
 
 Vectors = Float[Tensor, "B L D"]
-LogLaw = Float[Tensor, "*places K_out"]  # (B, L, K_out), or (n, K_out) at the places asked for
+LogLaw = Float[
+    Tensor, "*places K_out"
+]  # (B, L, K_out), or (n, K_out) at the places asked for
 CHUNK = 2**22  # logits held at once by `nearest`: 16 MB
 
 
@@ -43,7 +45,9 @@ class WordNetwork(Protocol):
     def __call__(self, x: Vectors, u: PerExample, **given: Tensor | None) -> Vectors:
         """The estimate of x_0; of Emb(w) at t = 1."""
 
-    def explain(self, x: Vectors, u: PerExample, **given: Tensor | None) -> tuple[Vectors, LogLaw]:
+    def explain(
+        self, x: Vectors, u: PerExample, **given: Tensor | None
+    ) -> tuple[Vectors, LogLaw]:
         """The estimate of x_0 and the log law of words behind it: (n, K_out) if asked `at` n places."""
 
     def embed(self, tokens: Tokens) -> Vectors:
@@ -81,15 +85,21 @@ def embed(model: Network, tokens: Tokens) -> Vectors:
     return vectors * (tokens != PAD)[..., None]
 
 
-def nearness(x: Float[Tensor, "*places D"], table: Float[Tensor, "K D"]) -> Float[Tensor, "*places K"]:
+def nearness(
+    x: Float[Tensor, "*places D"], table: Float[Tensor, "K D"]
+) -> Float[Tensor, "*places K"]:
     """x . e_w - |e_w|^2 / 2, which is -|x - e_w|^2 / 2 but for what all words share. At least float32."""
     with full_precision(x):
-        dtype = torch.promote_types(torch.promote_types(x.dtype, table.dtype), torch.float32)
+        dtype = torch.promote_types(
+            torch.promote_types(x.dtype, table.dtype), torch.float32
+        )
         x, e = x.to(dtype), table.to(dtype)
         return F.linear(x, e, -e.square().sum(-1) / 2)
 
 
-def nearest(x: Float[Tensor, "*shape D"], table: Float[Tensor, "K D"]) -> Int[Tensor, "*shape"]:
+def nearest(
+    x: Float[Tensor, "*shape D"], table: Float[Tensor, "K D"]
+) -> Int[Tensor, "*shape"]:
     """argmin_w |x - e_w|, a part of the rows at a time.
 
     Raises FloatingPointError where x or the table is not finite, since argmax of NaN would be a word.
@@ -108,7 +118,9 @@ def nearest_where_finite(
 ) -> tuple[Int[Tensor, "*shape"], Bool[Tensor, "*shape"]]:
     """argmin_w |x - e_w|, and where that means something. Nothing is read, so that a GPU need not wait."""
     rows = max(1, CHUNK // len(table))
-    parts = [nearness(part, table).max(-1) for part in x.reshape(-1, x.shape[-1]).split(rows)]
+    parts = [
+        nearness(part, table).max(-1) for part in x.reshape(-1, x.shape[-1]).split(rows)
+    ]
     best = torch.cat([part.values for part in parts])
     words = torch.cat([part.indices for part in parts])
     return words.reshape(x.shape[:-1]), best.isfinite().reshape(x.shape[:-1])

@@ -16,7 +16,10 @@ from .finite import Watch, check_finite
 from .process import Process, check_process, evaluating
 from .shapes import Network, PerExample, Times, check_count, describe
 
-TERMS = {"whole": "bound", "published": "diffusion_term"}  # what to measure -> the process's method
+TERMS = {
+    "whole": "bound",
+    "published": "diffusion_term",
+}  # what to measure -> the process's method
 
 
 class Estimate(NamedTuple):
@@ -82,7 +85,9 @@ def bound(
     with evaluating(model), drawing_from(seed, process.device), Watch() as watch:
         for _ in range(repeats):
             pieces = (data[i : i + batch] for i in range(0, len(data), batch))
-            drawn = [measured(method, model, x, process.sample_t(len(x))) for x in pieces]
+            drawn = [
+                measured(method, model, x, process.sample_t(len(x))) for x in pieces
+            ]
             values += torch.cat(drawn).double().cpu() / repeats
         watch.read()
     return estimate(values) if per is None else ratio(values, per)
@@ -92,7 +97,9 @@ def measured(method, model: Network, x, t: Times) -> PerExample:
     """One finite number per example, or an error."""
     values = method(model, x, t)
     if not isinstance(values, Tensor) or values.shape != (len(x),):
-        raise ValueError(f"the bound must be one number per example, ({len(x)},), not {describe(values)}")
+        raise ValueError(
+            f"the bound must be one number per example, ({len(x)},), not {describe(values)}"
+        )
     return check_finite("the bound", values, t)
 
 
@@ -117,7 +124,9 @@ def real_tokens(data: Tensor | Sized) -> Float[Tensor, " N"]:
     """How many tokens of each row count: those that are not PAD (-1), and of pairs those of the target."""
     tokens = data if isinstance(data, Tensor) else data.tokens
     if tokens.ndim != 2 or tokens.is_floating_point():
-        raise ValueError(f"data must hold rows of tokens, (N, L) integers, not {describe(tokens)}")
+        raise ValueError(
+            f"data must hold rows of tokens, (N, L) integers, not {describe(tokens)}"
+        )
     counted = tokens >= 0
     target = getattr(data, "target", None)
     if target is not None:
@@ -126,7 +135,9 @@ def real_tokens(data: Tensor | Sized) -> Float[Tensor, " N"]:
 
 
 @torch.no_grad()
-def bound_by_time(process: Process, model: Network, x0: Tensor | Sized) -> Float[Tensor, " T"]:
+def bound_by_time(
+    process: Process, model: Network, x0: Tensor | Sized
+) -> Float[Tensor, " T"]:
     """Mean of process.bound over the data at each t = 1..T (discrete time): what the bound is made of."""
     check_process(process)
     check_model(model)
@@ -135,7 +146,10 @@ def bound_by_time(process: Process, model: Network, x0: Tensor | Sized) -> Float
         raise ValueError(f"process must have discrete time 1..T, not T = {process.T}")
     ones = torch.ones(len(x0), dtype=torch.long, device=process.device)
     with evaluating(model), Watch() as watch:
-        means = [measured(process.bound, model, x0, t * ones).mean() for t in range(1, process.T + 1)]
+        means = [
+            measured(process.bound, model, x0, t * ones).mean()
+            for t in range(1, process.T + 1)
+        ]
         watch.read()
     return torch.stack(means)
 
@@ -175,16 +189,22 @@ def method_for(process: Process, term: str):
 def check_model(model: Network) -> None:
     """Raise TypeError for what cannot be called, or for a process in the model's place."""
     if isinstance(model, Process) or not callable(model):
-        raise TypeError(f"model must be callable as model(x_t, u), not {describe(model)}")
+        raise TypeError(
+            f"model must be callable as model(x_t, u), not {describe(model)}"
+        )
 
 
 def check_data(data: Tensor | Sized, least: int = 2) -> None:
     """Raise unless the data can be counted and sliced, holds enough examples, and no number that is not finite."""
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-        raise TypeError(f"data must be a tensor or a data set that can be sliced, not {describe(data)}")
+        raise TypeError(
+            f"data must be a tensor or a data set that can be sliced, not {describe(data)}"
+        )
     if len(data) < least:
         raise ValueError(f"data must hold at least {least} examples, not {len(data)}")
     if isinstance(data, Tensor) and data.is_floating_point():
         bad = ~data.isfinite().flatten(1).all(1) if data.ndim > 1 else ~data.isfinite()
         if bad.any():
-            raise ValueError(f"data must be finite, but {int(bad.sum())} of {len(data)} examples are not")
+            raise ValueError(
+                f"data must be finite, but {int(bad.sum())} of {len(data)} examples are not"
+            )

@@ -25,7 +25,9 @@ from .widgets import live, view
 
 # --- exercises ---
 
-Check = Callable[[Callable], str | None]  # the reader's function -> None if it is right, else a hint
+Check = Callable[
+    [Callable], str | None
+]  # the reader's function -> None if it is right, else a hint
 Mistakes = dict[str, tuple[Callable, str]]  # label -> (wrong answer, its hint)
 
 
@@ -63,9 +65,13 @@ def define(reference: Callable, check: Check, mistakes: Mistakes) -> None:
     """
     name = f"{reference.__module__.rpartition('.')[2]}.{reference.__name__}"
     if not reference.__name__.isidentifier():
-        raise ValueError(f"reference must be a function with a name, not {reference.__name__}")
+        raise ValueError(
+            f"reference must be a function with a name, not {reference.__name__}"
+        )
     if len(mistakes) < 3:
-        raise ValueError(f"mistakes must hold at least 3 wrong answers to {name}, not {len(mistakes)}")
+        raise ValueError(
+            f"mistakes must hold at least 3 wrong answers to {name}, not {len(mistakes)}"
+        )
     REGISTRY[name] = Exercise(name, reference, check, mistakes)
 
 
@@ -77,7 +83,9 @@ def of_chapter(chapter: str) -> list[Exercise]:
     module = f"{__package__}.solutions.{chapter}"
     if not any(name.startswith(f"{chapter}.") for name in REGISTRY):
         if not chapter.isidentifier() or importlib.util.find_spec(module) is None:
-            raise ValueError(f"chapter must name a module of course_lib.solutions, not {chapter!r}")
+            raise ValueError(
+                f"chapter must name a module of course_lib.solutions, not {chapter!r}"
+            )
         importlib.import_module(module)
     return [spec for name, spec in REGISTRY.items() if name.startswith(f"{chapter}.")]
 
@@ -86,7 +94,9 @@ def find(name: str) -> Exercise:
     """The exercise of that name. Raises ValueError with the names of its chapter where there is none."""
     specs = {spec.name: spec for spec in of_chapter(name.split(".")[0])}
     if name not in specs:
-        raise ValueError(f"no exercise is called {name!r}; this chapter has: {', '.join(specs)}")
+        raise ValueError(
+            f"no exercise is called {name!r}; this chapter has: {', '.join(specs)}"
+        )
     return specs[name]
 
 
@@ -99,15 +109,21 @@ def exercise(name: str) -> Callable[[Callable], Callable]:
 
     def judge(fn: Callable) -> Callable:
         if not inspect.isfunction(inspect.unwrap(fn)):
-            raise TypeError(f"@exercise({name!r}) goes over a function, not over {type(fn).__name__}")
+            raise TypeError(
+                f"@exercise({name!r}) goes over a function, not over {type(fn).__name__}"
+            )
         solved = os.environ.get("COURSE_SOLUTIONS") == "1"
         spec.state, text = grade(spec, spec.reference if solved else fn)
         spec.stub = spec.stub or fn.__code__
-        spec.attempted |= not solved and (spec.state != "TODO" or fn.__code__ != spec.stub)
+        spec.attempted |= not solved and (
+            spec.state != "TODO" or fn.__code__ != spec.stub
+        )
         if spec.state == "PASS":
             print(f"[PASS] {name}" + " (by the reference: COURSE_SOLUTIONS=1)" * solved)
             return spec.reference if solved else fn
-        print(f"[{spec.state}] {name}: {text} (the reference is used below until this passes)")
+        print(
+            f"[{spec.state}] {name}: {text} (the reference is used below until this passes)"
+        )
         return spec.reference
 
     return judge
@@ -150,8 +166,13 @@ class Answer:
         if result is None:
             raise TypeError("your function returned None: is a return missing?")
         if self.overwrote is None:
-            given, left = named(self.fn, args, kwargs), named(self.fn, lent, lent_by_name)
-            self.overwrote = next((name for name in given if not unchanged(given[name], left[name])), None)
+            given, left = (
+                named(self.fn, args, kwargs),
+                named(self.fn, lent, lent_by_name),
+            )
+            self.overwrote = next(
+                (name for name in given if not unchanged(given[name], left[name])), None
+            )
         return result
 
 
@@ -200,8 +221,14 @@ def is_stub(fn: Callable) -> bool:
     """True for a body that does nothing: `...`, `pass`, a docstring alone, or their return."""
     try:
         source = inspect.getsource(fn)
-        block = "if True:\n" + source if source[0].isspace() else source  # a function inside another block
-        found = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.FunctionDef)]
+        block = (
+            "if True:\n" + source if source[0].isspace() else source
+        )  # a function inside another block
+        found = [
+            node
+            for node in ast.walk(ast.parse(block))
+            if isinstance(node, ast.FunctionDef)
+        ]
     except (OSError, TypeError, SyntaxError):  # no source, or a part of a statement
         return False
     return bool(found) and all(map(does_nothing, found[0].body))
@@ -219,26 +246,43 @@ def does_nothing(statement: ast.stmt) -> bool:
 
 def crash(error: Exception, inner: CodeType, returned: list) -> tuple[str, str]:
     """What an exception says: still to do, an error in the reader's line, or a result of the wrong kind."""
-    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    frames = [
+        (frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
     codes = [code for code, _ in frames]
-    if isinstance(error, NotImplementedError) and "NotImplementedError" in codes[-1].co_names:
+    if (
+        isinstance(error, NotImplementedError)
+        and "NotImplementedError" in codes[-1].co_names
+    ):
         return "TODO", "not attempted yet"
     message = " ".join(f"{type(error).__name__}: {error}".split())
     if inner in codes:
         file = inner.co_filename
-        line = [line for code, line in frames[codes.index(inner) :] if code.co_filename == file][-1]
-        return "FAIL", f"{message}, in line {line}: {linecache.getline(file, line).strip()}"
+        line = [
+            line
+            for code, line in frames[codes.index(inner) :]
+            if code.co_filename == file
+        ][-1]
+        return (
+            "FAIL",
+            f"{message}, in line {line}: {linecache.getline(file, line).strip()}",
+        )
     if not returned:
         raise error
     if returned[-1] is None or returned[-1] is NOTHING:
         return "FAIL", message
-    return "FAIL", f"the check cannot use the {type(returned[-1]).__name__} that you returned ({message})"
+    return (
+        "FAIL",
+        f"the check cannot use the {type(returned[-1]).__name__} that you returned ({message})",
+    )
 
 
 @contextlib.contextmanager
 def seeded() -> Iterator[None]:
     """Inside: torch, numpy and random start from seed 0. After: they go on as if nothing had been drawn."""
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = (
+        list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    )
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices):
         torch.random.default_generator.manual_seed(0)
@@ -259,12 +303,16 @@ def progress(chapter: str) -> None:
     Raises RuntimeError if one is not although COURSE_SOLUTIONS=1: a solved run must solve all.
     """
     specs = of_chapter(chapter)
-    print(f"{sum(s.state == 'PASS' for s in specs)}/{len(specs)} exercises solved in chapter {chapter}")
+    print(
+        f"{sum(s.state == 'PASS' for s in specs)}/{len(specs)} exercises solved in chapter {chapter}"
+    )
     for spec in specs:
         print(f"[{spec.state}] {spec.name}")
     unsolved = [spec.name for spec in specs if spec.state != "PASS"]
     if unsolved and os.environ.get("COURSE_SOLUTIONS") == "1":
-        raise RuntimeError(f"COURSE_SOLUTIONS=1 must solve every exercise, but not {', '.join(unsolved)}")
+        raise RuntimeError(
+            f"COURSE_SOLUTIONS=1 must solve every exercise, but not {', '.join(unsolved)}"
+        )
 
 
 def show_solution(name: str, anyway: bool = False) -> None:
@@ -273,7 +321,9 @@ def show_solution(name: str, anyway: bool = False) -> None:
     if spec.attempted or anyway:
         print(inspect.getsource(spec.reference).rstrip())
     else:
-        print(f'{name}: try it first. To see it all the same: show_solution("{name}", anyway=True)')
+        print(
+            f'{name}: try it first. To see it all the same: show_solution("{name}", anyway=True)'
+        )
 
 
 def mistakes(chapter: str) -> None:
@@ -285,8 +335,14 @@ def mistakes(chapter: str) -> None:
         for label, wrong in spec.wrong.items():
             hint = grade(spec, wrong)[1]
             plain.append(f"- {label}: {hint}")
-            rich.append(re.sub(r"([*<$`])", r"\\\1", f"- {label}: ") + re.sub(r"([*<$`])", r"\\\1", hint))
-    display({"text/plain": "\n".join(plain), "text/markdown": "\n".join(rich).strip()}, raw=True)
+            rich.append(
+                re.sub(r"([*<$`])", r"\\\1", f"- {label}: ")
+                + re.sub(r"([*<$`])", r"\\\1", hint)
+            )
+    display(
+        {"text/plain": "\n".join(plain), "text/markdown": "\n".join(rich).strip()},
+        raw=True,
+    )
 
 
 # --- what checks are made of ---
@@ -297,7 +353,9 @@ def hints_of(mistakes: Mistakes) -> dict[str, str]:
     return {label: hint for label, (_, hint) in mistakes.items()}
 
 
-def compare(fn: Callable, reference: Callable, mistakes: Mistakes, *probe) -> str | None:
+def compare(
+    fn: Callable, reference: Callable, mistakes: Mistakes, *probe
+) -> str | None:
     """None when fn answers the probe like the reference, else the hint of the mistake that it answers like."""
     want = reference(*copied(probe))
     suspects = {hint: wrong(*copied(probe)) for wrong, hint in mistakes.values()}
@@ -306,10 +364,16 @@ def compare(fn: Callable, reference: Callable, mistakes: Mistakes, *probe) -> st
 
 def close(got: Any, want: Tensor, tol: float = 1e-4) -> bool:
     """True when got is a tensor of want's shape and differs from it nowhere by more than tol."""
-    return isinstance(got, Tensor) and got.shape == want.shape and bool(((got - want).abs() <= tol).all())
+    return (
+        isinstance(got, Tensor)
+        and got.shape == want.shape
+        and bool(((got - want).abs() <= tol).all())
+    )
 
 
-def diagnose(got: Any, want: Tensor, suspects: dict[str, Tensor], tol: float = 1e-4) -> str | None:
+def diagnose(
+    got: Any, want: Tensor, suspects: dict[str, Tensor], tol: float = 1e-4
+) -> str | None:
     """None when got is want; else the hint whose value got equals; else the plain difference."""
     if close(got, want, tol):
         return None
@@ -328,9 +392,13 @@ def hear(x_t: Tensor, u: Any) -> None:
     """Refuse what a float32 network would refuse: a time that is not one per example, an x_t in float64."""
     if getattr(u, "shape", None) != x_t.shape[:1]:
         got = tuple(u.shape) if isinstance(u, Tensor) else type(u).__name__
-        raise ValueError(f"the network needs one time u per example, shape ({len(x_t)},), not {got}")
+        raise ValueError(
+            f"the network needs one time u per example, shape ({len(x_t)},), not {got}"
+        )
     if x_t.dtype != torch.float32:
-        raise TypeError(f"the network computes in float32 and was given an x_t in {x_t.dtype}")
+        raise TypeError(
+            f"the network computes in float32 and was given an x_t in {x_t.dtype}"
+        )
 
 
 # --- predictions ---
@@ -349,7 +417,9 @@ class Prediction:
 PREDICTIONS: dict[str, Prediction] = {}
 
 
-def predict(name: str, question: str, choices: list[str], bet: str | None = None) -> None:
+def predict(
+    name: str, question: str, choices: list[str], bet: str | None = None
+) -> None:
     """Ask a question and record the bet, a letter; an earlier bet stays unless a new one is given.
 
     In a live notebook the bet can be clicked too.
@@ -357,8 +427,13 @@ def predict(name: str, question: str, choices: list[str], bet: str | None = None
     options = dict(zip(string.ascii_lowercase, choices, strict=False))
     check_letter(f"bet on {name}", bet, [None, *options])
     earlier = PREDICTIONS.get(name)
-    asked = PREDICTIONS[name] = Prediction(options, bet or (earlier.bet if earlier else None))
-    text = [f"Prediction {name}: {question}", *(f"  {a}) {choice}" for a, choice in options.items())]
+    asked = PREDICTIONS[name] = Prediction(
+        options, bet or (earlier.bet if earlier else None)
+    )
+    text = [
+        f"Prediction {name}: {question}",
+        *(f"  {a}) {choice}" for a, choice in options.items()),
+    ]
     text.append(f"Your bet: {asked.bet}" if asked.bet else 'No bet yet: set bet="a"')
     if live():
         display({**view(ask(asked, question)), "text/plain": "\n".join(text)}, raw=True)
@@ -372,7 +447,10 @@ def ask(asked: Prediction, question: str) -> Any:
 
     options = [(f"{a}) {choice}", a) for a, choice in asked.choices.items()]
     asked.buttons = ipywidgets.RadioButtons(
-        options=options, value=asked.bet, description="Your bet:", layout={"width": "max-content"}
+        options=options,
+        value=asked.bet,
+        description="Your bet:",
+        layout={"width": "max-content"},
     )
     asked.buttons.observe(lambda change: setattr(asked, "bet", change["new"]), "value")
     return ipywidgets.VBox([ipywidgets.HTML(html.escape(question)), asked.buttons])
@@ -381,7 +459,9 @@ def ask(asked: Prediction, question: str) -> Any:
 def settle(name: str, answer: str, because: str) -> None:
     """Print the answer, which the cell has just computed, and whether the bet was right."""
     if name not in PREDICTIONS:
-        raise ValueError(f"no prediction is called {name!r}: run the predictions cell first")
+        raise ValueError(
+            f"no prediction is called {name!r}: run the predictions cell first"
+        )
     asked = PREDICTIONS[name]
     check_letter(f"answer to {name}", answer, list(asked.choices))
     asked.answer = answer
@@ -390,7 +470,9 @@ def settle(name: str, answer: str, because: str) -> None:
     verdict = "You made no bet." if asked.bet is None else f"You bet {asked.bet}: "
     if asked.bet:
         verdict += "right." if asked.bet == answer else "wrong."
-    print(f"{name}: the answer is {answer}) {asked.choices[answer]}. {verdict} {because}")
+    print(
+        f"{name}: the answer is {answer}) {asked.choices[answer]}. {verdict} {because}"
+    )
 
 
 def score() -> None:
@@ -399,7 +481,9 @@ def score() -> None:
     right = sum(p.answer is not None and p.bet == p.answer for p in all_)
     waiting = sum(p.answer is None for p in all_)
     tail = f", {waiting} not settled yet" if waiting else ""
-    print(f"{right} of {len(all_)} right, {sum(p.bet is None for p in all_)} without a bet{tail}")
+    print(
+        f"{right} of {len(all_)} right, {sum(p.bet is None for p in all_)} without a bet{tail}"
+    )
 
 
 def check_letter(what: str, letter: str | None, allowed: list) -> None:

@@ -58,7 +58,15 @@ def cached(
     if path.is_file():
         try:
             return read(path)
-        except (OSError, ValueError, KeyError, AttributeError, EOFError, BadZipFile, BadStream) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            EOFError,
+            BadZipFile,
+            BadStream,
+        ) as error:
             warnings.warn(
                 f"{path} is damaged ({type(error).__name__}) and made again; COURSE_CACHE names its folder",
                 stacklevel=3,
@@ -95,7 +103,9 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
         try:
             with os.fdopen(handle, "wb") as f:
                 write(f)
-            os.chmod(temporary, path.stat().st_mode if path.exists() else 0o644)  # mkstemp made it private
+            os.chmod(
+                temporary, path.stat().st_mode if path.exists() else 0o644
+            )  # mkstemp made it private
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
@@ -155,13 +165,17 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], about: dict) -> N
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """What save_tensors wrote. FileNotFoundError if it is missing, ValueError if damaged or not one of ours."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path} is a folder" if Path(path).is_dir() else f"no such file: {path}")
+        raise FileNotFoundError(
+            f"{path} is a folder" if Path(path).is_dir() else f"no such file: {path}"
+        )
     try:
         with safe_open(path, framework="pt") as f:
             metadata = f.metadata() or {}
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file ({error})") from error
+        raise ValueError(
+            f"{path} is damaged or not a safetensors file ({error})"
+        ) from error
     if "about" not in metadata:
         raise ValueError(
             f"{path} was not written by this course: it does not say what it holds. Weights of other libraries are "
@@ -170,7 +184,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     try:
         about = json.loads(metadata["about"])
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: what it says of itself is no JSON") from error
+        raise ValueError(
+            f"{path} is damaged: what it says of itself is no JSON"
+        ) from error
     written = about.pop("sha256", None)  # files of version 0.1 have none
     if written is not None and written != checksum(tensors, about):
         raise ValueError(
@@ -185,5 +201,7 @@ def checksum(tensors: dict[str, Tensor], about: dict) -> str:
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())  # bfloat16 has no numpy dtype: bytes have
+        digest.update(
+            value.reshape(-1).view(torch.uint8).numpy()
+        )  # bfloat16 has no numpy dtype: bytes have
     return digest.hexdigest()

@@ -11,7 +11,9 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-RUNNING: ContextVar["Watch | None"] = ContextVar("RUNNING", default=None)  # the loop that runs in this thread
+RUNNING: ContextVar["Watch | None"] = ContextVar(
+    "RUNNING", default=None
+)  # the loop that runs in this thread
 
 
 class Watch:
@@ -32,7 +34,13 @@ class Watch:
     def __exit__(self, *_) -> None:
         RUNNING.reset(self.outer.pop())
 
-    def add(self, good: Bool[Tensor, "*n"], t: Shaped[Tensor, "*n"] | None, what: str, must: str) -> None:
+    def add(
+        self,
+        good: Bool[Tensor, "*n"],
+        t: Shaped[Tensor, "*n"] | None,
+        what: str,
+        must: str,
+    ) -> None:
         """Note on the device which examples were as they must be; nothing is read."""
         self.unread.append((good, t, what, must, self.step))
 
@@ -76,11 +84,17 @@ def note(
         if watch is not None:
             watch.add(good, t, what, must)
     elif not good.all():
-        raise FloatingPointError(message(good, t, what, must, watch.step if watch else None))
+        raise FloatingPointError(
+            message(good, t, what, must, watch.step if watch else None)
+        )
 
 
 def message(
-    good: Bool[Tensor, "*n"], t: Shaped[Tensor, "*n"] | None, what: str, must: str, step: int | None
+    good: Bool[Tensor, "*n"],
+    t: Shaped[Tensor, "*n"] | None,
+    what: str,
+    must: str,
+    step: int | None,
 ) -> str:
     """What was not as it must be, where and when."""
     bad = ~good

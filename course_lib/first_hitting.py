@@ -18,7 +18,10 @@ from .shapes import Mask, Network, PerExample, State, check_count, describe, wid
 
 
 def first_hitting(
-    process: MDLM, model: Network, n: int, clamp: Callable[[Tensor], Tensor] | None = None
+    process: MDLM,
+    model: Network,
+    n: int,
+    clamp: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[PerExample, State]]:
     """Yield (t of each example, x_t), from the prior until no mask is left: at most `length` calls of the network.
 
@@ -42,7 +45,9 @@ def _first_hitting(process, model, n, clamp):
     t = torch.ones(n, device=x.device)
     log_level = schedule.noise(widest(t)).log()
     yield t, x
-    calls = int((x == mask).sum(1).max())  # the one time that a GPU is waited for before the end
+    calls = int(
+        (x == mask).sum(1).max()
+    )  # the one time that a GPU is waited for before the end
     for i in range(1, calls + 1):
         watch.step = i
         masks = x == mask

@@ -21,7 +21,15 @@ from .finite import check_finite
 from .nets import Wrapped
 from .process import Process
 from .sentences import Labelled
-from .shapes import Network, PerExample, State, Times, check_count, describe, per_example
+from .shapes import (
+    Network,
+    PerExample,
+    State,
+    Times,
+    check_count,
+    describe,
+    per_example,
+)
 from .wrapper import Wrapper
 
 
@@ -44,10 +52,14 @@ class ClassifierFree(Wrapped):
     def forward(self, x: State, u: PerExample, **given: Tensor | None) -> State:
         """The guided estimate."""
         free = self.inner(x, u, **{**given, "label": None})
-        told = self.inner(x, u, **{**given, "label": self.label})  # last: this is remembered
+        told = self.inner(
+            x, u, **{**given, "label": self.label}
+        )  # last: this is remembered
         return self.guided(free, told)
 
-    def explain(self, x: Vectors, u: PerExample, **given: Tensor | None) -> tuple[Vectors, LogLaw]:
+    def explain(
+        self, x: Vectors, u: PerExample, **given: Tensor | None
+    ) -> tuple[Vectors, LogLaw]:
         """The guided estimate, and the log law of words guided likewise."""
         free, free_law = self.inner.explain(x, u, **{**given, "label": None})
         told, told_law = self.inner.explain(x, u, **{**given, "label": self.label})
@@ -76,9 +88,13 @@ class ClassifierGuided(Wrapper):
         super().__init__(process)
         check_count("updates", updates)
         if not (lr > 0 and fluency >= 0):
-            raise ValueError(f"lr must be positive and fluency not negative, not {lr} and {fluency}")
+            raise ValueError(
+                f"lr must be positive and fluency not negative, not {lr} and {fluency}"
+            )
         if not callable(log_p):
-            raise TypeError(f"log_p must be callable as log_p(x_s, u), not {describe(log_p)}")
+            raise TypeError(
+                f"log_p must be callable as log_p(x_s, u), not {describe(log_p)}"
+            )
         self.log_p, self.updates, self.lr, self.fluency = log_p, updates, lr, fluency
 
     def step(self, model: Network, x: State, t: Times, s: Times) -> State:
@@ -104,8 +120,14 @@ class ClassifierGuided(Wrapper):
     def control(self, x: State, u: PerExample, s: Times) -> PerExample:
         """log_p(x_s, u), checked."""
         log_p = self.log_p(x, u)
-        if not isinstance(log_p, Tensor) or not log_p.is_floating_point() or log_p.shape != (len(x),):
-            raise ValueError(f"log_p must give {len(x)} floats, one per example, not {describe(log_p)}")
+        if (
+            not isinstance(log_p, Tensor)
+            or not log_p.is_floating_point()
+            or log_p.shape != (len(x),)
+        ):
+            raise ValueError(
+                f"log_p must give {len(x)} floats, one per example, not {describe(log_p)}"
+            )
         return check_finite("log_p", log_p, s)
 
 
@@ -119,7 +141,9 @@ class NoisyClassifierTraining(Process):
     def __init__(self, process: DiffusionLM, model: Network):
         super().__init__()
         self.process, self.T = process, process.T
-        self.__dict__["model"] = model  # not a part of this module: its weights are not this process's
+        self.__dict__["model"] = (
+            model  # not a part of this module: its weights are not this process's
+        )
 
     def loss(self, model: nn.Module, data: Labelled, t: Times) -> PerExample:
         """At one draw of x_t."""
@@ -127,10 +151,14 @@ class NoisyClassifierTraining(Process):
             _, _, x0, x_t = self.process.diffuse(self.model, data.tokens, t)
         return self.loss_at(model, data, x0, x_t, t)
 
-    def loss_at(self, model: nn.Module, data: Labelled, x0: Vectors, x_t: Vectors, t: Times) -> PerExample:
+    def loss_at(
+        self, model: nn.Module, data: Labelled, x0: Vectors, x_t: Vectors, t: Times
+    ) -> PerExample:
         """At this x_t."""
         mask = self.process.unpack(data.tokens)[2]
         logits = model(x_t, self.u(t), mask)
         return F.cross_entropy(
-            check_finite("the classifier's output", logits, t), data.labels, reduction="none"
+            check_finite("the classifier's output", logits, t),
+            data.labels,
+            reduction="none",
         )

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from .process import Process
 from .schedules import Schedule, Tables
 
-CLOSE = {"rel_tol": 1e-5, "abs_tol": 1e-7}  # a table made on another machine differs in its last digits
+CLOSE = {
+    "rel_tol": 1e-5,
+    "abs_tol": 1e-7,
+}  # a table made on another machine differs in its last digits
 
 
 def identity(process: Process) -> dict:
@@ -32,8 +35,13 @@ def differences(there: object, here: object, name: str = "") -> list[str]:
     if isinstance(there, dict) and isinstance(here, dict):
         shared = [key for key in there if key in here]
         if there.get("class") != here.get("class"):
-            shared = ["class"]  # which says it all: settings of another class mean other things
-        found = [differences(there[key], here[key], f"{name}.{key}".removeprefix(".")) for key in shared]
+            shared = [
+                "class"
+            ]  # which says it all: settings of another class mean other things
+        found = [
+            differences(there[key], here[key], f"{name}.{key}".removeprefix("."))
+            for key in shared
+        ]
         return [line for lines in found for line in lines]
     if _same(there, here):
         return []
@@ -47,7 +55,12 @@ def fingerprint(table: Tensor) -> dict:
     if not values.numel():
         return {"shape": list(table.shape)}
     order = torch.arange(len(values), dtype=torch.float64).cos()
-    numbers = [values.abs().mean(), values[len(values) // 2], values[-1], (order * values).mean()]
+    numbers = [
+        values.abs().mean(),
+        values[len(values) // 2],
+        values[-1],
+        (order * values).mean(),
+    ]
     return {"shape": list(table.shape), "numbers": [v.item() for v in numbers]}
 
 
@@ -70,9 +83,14 @@ def _of(value: object, above: tuple[int, ...]) -> object:
     if isinstance(value, dict):
         return {str(k): _of(v, within) for k, v in value.items()}
     if isinstance(value, Schedule):
-        return {"schedule": repr(value), **fingerprint(value.log_alpha_bar(_SOME_TIMES))}
+        return {
+            "schedule": repr(value),
+            **fingerprint(value.log_alpha_bar(_SOME_TIMES)),
+        }
     if isinstance(value, nn.Module) and not isinstance(value, Tables):
-        return {"class": class_of(value)}  # a network that is asked: its weights may be in training too
+        return {
+            "class": class_of(value)
+        }  # a network that is asked: its weights may be in training too
     if callable(value) and hasattr(value, "__qualname__"):
         return value.__qualname__
     return {"class": class_of(value), **_settings(value, within)}
@@ -85,13 +103,22 @@ def _settings(value: object, above: tuple[int, ...]) -> dict:
     """The public attributes of an object; of a module also its tables and what it is made of."""
     found = dict(getattr(value, "__dict__", {}))
     if dataclasses.is_dataclass(value):
-        found |= {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        found |= {
+            field.name: getattr(value, field.name)
+            for field in dataclasses.fields(value)
+        }
     if isinstance(value, nn.Module):
         changing = getattr(value, "remembers", ())
-        found |= value._modules | {k: v for k, v in value._buffers.items() if k not in changing}
+        found |= value._modules | {
+            k: v for k, v in value._buffers.items() if k not in changing
+        }
         found.pop("training", None)
     public = {k: v for k, v in sorted(found.items()) if not k.startswith("_")}
-    return {k: _of(v, above) for k, v in public.items() if not isinstance(v, torch.Generator)}
+    return {
+        k: _of(v, above)
+        for k, v in public.items()
+        if not isinstance(v, torch.Generator)
+    }
 
 
 def _same(a: object, b: object) -> bool:
@@ -102,7 +129,9 @@ def _same(a: object, b: object) -> bool:
         and not isinstance(a, bool)
         and not isinstance(b, bool)
     ):
-        return a == b or math.isclose(a, b, **CLOSE) or (math.isnan(a) and math.isnan(b))
+        return (
+            a == b or math.isclose(a, b, **CLOSE) or (math.isnan(a) and math.isnan(b))
+        )
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
     return type(a) is type(b) and a == b

@@ -17,7 +17,11 @@ class Judge:
     """
 
     def __init__(
-        self, x: Float[Tensor, "N *event"], y: Int[Tensor, " N"], neighbours: int = 10, components: int = 30
+        self,
+        x: Float[Tensor, "N *event"],
+        y: Int[Tensor, " N"],
+        neighbours: int = 10,
+        components: int = 30,
     ):
         if y.shape != x.shape[:1] or y.is_floating_point():
             raise ValueError(
@@ -29,8 +33,12 @@ class Judge:
             raise ValueError(
                 f"components must lie in 1..{most} and neighbours in 1..{len(x)}, not {components} and {neighbours}"
             )
-        knn = needs("sklearn.neighbors", "scikit-learn").KNeighborsClassifier(neighbours)
-        pca = needs("sklearn.decomposition", "scikit-learn").PCA(components, random_state=0)
+        knn = needs("sklearn.neighbors", "scikit-learn").KNeighborsClassifier(
+            neighbours
+        )
+        pca = needs("sklearn.decomposition", "scikit-learn").PCA(
+            components, random_state=0
+        )
         pixels = self.pixels(x)
         self.classifier = knn.fit(pixels, y.cpu().numpy())
         self.pca = pca.fit(pixels)

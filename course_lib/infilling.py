@@ -18,7 +18,13 @@ class Keep:
     approximate  its user knows that it is not, and wants it all the same
     """
 
-    def __init__(self, known: Mask, context: State, exact: bool = False, approximate: bool = False):
+    def __init__(
+        self,
+        known: Mask,
+        context: State,
+        exact: bool = False,
+        approximate: bool = False,
+    ):
         self.known, self.context = known, context
         self.exact, self.approximate = exact, approximate
 

@@ -9,7 +9,9 @@ from .schedules import bisect, check_table
 from .shapes import PerExample, Table, check_count, widest
 
 
-def information(noise: Semigroup, p0: Float[Tensor, " V"], log_alpha: PerExample) -> PerExample:
+def information(
+    noise: Semigroup, p0: Float[Tensor, " V"], log_alpha: PerExample
+) -> PerExample:
     """I(x_t; x_0) in nats per token, for x_0 ~ p0 and each log(alpha_t)."""
     p0 = check_law_of_tokens(noise, p0)
     eye = widest(torch.eye(noise.K, device=noise.device))[: noise.V]
@@ -21,7 +23,9 @@ def information(noise: Semigroup, p0: Float[Tensor, " V"], log_alpha: PerExample
     return each.sum((1, 2))
 
 
-def information_table(noise: Semigroup, p0: Float[Tensor, " V"], T: int, halvings: int = 50) -> Table:
+def information_table(
+    noise: Semigroup, p0: Float[Tensor, " V"], T: int, halvings: int = 50
+) -> Table:
     """alpha_bar[0..T] with I(x_t; x_0) / H(x_0) = 1 - t / T, by bisection in log sigma.  (D3PM, section 3.3)
 
     The clock of `noise` plays no part. For absorbing noise this is 1 - t / T whatever p0 is. Needs about T K^2 numbers.
@@ -48,8 +52,12 @@ def information_table(noise: Semigroup, p0: Float[Tensor, " V"], T: int, halving
 def check_law_of_tokens(noise: Semigroup, p0: Tensor) -> Float[Tensor, " V"]:
     """p0 in float64, or an error: a law over the noise's V tokens."""
     if not isinstance(noise, Semigroup):
-        raise TypeError(f"noise must be a Semigroup, which has one alpha, not {type(noise).__name__}")
+        raise TypeError(
+            f"noise must be a Semigroup, which has one alpha, not {type(noise).__name__}"
+        )
     p0 = check_law("p0", p0)
     if len(p0) != noise.V:
-        raise ValueError(f"p0 must be a law over the noise's {noise.V} tokens, not over {len(p0)}")
+        raise ValueError(
+            f"p0 must be a law over the noise's {noise.V} tokens, not over {len(p0)}"
+        )
     return p0.to(noise.device)

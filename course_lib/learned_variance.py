@@ -39,15 +39,21 @@ class Learned(DiagonalVariance):
         super().__init__(alpha_bar, shape, predicts, eta=1.0, **settings)
         self.vlb_weight = check_number("vlb_weight", vlb_weight, least=0)
 
-    def best_variance(self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition) -> Variance:
+    def best_variance(
+        self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition
+    ) -> Variance:
         """beta^f beta-tilde^(1 - f)."""
         f = (widest(halves(out, x_t)[1]) + 1) / 2
-        log_beta = torch.log(-torch.expm1(self.log_alpha_bar[t] - self.log_alpha_bar[s]))
+        log_beta = torch.log(
+            -torch.expm1(self.log_alpha_bar[t] - self.log_alpha_bar[s])
+        )
         log_small = torch.where(s > 0, step.q_var, self.decoder_var).log()
         log_var = f * per_example(log_beta, x_t) + (1 - f) * per_example(log_small, x_t)
         return log_var.exp()
 
-    def bound_variance(self, out: Tensor, x_t: Batch, t: Times, step: Transition) -> Variance:
+    def bound_variance(
+        self, out: Tensor, x_t: Batch, t: Times, step: Transition
+    ) -> Variance:
         """What the network says at t = 1 too: it was trained there."""
         return self.best_variance(out, x_t, t, t - 1, step)
 
@@ -80,12 +86,18 @@ class LossAware(Wrapper):
         super().__init__(process)
         check_count("history", history)
         if not isinstance(process.T, int):
-            raise TypeError(f"process must have discrete time, but its T is {process.T}")
+            raise TypeError(
+                f"process must have discrete time, but its T is {process.T}"
+            )
         if not 0 < check_number("uniform", uniform) <= 1:
             raise ValueError(f"uniform must lie in (0, 1], not {uniform}")
         self.uniform, device = uniform, process.device
-        self.register_buffer("losses", widest(torch.zeros(self.T, history, device=device)))
-        self.register_buffer("seen", torch.zeros(self.T, dtype=torch.long, device=device))
+        self.register_buffer(
+            "losses", widest(torch.zeros(self.T, history, device=device))
+        )
+        self.register_buffer(
+            "seen", torch.zeros(self.T, dtype=torch.long, device=device)
+        )
 
     def p(self) -> Float[Tensor, " T"]:
         """The law of the next training times 1..T."""
@@ -131,7 +143,9 @@ class LossAware(Wrapper):
         order = t.argsort(stable=True)
         row, loss = t[order] - 1, loss[order].to(self.losses.dtype)
         first_of_row = torch.searchsorted(row, row)
-        rank = torch.arange(len(row), device=row.device) - first_of_row  # 0, 1, ... within each time
+        rank = (
+            torch.arange(len(row), device=row.device) - first_of_row
+        )  # 0, 1, ... within each time
         count = torch.zeros_like(self.seen).index_add_(0, row, torch.ones_like(row))
         kept = rank >= count[row] - history  # of more than fit, the newest
         column = (self.seen[row] + rank) % history

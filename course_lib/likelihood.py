@@ -46,7 +46,9 @@ class ProbabilityFlow(Solver):
     def move(self, model: Network, x: Batch, t: Times, s: Times) -> Batch:
         """x_s on the curve through x_t. All examples must have the same t, and the same s."""
         if not ((t == t[0]).all() and (s == s[0]).all()):
-            raise ValueError("t and s must each hold one value for all examples: they share one solve")
+            raise ValueError(
+                "t and s must each hold one value for all examples: they share one solve"
+            )
         return self.flow(model, x, t[0].item(), s[0].item())
 
     def latent(self, model: Network, x: Batch) -> Batch:
@@ -93,22 +95,30 @@ class ProbabilityFlow(Solver):
         """
         self.check_state("x", x)
         if probe is not None and probe.shape != x.shape:
-            raise ValueError(f"probe must have the shape of x, {tuple(x.shape)}, not {tuple(probe.shape)}")
+            raise ValueError(
+                f"probe must have the shape of x, {tuple(x.shape)}, not {tuple(probe.shape)}"
+            )
         check_differentiable(model)
         n, prior = len(x), log_prior or self.sde.log_prior
 
         def rhs(t: float, y):
             now = torch.tensor(y[n:]).reshape(x.shape).to(x)
             times = self.at(t, x)
-            v, div = with_divergence(lambda z: self.sde.velocity(model, z, times), now, probe)
+            v, div = with_divergence(
+                lambda z: self.sde.velocity(model, z, times), now, probe
+            )
             check_finite("the drift", v.cpu(), times.cpu())
             check_finite("its divergence", div.cpu(), times.cpu())
             return torch.cat([widest(div.cpu()), widest(v.cpu()).flatten()]).numpy()
 
-        start = torch.cat([torch.zeros(n, dtype=torch.float64), widest(x.detach().cpu()).flatten()])
+        start = torch.cat(
+            [torch.zeros(n, dtype=torch.float64), widest(x.detach().cpu()).flatten()]
+        )
         # Inside torch.inference_mode() nothing could be differentiated, not even by asking for it.
         with torch.inference_mode(False), evaluating(model):
-            y = torch.from_numpy(self.solve(rhs, start.numpy(), self.sde.t_min, self.sde.t_max))
+            y = torch.from_numpy(
+                self.solve(rhs, start.numpy(), self.sde.t_min, self.sde.t_max)
+            )
         gained, z = y[:n], y[n:].reshape(x.shape)
         return gained + widest(prior(z.to(x.device))).cpu()
 
@@ -125,17 +135,25 @@ class ProbabilityFlow(Solver):
             self.calls = 0
             return y.copy()
         solve_ivp = needs("scipy.integrate", "scipy").solve_ivp
-        found = solve_ivp(rhs, (start, end), y, method=self.method, rtol=self.rtol, atol=self.atol)
+        found = solve_ivp(
+            rhs, (start, end), y, method=self.method, rtol=self.rtol, atol=self.atol
+        )
         self.calls = found.nfev
         if not found.success:
-            raise FloatingPointError(f"the solver stopped at t = {found.t[-1]:g}: {found.message}")
+            raise FloatingPointError(
+                f"the solver stopped at t = {found.t[-1]:g}: {found.message}"
+            )
         return found.y[:, -1]
 
 
 def check_differentiable(model: Network) -> None:
     """Raise RuntimeError for a network made inside torch.inference_mode(), through which no gradient can flow."""
-    if isinstance(model, nn.Module) and any(p.is_inference() for p in model.parameters()):
-        raise RuntimeError("model was made inside torch.inference_mode(); log_prob needs its gradients in x")
+    if isinstance(model, nn.Module) and any(
+        p.is_inference() for p in model.parameters()
+    ):
+        raise RuntimeError(
+            "model was made inside torch.inference_mode(); log_prob needs its gradients in x"
+        )
 
 
 def with_divergence(

@@ -36,10 +36,16 @@ class MaskCount(Wrapper):
         super().__init__(process)
         noise = getattr(process, "noise", None)
         if not isinstance(noise, Absorbing) or not hasattr(process, "mask_cost"):
-            raise ValueError(f"process must have absorbing noise, not {described(process)}")
+            raise ValueError(
+                f"process must have absorbing noise, not {described(process)}"
+            )
         self.T = process.length
         by_step = isinstance(process.T, int)
-        self.law = StepsGivenCount(noise, self.T) if by_step else TimesGivenCount(noise, self.T)
+        self.law = (
+            StepsGivenCount(noise, self.T)
+            if by_step
+            else TimesGivenCount(noise, self.T)
+        )
 
     @property
     def weight(self) -> Float[Tensor, " L_plus_1"]:
@@ -76,13 +82,19 @@ class MaskCount(Wrapper):
     def bound_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
         """The same at this x_t, which has t masks."""
         diffusion = self.diffusion_term_at(model, x0, x_t, t)
-        return diffusion + self.process.prior_term(x0) + self.process.reconstruction_term(model, x0)
+        return (
+            diffusion
+            + self.process.prior_term(x0)
+            + self.process.reconstruction_term(model, x0)
+        )
 
     def diffusion_term(self, model: Network, x0: Tokens, t: Times) -> PerExample:
         """The bound without prior and reconstruction, at one draw of the masks."""
         return self.diffusion_term_at(model, x0, self.corrupt(x0, t), t)
 
-    def diffusion_term_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
+    def diffusion_term_at(
+        self, model: Network, x0: Tokens, x_t: Tokens, t: Times
+    ) -> PerExample:
         """length x w(n) x cost of the masks: nats per sequence, float64."""
         x0 = self.check_whole(x0)
         x_t = self.process.check_state("x_t", x_t, self.process.noise.K)
@@ -135,7 +147,9 @@ class TimesGivenCount(Tables):
         # P(Beta(n, L - n + 1) < level) = P(at least n of L uniform numbers are below it) = P(M >= n)
         at_least = binomial(log_alpha, length).exp().flip(1).cumsum(1).flip(1)
         n = widest(torch.arange(length + 1, device=noise.device))
-        self.register_buffer("weight", (at_least[1] - at_least[0]) / n.clamp(min=1) * (n > 0))
+        self.register_buffer(
+            "weight", (at_least[1] - at_least[0]) / n.clamp(min=1) * (n > 0)
+        )
         self.register_buffer("lost", -torch.expm1(log_alpha))
 
     def told(self, n: Times) -> Times:
@@ -168,7 +182,10 @@ def log_at_least(n: Times, length: int, level: PerExample) -> PerExample:
 
 
 def bisect(
-    below: Callable[[PerExample], Tensor], low: PerExample, high: PerExample, halvings: int = 50
+    below: Callable[[PerExample], Tensor],
+    low: PerExample,
+    high: PerExample,
+    halvings: int = 50,
 ) -> PerExample:
     """The number between low and high up to which `below` is true."""
     for _ in range(halvings):

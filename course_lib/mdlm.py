@@ -40,7 +40,9 @@ class MDLM(TokenProcess):
         """What each mask of x_t costs, 0 elsewhere; nats, float64."""
         return self.on_masks(model, x0, x_t, t, self.cost)
 
-    def cost(self, f: Float[Tensor, "*n V"], x0: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    def cost(
+        self, f: Float[Tensor, "*n V"], x0: Int[Tensor, "*n"]
+    ) -> Float[Tensor, "*n"]:
         """-log softmax(f)[x_0]."""
         return cross_entropy(f, x0)
 
@@ -59,12 +61,16 @@ class MDLM(TokenProcess):
 
     # The bound
 
-    def diffusion_term_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
+    def diffusion_term_at(
+        self, model: Network, x0: Tokens, x_t: Tokens, t: Times
+    ) -> PerExample:
         """weight(t) x the cost of the masks of x_t: nats per sequence, float64."""
         x0, x_t = self.check_pair(x0, x_t, t)
         return self.weight(t) * self.mask_cost(model, x0, x_t, t).sum(1)
 
-    def reconstruction_term_at(self, model: Network, x0: Tokens, x: Tokens) -> PerExample:
+    def reconstruction_term_at(
+        self, model: Network, x0: Tokens, x: Tokens
+    ) -> PerExample:
         """-log p(x_0) of the masks that are there just after time 0. Nats per sequence."""
         first = torch.full((len(x0),), FIRST, device=x0.device)
         x0, x = self.check_pair(x0, x, first)
@@ -108,10 +114,14 @@ def check_clock(noise: Semigroup, to_zero: bool = False) -> None:
     u = torch.linspace(0, 1, 1001, dtype=torch.float64)
     sigma = -noise.schedule.log_alpha_bar(u).detach()
     if not (sigma[:-1] if to_zero else sigma).isfinite().all():
-        raise ValueError("noise must leave alpha_bar(1) > 0: where it is 0, scores say nothing")
+        raise ValueError(
+            "noise must leave alpha_bar(1) > 0: where it is 0, scores say nothing"
+        )
     if not (sigma.diff() > 0).all():
         at = u[int((~(sigma.diff() > 0)).nonzero()[0])]
-        raise ValueError(f"noise must grow with time, but sigma does not increase after u = {at:g}")
+        raise ValueError(
+            f"noise must grow with time, but sigma does not increase after u = {at:g}"
+        )
 
 
 def starts_below_1(noise: Semigroup) -> bool:

@@ -20,7 +20,9 @@ def time_features(u: PerExample, n: int) -> Float[Tensor, "B n"]:
     if n < 4 or n % 2:
         raise ValueError(f"n must be even and at least 4, not {n}")
     frequency = torch.linspace(0, math.log(1000), n // 2, device=u.device).exp()
-    angle = u.float()[:, None] * frequency  # never narrower: in bfloat16 the fast ones would be noise
+    angle = (
+        u.float()[:, None] * frequency
+    )  # never narrower: in bfloat16 the fast ones would be noise
     return torch.cat([angle.cos(), angle.sin()], 1)
 
 
@@ -35,7 +37,9 @@ class TimeEmbedding(nn.Sequential):
     """u -> a vector of the given width that conditions every block."""
 
     def __init__(self, width: int, features: int = 64):
-        super().__init__(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        super().__init__(
+            nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
         self.features = features
 
     def forward(self, u: PerExample) -> Float[Tensor, "B width"]:
@@ -49,16 +53,27 @@ class MLP(nn.Module):
     answers: how many numbers it says per coordinate; the last axis of the output is that much longer.
     """
 
-    def __init__(self, shape: tuple[int, ...] = (2,), width: int = 128, depth: int = 3, answers: int = 1):
+    def __init__(
+        self,
+        shape: tuple[int, ...] = (2,),
+        width: int = 128,
+        depth: int = 3,
+        answers: int = 1,
+    ):
         super().__init__()
         dims = math.prod(shape)
         self.answers = answers
         self.time = TimeEmbedding(width)
-        self.enter, self.leave = nn.Linear(dims, width), zero(nn.Linear(width, dims * answers))
+        self.enter, self.leave = (
+            nn.Linear(dims, width),
+            zero(nn.Linear(width, dims * answers)),
+        )
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.film = nn.Linear(width, 2 * width * depth)
 
-    def forward(self, x: Float[Tensor, "B *event"], u: PerExample) -> Float[Tensor, "B *out"]:
+    def forward(
+        self, x: Float[Tensor, "B *event"], u: PerExample
+    ) -> Float[Tensor, "B *out"]:
         """As many numbers as x has, times `answers`."""
         h = self.enter(x.flatten(1).to(self.enter.weight.dtype))
         film = self.film(self.time(u)).chunk(2 * len(self.layers), 1)
@@ -75,8 +90,14 @@ class ResBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, c_time: int):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(8, c_in), nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.norm2, self.conv2 = nn.GroupNorm(8, c_out), zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.norm1, self.conv1 = (
+            nn.GroupNorm(8, c_in),
+            nn.Conv2d(c_in, c_out, 3, padding=1),
+        )
+        self.norm2, self.conv2 = (
+            nn.GroupNorm(8, c_out),
+            zero(nn.Conv2d(c_out, c_out, 3, padding=1)),
+        )
         self.film = nn.Linear(c_time, 2 * c_out)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
@@ -96,11 +117,16 @@ class PixelAttention(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.norm = nn.GroupNorm(8, channels)
-        self.qkv, self.out = nn.Conv2d(channels, 3 * channels, 1), zero(nn.Conv2d(channels, channels, 1))
+        self.qkv, self.out = (
+            nn.Conv2d(channels, 3 * channels, 1),
+            zero(nn.Conv2d(channels, channels, 1)),
+        )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """x and what each pixel has seen."""
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, 2)  # (B, H W, C) each
+        q, k, v = (
+            self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, 2)
+        )  # (B, H W, C) each
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(h.transpose(1, 2).reshape(x.shape))
 
@@ -113,21 +139,35 @@ class UNet(nn.Module):
     answers: how many numbers it says per pixel and channel; the output has that many times the channels.
     """
 
-    def __init__(self, channels: int = 1, widths: tuple[int, ...] = (32, 64), answers: int = 1):
+    def __init__(
+        self, channels: int = 1, widths: tuple[int, ...] = (32, 64), answers: int = 1
+    ):
         super().__init__()
         if any(w % 8 for w in widths):
             raise ValueError(f"widths must be multiples of 8, not {widths}")
-        self.factor, c_time, above = 2 ** (len(widths) - 1), 2 * widths[0], (widths[0], *widths[:-1])
+        self.factor, c_time, above = (
+            2 ** (len(widths) - 1),
+            2 * widths[0],
+            (widths[0], *widths[:-1]),
+        )
         self.time = TimeEmbedding(c_time)
         self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(ResBlock(a, w, c_time) for a, w in zip(above, widths, strict=True))
-        self.middle = nn.ModuleList(ResBlock(widths[-1], widths[-1], c_time) for _ in range(2))
+        self.down = nn.ModuleList(
+            ResBlock(a, w, c_time) for a, w in zip(above, widths, strict=True)
+        )
+        self.middle = nn.ModuleList(
+            ResBlock(widths[-1], widths[-1], c_time) for _ in range(2)
+        )
         self.attend = PixelAttention(widths[-1])
-        self.up = nn.ModuleList(ResBlock(2 * w, a, c_time) for a, w in zip(above, widths, strict=True))
+        self.up = nn.ModuleList(
+            ResBlock(2 * w, a, c_time) for a, w in zip(above, widths, strict=True)
+        )
         self.norm = nn.GroupNorm(8, widths[0])
         self.leave = zero(nn.Conv2d(widths[0], channels * answers, 3, padding=1))
 
-    def forward(self, x: Float[Tensor, "B C H W"], u: PerExample) -> Float[Tensor, "B C_out H W"]:
+    def forward(
+        self, x: Float[Tensor, "B C H W"], u: PerExample
+    ) -> Float[Tensor, "B C_out H W"]:
         """As many numbers as x has, times `answers`. ValueError for a size that cannot be halved."""
         return self.read(self.features(x, u))
 
@@ -135,7 +175,9 @@ class UNet(nn.Module):
         """What the network says, from its last features."""
         return self.leave(F.silu(self.norm(h)))
 
-    def features(self, x: Float[Tensor, "B C H W"], u: PerExample) -> Float[Tensor, "B width H W"]:
+    def features(
+        self, x: Float[Tensor, "B C H W"], u: PerExample
+    ) -> Float[Tensor, "B width H W"]:
         """The last feature maps, before they are read."""
         if x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise ValueError(
@@ -163,9 +205,13 @@ class TwoHeads(nn.Module):
         self.backbone = backbone.requires_grad_(False)
         norm, leave = backbone.norm, backbone.leave
         head = nn.Conv2d(leave.in_channels, leave.out_channels, 3, padding=1)
-        self.head = nn.Sequential(nn.GroupNorm(norm.num_groups, norm.num_channels), nn.SiLU(), zero(head))
+        self.head = nn.Sequential(
+            nn.GroupNorm(norm.num_groups, norm.num_channels), nn.SiLU(), zero(head)
+        )
 
-    def forward(self, x: Float[Tensor, "B C H W"], u: PerExample) -> Float[Tensor, "B C_out H W"]:
+    def forward(
+        self, x: Float[Tensor, "B C H W"], u: PerExample
+    ) -> Float[Tensor, "B C_out H W"]:
         """The backbone's answer and, behind it, the head's."""
         with torch.no_grad():
             h = self.backbone.features(x, u)
@@ -208,19 +254,30 @@ class Block(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         self.ada = zero(nn.Linear(width, 6 * width))
 
     def forward(
-        self, h: Float[Tensor, "B L H"], c: Float[Tensor, "B H"], keys: Bool[Tensor, "_ 1 _ L"] | None
+        self,
+        h: Float[Tensor, "B L H"],
+        c: Float[Tensor, "B H"],
+        keys: Bool[Tensor, "_ 1 _ L"] | None,
     ) -> Float[Tensor, "B L H"]:
         """h and what attention and MLP add, given the time's vector c; keys says which positions are seen."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(c)[:, None].chunk(6, -1)  # (B, 1, H) each
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(c)[:, None].chunk(
+            6, -1
+        )  # (B, 1, H) each
         q, k, v = (
-            z.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, L, H / heads)
+            z.unflatten(-1, (self.heads, -1)).transpose(
+                1, 2
+            )  # (B, heads, L, H / heads)
             for z in self.qkv(self.norm(h) * (1 + scale1) + shift1).chunk(3, -1)
         )
-        attended = F.scaled_dot_product_attention(rotate(q), rotate(k), v, attn_mask=keys)
+        attended = F.scaled_dot_product_attention(
+            rotate(q), rotate(k), v, attn_mask=keys
+        )
         h = h + gate1 * self.proj(attended.transpose(1, 2).flatten(2))
         return h + gate2 * self.mlp(self.norm(h) * (1 + scale2) + shift2)
 
@@ -231,11 +288,15 @@ class Transformer(nn.Module):
     causal  no position sees a later one
     """
 
-    def __init__(self, width: int = 128, heads: int = 4, depth: int = 4, causal: bool = False):
+    def __init__(
+        self, width: int = 128, heads: int = 4, depth: int = 4, causal: bool = False
+    ):
         super().__init__()
         self.causal = causal
         if width % (2 * heads):
-            raise ValueError(f"width must be a multiple of 2 x heads = {2 * heads}, not {width}")
+            raise ValueError(
+                f"width must be a multiple of 2 x heads = {2 * heads}, not {width}"
+            )
         self.time = TimeEmbedding(width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -247,7 +308,9 @@ class Transformer(nn.Module):
         h = only(h, mask)
         c, keys = self.time(u), None if mask is None else mask[:, None, None]
         if self.causal:
-            earlier = torch.ones(h.shape[1], h.shape[1], dtype=torch.bool, device=h.device).tril()[None, None]
+            earlier = torch.ones(
+                h.shape[1], h.shape[1], dtype=torch.bool, device=h.device
+            ).tril()[None, None]
             keys = earlier if keys is None else keys & earlier
         for block in self.blocks:
             h = block(h, c, keys)
@@ -264,9 +327,13 @@ def check_mask(mask: Mask | None, shape: tuple[int, int]) -> None:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(f"mask must be a bool tensor, not {describe(mask)}")
     if tuple(mask.shape) != tuple(shape):
-        raise ValueError(f"mask must have shape {tuple(shape)}, not {tuple(mask.shape)}")
+        raise ValueError(
+            f"mask must have shape {tuple(shape)}, not {tuple(mask.shape)}"
+        )
     if mask.device.type == "cpu" and not (rows := mask.any(1)).all():
-        raise ValueError(f"mask must show a place in each row, but row {int((~rows).nonzero()[0])} has none")
+        raise ValueError(
+            f"mask must show a place in each row, but row {int((~rows).nonzero()[0])} has none"
+        )
 
 
 def only(h: Float[Tensor, "B L H"], mask: Mask | None) -> Float[Tensor, "B L H"]:
@@ -278,10 +345,16 @@ def only(h: Float[Tensor, "B L H"], mask: Mask | None) -> Float[Tensor, "B L H"]
 def convolution(width: int, radius: int) -> nn.Conv1d | None:
     """What `around` adds: a filter of 2 radius + 1 places for each channel. None for radius 0."""
     check_count("radius", radius, least=0)
-    return nn.Conv1d(width, width, 2 * radius + 1, padding=radius, groups=width) if radius else None
+    return (
+        nn.Conv1d(width, width, 2 * radius + 1, padding=radius, groups=width)
+        if radius
+        else None
+    )
 
 
-def around(spread: nn.Conv1d | None, h: Float[Tensor, "B L H"], mask: Mask | None) -> Float[Tensor, "B L H"]:
+def around(
+    spread: nn.Conv1d | None, h: Float[Tensor, "B L H"], mask: Mask | None
+) -> Float[Tensor, "B L H"]:
     """h, and what stands around each place; places where mask is False are not seen."""
     if spread is None:
         return h
@@ -300,7 +373,13 @@ class TokenNet(nn.Module):
     takes_at = True  # says to a process that it may ask for some positions
 
     def __init__(
-        self, K_in: int, K_out: int, width: int = 128, heads: int = 4, depth: int = 4, radius: int = 0
+        self,
+        K_in: int,
+        K_out: int,
+        width: int = 128,
+        heads: int = 4,
+        depth: int = 4,
+        radius: int = 0,
     ):
         super().__init__()
         self.embedding = nn.Embedding(K_in, width)
@@ -318,7 +397,9 @@ class TokenNet(nn.Module):
         h = self.trunk(around(self.spread, self.embedding(x), mask), u, mask)
         if at is None:
             return self.head(h)
-        many = self.head.out_features >= 1024  # for fewer, picking first costs what it saves
+        many = (
+            self.head.out_features >= 1024
+        )  # for fewer, picking first costs what it saves
         return self.head(h[at]) if many else self.head(h)[at]
 
 
@@ -327,13 +408,21 @@ class CausalNet(nn.Module):
 
     def __init__(self, K: int, width: int = 128, heads: int = 4, depth: int = 4):
         super().__init__()
-        self.K, self.embedding = K, nn.Embedding(K + 1, width)  # K stands before the first token
-        self.trunk, self.head = Transformer(width, heads, depth, causal=True), zero(nn.Linear(width, K))
+        self.K, self.embedding = (
+            K,
+            nn.Embedding(K + 1, width),
+        )  # K stands before the first token
+        self.trunk, self.head = (
+            Transformer(width, heads, depth, causal=True),
+            zero(nn.Linear(width, K)),
+        )
 
     def forward(self, x: Tokens, u: PerExample | None = None) -> Float[Tensor, "B L K"]:
         """Logits of each token. u is ignored: what has been written says how far one is."""
         before = F.pad(x[:, :-1], (1, 0), value=self.K)
-        return self.head(self.trunk(self.embedding(before), torch.zeros(len(x), device=x.device)))
+        return self.head(
+            self.trunk(self.embedding(before), torch.zeros(len(x), device=x.device))
+        )
 
 
 # Networks around networks
@@ -357,7 +446,9 @@ class Wrapped(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             # Not for what Python itself looks for while it copies or unpickles: then there is no network yet.
-            inner = self.__dict__.get("inner", self.__dict__.get("_modules", {}).get("inner"))
+            inner = self.__dict__.get(
+                "inner", self.__dict__.get("_modules", {}).get("inner")
+            )
             if inner is None or name.startswith("__"):
                 raise
             return getattr(inner, name)
@@ -380,13 +471,20 @@ class Given(Wrapped):
     def _apply(self, fn, recurse: bool = True):
         """What is given goes where the network goes."""
         super()._apply(fn, recurse)
-        self.given = {name: value if value is None else fn(value) for name, value in self.given.items()}
+        self.given = {
+            name: value if value is None else fn(value)
+            for name, value in self.given.items()
+        }
         return self
 
     @property
     def mask(self) -> Mask | None:
         """Where there are words, as far as this network or one inside was told: `decode` asks."""
-        return self.given["mask"] if "mask" in self.given else getattr(self.inner, "mask", None)
+        return (
+            self.given["mask"]
+            if "mask" in self.given
+            else getattr(self.inner, "mask", None)
+        )
 
     def forward(self, x: Tensor, u: PerExample, **given) -> Tensor:
         """What the network inside says, given that."""

@@ -34,22 +34,32 @@ class NGram:
         check_count("K", K, least=2)
         check_count("order", order)
         if K**order >= 2**62:
-            raise ValueError(f"order must be such that K^order fits in 62 bits, not {order} with K = {K}")
+            raise ValueError(
+                f"order must be such that K^order fits in 62 bits, not {order} with K = {K}"
+            )
         row = known(row, K, "row", axes=1)
         if len(row) < order:
-            raise ValueError(f"row must hold at least {order} tokens in 0..{K - 1}, not {len(row)}")
+            raise ValueError(
+                f"row must hold at least {order} tokens in 0..{K - 1}, not {len(row)}"
+            )
         self.K, self.order = K, order
         self.levels: dict[int, Level] = {}
         grams, count = self.codes(row, order).unique(return_counts=True)
         for k in range(order, 0, -1):
             self.levels[k] = self.level(grams, count)
-            if k > 1:  # below the top a piece counts once for each token that stood before it
+            if (
+                k > 1
+            ):  # below the top a piece counts once for each token that stood before it
                 grams, count = (grams % K ** (k - 1)).unique(return_counts=True)
 
     def level(self, grams: Int[Tensor, " n"], count: Int[Tensor, " n"]) -> Level:
         """What is known of one order, from its pieces and their counts."""
-        histories, place, followers = (grams // self.K).unique(return_inverse=True, return_counts=True)
-        total = torch.zeros(len(histories), dtype=torch.long).index_add_(0, place, count)
+        histories, place, followers = (grams // self.K).unique(
+            return_inverse=True, return_counts=True
+        )
+        total = torch.zeros(len(histories), dtype=torch.long).index_add_(
+            0, place, count
+        )
         n_1 = (count == 1).sum().item()
         n_2 = (count == 2).sum().item()
         discount = n_1 / (n_1 + 2 * n_2) if n_1 else 0.0
@@ -75,14 +85,18 @@ class NGram:
             total = looked_up(history, level.histories, level.total)
             followers = looked_up(history, level.histories, level.followers)
             shorter = p[:, k - 1 :]  # p_{k-1}
-            longer = ((count - D).clamp(min=0) + D * followers * shorter) / total.clamp(min=1)
+            longer = ((count - D).clamp(min=0) + D * followers * shorter) / total.clamp(
+                min=1
+            )
             p[:, k - 1 :] = torch.where(total > 0, longer, shorter)
         return p.log()
 
     def bits(self, x: Int[Tensor, "B L"], skip: int = 0) -> float:
         """Mean bits per token, without the first `skip` of each row."""
         if not x.numel() or not 0 <= skip < x.shape[-1]:
-            raise ValueError(f"x must hold tokens after the first skip = {skip} of a row, not {describe(x)}")
+            raise ValueError(
+                f"x must hold tokens after the first skip = {skip} of a row, not {describe(x)}"
+            )
         nats = -self.log_prob(x)[:, skip:].mean().item()
         return nats / math.log(2)
 
@@ -99,7 +113,12 @@ def known(
     x: Int[Tensor, "*shape"], K: int, name: str, least: int = 0, axes: int = 2
 ) -> Int[Tensor, "*shape"]:
     """The tokens as int64 on the CPU. ValueError for one outside of least..K - 1: its code would be another's."""
-    if not isinstance(x, Tensor) or x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+    if (
+        not isinstance(x, Tensor)
+        or x.is_floating_point()
+        or x.is_complex()
+        or x.dtype == torch.bool
+    ):
         raise TypeError(f"{name} must hold integer tokens, not {describe(x)}")
     if x.ndim != axes:
         want = "(N,)" if axes == 1 else "(B, L)"
@@ -107,7 +126,9 @@ def known(
     x = x.cpu().long()
     strange = x[(x < least) | (x >= K)]
     if len(strange):
-        raise ValueError(f"{name} must hold tokens in 0..{K - 1}, but has {strange[0].item()}")
+        raise ValueError(
+            f"{name} must hold tokens in 0..{K - 1}, but has {strange[0].item()}"
+        )
     return x
 
 
@@ -130,7 +151,9 @@ class SentenceJudge:
         x = known(x, self.end, "sentences", least=-1)
         padding = x < 0
         if (padding[:, :-1] & ~padding[:, 1:]).any():
-            raise ValueError("sentences must be filled up at the end, but there is PAD before a word")
+            raise ValueError(
+                "sentences must be filled up at the end, but there is PAD before a word"
+            )
         return x
 
     def framed(self, x: Int[Tensor, "B L"]) -> Int[Tensor, "B M"]:

@@ -53,8 +53,13 @@ class Course:
         """The path of shipped weights. Raises FileNotFoundError with what there is instead."""
         path = self.assets / name
         if not path.is_file():
-            there = ", ".join(sorted(p.name for p in self.assets.glob("*.safetensors"))) or "none"
-            raise FileNotFoundError(f"no weights {name!r} in {self.assets}; there: {there}")
+            there = (
+                ", ".join(sorted(p.name for p in self.assets.glob("*.safetensors")))
+                or "none"
+            )
+            raise FileNotFoundError(
+                f"no weights {name!r} in {self.assets}; there: {there}"
+            )
         return path
 
 
@@ -70,9 +75,13 @@ def setup(chapter: str, seed: int = 0) -> Course:
     print(
         f"{chapter} | course_lib {__version__} | python {platform.python_version()} | {' | '.join(packages)}"
     )
-    print(f"device: {course.device} | threads: {torch.get_num_threads()} | seed: {seed}")
+    print(
+        f"device: {course.device} | threads: {torch.get_num_threads()} | seed: {seed}"
+    )
     solutions = "solutions" if os.environ.get("COURSE_SOLUTIONS") == "1" else "yours"
-    print(f"exercises: {solutions} | training: {'fast (a few steps)' if course.fast else 'full'}")
+    print(
+        f"exercises: {solutions} | training: {'fast (a few steps)' if course.fast else 'full'}"
+    )
     print(run_time(chapter))
     return course
 
@@ -82,7 +91,9 @@ def threads_wanted() -> int | None:
     ours = os.environ.get("COURSE_THREADS", "").strip()
     if ours:
         if not ours.isdecimal() or int(ours) < 1:
-            raise ValueError(f"COURSE_THREADS must be a number of threads, not {ours!r}")
+            raise ValueError(
+                f"COURSE_THREADS must be a number of threads, not {ours!r}"
+            )
         return int(ours)
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return (
@@ -96,7 +107,9 @@ def run_time(chapter: str) -> str:
     times = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if chapter not in times:
         return "run time: not measured yet"
-    return "run time: {seconds} s when its outputs were stored, on {cores} CPU cores".format(**times[chapter])
+    return "run time: {seconds} s when its outputs were stored, on {cores} CPU cores".format(
+        **times[chapter]
+    )
 
 
 def best_device() -> torch.device:
@@ -115,12 +128,16 @@ def plain_figures() -> None:
 
 def watched() -> bool:
     """True where somebody sees a bar move: a terminal or a live notebook, but no test, CI or stored run."""
-    if any(os.environ.get(name) for name in ("CI", "PYTEST_VERSION", "PYTEST_CURRENT_TEST")):
+    if any(
+        os.environ.get(name) for name in ("CI", "PYTEST_VERSION", "PYTEST_CURRENT_TEST")
+    ):
         return False
     return live() or (sys.stderr.isatty() and os.environ.get("COURSE_STATIC") != "1")
 
 
-def watch(records: Iterable[Any], total: int, describe: str = "training", every: int = 20) -> Iterator[Any]:
+def watch(
+    records: Iterable[Any], total: int, describe: str = "training", every: int = 20
+) -> Iterator[Any]:
     """Pass training records through, under a bar where one is watched; at the end print steps and final loss.
 
     Interrupting (the stop button, Ctrl-C) ends the training after the step that runs, not the cell: it says where,
@@ -130,14 +147,18 @@ def watch(records: Iterable[Any], total: int, describe: str = "training", every:
     """
     moving, start, seen, losses = watched(), time.perf_counter(), 0, deque(maxlen=every)
     # On one stream with the last line, in plain text: a bar made of widgets would stay behind in a saved notebook.
-    bar = tqdm(total=total, desc=describe, disable=not moving, leave=False, file=bar_stream())
+    bar = tqdm(
+        total=total, desc=describe, disable=not moving, leave=False, file=bar_stream()
+    )
     with Interrupts() as interrupts:
         try:
             for record in records:
                 seen += 1
                 losses.append(torch.as_tensor(record.loss).detach())
                 if moving and seen % every == 0:
-                    bar.set_postfix(loss=f"{losses[-1].mean().item():.3f}", refresh=False)
+                    bar.set_postfix(
+                        loss=f"{losses[-1].mean().item():.3f}", refresh=False
+                    )
                     bar.update(every)
                 yield record
                 if interrupts.noted:
@@ -180,7 +201,9 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         self.main = threading.current_thread() is threading.main_thread()
         if self.main:
-            self.before = signal.signal(signal.SIGINT, self.note) or signal.default_int_handler
+            self.before = (
+                signal.signal(signal.SIGINT, self.note) or signal.default_int_handler
+            )
         return self
 
     def note(self, *_: Any) -> None:

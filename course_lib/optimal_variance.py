@@ -24,7 +24,16 @@ from .ddpm import DDPM, Prediction, Transition
 from .finite import Watch, note
 from .process import evaluating
 from .schedules import check_number
-from .shapes import Network, PerExample, Table, Times, check_choice, check_count, describe, widest
+from .shapes import (
+    Network,
+    PerExample,
+    Table,
+    Times,
+    check_choice,
+    check_count,
+    describe,
+    widest,
+)
 
 Costs = Float[Tensor, "T_plus_1 T_plus_1"]  # [t, s]: what the step t -> s costs
 
@@ -83,11 +92,18 @@ class Analytic(DDIM):
 
 def check_conditional_variance(conditional_variance: Table, T: int) -> Table:
     """The table itself in float64, or an error that names what it must be."""
-    if not isinstance(conditional_variance, Tensor) or not conditional_variance.is_floating_point():
-        raise TypeError(f"conditional_variance must be a float tensor, not {describe(conditional_variance)}")
+    if (
+        not isinstance(conditional_variance, Tensor)
+        or not conditional_variance.is_floating_point()
+    ):
+        raise TypeError(
+            f"conditional_variance must be a float tensor, not {describe(conditional_variance)}"
+        )
     if conditional_variance.shape != (T + 1,):
         got = tuple(conditional_variance.shape)
-        raise ValueError(f"conditional_variance must have shape (T + 1,) = ({T + 1},), not {got}")
+        raise ValueError(
+            f"conditional_variance must have shape (T + 1,) = ({T + 1},), not {got}"
+        )
     if (conditional_variance < 0).any() or conditional_variance.isinf().any():
         raise ValueError("conditional_variance must not be negative or infinite")
     return widest(conditional_variance.detach())
@@ -140,7 +156,9 @@ def estimate_conditional_variance(
     return out
 
 
-def mean_residual(process: DDPM, model: Network, passes: list[Tensor], t: int) -> Tensor:
+def mean_residual(
+    process: DDPM, model: Network, passes: list[Tensor], t: int
+) -> Tensor:
     """E (x_0 - x0_hat)^2 over examples and dimensions."""
     total, count = 0, 0
     for x0 in passes:
@@ -151,7 +169,9 @@ def mean_residual(process: DDPM, model: Network, passes: list[Tensor], t: int) -
     return total / count
 
 
-def mean_from_score(process: DDPM, model: Network, passes: list[Tensor], t: int) -> Tensor:
+def mean_from_score(
+    process: DDPM, model: Network, passes: list[Tensor], t: int
+) -> Tensor:
     """(1 - abar)/abar (1 - E eps_hat^2); eps_hat^2 is (1 - abar) times the squared score."""
     total, count = 0, 0
     for x0 in passes:
@@ -180,8 +200,12 @@ def costs(process: DDPM, conditional_variance: Table) -> Costs:
     step = process.transition(t, s)
     w, lambda2, var = step.from_x0, step.q_var, step.p_var
     if not (lambda2 > 0).all():
-        raise ValueError("eta must be above 0 for a bound: without noise in q it is infinite")
-    out = torch.full((process.T + 1, process.T + 1), math.inf, dtype=c.dtype, device=c.device)
+        raise ValueError(
+            "eta must be above 0 for a bound: without noise in q it is infinite"
+        )
+    out = torch.full(
+        (process.T + 1, process.T + 1), math.inf, dtype=c.dtype, device=c.device
+    )
     ratio, error = lambda2 / var, w.square() * c[t] / var
     out[t, s] = (ratio - 1 - ratio.log() + error) / 2
     if process.levels is None:
@@ -202,8 +226,13 @@ def optimal_times(cost: Costs, steps: int) -> Times:
     if steps > T:
         raise ValueError(f"steps must be at most T = {T}, not {steps}")
     if cost.isnan().any():
-        raise ValueError("cost must be known for all steps: estimate the conditional variance at every t")
-    best, choices = cost[:, 0], [torch.zeros(T + 1, dtype=torch.long, device=cost.device)]
+        raise ValueError(
+            "cost must be known for all steps: estimate the conditional variance at every t"
+        )
+    best, choices = (
+        cost[:, 0],
+        [torch.zeros(T + 1, dtype=torch.long, device=cost.device)],
+    )
     for _ in range(steps - 1):
         best, choice = (cost + best).min(1)
         choices.append(choice)

@@ -34,7 +34,9 @@ class Oracle(nn.Module):
         """E[x_0 | x_t = x]."""
         raise NotImplementedError
 
-    def forward(self, x: Float[Tensor, "B *event"], u: PerExample) -> Float[Tensor, "B *event"]:
+    def forward(
+        self, x: Float[Tensor, "B *event"], u: PerExample
+    ) -> Float[Tensor, "B *event"]:
         r, sigma = self.process.marginal(u)
         z, size = widest(x), torch.hypot(r, sigma)
         mean = self.posterior_mean(z / per_example(size, z), (r / size).square())
@@ -54,7 +56,11 @@ class MixtureOracle(Oracle):
     ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K d"], Float[Tensor, "B K"]]:
         """p(x_0 | x_t), again a mixture: weights, means and variances of its bumps. Bayes in each bump."""
         mixture, d = self.mixture, x.shape[1]
-        means, variances, weights = mixture.means.to(x), mixture.sds.to(x).square(), mixture.weights.to(x)
+        means, variances, weights = (
+            mixture.means.to(x),
+            mixture.sds.to(x).square(),
+            mixture.weights.to(x),
+        )
         a = alpha_bar[:, None]  # (B, 1) against (K,)
         r = a.sqrt()
         var_t = a * variances + 1 - a  # (B, K): variance of x_t in each bump
@@ -65,7 +71,9 @@ class MixtureOracle(Oracle):
         gain = r * variances / var_t
         return w, means + gain[..., None] * far, variances * (1 - a) / var_t
 
-    def variance(self, x: Float[Tensor, "B d"], alpha_bar: PerExample) -> Float[Tensor, "B d"]:
+    def variance(
+        self, x: Float[Tensor, "B d"], alpha_bar: PerExample
+    ) -> Float[Tensor, "B d"]:
         """Var(x_0 | x_t) of each coordinate: the mean variance inside the bumps, and the variance between them."""
         w, means, inside = self.posterior(x, alpha_bar)
         mean = (w[..., None] * means).sum(1)
@@ -78,7 +86,9 @@ class MixtureOracle(Oracle):
         """E[x_0 | x_t], and Var(x_0 | x_t) summed over dimensions."""
         return self.posterior_mean(x, alpha_bar), self.variance(x, alpha_bar).sum(1)
 
-    def posterior_mean(self, x: Float[Tensor, "B d"], alpha_bar: PerExample) -> Float[Tensor, "B d"]:
+    def posterior_mean(
+        self, x: Float[Tensor, "B d"], alpha_bar: PerExample
+    ) -> Float[Tensor, "B d"]:
         w, means, _ = self.posterior(x, alpha_bar)
         return (w[..., None] * means).sum(1)
 
@@ -86,7 +96,9 @@ class MixtureOracle(Oracle):
 class PosteriorDraw(MixtureOracle):
     """Answers with a fresh draw from p(x_0 | x_t) instead of its mean: not a good guess, but a good sampler."""
 
-    def posterior_mean(self, x: Float[Tensor, "B d"], alpha_bar: PerExample) -> Float[Tensor, "B d"]:
+    def posterior_mean(
+        self, x: Float[Tensor, "B d"], alpha_bar: PerExample
+    ) -> Float[Tensor, "B d"]:
         """One draw per example."""
         w, means, var = self.posterior(x, alpha_bar)
         k = torch.multinomial(w, 1).squeeze(1)
@@ -100,7 +112,9 @@ class VarianceOracle(MixtureOracle):
     def __init__(self, process: NPR, mixture: GaussianMixture):
         super().__init__(process, mixture)
 
-    def forward(self, x: Float[Tensor, "B d"], u: PerExample) -> Float[Tensor, "B two_d"]:
+    def forward(
+        self, x: Float[Tensor, "B d"], u: PerExample
+    ) -> Float[Tensor, "B two_d"]:
         r, sigma = (per_example(v, x) for v in self.process.marginal(u))
         z, abar = widest(x), (r * r)[:, 0]
         # eps = (x_t - r x_0) / sigma: given x_t its variance is that of x_0, times (r / sigma)^2.
@@ -119,7 +133,9 @@ class DataOracle(Oracle):
             raise ValueError("data must not be empty")
         self.data = data
 
-    def weights(self, x: Float[Tensor, "B *event"], alpha_bar: PerExample) -> Float[Tensor, "B N"]:
+    def weights(
+        self, x: Float[Tensor, "B *event"], alpha_bar: PerExample
+    ) -> Float[Tensor, "B N"]:
         """p(x_0 = each example | x_t)."""
         a, data = alpha_bar[:, None], self.data.flatten(1).to(x)
         # |x - sqrt(a) d|^2 without what does not depend on d
@@ -129,7 +145,9 @@ class DataOracle(Oracle):
     def posterior_mean(
         self, x: Float[Tensor, "B *event"], alpha_bar: PerExample
     ) -> Float[Tensor, "B *event"]:
-        return (self.weights(x, alpha_bar) @ self.data.flatten(1).to(x)).reshape(x.shape)
+        return (self.weights(x, alpha_bar) @ self.data.flatten(1).to(x)).reshape(
+            x.shape
+        )
 
 
 class MarkovOracle(nn.Module):
@@ -142,23 +160,37 @@ class MarkovOracle(nn.Module):
     def __init__(self, process: TokenProcess, language: MarkovLanguage):
         super().__init__()
         if process.noise.V != language.K:
-            raise ValueError(f"the language must have the noise's {process.noise.V} tokens, not {language.K}")
+            raise ValueError(
+                f"the language must have the noise's {process.noise.V} tokens, not {language.K}"
+            )
         self.process, self.language = process, language
 
-    def loo(self, x: Tokens, t: Tensor, mask: Mask | None = None) -> Float[Tensor, "B L V"]:
+    def loo(
+        self, x: Tokens, t: Tensor, mask: Mask | None = None
+    ) -> Float[Tensor, "B L V"]:
         """log p(x_0 at i = k | the other tokens of x_t): what comes from the left times what comes from the right."""
         noise = self.process.noise
         seen = noise.likelihood(x, torch.zeros_like(t), t)[..., : noise.V]  # (B, L, V)
-        said = torch.nn.functional.one_hot(x, noise.K)[..., : noise.V]  # put there by clamp, not by the noise
+        said = torch.nn.functional.one_hot(x, noise.K)[
+            ..., : noise.V
+        ]  # put there by clamp, not by the noise
         seen = normalised(torch.where(seen.amax(-1, keepdim=True) > 0, seen, said))
         if mask is not None:  # after its end a sentence says nothing
             seen = torch.where(mask[..., None], seen, 1 / noise.V)
         return from_others(self.language, seen).log()
 
-    def forward(self, x: Tokens, u: PerExample, mask: Mask | None = None) -> Float[Tensor, "B L V"]:
-        t = (u * self.process.T).round().long() if isinstance(self.process.T, int) else u
+    def forward(
+        self, x: Tokens, u: PerExample, mask: Mask | None = None
+    ) -> Float[Tensor, "B L V"]:
+        t = (
+            (u * self.process.T).round().long()
+            if isinstance(self.process.T, int)
+            else u
+        )
         answer = self.process.answer(self.loo(x, t, mask), x, t)
-        return torch.where(answer.isnan(), 0, answer)  # of an x_t that cannot be, where any answer is right
+        return torch.where(
+            answer.isnan(), 0, answer
+        )  # of an x_t that cannot be, where any answer is right
 
 
 class WordOracle(nn.Module):
@@ -187,14 +219,19 @@ class WordOracle(nn.Module):
     ) -> Float[Tensor, "B _ _"]:
         """-log N(x_t; r e, 1 - r^2 + r^2 sigma_0^2) + const, r^2 = alpha_bar_t."""
         log = self.process.log_alpha_bar[t]
-        r, noise = (log / 2).exp(), -torch.expm1(log) + log.exp() * self.process.sigma_0_squared
+        r, noise = (
+            (log / 2).exp(),
+            -torch.expm1(log) + log.exp() * self.process.sigma_0_squared,
+        )
         return (x - per_example(r, x) * e).square().sum(-1) / (2 * noise[:, None, None])
 
     def estimate(
         self, mean: Float[Tensor, "B L D"], x: Float[Tensor, "B L D"], t: Times
     ) -> Float[Tensor, "B L D"]:
         """E[x_0 | x_t] from E[Emb(w) | x_t], which stands for it at t = 1."""
-        return torch.where(per_example(t == 1, x), mean, self.process.known_word(mean, x, t)[0])
+        return torch.where(
+            per_example(t == 1, x), mean, self.process.known_word(mean, x, t)[0]
+        )
 
 
 class SentenceOracle(WordOracle):
@@ -203,7 +240,12 @@ class SentenceOracle(WordOracle):
     E[x_0 | x_t] = sum_w p(w | x_t) E[x_0 | x_t, w] at each place, and E[Emb(w) | x_1] at t = 1. float64.
     """
 
-    def __init__(self, process: DiffusionLM, language: MarkovLanguage, table: Float[Tensor, "K D"]):
+    def __init__(
+        self,
+        process: DiffusionLM,
+        language: MarkovLanguage,
+        table: Float[Tensor, "K D"],
+    ):
         super().__init__(process, table)
         if table.shape != (language.K, process.width):
             want = (language.K, process.width)
@@ -224,7 +266,11 @@ class SentenceOracle(WordOracle):
         return self.estimate(p @ self.table, z, t).to(x.dtype), p.log()
 
     def forward(
-        self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None, **given
+        self,
+        x: Float[Tensor, "B L D"],
+        u: PerExample,
+        mask: Mask | None = None,
+        **given,
     ) -> Float[Tensor, "B L D"]:
         """E[x_0 | x_t]."""
         return self.explain(x, u, mask, **given)[0]
@@ -252,7 +298,9 @@ class PairOracle(WordOracle):
         """p(row | x_t)."""
         z, e = widest(x)[:, None], self.table[self.rows]  # (N, L, D)
         there = torch.where((z - e).abs().amax(-1) < 1e-4, 0.0, -torch.inf)
-        return (self.p.log() + torch.where(self.target, -self.far(z, t, e), there).sum(-1)).softmax(1)
+        return (
+            self.p.log() + torch.where(self.target, -self.far(z, t, e), there).sum(-1)
+        ).softmax(1)
 
     def forward(
         self, x: Float[Tensor, "B L D"], u: PerExample, mask: Mask | None = None, **_
@@ -260,13 +308,20 @@ class PairOracle(WordOracle):
         """E[x_0 | x_t] on the target, and the source itself."""
         t, z = self.time(u), widest(x)
         words = torch.einsum("bn,nld->bld", self.posterior(x, t), self.table[self.rows])
-        return torch.where(self.target[:, None], self.estimate(words, z, t), words).to(x.dtype)
+        return torch.where(self.target[:, None], self.estimate(words, z, t), words).to(
+            x.dtype
+        )
 
 
-def from_others(language: MarkovLanguage, seen: Float[Tensor, "B L K"]) -> Float[Tensor, "B L K"]:
+def from_others(
+    language: MarkovLanguage, seen: Float[Tensor, "B L K"]
+) -> Float[Tensor, "B L K"]:
     """p(token at i | what is seen of the others), by forward-backward; seen is each place's evidence for each token."""
     move = language.move.to(seen.device)
-    left, right = [language.start.to(seen.device).expand(len(seen), -1)], [torch.ones_like(seen[:, 0])]
+    left, right = (
+        [language.start.to(seen.device).expand(len(seen), -1)],
+        [torch.ones_like(seen[:, 0])],
+    )
     for i in range(1, seen.shape[1]):
         left.append(normalised(left[-1] * seen[:, i - 1]) @ move)
         right.append(normalised((right[-1] * seen[:, -i]) @ move.T))

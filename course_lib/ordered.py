@@ -21,11 +21,15 @@ class Ordered(TokenProcess):
         check_count("length", length)
         order = list(range(length)) if order is None else order
         if sorted(order) != list(range(length)):
-            raise ValueError(f"order must be a permutation of 0..{length - 1}, not {order}")
+            raise ValueError(
+                f"order must be a permutation of 0..{length - 1}, not {order}"
+            )
         line = 1 - widest(torch.arange(length + 1)) / length
         super().__init__(Absorbing(V, line), length)
         self.V, self.mask = V, V
-        self.register_buffer("turn", torch.tensor(order).argsort())  # of each position in the order
+        self.register_buffer(
+            "turn", torch.tensor(order).argsort()
+        )  # of each position in the order
 
     def corrupt(self, x0: Tokens, t: Times) -> Tokens:
         """x_0 with the last t positions of the order masked; nothing is random."""

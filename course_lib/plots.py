@@ -60,23 +60,32 @@ def check_labels(name: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raise ValueError for a label that nothing is drawn for: it would be left out silently."""
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise ValueError(f"{name} must go with one of {', '.join(known)}, not with {', '.join(unknown)}")
+        raise ValueError(
+            f"{name} must go with one of {', '.join(known)}, not with {', '.join(unknown)}"
+        )
 
 
 def check_length(name: str, values: np.ndarray, n: int, of: str) -> None:
     """Raise ValueError unless there are n values along the first axis."""
     if values.ndim < 1 or len(values) != n:
-        raise ValueError(f"{name} must hold {n} values, as many as {of}, not shape {values.shape}")
+        raise ValueError(
+            f"{name} must hold {n} values, as many as {of}, not shape {values.shape}"
+        )
 
 
 def looks(labels: Iterable[str]) -> list[tuple]:
     """Colour, line and marker per label: of the role it names ("exact mean"), else the first one free."""
-    named = [next((role for role in ROLES if role in label.split()), None) for label in labels]
+    named = [
+        next((role for role in ROLES if role in label.split()), None)
+        for label in labels
+    ]
     free = cycle([role for role in ROLES if role not in named] or ROLES)
     return [ROLES[role or next(free)] for role in named]
 
 
-def panels(title: str, rows: int = 1, columns: int = 1, size: tuple = (8, 4), **kw) -> tuple:
+def panels(
+    title: str, rows: int = 1, columns: int = 1, size: tuple = (8, 4), **kw
+) -> tuple:
     """A figure, and its axes as a (rows, columns) array, under the message as title."""
     fig = Figure(figsize=size)
     fig.suptitle(title, x=0.01, ha="left", wrap=True)
@@ -141,15 +150,31 @@ def table(rows: Iterable[Sequence], headers: Sequence[str]) -> None:
     """
     rows = [list(row) for row in rows]
     if any(len(row) != len(headers) for row in rows):
-        raise ValueError(f"each row must have {len(headers)} cells, one for each header")
-    right = [all(isinstance(v, (int, float)) for v in column) for column in zip(*rows, strict=True)]
-    cells = [list(headers), *([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in rows)]
+        raise ValueError(
+            f"each row must have {len(headers)} cells, one for each header"
+        )
+    right = [
+        all(isinstance(v, (int, float)) for v in column)
+        for column in zip(*rows, strict=True)
+    ]
+    cells = [
+        list(headers),
+        *(
+            [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row]
+            for row in rows
+        ),
+    ]
     widths = [max(len(text) for text in column) for column in zip(*cells, strict=True)]
     pad = [str.rjust if r else str.ljust for r in right]
-    plain = ["  ".join(p(c, w) for c, w, p in zip(row, widths, pad, strict=True)).rstrip() for row in cells]
+    plain = [
+        "  ".join(p(c, w) for c, w, p in zip(row, widths, pad, strict=True)).rstrip()
+        for row in cells
+    ]
     cells.insert(1, ["--:" if r else ":--" for r in right])
     rich = ["| " + " | ".join(row) + " |" for row in cells]
-    display({"text/plain": "\n".join(plain), "text/markdown": "\n".join(rich)}, raw=True)
+    display(
+        {"text/plain": "\n".join(plain), "text/markdown": "\n".join(rich)}, raw=True
+    )
 
 
 # --- lines and numbers ---
@@ -183,7 +208,9 @@ def curves(
     return fig
 
 
-def by_time(t: Any, values: Any, title: str, ylabel: str = "loss", bins: int = 20) -> Figure:
+def by_time(
+    t: Any, values: Any, title: str, ylabel: str = "loss", bins: int = 20
+) -> Figure:
     """Mean of the values in equal bins of time, with a band of two standard errors."""
     t, values = array(t, "t"), array(values, "values")
     check_length("values", values, t.size, "t")
@@ -199,7 +226,12 @@ def by_time(t: Any, values: Any, title: str, ylabel: str = "loss", bins: int = 2
     return curves(middle, {"learned": mean}, title, "t", ylabel, band=band)
 
 
-def bars(values: dict[str, Any], title: str, xlabel: str = "", error: dict[str, Any] | None = None) -> Figure:
+def bars(
+    values: dict[str, Any],
+    title: str,
+    xlabel: str = "",
+    error: dict[str, Any] | None = None,
+) -> Figure:
     """One horizontal bar per label, the first on top, with its number; error[label] is one standard error."""
     check_labels("error", error or {}, values)
     labels, numbers = list(values), array([float(v) for v in values.values()])
@@ -238,7 +270,9 @@ def heats(matrices: dict[str, Any], title: str) -> Figure:
 # --- samples of laws in one and two dimensions ---
 
 
-def density(samples: Any, exact: Any, title: str, xlabel: str = "x", bins: int = 80) -> Figure:
+def density(
+    samples: Any, exact: Any, title: str, xlabel: str = "x", bins: int = 80
+) -> Figure:
     """Histogram of 1-D samples against the exact density: a function of x, or a pair (x, p)."""
     return density_grid({"": samples}, exact, title, xlabel, bins)
 
@@ -250,11 +284,15 @@ def density_grid(
 
     Samples outside the drawn range count too, so a histogram may have less than area 1.
     """
-    drawn = {label: array(x, label or "samples").ravel() for label, x in samples.items()}
+    drawn = {
+        label: array(x, label or "samples").ravel() for label, x in samples.items()
+    }
     if not drawn or not all(map(len, drawn.values())):
         raise ValueError("samples must hold at least one number in each panel")
     x, p = grid(exact, drawn.values())
-    fig, axes = panels(title, 1, len(drawn), (max(6, 3.2 * len(drawn)), 3.6), sharex=True, sharey=True)
+    fig, axes = panels(
+        title, 1, len(drawn), (max(6, 3.2 * len(drawn)), 3.6), sharex=True, sharey=True
+    )
     for ax, (label, values) in zip(axes[0], drawn.items(), strict=True):
         histogram(ax, values, np.linspace(x[0], x[-1], bins + 1))
         ax.plot(x, p, color=COLOURS["exact"], label="exact")
@@ -275,7 +313,15 @@ def grid(exact: Any, samples: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndar
 def histogram(ax: Axes, values: np.ndarray, edges: np.ndarray, **kw) -> None:
     """Bars whose area is the share of the values in each bin, out of all values."""
     weights = np.full(len(values), 1 / (len(values) * (edges[1] - edges[0])))
-    ax.hist(values, edges, weights=weights, color=COLOURS["learned"], alpha=0.5, label="samples", **kw)
+    ax.hist(
+        values,
+        edges,
+        weights=weights,
+        color=COLOURS["learned"],
+        alpha=0.5,
+        label="samples",
+        **kw,
+    )
 
 
 def paths(times: Any, xs: Any, title: str) -> Figure:
@@ -300,11 +346,21 @@ def paths(times: Any, xs: Any, title: str) -> Figure:
 def scatter2d(points: dict[str, Any], title: str) -> Figure:
     """Clouds of 2-D points (n, 2) by label, with equal axes."""
     fig, ((ax,),) = panels(title, size=(6, 5))
-    for (label, xy), (colour, _, marker) in zip(points.items(), looks(points), strict=True):
+    for (label, xy), (colour, _, marker) in zip(
+        points.items(), looks(points), strict=True
+    ):
         xy = array(xy, label)
         if xy.ndim != 2 or xy.shape[1] != 2:
             raise ValueError(f"{label} must be points (n, 2), not {xy.shape}")
-        ax.scatter(*xy.T, s=16, color=colour, marker=marker, alpha=0.6, linewidths=1, label=label)
+        ax.scatter(
+            *xy.T,
+            s=16,
+            color=colour,
+            marker=marker,
+            alpha=0.6,
+            linewidths=1,
+            label=label,
+        )
     ax.set_aspect("equal")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the points
     return fig
@@ -357,9 +413,16 @@ def filmstrip(
     frames = list(frames)
     if not frames:
         raise ValueError("frames must hold at least one (t, x_t), but is empty")
-    picked = np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
-    shown = [array(decode(frames[k][1]) if decode else frames[k][1])[:rows] for k in picked]
-    fig, ax = greys(mosaic(np.stack(shown, axis=1).reshape(-1, *shown[0].shape[1:]), len(picked)), title)
+    picked = (
+        np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int)
+    )
+    shown = [
+        array(decode(frames[k][1]) if decode else frames[k][1])[:rows] for k in picked
+    ]
+    fig, ax = greys(
+        mosaic(np.stack(shown, axis=1).reshape(-1, *shown[0].shape[1:]), len(picked)),
+        title,
+    )
     step = shown[0].shape[-1] + 1
     times = [f"{array(frames[k][0]).flat[0]:g}" for k in picked]
     ax.set_xticks(np.arange(len(picked)) * step + (step - 2) / 2, times)
@@ -371,7 +434,9 @@ def filmstrip(
 # --- text ---
 
 
-def microscope(lines: dict[str, str], title: str, shade: Any = None, size: int = 13) -> Figure:
+def microscope(
+    lines: dict[str, str], title: str, shade: Any = None, size: int = 13
+) -> Figure:
     """Texts of one length below each other, a cell per character, on a background from white (0) to yellow (1).
 
     lines: label at the left -> text; shade (lines, characters), for instance the model's confidence.
@@ -381,15 +446,29 @@ def microscope(lines: dict[str, str], title: str, shade: Any = None, size: int =
     texts = list(lines.values())
     length = len(texts[0])
     if any(len(text) != length for text in texts):
-        raise ValueError(f"lines must have one length, not {sorted({len(text) for text in texts})}")
+        raise ValueError(
+            f"lines must have one length, not {sorted({len(text) for text in texts})}"
+        )
     shade = np.zeros((len(texts), length)) if shade is None else array(shade, "shade")
     if shade.shape != (len(texts), length) or shade.min() < 0 or shade.max() > 1:
-        raise ValueError(f"shade must lie in [0, 1] and have shape {(len(texts), length)}, not {shade.shape}")
+        raise ValueError(
+            f"shade must lie in [0, 1] and have shape {(len(texts), length)}, not {shade.shape}"
+        )
     fig, ((ax,),) = panels(title, size=(10, 0.8 + 0.3 * len(texts)))
-    ax.imshow(shade, cmap="YlOrBr", vmin=0, vmax=2, aspect="auto", interpolation="nearest")
+    ax.imshow(
+        shade, cmap="YlOrBr", vmin=0, vmax=2, aspect="auto", interpolation="nearest"
+    )
     for row, text in enumerate(texts):
         for column, character in enumerate(text):
-            ax.text(column, row, character, ha="center", va="center", fontsize=size, family="monospace")
+            ax.text(
+                column,
+                row,
+                character,
+                ha="center",
+                va="center",
+                fontsize=size,
+                family="monospace",
+            )
     ax.set_yticks(range(len(texts)), list(lines))
     ax.set_xticks([])
     ax.tick_params(length=0)

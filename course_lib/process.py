@@ -34,10 +34,10 @@ class Process(Tables):
     """
 
     T: int | float
-    clamps_exactly = (
-        False  # True where known parts put back after each step leave the law of the others right
-    )
-    remembers: tuple[str, ...] = ()  # tables that training changes: kept in its checkpoints
+    clamps_exactly = False  # True where known parts put back after each step leave the law of the others right
+    remembers: tuple[
+        str, ...
+    ] = ()  # tables that training changes: kept in its checkpoints
 
     # Forward
 
@@ -110,7 +110,9 @@ class Process(Tables):
         u = (torch.randperm(n, device=self.device) + widest(within)) / n
         if isinstance(self.T, int):
             return (u * self.T).long().clamp(max=self.T - 1) + 1
-        least = torch.finfo(torch.float32).eps / n  # MPS has no float64: there the sum may still round up
+        least = (
+            torch.finfo(torch.float32).eps / n
+        )  # MPS has no float64: there the sum may still round up
         return (self.T * (1 - u)).clamp(min=least).float()
 
     def times(self, steps: int) -> Times:
@@ -134,10 +136,18 @@ class Process(Tables):
         The first may be below T: sampling then starts from the prior as if it were x at that time.
         """
         if not isinstance(times, Tensor) or times.ndim != 1 or len(times) < 2:
-            raise ValueError(f"steps must be a number or a tensor of at least 2 times, not {describe(times)}")
+            raise ValueError(
+                f"steps must be a number or a tensor of at least 2 times, not {describe(times)}"
+            )
         whole = isinstance(self.T, int)
-        if times.is_floating_point() == whole or times.is_complex() or times.dtype == torch.bool:
-            raise TypeError(f"the times must be {'integers' if whole else 'floats'}, not {times.dtype}")
+        if (
+            times.is_floating_point() == whole
+            or times.is_complex()
+            or times.dtype == torch.bool
+        ):
+            raise TypeError(
+                f"the times must be {'integers' if whole else 'floats'}, not {times.dtype}"
+            )
         values = times.tolist()
         if not 0 < values[0] <= self.T or values[-1] != 0:
             raise ValueError(
@@ -155,13 +165,21 @@ class Process(Tables):
         whole = isinstance(self.T, int)
         if not isinstance(t, Tensor) or t.shape != (n,):
             shape = tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__
-            raise ValueError(f"{name} must be a tensor of shape ({n},), one time per example, not {shape}")
+            raise ValueError(
+                f"{name} must be a tensor of shape ({n},), one time per example, not {shape}"
+            )
         if t.is_floating_point() == whole or t.is_complex() or t.dtype == torch.bool:
-            raise TypeError(f"{name} must hold {'integers' if whole else 'floats'}, not {t.dtype}")
+            raise TypeError(
+                f"{name} must hold {'integers' if whole else 'floats'}, not {t.dtype}"
+            )
         if t.device.type == "cpu":
-            low, high = (t[0].item(),) * 2 if repeated(t) else (t.min().item(), t.max().item())
+            low, high = (
+                (t[0].item(),) * 2 if repeated(t) else (t.min().item(), t.max().item())
+            )
             if not (low >= first and high <= self.T):
-                raise ValueError(f"{name} must lie in [{first}, {self.T}], but spans [{low}, {high}]")
+                raise ValueError(
+                    f"{name} must lie in [{first}, {self.T}], but spans [{low}, {high}]"
+                )
 
     def check_positive(self, t: Tensor, n: int) -> None:
         """Raise unless t is one time per example in (0, T]: at 0 there is no noise to speak of."""
@@ -175,7 +193,9 @@ class Process(Tables):
     def check_state(self, name: str, x: Tensor) -> None:
         """Raise unless x is a floating (B, *shape) with B >= 1. For systems that set `shape`."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"{name} must be a float tensor, not {getattr(x, 'dtype', type(x).__name__)}")
+            raise TypeError(
+                f"{name} must be a float tensor, not {getattr(x, 'dtype', type(x).__name__)}"
+            )
         if tuple(x.shape[1:]) != self.shape or len(x) < 1:
             want = ", ".join(["B >= 1", *map(str, self.shape)])
             raise ValueError(f"{name} must have shape ({want}), not {tuple(x.shape)}")
@@ -197,7 +217,11 @@ class Process(Tables):
         back (total variation up to 0.35). A clamp may know better (`exact`, as the source of a pair that the network
         reads clean), and `infilling.approximately(clamp)` says that it is wanted all the same.
         """
-        if self.clamps_exactly or getattr(clamp, "exact", False) or getattr(clamp, "approximate", False):
+        if (
+            self.clamps_exactly
+            or getattr(clamp, "exact", False)
+            or getattr(clamp, "approximate", False)
+        ):
             return
         raise ValueError(
             f"clamp is not exact for {type(self).__name__} with this noise: what is put back after a step was not "
@@ -228,8 +252,14 @@ def sample(
     check_process(process)
     check_count("n", n)
     if not callable(model):
-        raise TypeError(f"model must be callable as model(x_t, u), not {describe(model)}")
-    times = process.check_times(steps) if isinstance(steps, Tensor) else process.times(steps)
+        raise TypeError(
+            f"model must be callable as model(x_t, u), not {describe(model)}"
+        )
+    times = (
+        process.check_times(steps)
+        if isinstance(steps, Tensor)
+        else process.times(steps)
+    )
     if clamp is not None:
         process.check_clamp(clamp)
     return _sample(process.fresh(), model, n, times, clamp)
@@ -254,7 +284,9 @@ def clamped(clamp: Callable[[State], State] | None, x: State) -> State:
         return x
     kept = clamp(x)
     if not isinstance(kept, Tensor) or kept.shape != x.shape or kept.dtype != x.dtype:
-        raise ValueError(f"clamp must return a state like x, {describe(x)}, not {describe(kept)}")
+        raise ValueError(
+            f"clamp must return a state like x, {describe(x)}, not {describe(kept)}"
+        )
     return kept
 
 
@@ -283,4 +315,6 @@ def last(states: Iterable):
 def check_process(process: Process) -> None:
     """Raise TypeError for anything but a process, such as a model in its place."""
     if not isinstance(process, Process):
-        raise TypeError(f"process must be a Process, such as DDPM(...), not {type(process).__name__}")
+        raise TypeError(
+            f"process must be a Process, such as DDPM(...), not {type(process).__name__}"
+        )

@@ -32,14 +32,19 @@ def rerank(
     """
     check_count("levels", levels)
     if draws.ndim != 3 or not draws.numel():
-        raise ValueError(f"draws must have shape (k >= 1, B >= 1, L), not {tuple(draws.shape)}")
+        raise ValueError(
+            f"draws must have shape (k >= 1, B >= 1, L), not {tuple(draws.shape)}"
+        )
     n = draws.shape[1]
     middles = [max(1, round((j + 0.5) / levels * process.T)) for j in range(levels)]
     bound = 0.0
     with evaluating(model):
         for t in middles:
             times = torch.full((n,), t, device=draws.device)
-            bound = bound + torch.stack([process.bound(model, x, times) for x in draws]) / levels
+            bound = (
+                bound
+                + torch.stack([process.bound(model, x, times) for x in draws]) / levels
+            )
     best = bound.argmin(0)
     return draws[best, torch.arange(n, device=best.device)], bound
 
@@ -58,7 +63,9 @@ def pseudo_log_likelihood(
     if not 0 < u <= 1:
         raise ValueError(f"u must lie in (0, 1], not {u}")
     if tokens.shape[1] > process.length:
-        raise ValueError(f"tokens must have at most {process.length} places, not {tokens.shape[1]}")
+        raise ValueError(
+            f"tokens must have at most {process.length} places, not {tokens.shape[1]}"
+        )
     check_word_network(model, "embed", "explain", "table")
     check_mixes(model)
     mask, t = written(tokens), max(1, round(u * process.T))
@@ -68,7 +75,9 @@ def pseudo_log_likelihood(
         x_t = r * embed(model, tokens)
         times = torch.full((len(x_t),), t, device=x_t.device)
         _, log_p = process.explain(model, x_t, times, mask, mask=mask)
-        itself = nearness(x_t[mask], r * model.table) / noise  # ln N(x_t; r e_w, noise) + const
+        itself = (
+            nearness(x_t[mask], r * model.table) / noise
+        )  # ln N(x_t; r e_w, noise) + const
     return mask, (log_p - itself).log_softmax(-1)
 
 
@@ -77,7 +86,9 @@ def check_mixes(model: Network) -> None:
     while isinstance(model, Wrapped):
         model = model.inner
     if isinstance(model, EmbeddingNet) and not isinstance(model, MixingNet):
-        raise TypeError("model must mix words, as MixingNet does, not be an EmbeddingNet")
+        raise TypeError(
+            "model must mix words, as MixingNet does, not be an EmbeddingNet"
+        )
 
 
 @torch.no_grad()

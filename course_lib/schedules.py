@@ -56,15 +56,24 @@ class Schedule:
     parameters  the numbers that made it: a checkpoint compares them as `repr` prints them
     """
 
-    def __init__(self, name: str, log_alpha_bar: Callable[[Tensor], Tensor], **parameters: int | float):
+    def __init__(
+        self,
+        name: str,
+        log_alpha_bar: Callable[[Tensor], Tensor],
+        **parameters: int | float,
+    ):
         if not callable(log_alpha_bar):
-            raise TypeError(f"log_alpha_bar must be a function of u, not {describe(log_alpha_bar)}")
+            raise TypeError(
+                f"log_alpha_bar must be a function of u, not {describe(log_alpha_bar)}"
+            )
         self.name, self.parameters, self._log = name, parameters, log_alpha_bar
 
     def __repr__(self) -> str:
         if not self.parameters:
             return self.name
-        made_of = ", ".join(f"{name}={value}" for name, value in self.parameters.items())
+        made_of = ", ".join(
+            f"{name}={value}" for name, value in self.parameters.items()
+        )
         return f"{self.name}({made_of})"
 
     def __reduce__(self):
@@ -80,7 +89,9 @@ class Schedule:
         if not isinstance(u, Tensor) or not u.is_floating_point():
             raise TypeError(f"u must be a float tensor, not {describe(u)}")
         if u.device.type == "cpu" and u.numel() and not (u.min() >= 0 and u.max() <= 1):
-            raise ValueError(f"u must lie in [0, 1], but spans [{u.min():g}, {u.max():g}]")
+            raise ValueError(
+                f"u must lie in [0, 1], but spans [{u.min():g}, {u.max():g}]"
+            )
         # Half precision would lose the digits of 1 - u before the logarithm is taken.
         at_least_float32 = torch.promote_types(u.dtype, torch.float32)
         return self._log(u.to(at_least_float32)).to(u.dtype)
@@ -106,7 +117,11 @@ class Schedule:
         asked = torch.is_grad_enabled() and (u.requires_grad or self.is_learned(u))
         # Inference mode would keep no graph, not even this small one.
         with torch.inference_mode(False), torch.enable_grad():
-            v = u.view_as(u) if asked and u.requires_grad else u.detach().clone().requires_grad_()
+            v = (
+                u.view_as(u)
+                if asked and u.requires_grad
+                else u.detach().clone().requires_grad_()
+            )
             log = self.log_alpha_bar(v)
             slope = torch.autograd.grad(log.sum(), v, create_graph=asked)[0]
             return torch.where(log.detach().isinf(), torch.inf, -slope)
@@ -122,7 +137,9 @@ class Schedule:
         RuntimeError where a gradient is asked of it: bisection has none.
         """
         start, end = torch.zeros_like(log_alpha_bar), torch.ones_like(log_alpha_bar)
-        if torch.is_grad_enabled() and (log_alpha_bar.requires_grad or self.is_learned(start)):
+        if torch.is_grad_enabled() and (
+            log_alpha_bar.requires_grad or self.is_learned(start)
+        ):
             raise RuntimeError(
                 "inverse has no gradient: call it under torch.no_grad(), or differentiate rate"
             )
@@ -184,7 +201,9 @@ def sqrt(s: float = 1e-4) -> Schedule:
     root = math.sqrt(s)
 
     def log_alpha_bar(u: Tensor) -> Tensor:
-        lost = u / (((u + s).sqrt() + root) * (1 - root))  # = (sqrt(u + s) - sqrt(s)) / (1 - sqrt(s))
+        lost = u / (
+            ((u + s).sqrt() + root) * (1 - root)
+        )  # = (sqrt(u + s) - sqrt(s)) / (1 - sqrt(s))
         return torch.log1p(-lost.clamp(max=1))
 
     return Schedule("sqrt", log_alpha_bar, s=s)
@@ -200,7 +219,9 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule
     tau = check_number("tau", tau, above=0)
     a, b = start / tau, end / tau
 
-    def share(u: Tensor) -> Tensor:  # (g(z) - g(a)) cosh(a/2), by sigmoid's difference formula
+    def share(
+        u: Tensor,
+    ) -> Tensor:  # (g(z) - g(a)) cosh(a/2), by sigmoid's difference formula
         half = u * (b - a) / 2
         return half.sinh() / (a / 2 + half).cosh()
 
@@ -234,7 +255,9 @@ def geometric(sigma_min: float = 1e-4, sigma_max: float = 20.0) -> Schedule:
     def log_alpha_bar(u: Tensor) -> Tensor:
         return -sigma_min * torch.exp(ratio * u)
 
-    return Schedule("geometric", log_alpha_bar, sigma_min=sigma_min, sigma_max=sigma_max)
+    return Schedule(
+        "geometric", log_alpha_bar, sigma_min=sigma_min, sigma_max=sigma_max
+    )
 
 
 def table(schedule: Schedule, T: int, max_beta: float = 0.999) -> Table:
@@ -246,7 +269,9 @@ def table(schedule: Schedule, T: int, max_beta: float = 0.999) -> Table:
     """
     check_count("T", T)
     if not isinstance(schedule, Schedule):
-        raise TypeError(f"schedule must be a Schedule, such as cosine(), not {describe(schedule)}")
+        raise TypeError(
+            f"schedule must be a Schedule, such as cosine(), not {describe(schedule)}"
+        )
     if not 0 < max_beta <= 1:
         raise ValueError(f"max_beta must lie in (0, 1], not {max_beta}")
     log = schedule.log_alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64))
@@ -265,7 +290,9 @@ def ddpm_table(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tab
     scale = 1000 / T
     for name, beta in (("beta_1", beta_1), ("beta_T", beta_T)):
         if not 0 < scale * beta < 1:
-            raise ValueError(f"T = {T} makes {name} = {scale * beta:g}, which must lie between 0 and 1")
+            raise ValueError(
+                f"T = {T} makes {name} = {scale * beta:g}, which must lie between 0 and 1"
+            )
     beta = torch.linspace(scale * beta_1, scale * beta_T, T, dtype=torch.float64)
     return check_table(from_steps(torch.log1p(-beta)))
 
@@ -294,8 +321,14 @@ def check_number(
         raise TypeError(f"{name} must be a number, not {describe(value)}")
     if not (math.isfinite(value) and above < value < below and value >= least):
         bounds = {">": above, ">=": least, "<": below}
-        rules = [f"{sign} {bound:g}" for sign, bound in bounds.items() if math.isfinite(bound)]
-        raise ValueError(f"{name} must be {' and '.join(rules) or 'finite'}, not {value}")
+        rules = [
+            f"{sign} {bound:g}"
+            for sign, bound in bounds.items()
+            if math.isfinite(bound)
+        ]
+        raise ValueError(
+            f"{name} must be {' and '.join(rules) or 'finite'}, not {value}"
+        )
     return float(value)
 
 
@@ -307,9 +340,13 @@ def check_table(alpha_bar: Tensor, to_zero: bool = False) -> Tensor:
     if not isinstance(alpha_bar, Tensor) or not alpha_bar.is_floating_point():
         raise TypeError(f"alpha_bar must be a float tensor, not {describe(alpha_bar)}")
     if alpha_bar.ndim != 1 or len(alpha_bar) < 2:
-        raise ValueError(f"alpha_bar must have shape (T + 1,) with T >= 1, not {tuple(alpha_bar.shape)}")
+        raise ValueError(
+            f"alpha_bar must have shape (T + 1,) with T >= 1, not {tuple(alpha_bar.shape)}"
+        )
     if alpha_bar.requires_grad:
-        raise ValueError("alpha_bar must not ask for a gradient: a table is fixed, give alpha_bar.detach()")
+        raise ValueError(
+            "alpha_bar must not ask for a gradient: a table is fixed, give alpha_bar.detach()"
+        )
     values = alpha_bar.cpu().double()
     positive = values > 0
     if to_zero:
@@ -327,5 +364,7 @@ def check_table(alpha_bar: Tensor, to_zero: bool = False) -> Tensor:
     for rule, holds in rules.items():
         if not holds.all():
             t = int((~holds).nonzero()[0])
-            raise ValueError(f"alpha_bar must be {rule}, but alpha_bar[{t}] = {values[t].item():g}")
+            raise ValueError(
+                f"alpha_bar must be {rule}, but alpha_bar[{t}] = {values[t].item():g}"
+            )
     return values

@@ -30,7 +30,9 @@ def score_entropy(
 
 def bregman(log_s: Float[torch.Tensor, "*shape"], rho: Float[torch.Tensor, "*shape"]):
     """s - rho log s + K(rho) >= 0: the generalised KL of rho and s. It is not symmetric in them."""
-    return log_s.exp() - torch.where(rho > 0, rho * log_s, 0) + torch.xlogy(rho, rho) - rho
+    return (
+        log_s.exp() - torch.where(rho > 0, rho * log_s, 0) + torch.xlogy(rho, rho) - rho
+    )
 
 
 def score_entropy_stationary(
@@ -54,7 +56,9 @@ def score_entropy_stationary(
     return positive - negative + constant(noise, x0, x_t, log_alpha)
 
 
-def constant(noise: Stationary, x0: Tokens, x_t: Tokens, log_alpha: PerExample) -> PerToken:
+def constant(
+    noise: Stationary, x0: Tokens, x_t: Tokens, log_alpha: PerExample
+) -> PerToken:
     """sum_{y != x} R[y, x] K(rho_y): what does not depend on the score."""
     alpha, lost = kept_and_lost(log_alpha, x0)
     pi_x, pi_0, moved = noise.pi[x_t], noise.pi[x0], x_t != x0

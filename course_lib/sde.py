@@ -26,7 +26,16 @@ from .ddpm import COMPONENTS, Prediction, log_prob_of_level, solve_prediction
 from .finite import check_finite
 from .process import Process
 from .schedules import Schedule, bisect, check_number
-from .shapes import Network, PerExample, Times, check_choice, check_count, once, per_example, widest
+from .shapes import (
+    Network,
+    PerExample,
+    Times,
+    check_choice,
+    check_count,
+    once,
+    per_example,
+    widest,
+)
 
 Batch = Float[Tensor, "B *event"]
 Numbers = Float[Tensor, " _"]  # one for each example, or one that all share
@@ -80,9 +89,16 @@ class SDE(Process):
             check_number("clip", clip, above=0)
         t_min, t_max = check_number("t_min", t_min), check_number("t_max", t_max)
         if not 0 < t_min < t_max <= 1:
-            raise ValueError(f"0 < t_min < t_max <= 1 must hold, not t_min = {t_min}, t_max = {t_max}")
+            raise ValueError(
+                f"0 < t_min < t_max <= 1 must hold, not t_min = {t_min}, t_max = {t_max}"
+            )
         self.T, self.shape, self.dims = 1.0, tuple(shape), math.prod(shape)
-        self.predicts, self.weighting, self.levels, self.clip = predicts, weighting, levels, clip
+        self.predicts, self.weighting, self.levels, self.clip = (
+            predicts,
+            weighting,
+            levels,
+            clip,
+        )
         self.t_min, self.t_max = t_min, t_max
         # A process is where its buffers are, so it needs one.
         self.register_buffer("span", torch.tensor([t_min, t_max], dtype=torch.float64))
@@ -135,7 +151,10 @@ class SDE(Process):
     @property
     def ends(self) -> list[Coefficients]:
         """The numbers at t_min and at t_max, on the CPU, where reading them waits for no device."""
-        return [self._coefficients(torch.tensor([t], dtype=torch.float64)) for t in (self.t_min, self.t_max)]
+        return [
+            self._coefficients(torch.tensor([t], dtype=torch.float64))
+            for t in (self.t_min, self.t_max)
+        ]
 
     def marginal(self, u: PerExample) -> tuple[PerExample, PerExample]:
         """(m, std) of x_t = m x_0 + std eps at time u, float64."""
@@ -233,14 +252,18 @@ class SDE(Process):
             t = self.importance_times(t).to(t.dtype)
         # not loss_at(corrupt(x0, t)): close to the data eps could not be read off x_t to all its digits
         eps = torch.randn_like(x0)
-        return self._weighted(self._noise_error(model, self.corrupt(x0, t, eps), eps, t))
+        return self._weighted(
+            self._noise_error(model, self.corrupt(x0, t, eps), eps, t)
+        )
 
     def loss_at(self, model: Network, x0: Batch, x_t: Batch, t: Times) -> PerExample:
         """The loss at this x_t; t is its time, for the likelihood weighting too."""
         return self._weighted(self._noise_error(model, x_t, self.noise(x0, x_t, t), t))
 
     def _weighted(self, error: Float[Tensor, "B d"]) -> PerExample:
-        return error.mean(1) if self.weighting == "simple" else self.scale * error.mean(1)
+        return (
+            error.mean(1) if self.weighting == "simple" else self.scale * error.mean(1)
+        )
 
     @property
     def scale(self) -> float:
@@ -260,10 +283,14 @@ class SDE(Process):
         self.check_state("x_t", x_t)
         self.check_positive(t, len(x0))
         (now,) = self.coefficients(t)
-        eps = (widest(x_t) - per_example(now.mean, x0) * widest(x0)) / per_example(now.std, x0)
+        eps = (widest(x_t) - per_example(now.mean, x0) * widest(x0)) / per_example(
+            now.std, x0
+        )
         return eps.to(x0.dtype)
 
-    def _noise_error(self, model: Network, x_t: Batch, eps: Batch, t: Times) -> Float[Tensor, "B d"]:
+    def _noise_error(
+        self, model: Network, x_t: Batch, eps: Batch, t: Times
+    ) -> Float[Tensor, "B d"]:
         _, said = self.estimate(model, x_t, t)
         return (eps - said).float().square().flatten(1)
 
@@ -278,13 +305,19 @@ class SDE(Process):
         self.check_positive(t, len(x0))
         t = self.importance_times(t).to(t.dtype)
         eps = torch.randn_like(x0)
-        return self._bound(model, x0, self._noise_error(model, self.corrupt(x0, t, eps), eps, t))
+        return self._bound(
+            model, x0, self._noise_error(model, self.corrupt(x0, t, eps), eps, t)
+        )
 
     def bound_at(self, model: Network, x0: Batch, x_t: Batch, t: Times) -> PerExample:
         """The bound's term at this x_t, whose time is t; the bound is its mean over t = importance_times(even)."""
-        return self._bound(model, x0, self._noise_error(model, x_t, self.noise(x0, x_t, t), t))
+        return self._bound(
+            model, x0, self._noise_error(model, x_t, self.noise(x0, x_t, t), t)
+        )
 
-    def _bound(self, model: Network, x0: Batch, error: Float[Tensor, "B d"]) -> PerExample:
+    def _bound(
+        self, model: Network, x0: Batch, error: Float[Tensor, "B d"]
+    ) -> PerExample:
         integral = self.scale / 2 * widest(error.sum(1))
         return self.prior_term(x0) + integral + self.reconstruction(model, x0)
 
@@ -298,13 +331,19 @@ class SDE(Process):
     def reconstruction(self, model: Network, x0: Batch) -> PerExample:
         """-log p(x_0 | x_{t_min}), nats, at one draw of x_{t_min}: a density, or the mass of grey levels if set."""
         self.check_state("x0", x0)
-        t = torch.full((1,), self.t_min, dtype=x0.dtype, device=x0.device).expand(len(x0))
+        t = torch.full((1,), self.t_min, dtype=x0.dtype, device=x0.device).expand(
+            len(x0)
+        )
         mean = widest(self.predict_x0(model, self.corrupt(x0, t), t))
         if self.levels is not None:
             sd = math.sqrt(self.decoder_var)
-            return -log_prob_of_level(widest(x0), mean, sd, self.levels).flatten(1).sum(1)
+            return (
+                -log_prob_of_level(widest(x0), mean, sd, self.levels).flatten(1).sum(1)
+            )
         error = (widest(x0) - mean).square().flatten(1).sum(1)
-        return self.dims / 2 * math.log(2 * math.pi * self.decoder_var) + error / (2 * self.decoder_var)
+        return self.dims / 2 * math.log(2 * math.pi * self.decoder_var) + error / (
+            2 * self.decoder_var
+        )
 
     # Sampling
 
@@ -326,7 +365,9 @@ class SDE(Process):
         return check_finite("x_s", x_s, t)
 
 
-def convert(out: Batch, x: Batch, now: Coefficients, source: Prediction, target: Prediction) -> Batch:
+def convert(
+    out: Batch, x: Batch, now: Coefficients, source: Prediction, target: Prediction
+) -> Batch:
     """What the network said of x_t, as another kind of prediction."""
     a, b = solve_prediction(source, target, now.mean, now.std)
     return combine((a, x), (b, out))
@@ -357,7 +398,9 @@ class VP(SDE):
 
     def __init__(self, schedule: Schedule, shape: tuple[int, ...], **settings):
         if not isinstance(schedule, Schedule):
-            raise TypeError(f"schedule must be a Schedule, such as linear(), not {type(schedule).__name__}")
+            raise TypeError(
+                f"schedule must be a Schedule, such as linear(), not {type(schedule).__name__}"
+            )
         start = schedule.log_alpha_bar(torch.zeros(1, dtype=torch.float64)).item()
         if start != 0:
             raise ValueError(
@@ -397,7 +440,13 @@ class VE(SDE):
     and so starts from blurred data. settings: see SDE.
     """
 
-    def __init__(self, shape: tuple[int, ...], sigma_min: float = 0.01, sigma_max: float = 50.0, **settings):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        sigma_min: float = 0.01,
+        sigma_max: float = 50.0,
+        **settings,
+    ):
         sigma_min = check_number("sigma_min", sigma_min, above=0)
         sigma_max = check_number("sigma_max", sigma_max, above=sigma_min)
         self.sigma_min, self.ratio = sigma_min, math.log(sigma_max / sigma_min)

@@ -34,7 +34,16 @@ from .absorbing import Absorbing
 from .categorical import Law, LogLaw, PerToken, Semigroup, draw, happens, pick
 from .mdlm import MDLM, check_clock, starts_below_1
 from .score_entropy import score_entropy, score_entropy_stationary
-from .shapes import Mask, Network, PerExample, Times, Tokens, check_choice, per_example, widest
+from .shapes import (
+    Mask,
+    Network,
+    PerExample,
+    Times,
+    Tokens,
+    check_choice,
+    per_example,
+    widest,
+)
 from .stationary import Stationary
 from .tokens import FIRST, Prediction, TokenProcess, on_tokens, tokens_in
 from .tweedie import SAMPLERS
@@ -84,14 +93,21 @@ class SEDD(TokenProcess):
         check_choice("sampler", sampler, SAMPLERS)
         check_choice("mass", mass, ("learned", "known"))
         if mass == "known" and self.mass != "known":
-            raise ValueError(f"mass can be known for absorbing noise only, not for {type(noise).__name__}")
+            raise ValueError(
+                f"mass can be known for absorbing noise only, not for {type(noise).__name__}"
+            )
         self.sampler, self.scaled = sampler, scaled or self.mass == "known"
         self.noisy_at_once = starts_below_1(noise)
 
     # What the network says
 
     def ask(
-        self, model: Network, x_t: Tokens, t: Times, where: Mask | None = None, padded: bool = False
+        self,
+        model: Network,
+        x_t: Tokens,
+        t: Times,
+        where: Mask | None = None,
+        padded: bool = False,
     ) -> Float[Tensor, "*n V"]:
         """The network's f, whether it says that or the log score."""
         out = super().ask(model, x_t, t, where, padded)
@@ -127,7 +143,9 @@ class SEDD(TokenProcess):
         """log p(x_0 at i | the other tokens of x_t) from the network's scores."""
         return self.convert(self.log_score(model, x_t, t), x_t, t, "loo")
 
-    def convert(self, log_s: LogLaw, x_t: Tokens, t: Times, to: Prediction) -> Float[Tensor, "B L _"]:
+    def convert(
+        self, log_s: LogLaw, x_t: Tokens, t: Times, to: Prediction
+    ) -> Float[Tensor, "B L _"]:
         """`log_score` as a log law (B, L, V), "loo" given the others or "posterior"; or for all K states, "score"."""
         return self.from_loo(self.noise.loo_from_score(log_s, x_t, t), x_t, t, to)
 
@@ -151,7 +169,9 @@ class SEDD(TokenProcess):
         each = self.score_entropy(log_s, real_0, real_t, self.noise.log_alpha(t))
         return on_tokens(each, x0).sum(1)
 
-    def score_entropy(self, log_s: LogLaw, x0: Tokens, x_t: Tokens, log_alpha: PerExample) -> PerToken:
+    def score_entropy(
+        self, log_s: LogLaw, x0: Tokens, x_t: Tokens, log_alpha: PerExample
+    ) -> PerToken:
         """The definition; nats per token, float64."""
         return score_entropy(self.noise, log_s, x0, x_t, log_alpha)
 
@@ -161,13 +181,17 @@ class SEDD(TokenProcess):
 
     # The bound
 
-    def diffusion_term_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
+    def diffusion_term_at(
+        self, model: Network, x0: Tokens, x_t: Tokens, t: Times
+    ) -> PerExample:
         """DWDSE at t: sigma'(t) x score entropy at x_t, nats per sequence, float64.  (theorem 3.6)"""
         x0, x_t = self.check_pair(x0, x_t, t)
         f = widest(self.ask(model, x_t, t, padded=True))
         return self.rate(t) * self.entropy_at(f, x0, x_t, t)
 
-    def reconstruction_term_at(self, model: Network, x0: Tokens, x: Tokens) -> PerExample:
+    def reconstruction_term_at(
+        self, model: Network, x0: Tokens, x: Tokens
+    ) -> PerExample:
         """-log p(x_0 | x) by a step from just after time 0. Nats per sequence."""
         first = torch.full((len(x0),), FIRST, device=x0.device)
         x0, x = self.check_pair(x0, x, first)
@@ -202,7 +226,9 @@ class StationarySEDD(SEDD):
         """log s from f; where pi is flat they are the same."""
         return f if self.flat else super().with_base(f, x_t, t)
 
-    def score_entropy(self, log_s: LogLaw, x0: Tokens, x_t: Tokens, log_alpha: PerExample) -> PerToken:
+    def score_entropy(
+        self, log_s: LogLaw, x0: Tokens, x_t: Tokens, log_alpha: PerExample
+    ) -> PerToken:
         """Two sums over the vocabulary, all else a few numbers per token."""
         return score_entropy_stationary(self.noise, log_s, x0, x_t, log_alpha)
 
@@ -243,7 +269,9 @@ class MaskedSEDD(KnownMassSEDD):
     mass: Mass = "learned"
     log_score, predict_x0 = SEDD.log_score, SEDD.predict_x0
 
-    def cost(self, f: Float[Tensor, "*n V"], x0: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+    def cost(
+        self, f: Float[Tensor, "*n V"], x0: Int[Tensor, "*n"]
+    ) -> Float[Tensor, "*n"]:
         """m - 1 - f[x_0] + log V = -log softmax(f)[x_0] + phi(m), m = mean(e^f): score entropy over r."""
         f_0 = f.gather(-1, x0[..., None])[..., 0]
         return f.exp().mean(-1) - 1 - f_0 + math.log(self.noise.V)

@@ -21,11 +21,15 @@ def half_of_the_time(
     No gradient goes through it.  (section 3.2)
     """
     before = torch.zeros_like(x_t)
-    n = (len(x_t) + torch.randint(2, ()).item()) // 2  # of an odd number the middle one now and then
+    n = (
+        len(x_t) + torch.randint(2, ()).item()
+    ) // 2  # of an odd number the middle one now and then
     some = torch.randperm(len(x_t), device=x_t.device)[:n]
     if n:
         with torch.no_grad():
-            before[some] = estimate(some).to(before.dtype)  # autocast answers in half precision
+            before[some] = estimate(some).to(
+                before.dtype
+            )  # autocast answers in half precision
     return before
 
 
@@ -50,18 +54,28 @@ class SelfConditioned(Wrapped):
         self.last = x0.detach()
         return x0
 
-    def explain(self, x: State, u: PerExample, **given: Tensor | None) -> tuple[State, Tensor]:
+    def explain(
+        self, x: State, u: PerExample, **given: Tensor | None
+    ) -> tuple[State, Tensor]:
         """The same with the log law of words behind it."""
-        x0, log_p = self.inner.explain(x, u, **{"before": self.recall_at(x, u), **given})
+        x0, log_p = self.inner.explain(
+            x, u, **{"before": self.recall_at(x, u), **given}
+        )
         self.last = x0.detach()
         return x0, log_p
 
     def recall_at(self, x: State, u: PerExample) -> State:
         """The estimate of the time before u."""
-        if self.last is None or self.last.shape != x.shape or self.last.device != x.device:
+        if (
+            self.last is None
+            or self.last.shape != x.shape
+            or self.last.device != x.device
+        ):
             self.before = torch.zeros_like(x)
         else:
             falls, stays = per_example(u < self.u, x), per_example(u == self.u, x)
-            self.before = torch.where(falls, self.last, torch.where(stays, self.before, 0))
+            self.before = torch.where(
+                falls, self.last, torch.where(stays, self.before, 0)
+            )
         self.u = u
         return self.before

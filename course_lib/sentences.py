@@ -41,7 +41,9 @@ def words(text: str) -> list[str]:
     Letters are those of any alphabet. An accent that stands apart is put on its letter first (NFC).
     """
     text = unicodedata.normalize("NFC", text.lower()).replace("’", "'")
-    letters = r"(?:[^\W\d_]\p*)+".replace(r"\p", MARKS)  # \w without digits and _, and the marks they carry
+    letters = r"(?:[^\W\d_]\p*)+".replace(
+        r"\p", MARKS
+    )  # \w without digits and _, and the marks they carry
     return re.findall(rf"'s\b|{letters}|\d+|[^\w\s]|_", text)
 
 
@@ -58,7 +60,12 @@ class Vocabulary:
     first  another vocabulary, whose words keep their numbers and are not counted
     """
 
-    def __init__(self, sentences: Iterable[Sequence[str]], least: int = 1, first: "Vocabulary | None" = None):
+    def __init__(
+        self,
+        sentences: Iterable[Sequence[str]],
+        least: int = 1,
+        first: "Vocabulary | None" = None,
+    ):
         check_count("least", least)
         count = Counter(word for sentence in sentences for word in sentence)
         if not count:
@@ -82,13 +89,16 @@ class Vocabulary:
         rows, unknown, total = torch.full((len(sentences), length), PAD), 0, 0
         for i, sentence in enumerate(sentences):
             if not 1 <= len(sentence) <= length:
-                raise ValueError(f"sentences[{i}] must have 1 to {length} words, not {len(sentence)}")
+                raise ValueError(
+                    f"sentences[{i}] must have 1 to {length} words, not {len(sentence)}"
+                )
             numbers = [self.number.get(word, 0) for word in sentence]
             rows[i, : len(numbers)] = torch.tensor(numbers)
             unknown, total = unknown + numbers.count(0), total + len(numbers)
         if unknown:
             warnings.warn(
-                f"{unknown} of {total} words are not in the vocabulary and became {UNK}", stacklevel=2
+                f"{unknown} of {total} words are not in the vocabulary and became {UNK}",
+                stacklevel=2,
             )
         return rows
 
@@ -97,7 +107,9 @@ class Vocabulary:
         numbers = [i for i in tokens.tolist() if i != PAD]
         strange = [i for i in numbers if not 0 <= i < len(self.words)]
         if strange:
-            raise ValueError(f"tokens must be PAD or lie in 0..{len(self.words) - 1}, not {strange[0]}")
+            raise ValueError(
+                f"tokens must be PAD or lie in 0..{len(self.words) - 1}, not {strange[0]}"
+            )
         return [self.words[i] for i in numbers]
 
     def line(self, tokens: Tensor) -> str:
@@ -107,17 +119,25 @@ class Vocabulary:
 
 def check_tokens(tokens: Tokens) -> Tokens:
     """The tokens as int64. TypeError unless they are integers, of any width; ValueError unless they are (B, L)."""
-    if not isinstance(tokens, Tensor) or tokens.dtype == torch.bool or tokens.is_floating_point():
+    if (
+        not isinstance(tokens, Tensor)
+        or tokens.dtype == torch.bool
+        or tokens.is_floating_point()
+    ):
         raise TypeError(f"tokens must be integers (B, L), not {describe(tokens)}")
     if tokens.ndim != 2 or not tokens.numel():
-        raise ValueError(f"tokens must have shape (B >= 1, L >= 1), not {tuple(tokens.shape)}")
+        raise ValueError(
+            f"tokens must have shape (B >= 1, L >= 1), not {tuple(tokens.shape)}"
+        )
     return tokens.long()
 
 
 def written(tokens: Tokens) -> Mask:
     """True where there is a word: tokens != PAD. Raises ValueError for a row without a word or a word after PAD."""
     mask = check_tokens(tokens) != PAD
-    if tokens.device.type == "cpu" and not (mask[:, 0].all() and (mask[:, 1:] <= mask[:, :-1]).all()):
+    if tokens.device.type == "cpu" and not (
+        mask[:, 0].all() and (mask[:, 1:] <= mask[:, :-1]).all()
+    ):
         raise ValueError("tokens must have a word in each row, and PAD only at its end")
     return mask
 
@@ -148,12 +168,19 @@ def verses(version: str = "bbe", split: str = "train") -> dict[int, str]:
 
     def from_package() -> dict[int, str]:
         package = needs(f"pythonbible_{version}.html_bible", f"pythonbible-{version}")
-        return parse(package.bible.scripture_content, sorted(package.bible.verse_start_indices))
+        return parse(
+            package.bible.scripture_content, sorted(package.bible.verse_start_indices)
+        )
 
     def read(path: Path) -> dict[int, str]:
         return {int(number): text for number, text in read_json(path).items()}
 
-    texts = cached(f"verses-{version}.json", from_package, read, lambda f, value: f.write(as_json(value)))
+    texts = cached(
+        f"verses-{version}.json",
+        from_package,
+        read,
+        lambda f, value: f.write(as_json(value)),
+    )
     return {number: text for number, text in texts.items() if split_of(number) == split}
 
 
@@ -171,15 +198,22 @@ def parse(content: str, numbers: list[int]) -> dict[int, str]:
     """
     parts = re.split(r"<sup>(\d+)</sup>", content)[1:]
     if [n % 1000 for n in numbers] != [int(n) for n in parts[::2]]:
-        raise ValueError(f"numbers must name the {len(parts) // 2} verses of the content in their order")
+        raise ValueError(
+            f"numbers must name the {len(parts) // 2} verses of the content in their order"
+        )
     texts: dict[int, str] = {}
     for number, part in zip(numbers, parts[1::2], strict=True):
         text = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", part))).strip()
         if moved := re.match(r"\\(\d+):(\d+)\\\s*(.*)", text):
-            number, text = number // 10**6 * 10**6 + int(moved[1]) * 1000 + int(moved[2]), moved[3]
+            number, text = (
+                number // 10**6 * 10**6 + int(moved[1]) * 1000 + int(moved[2]),
+                moved[3],
+            )
         text = re.sub(r"\s+", " ", re.sub(r"\\\d+:\d+\\|[\[\]{}]", "", text))
         texts[number] = f"{texts.get(number, '')} {text}".strip()
-    return {n: text for n, text in texts.items() if text and n // 1000 not in (23065, 23066)}
+    return {
+        n: text for n, text in texts.items() if text and n // 1000 not in (23065, 23066)
+    }
 
 
 def company(tokens: Tokens, K: int, D: int, window: int = 3) -> Float[Tensor, "K D"]:
@@ -197,7 +231,9 @@ def company(tokens: Tokens, K: int, D: int, window: int = 3) -> Float[Tensor, "K
         here, there = tokens[:, :-far], tokens[:, far:]
         both = (here != PAD) & (there != PAD)
         pairs += (here[both] * K + there[both]).bincount(minlength=K * K) / far
-    pairs = torch.cat([pairs.reshape(K, K), pairs.reshape(K, K).T], 1)  # what follows, what comes before
+    pairs = torch.cat(
+        [pairs.reshape(K, K), pairs.reshape(K, K).T], 1
+    )  # what follows, what comes before
     chance = pairs.sum(1, keepdim=True) * pairs.sum(0) / pairs.sum()
     pmi = torch.where(pairs > 0, pairs / chance, 1).log().clamp(min=0)
     U, S, _ = torch.svd_lowrank(pmi, min(D + 8, K), niter=4)
@@ -278,7 +314,9 @@ def genre(number: int) -> int:
     return next(i for i, last in enumerate(LAST_BOOKS) if number // 10**6 <= last)
 
 
-def bucketed(data: Sentences, size: int, seed: int = 0, pool: int = 50) -> Iterator[Sentences]:
+def bucketed(
+    data: Sentences, size: int, seed: int = 0, pool: int = 50
+) -> Iterator[Sentences]:
     """Endless shuffled batches of sentences of like length, each cut to its longest.
 
     The data is shuffled, `pool` batches at a time are sorted by length, and these batches shuffled: every sentence
@@ -287,19 +325,29 @@ def bucketed(data: Sentences, size: int, seed: int = 0, pool: int = 50) -> Itera
     check_count("size", size)
     check_count("pool", pool)
     if not 1 <= size <= len(data):
-        raise ValueError(f"size must be at most the {len(data)} sentences of the data, not {size}")
+        raise ValueError(
+            f"size must be at most the {len(data)} sentences of the data, not {size}"
+        )
     tokens = data if isinstance(data, Tensor) else data.tokens
-    return _bucketed(data, written(tokens).sum(1), size, pool, torch.Generator().manual_seed(seed))
+    return _bucketed(
+        data, written(tokens).sum(1), size, pool, torch.Generator().manual_seed(seed)
+    )
 
 
 def _bucketed(data, lengths, size, pool, generator):
     while True:
         for some in torch.randperm(len(data), generator=generator).split(size * pool):
-            some = some[: len(some) // size * size]  # before sorting, or the longest would never come
+            some = some[
+                : len(some) // size * size
+            ]  # before sorting, or the longest would never come
             parts = some[lengths[some].argsort(stable=True)].reshape(-1, size)
             for part in parts[torch.randperm(len(parts), generator=generator)]:
                 batch, longest = data[part], int(lengths[part].max())
-                yield batch[:, :longest] if isinstance(batch, Tensor) else batch.cut(longest)
+                yield (
+                    batch[:, :longest]
+                    if isinstance(batch, Tensor)
+                    else batch.cut(longest)
+                )
 
 
 # Pairs
@@ -324,7 +372,9 @@ def pack(
     """
     rooms = [room(len(source)) if callable(room) else room for source, _ in pairs]
     check_count("room", min(rooms))
-    if long := sum(not fits(pair, n, length, braided) for pair, n in zip(pairs, rooms, strict=True)):
+    if long := sum(
+        not fits(pair, n, length, braided) for pair, n in zip(pairs, rooms, strict=True)
+    ):
         raise ValueError(
             f"pairs must fit in {length} tokens and their targets in their room, but {long} do not"
         )
@@ -332,19 +382,34 @@ def pack(
         raise ValueError(f"pairs must have sources, but {empty} have none")
     if not {SEP, END} <= set(vocabulary.number):
         raise ValueError(f"vocabulary must hold {SEP} and {END}")
-    filled = [(list(x), [*y, *[END] * (n - len(y))]) for (x, y), n in zip(pairs, rooms, strict=True)]
+    filled = [
+        (list(x), [*y, *[END] * (n - len(y))])
+        for (x, y), n in zip(pairs, rooms, strict=True)
+    ]
     if braided:
-        rows = [[w for pair in zip_longest(x, y, fillvalue=END) for w in pair] for x, y in filled]
+        rows = [
+            [w for pair in zip_longest(x, y, fillvalue=END) for w in pair]
+            for x, y in filled
+        ]
         starts, stride = torch.ones(len(pairs), dtype=torch.long), 2
     else:
         rows = [[*x, SEP, *y] for x, y in filled]
         starts, stride = torch.tensor([len(x) + 1 for x, _ in filled]), 1
     place = torch.arange(length) - starts[:, None]
-    target = (place >= 0) & (place % stride == 0) & (place < stride * torch.tensor(rooms)[:, None])
+    target = (
+        (place >= 0)
+        & (place % stride == 0)
+        & (place < stride * torch.tensor(rooms)[:, None])
+    )
     return Pairs(vocabulary.encode(rows, length), target)
 
 
-def fits(pair: tuple[Sequence[str], Sequence[str]], room: int, length: int, braided: bool = False) -> bool:
+def fits(
+    pair: tuple[Sequence[str], Sequence[str]],
+    room: int,
+    length: int,
+    braided: bool = False,
+) -> bool:
     """Whether `pack` has place for a pair."""
     source, target = map(len, pair)
     whole = 2 * room if braided else source + 1 + room
@@ -368,7 +433,11 @@ def pronunciations(split: str = "train") -> dict[str, list[tuple[str, ...]]]:
     ImportError without it.
     """
     check_choice("split", split, ("train", "dev", "test"))
-    return {word: said for word, said in _dictionary().items() if _part(word, _dictionary()) == split}
+    return {
+        word: said
+        for word, said in _dictionary().items()
+        if _part(word, _dictionary()) == split
+    }
 
 
 @cache
@@ -398,4 +467,6 @@ def data_of(package: str, path: str) -> str:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(f'{package} is missing: pip install -e ".[course]" brings it')
-    return (Path(next(iter(spec.submodule_search_locations))) / path).read_text(encoding="utf-8")
+    return (Path(next(iter(spec.submodule_search_locations))) / path).read_text(
+        encoding="utf-8"
+    )

@@ -62,7 +62,9 @@ def check_answer(out: object, shape: tuple[int, ...], x: Tensor) -> None:
     right, even below an entropy.
     """
     if not isinstance(out, Tensor):
-        raise TypeError(f"model must return a tensor, not {type(out).__name__}{hint_of_field(out)}")
+        raise TypeError(
+            f"model must return a tensor, not {type(out).__name__}{hint_of_field(out)}"
+        )
     if not out.is_floating_point():
         raise TypeError(f"model must return floats, not {out.dtype}")
     if tuple(out.shape) != shape:
@@ -70,20 +72,33 @@ def check_answer(out: object, shape: tuple[int, ...], x: Tensor) -> None:
             f"model must return shape {shape}, not {tuple(out.shape)}{hint_of_shape(out, shape)}"
         )
     if out.device != x.device:
-        raise ValueError(f"model must answer on the device of its input, {x.device}, not on {out.device}")
+        raise ValueError(
+            f"model must answer on the device of its input, {x.device}, not on {out.device}"
+        )
 
 
 def hint_of_field(out: object) -> str:
     """Where the tensor is in what other libraries return."""
     if isinstance(out, tuple | list):
         return ": pass a function that takes the tensor out of it, say lambda x, u: model(x, u)[0]"
-    field = next((name for name in ("logits", "sample", "last_hidden_state") if hasattr(out, name)), None)
+    field = next(
+        (
+            name
+            for name in ("logits", "sample", "last_hidden_state")
+            if hasattr(out, name)
+        ),
+        None,
+    )
     return f": pass lambda x, u: model(x, u).{field}" if field else ""
 
 
 def hint_of_shape(out: Tensor, shape: tuple[int, ...]) -> str:
     """What to do about the two wrong shapes that other code often has."""
-    if out.ndim == len(shape) and tuple(out.shape[:-1]) == shape[:-1] and out.shape[-1] == shape[-1] + 1:
+    if (
+        out.ndim == len(shape)
+        and tuple(out.shape[:-1]) == shape[:-1]
+        and out.shape[-1] == shape[-1] + 1
+    ):
         return f": it has a number for MASK too, slice [..., :{shape[-1]}]"
     if out.ndim == len(shape) == 3 and tuple(out.transpose(1, 2).shape) == shape:
         return ": the last two axes are swapped, transpose(1, 2)"

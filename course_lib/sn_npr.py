@@ -57,7 +57,9 @@ class NPR(DiagonalVariance):
         error = widest(x0) - widest(self.x0_from(out, x_t, t).detach())
         return (r / sigma * error).square()
 
-    def best_variance(self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition) -> Variance:
+    def best_variance(
+        self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition
+    ) -> Variance:
         """lambda^2 + from_x0^2 Var(x_0 | x_t): the law of total variance."""
         from_x0, lambda2 = per_example(step.from_x0, x_t), per_example(step.q_var, x_t)
         return lambda2 + from_x0.square() * self.conditional_variance(out, x_t, t)

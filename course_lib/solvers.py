@@ -22,7 +22,9 @@ class Solver(Wrapper):
 
     def __init__(self, sde: SDE):
         if not isinstance(sde, SDE):
-            raise TypeError(f"sde must be an SDE, such as VP(linear(), (2,)), not {type(sde).__name__}")
+            raise TypeError(
+                f"sde must be an SDE, such as VP(linear(), (2,)), not {type(sde).__name__}"
+            )
         super().__init__(sde)
 
     @property
@@ -110,7 +112,9 @@ class Renoise(Solver):
         self.check_step(len(t), t, s)
         m_t, std_t = self.process.marginal(t)
         m_s, std_s = self.process.marginal(s)
-        kept = math.sqrt(1 - self.share) * std_s / std_t  # the weight of x_t, of which x_0 is m_t
+        kept = (
+            math.sqrt(1 - self.share) * std_s / std_t
+        )  # the weight of x_t, of which x_0 is m_t
         return (m_s - kept * m_t).square()
 
 
@@ -132,9 +136,14 @@ class PredictorCorrector(Solver):
             raise TypeError(
                 f"predictor must be an SDE or a way back from one, such as Ancestral(vp), not {name}"
             )
-        Wrapper.__init__(self, predictor)  # not Solver's: what it is around may be one itself
+        Wrapper.__init__(
+            self, predictor
+        )  # not Solver's: what it is around may be one itself
         check_count("corrections", corrections)
-        self.ratio, self.corrections = check_number("ratio", ratio, above=0), corrections
+        self.ratio, self.corrections = (
+            check_number("ratio", ratio, above=0),
+            corrections,
+        )
 
     @property
     def predictor(self) -> Process:
@@ -187,7 +196,9 @@ class Heun(Solver):
         x_s = self.advance(model, x, eps, t, end, self.duration(x, t, s))
         return torch.where(per_example(s < self.process.t_min, x), kept, x_s)
 
-    def advance(self, model: Network, x: Batch, eps: Batch, t: Times, s: Times, dt: Tensor) -> Batch:
+    def advance(
+        self, model: Network, x: Batch, eps: Batch, t: Times, s: Times, dt: Tensor
+    ) -> Batch:
         """The step itself, s >= t_min; eps is what the network said at (x, t)."""
         k1 = self.process.velocity_from_noise(eps, x, t)
         k2 = self.process.velocity(model, x + dt * k1, s)
@@ -202,7 +213,9 @@ class Heun(Solver):
 class RK4(Heun):
     """The probability-flow ODE by the classical Runge-Kutta method: fourth order, four calls per step."""
 
-    def advance(self, model: Network, x: Batch, eps: Batch, t: Times, s: Times, dt: Tensor) -> Batch:
+    def advance(
+        self, model: Network, x: Batch, eps: Batch, t: Times, s: Times, dt: Tensor
+    ) -> Batch:
         """x_s = x + dt (k_1 + 2 k_2 + 2 k_3 + k_4) / 6: slopes at the start, twice in the middle, and at the end."""
         middle = self.middle(t, s)
         k1 = self.process.velocity_from_noise(eps, x, t)

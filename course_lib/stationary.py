@@ -11,9 +11,28 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .categorical import Law, LogLaw, PerToken, Semigroup, check_law, draw, happens, kept_and_lost, pick
+from .categorical import (
+    Law,
+    LogLaw,
+    PerToken,
+    Semigroup,
+    check_law,
+    draw,
+    happens,
+    kept_and_lost,
+    pick,
+)
 from .schedules import Schedule
-from .shapes import PerExample, Table, Times, Tokens, check_count, per_example, upcast, widest
+from .shapes import (
+    PerExample,
+    Table,
+    Times,
+    Tokens,
+    check_count,
+    per_example,
+    upcast,
+    widest,
+)
 
 NEVER = -1e4  # stands for log 0 where log 0 would meet a factor 0
 
@@ -83,7 +102,9 @@ class Stationary(Semigroup):
 
     # The bound
 
-    def kl(self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times) -> PerToken:
+    def kl(
+        self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times
+    ) -> PerToken:
         """As Noise.kl, from one table over the vocabulary in log_p0's dtype: f = log q(x_s | x_0) - log p(x_s).
 
         x_s is x_t if the step kept it. If not, x_t was drawn from pi, and x_s has the law q(x_s | x_0): x_0 with the
@@ -117,7 +138,9 @@ class Stationary(Semigroup):
         """
         dtype, log_kept = log_p0.dtype, per_example(self.log_alpha(s), log_p0)
         _, lost = kept_and_lost(self.log_alpha(s), log_p0)
-        log_redrawn = lost.log().clamp(min=NEVER) + self.pi.log()  # (B, 1, K): log q(x_s | x_0) but at x_0
+        log_redrawn = (
+            lost.log().clamp(min=NEVER) + self.pi.log()
+        )  # (B, 1, K): log q(x_s | x_0) but at x_0
         log_at_x0 = torch.logaddexp(log_kept, log_redrawn)[:, 0].gather(-1, x0)
 
         log_p = torch.logaddexp(log_p0 + log_kept.to(dtype), log_redrawn.to(dtype))

@@ -18,7 +18,16 @@ from torch import Tensor
 
 from .categorical import Law, Noise, Semigroup, check_constant
 from .schedules import Schedule
-from .shapes import PerExample, Table, Times, Tokens, check_choice, check_count, describe, widest
+from .shapes import (
+    PerExample,
+    Table,
+    Times,
+    Tokens,
+    check_choice,
+    check_count,
+    describe,
+    widest,
+)
 
 # A walk on a graph
 
@@ -73,7 +82,9 @@ class Neighbours(Semigroup):
 
 
 def nearest_neighbours(
-    embeddings: Float[Tensor, "K D"], k: int, metric: Literal["cosine", "euclidean"] = "cosine"
+    embeddings: Float[Tensor, "K D"],
+    k: int,
+    metric: Literal["cosine", "euclidean"] = "cosine",
 ) -> Float[Tensor, "K K"]:
     """R = A - diag(A 1), A = (G + G^T) / 2k, G[i, j] = 1 if j is among the k nearest to i.  (D3PM, A.2.5)
 
@@ -135,7 +146,9 @@ class StepMatrices(Noise):
             Q = Q @ step.to(Q)
             if t % self.every == 0:
                 products.append(Q)
-        self.register_buffer("products", torch.stack(products))  # of the steps 1 .. i * every
+        self.register_buffer(
+            "products", torch.stack(products)
+        )  # of the steps 1 .. i * every
 
     def distinct(self, s: Times, t: Times) -> Iterator[tuple[int, int, Tensor]]:
         """Each pair of times once, with the examples that have it."""
@@ -236,24 +249,38 @@ def check_beta(beta: Tensor, most: float = math.inf) -> Float[Tensor, " T"]:
     good = (beta >= 0) & (beta <= most) & beta.isfinite()
     if not good.all():
         t = int((~good).nonzero()[0])
-        must = "be finite and not negative" if most == math.inf else f"lie in [0, {most:g}]"
-        raise ValueError(f"beta must {must}, but at t = {t + 1} it is {beta[t].item():g}")
+        must = (
+            "be finite and not negative"
+            if most == math.inf
+            else f"lie in [0, {most:g}]"
+        )
+        raise ValueError(
+            f"beta must {must}, but at t = {t + 1} it is {beta[t].item():g}"
+        )
     return widest(beta)
 
 
-def check_stochastic(name: str, Q: Tensor, K: int | None = None, tol: float = 1e-9) -> Float[Tensor, "K K"]:
+def check_stochastic(
+    name: str, Q: Tensor, K: int | None = None, tol: float = 1e-9
+) -> Float[Tensor, "K K"]:
     """Q in float64, or an error that says which row is no law, and by how much."""
     check_constant(name, Q, "(K, K)")
     if K is not None and len(Q) != K:
-        raise ValueError(f"{name} must have shape ({K}, {K}) as one_step(1) has, not {tuple(Q.shape)}")
+        raise ValueError(
+            f"{name} must have shape ({K}, {K}) as one_step(1) has, not {tuple(Q.shape)}"
+        )
     Q = widest(Q)
     if (Q < 0).any():
         i, j = (Q < 0).nonzero()[0].tolist()
-        raise ValueError(f"{name} must not be negative, but row {i} holds {Q[i, j].item():g} at {j}")
+        raise ValueError(
+            f"{name} must not be negative, but row {i} holds {Q[i, j].item():g} at {j}"
+        )
     excess = Q.sum(1) - 1
     if not (excess.abs() <= tol).all():
         i = int(excess.abs().nan_to_num(nan=torch.inf).argmax())
-        raise ValueError(f"each row of {name} must sum to 1, but row {i} sums to 1 {excess[i].item():+.3g}")
+        raise ValueError(
+            f"each row of {name} must sum to 1, but row {i} sums to 1 {excess[i].item():+.3g}"
+        )
     return Q
 
 
@@ -272,7 +299,9 @@ def check_rates(R: Tensor) -> Float[Tensor, "K K"]:
     sums = R.sum(1)
     if not (sums.abs() <= small).all():
         i = int(sums.abs().argmax())
-        raise ValueError(f"each row of rates must sum to 0, but row {i} sums to {sums[i].item():.3g}")
+        raise ValueError(
+            f"each row of rates must sum to 0, but row {i} sums to {sums[i].item():.3g}"
+        )
     return (R + R.T) / 2
 
 

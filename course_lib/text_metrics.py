@@ -46,7 +46,9 @@ def copied(sentences: Sequence[Sentence], seen: Sequence[Sentence]) -> float:
     check_sentences("seen", seen)
     if not len(sentences) or not all(map(len, sentences)):
         raise ValueError("sentences must be at least one, each with a word")
-    book = "\n".join(f" {' '.join(s)} " for s in seen)  # a run never goes from one sentence into the next
+    book = "\n".join(
+        f" {' '.join(s)} " for s in seen
+    )  # a run never goes from one sentence into the next
     shares = [longest_run(s, book) / len(s) for s in sentences]
     return sum(shares) / len(shares)
 
@@ -55,7 +57,10 @@ def longest_run(sentence: Sentence, book: str) -> int:
     """Most words of the sentence, one after the other, that stand so in the book."""
     run = 0
     for i in range(len(sentence)):
-        while i + run < len(sentence) and f" {' '.join(sentence[i : i + run + 1])} " in book:
+        while (
+            i + run < len(sentence)
+            and f" {' '.join(sentence[i : i + run + 1])} " in book
+        ):
             run += 1
     return run
 
@@ -66,7 +71,9 @@ def bleu_table(sentences: Sequence[Sentence]) -> Float[Tensor, "N N"]:
     The overlaps of a pair are the same in both directions, so each pair is counted once.
     """
     check_sentences("sentences", sentences)
-    score = needs("sacrebleu.metrics", "sacrebleu").BLEU(effective_order=True).compute_bleu
+    score = (
+        needs("sacrebleu.metrics", "sacrebleu").BLEU(effective_order=True).compute_bleu
+    )
     counts = [[Counter(ngrams(s, n)) for n in range(1, 5)] for s in sentences]
     table = torch.zeros(len(sentences), len(sentences), dtype=torch.float64)
     for i, j in combinations_with_replacement(range(len(sentences)), 2):
@@ -74,7 +81,14 @@ def bleu_table(sentences: Sequence[Sentence]) -> Float[Tensor, "N N"]:
         for a, b in {(i, j), (j, i)}:
             length, reference = len(sentences[a]), len(sentences[b])
             totals = [max(length - k, 0) for k in range(4)]
-            bleu = score(overlaps, totals, length, reference, smooth_method="exp", effective_order=True)
+            bleu = score(
+                overlaps,
+                totals,
+                length,
+                reference,
+                smooth_method="exp",
+                effective_order=True,
+            )
             table[a, b] = bleu.score
     return table
 
@@ -106,4 +120,6 @@ def mbr(candidates: Sequence[Sentence]) -> tuple[int, Float[Tensor, " N"]]:
 def check_sentences(name: str, sentences: Sequence[Sentence]) -> None:
     """Raise TypeError for a sentence that is one string: its letters would be taken for words."""
     if isinstance(sentences, str) or any(isinstance(s, str) for s in sentences):
-        raise TypeError(f"{name} must be lists of words, not strings: pass [s.split() for s in {name}]")
+        raise TypeError(
+            f"{name} must be lists of words, not strings: pass [s.split() for s in {name}]"
+        )

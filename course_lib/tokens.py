@@ -52,12 +52,16 @@ class TokenProcess(Process):
     A system fills in loss_at, diffusion_term_at and step.
     """
 
-    noisy_at_once = False  # True where a schedule starts below 1: just after time 0 there is noise
+    noisy_at_once = (
+        False  # True where a schedule starts below 1: just after time 0 there is noise
+    )
 
     def __init__(self, noise: Noise, length: int):
         super().__init__()
         if not isinstance(noise, Noise):
-            raise TypeError(f"noise must be a Noise, such as Absorbing(...), not {describe(noise)}")
+            raise TypeError(
+                f"noise must be a Noise, such as Absorbing(...), not {describe(noise)}"
+            )
         check_count("length", length)
         self.noise, self.T, self.length = noise, noise.T, length
 
@@ -97,7 +101,9 @@ class TokenProcess(Process):
         """The bound without prior and reconstruction, at one draw of x_t: what papers publish. Nats per sequence."""
         return self.diffusion_term_at(model, x0, self.corrupt(x0, t), t)
 
-    def diffusion_term_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
+    def diffusion_term_at(
+        self, model: Network, x0: Tokens, x_t: Tokens, t: Times
+    ) -> PerExample:
         """The same at this x_t, float64."""
         raise NotImplementedError
 
@@ -111,14 +117,21 @@ class TokenProcess(Process):
             return widest(torch.zeros_like(first))
         return self.reconstruction_term_at(model, x0, self.corrupt(x0, first))
 
-    def reconstruction_term_at(self, model: Network, x0: Tokens, x: Tokens) -> PerExample:
+    def reconstruction_term_at(
+        self, model: Network, x0: Tokens, x: Tokens
+    ) -> PerExample:
         """The same at this x, drawn just after time 0."""
         raise NotImplementedError
 
     # The network
 
     def ask(
-        self, model: Network, x_t: Tokens, t: Times, where: Mask | None = None, padded: bool = False
+        self,
+        model: Network,
+        x_t: Tokens,
+        t: Times,
+        where: Mask | None = None,
+        padded: bool = False,
     ) -> Float[Tensor, "*n V"]:
         """What the network says of x_t, float32 or wider: (B, L, V), or (n, V) at the positions `where`.
 
@@ -152,7 +165,9 @@ class TokenProcess(Process):
         if there.all():
             return {}
         if not takes_mask:
-            raise TypeError("model must take mask= (B, L), True at tokens, since rows of the data end early")
+            raise TypeError(
+                "model must take mask= (B, L), True at tokens, since rows of the data end early"
+            )
         return {"mask": there}
 
     def picks(self, model: Network, x: Tokens) -> bool:
@@ -161,7 +176,9 @@ class TokenProcess(Process):
 
     # Masks: the positions in question under absorbing noise
 
-    def on_masks(self, model: Network, x0: Tokens, x_t: Tokens, t: Times, cost: Cost) -> PerToken:
+    def on_masks(
+        self, model: Network, x0: Tokens, x_t: Tokens, t: Times, cost: Cost
+    ) -> PerToken:
         """cost(f, x_0) of the network's numbers f at each mask of x_t, 0 elsewhere; nats, float64."""
         masks = x_t == self.noise.mask
         if not self.picks(model, x_t):
@@ -185,12 +202,18 @@ class TokenProcess(Process):
         """What a network must say that knows loo = log p(x_0 at i | the other tokens of x_t)."""
         return loo
 
-    def from_loo(self, loo: LogLaw, x_t: Tokens, t: Times, to: Prediction) -> Float[Tensor, "B L _"]:
+    def from_loo(
+        self, loo: LogLaw, x_t: Tokens, t: Times, to: Prediction
+    ) -> Float[Tensor, "B L _"]:
         """loo as a log law "loo" or "posterior" (B, L, V), or as the log "score" of all K states (B, L, K)."""
         check_choice("to", to, ("loo", "posterior", "score"))
         if to == "loo":
             return loo
-        change = self.noise.posterior_from_loo if to == "posterior" else self.noise.score_from_loo
+        change = (
+            self.noise.posterior_from_loo
+            if to == "posterior"
+            else self.noise.score_from_loo
+        )
         return change(loo, x_t, t)
 
     # Prompts and gaps
@@ -200,7 +223,9 @@ class TokenProcess(Process):
         """True for absorbing noise, under which a token that is there is a token of the data."""
         return isinstance(self.noise, Absorbing)
 
-    def given(self, pieces: dict[int, Int[Tensor, " _"]], n: int, approximate: bool = False) -> Keep:
+    def given(
+        self, pieces: dict[int, Int[Tensor, " _"]], n: int, approximate: bool = False
+    ) -> Keep:
         """For `sample(..., clamp=...)`: n sequences, the tokens from each position on given. Prompts and gaps alike.
 
         Exact for absorbing noise; other noise refuses it unless approximate=True. Raises for pieces that do not fit,
@@ -212,7 +237,9 @@ class TokenProcess(Process):
         for start, piece in pieces.items():
             check_count("the start of a piece", start, least=-self.length)
             if not isinstance(piece, Tensor) or piece.ndim != 1:
-                raise TypeError(f"a piece must be a tensor of tokens (n,), not {describe(piece)}")
+                raise TypeError(
+                    f"a piece must be a tensor of tokens (n,), not {describe(piece)}"
+                )
             here = slice(start, start + len(piece))
             if not 0 <= start < here.stop <= self.length:
                 raise ValueError(
@@ -220,7 +247,9 @@ class TokenProcess(Process):
                 )
             if known[here].any():
                 twice = start + int(known[here].int().argmax())
-                raise ValueError(f"pieces must not overlap, but two hold position {twice}")
+                raise ValueError(
+                    f"pieces must not overlap, but two hold position {twice}"
+                )
             self.noise.check_tokens("a piece", piece[None], self.noise.V)
             known[here], context[here] = True, piece.to(context)
         kept = Keep(known.expand(n, -1), context.expand(n, -1), approximate=approximate)
@@ -229,17 +258,28 @@ class TokenProcess(Process):
 
     # Bad input
 
-    def check_state(self, name: str, x: Tensor, states: int, padded: bool = False) -> Tokens:
+    def check_state(
+        self, name: str, x: Tensor, states: int, padded: bool = False
+    ) -> Tokens:
         """x in int64, or an error: whole numbers in 0..states-1, (B >= 1, length); padded: PAD at ends of rows."""
-        holds_pad = padded and isinstance(x, Tensor) and x.dtype.is_signed and not x.is_floating_point()
+        holds_pad = (
+            padded
+            and isinstance(x, Tensor)
+            and x.dtype.is_signed
+            and not x.is_floating_point()
+        )
         filled = x.masked_fill(x == PAD, 0) if holds_pad else x
         self.noise.check_tokens(name, filled, states)
         if x.shape[1] != self.length:
-            raise ValueError(f"{name} must have shape (B, {self.length}), not {tuple(x.shape)}")
+            raise ValueError(
+                f"{name} must have shape (B, {self.length}), not {tuple(x.shape)}"
+            )
         if holds_pad and x.device.type == "cpu":
             there = x != PAD
             if not (there[:, 0].all() and (there[:, 1:] <= there[:, :-1]).all()):
-                raise ValueError(f"{name} must have a token in each row, and PAD = {PAD} only at its end")
+                raise ValueError(
+                    f"{name} must have a token in each row, and PAD = {PAD} only at its end"
+                )
         return x.long()
 
     def check_pair(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tokens, Tokens]:
@@ -248,7 +288,9 @@ class TokenProcess(Process):
         x_t = self.check_state("x_t", x_t, self.noise.K, padded=True)
         self.check_positive(t, len(x0))
         if len(x0) != len(x_t):
-            raise ValueError(f"x0 and x_t must have one shape, not {tuple(x0.shape)} and {tuple(x_t.shape)}")
+            raise ValueError(
+                f"x0 and x_t must have one shape, not {tuple(x0.shape)} and {tuple(x_t.shape)}"
+            )
         if x0.device.type == "cpu" and not torch.equal(x0 == PAD, x_t == PAD):
             raise ValueError("x_t must hold PAD where x0 does, and nowhere else")
         return x0, x_t
@@ -264,9 +306,13 @@ def tokens_in(x: Tokens) -> Int[Tensor, " B"]:
     return (x != PAD).sum(1)
 
 
-def cross_entropy(f: Float[Tensor, "*n V"], x0: Int[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+def cross_entropy(
+    f: Float[Tensor, "*n V"], x0: Int[Tensor, "*n"]
+) -> Float[Tensor, "*n"]:
     """-log softmax(f)[x_0], nats."""
-    return F.cross_entropy(f.flatten(0, -2), x0.flatten(), reduction="none").reshape(x0.shape)
+    return F.cross_entropy(f.flatten(0, -2), x0.flatten(), reduction="none").reshape(
+        x0.shape
+    )
 
 
 def inside(model: Network) -> Network:
@@ -295,5 +341,9 @@ def takes_at(model: Network) -> bool:
 def takes(model: Network, name: str) -> bool:
     """Whether the network can be called with an argument of this name."""
     model = inside(model)
-    parameters = inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    parameters = inspect.signature(
+        model.forward if isinstance(model, nn.Module) else model
+    ).parameters
+    return name in parameters or any(
+        p.kind is p.VAR_KEYWORD for p in parameters.values()
+    )

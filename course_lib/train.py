@@ -22,7 +22,16 @@ from .finite import Watch, check_finite, note
 from .identity import class_of, differences, identity
 from .process import Process, check_process
 from .shapes import PerExample, Times, check_count, describe
-from .weights import Autocast, Averaged, averaged, bare, narrowed, plain, put, weights_of
+from .weights import (
+    Autocast,
+    Averaged,
+    averaged,
+    bare,
+    narrowed,
+    plain,
+    put,
+    weights_of,
+)
 
 LOOK = 50  # steps between looks at what is not finite, off the CPU
 HALF = (torch.bfloat16, torch.float16)
@@ -73,7 +82,9 @@ def train(
     check_count("steps", steps)
     check_count("every", every)
     if not (0 <= ema < 1 and clip > 0):
-        raise ValueError(f"ema must lie in [0, 1) and clip be positive, not {ema} and {clip}")
+        raise ValueError(
+            f"ema must lie in [0, 1) and clip be positive, not {ema} and {clip}"
+        )
     check_model(model, process)
     check_gradients()
     run = Run(process, model, as_schedule(lr), ema, clip, as_precision(precision))
@@ -82,7 +93,9 @@ def train(
         if Path(checkpoint).exists():
             run.load(checkpoint, changed)
             if run.last.step > steps:
-                raise ValueError(f"steps must be at least the {run.last.step} of {checkpoint}, not {steps}")
+                raise ValueError(
+                    f"steps must be at least the {run.last.step} of {checkpoint}, not {steps}"
+                )
     return _train(run, batches, steps, checkpoint, every)
 
 
@@ -90,7 +103,9 @@ def _train(run, batches, steps, checkpoint, every):
     step, stream = run.last.step, iter(batches)
     if step == steps:
         yield run.last
-    deque(islice(stream, step), maxlen=0)  # used before the interruption; making them may draw numbers
+    deque(
+        islice(stream, step), maxlen=0
+    )  # used before the interruption; making them may draw numbers
     run.restore_random()
     for data in islice(stream, steps - step):
         step += 1
@@ -100,7 +115,9 @@ def _train(run, batches, steps, checkpoint, every):
             run.save(checkpoint)
     run.check_finite()
     if step < steps:
-        raise ValueError(f"batches must yield at least steps = {steps} batches, but ended after {step}")
+        raise ValueError(
+            f"batches must yield at least steps = {steps} batches, but ended after {step}"
+        )
 
 
 class Run:
@@ -112,9 +129,13 @@ class Run:
         self.asked = Autocast(model, precision) if precision else model
         self.average = averaged(model)
         self.parameters = list(model.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, weight_decay=0.0, fused=True
+        )
         self.device = self.parameters[0].device
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == torch.float16)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=precision == torch.float16
+        )
         self.watch, self.seed = Watch(), torch.initial_seed()
         self.random: dict[str, Tensor] = {}  # random state to go back to
         self.last = Record(0, torch.empty(0), torch.empty(0), self.average)
@@ -140,7 +161,9 @@ class Run:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        if not self.scaler.is_enabled():  # which skips steps that are not finite, and then scales less
+        if (
+            not self.scaler.is_enabled()
+        ):  # which skips steps that are not finite, and then scales less
             note("the gradient", norm.isfinite())
         rate = checked_rate(self.lr(step), step)
         for group in self.optimizer.param_groups:
@@ -190,13 +213,17 @@ class Run:
         try:
             save_tensors(path, tensors, about)
         except OSError as error:
-            raise about_path(error, f"the checkpoint of step {step} was not written", path) from error
+            raise about_path(
+                error, f"the checkpoint of step {step} was not written", path
+            ) from error
 
     def load(self, path: str | Path, changed: Collection[str] = ()) -> None:
         """Continue from path. ValueError if it is damaged or of another run; nothing has changed then."""
         tensors, about = load_tensors(path)
         if about.get("kind") != "checkpoint":
-            raise ValueError(f"{path} holds {about.get('kind', 'something else')}, not a training checkpoint")
+            raise ValueError(
+                f"{path} holds {about.get('kind', 'something else')}, not a training checkpoint"
+            )
         self.check_same(path, about, changed)
         put(self.model, select(tensors, "model/"), path)
         put(self.average, select(tensors, "average/"), path)
@@ -206,25 +233,38 @@ class Run:
         for name, value in select(tensors, "optimizer/").items():
             i, key = name.split("/")
             p = self.parameters[int(i)]
-            if value.shape == p.shape:  # the fused step needs the parameter's memory order, say channels_last
+            if (
+                value.shape == p.shape
+            ):  # the fused step needs the parameter's memory order, say channels_last
                 value = torch.empty_like(p).copy_(value)
             state.setdefault(int(i), {})[key] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.scaler.load_state_dict(about["scaler"])
         self.random, self.seed = select(tensors, "random/"), about["seed"]
-        t, loss = tensors["last/t"].to(self.device), tensors["last/loss"].to(self.device)
+        t, loss = (
+            tensors["last/t"].to(self.device),
+            tensors["last/loss"].to(self.device),
+        )
         self.last = Record(about["step"], t, loss, self.average)
 
-    def check_same(self, path: str | Path, about: dict, changed: Collection[str]) -> None:
+    def check_same(
+        self, path: str | Path, about: dict, changed: Collection[str]
+    ) -> None:
         """Raise ValueError that says what differs between the checkpoint's run and this one; versions only warn."""
         here = self.description(about["step"])
         if unknown := sorted(set(changed) - set(here)):
-            raise ValueError(f"changed must hold names among {', '.join(here)}, not {unknown[0]!r}")
+            raise ValueError(
+                f"changed must hold names among {', '.join(here)}, not {unknown[0]!r}"
+            )
         if "of" not in about:
-            raise ValueError(f"{path} was written by a version of this library that did not say whose it is")
+            raise ValueError(
+                f"{path} was written by a version of this library that did not say whose it is"
+            )
         compared = [k for k in here if k not in changed]
-        found = differences({k: about["of"].get(k) for k in compared}, {k: here[k] for k in compared})
+        found = differences(
+            {k: about["of"].get(k) for k in compared}, {k: here[k] for k in compared}
+        )
         if found:
             raise ValueError(
                 f"{path} belongs to another run: {'; '.join(found)}. Go on with it all the same by "
@@ -232,7 +272,10 @@ class Run:
             )
         if about["versions"] != versions():
             was = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
-            warnings.warn(f"{path} was written with {was}: the run may not go on bit for bit", stacklevel=4)
+            warnings.warn(
+                f"{path} was written with {was}: the run may not go on bit for bit",
+                stacklevel=4,
+            )
 
     def restore_random(self) -> None:
         """Put torch's random state back to what it was at the checkpoint, if the run continues from one."""
@@ -255,7 +298,9 @@ def check_model(model: nn.Module, process: Process) -> None:
             "model must have parameters that require a gradient, but it has none or all are frozen"
         )
     if any(p.is_inference() for p in trained):
-        raise ValueError("model must not be made under torch.inference_mode(): its weights cannot be trained")
+        raise ValueError(
+            "model must not be made under torch.inference_mode(): its weights cannot be trained"
+        )
     tables = next(process.buffers(), None)
     if tables is not None and tables.device != trained[0].device:
         raise ValueError(
@@ -266,7 +311,9 @@ def check_model(model: nn.Module, process: Process) -> None:
 def check_gradients() -> None:
     """Raise RuntimeError where gradients are switched off."""
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-        raise RuntimeError("train needs gradients, but runs under torch.no_grad() or torch.inference_mode()")
+        raise RuntimeError(
+            "train needs gradients, but runs under torch.no_grad() or torch.inference_mode()"
+        )
 
 
 def as_schedule(lr: float | Callable[[int], float]) -> Callable[[int], float]:
@@ -274,7 +321,9 @@ def as_schedule(lr: float | Callable[[int], float]) -> Callable[[int], float]:
     if callable(lr):
         return lr
     if not isinstance(lr, Real) or isinstance(lr, bool):
-        raise TypeError(f"lr must be a number or a function of the step, not {describe(lr)}")
+        raise TypeError(
+            f"lr must be a number or a function of the step, not {describe(lr)}"
+        )
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, not {lr}")
     return lambda step: lr
@@ -290,9 +339,13 @@ def checked_rate(rate: float, step: int) -> float:
 def as_precision(precision: torch.dtype | None) -> torch.dtype | None:
     """The precision, or an error for what autocast does not do."""
     if precision is not None and not isinstance(precision, torch.dtype):
-        raise TypeError(f"precision must be a torch.dtype such as torch.bfloat16, not {precision!r}")
+        raise TypeError(
+            f"precision must be a torch.dtype such as torch.bfloat16, not {precision!r}"
+        )
     if precision not in (None, *HALF):
-        raise ValueError(f"precision must be None, torch.bfloat16 or torch.float16, not {precision}")
+        raise ValueError(
+            f"precision must be None, torch.bfloat16 or torch.float16, not {precision}"
+        )
     return precision
 
 
@@ -345,12 +398,16 @@ def warmup_cosine(
     if not 0 < peak < math.inf:
         raise ValueError(f"peak must be positive and finite, not {peak}")
     if restart is not None and not 1 <= restart < steps:
-        raise ValueError(f"restart must lie in 1..{steps - 1}, below steps = {steps}, not {restart}")
+        raise ValueError(
+            f"restart must lie in 1..{steps - 1}, below steps = {steps}, not {restart}"
+        )
     parts = [steps] if restart is None else [restart, steps - restart]
     if warmup is not None:
         check_count("warmup", warmup, least=0)
         if warmup > min(parts):
-            raise ValueError(f"warmup must be at most the {min(parts)} steps there are, not {warmup}")
+            raise ValueError(
+                f"warmup must be at most the {min(parts)} steps there are, not {warmup}"
+            )
 
     def lr(step: int) -> float:
         last = parts[0]
@@ -383,18 +440,28 @@ def save_weights(
     """
     reserved = {"kind", "network", "process"}
     if taken := sorted(reserved & set(about)):
-        raise ValueError(f"about must not hold {taken[0]!r}: the library says that itself")
+        raise ValueError(
+            f"about must not hold {taken[0]!r}: the library says that itself"
+        )
     about = {**about, "kind": "weights", "network": class_of(bare(model))}
     if process is not None:
         check_process(process)
         about["process"] = identity(process)
-    weights, parameters = weights_of(model), {plain(k) for k, _ in bare(model).named_parameters()}
+    weights, parameters = (
+        weights_of(model),
+        {plain(k) for k, _ in bare(model).named_parameters()},
+    )
     if dtype is not None:
-        weights = {k: narrowed(k, v, dtype) if k in parameters else v for k, v in weights.items()}
+        weights = {
+            k: narrowed(k, v, dtype) if k in parameters else v
+            for k, v in weights.items()
+        }
     save_tensors(path, weights, about)
 
 
-def load_weights(path: str | Path, model: nn.Module, process: Process | None = None) -> dict:
+def load_weights(
+    path: str | Path, model: nn.Module, process: Process | None = None
+) -> dict:
     """Put saved weights into the model (in its own dtype) and return what was said about them.
 
     FileNotFoundError if path is missing, ValueError if it is damaged, belongs to another model or, where both are
@@ -404,18 +471,26 @@ def load_weights(path: str | Path, model: nn.Module, process: Process | None = N
         check_process(process)
     tensors, about = load_tensors(path)
     if about.get("kind") != "weights":
-        raise ValueError(f"{path} holds {about.get('kind', 'something else')}, not weights")
+        raise ValueError(
+            f"{path} holds {about.get('kind', 'something else')}, not weights"
+        )
     if process is not None and "process" in about:
-        found = differences({"process": about["process"]}, {"process": identity(process)})
+        found = differences(
+            {"process": about["process"]}, {"process": identity(process)}
+        )
         if found:
-            raise ValueError(f"{path} was trained for another process: {'; '.join(found)}")
+            raise ValueError(
+                f"{path} was trained for another process: {'; '.join(found)}"
+            )
     put(model, tensors, path)
     return about
 
 
 def select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries under a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return {
+        k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+    }
 
 
 def remembered(process: Process) -> dict[str, Tensor]:

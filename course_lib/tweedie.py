@@ -21,7 +21,9 @@ class Tweedie:
     The "analytic" sampler of SEDD's code. Negative entries, which only a score that no data has can give, are 0.
     """
 
-    def law(self, noise: Semigroup, log_s: LogLaw, x_t: Tokens, t: Times, s: Times) -> Law:
+    def law(
+        self, noise: Semigroup, log_s: LogLaw, x_t: Tokens, t: Times, s: Times
+    ) -> Law:
         """p(x_s | x_t) of each token on its own, for any noise, normalised, float64."""
         scores = all_scores(noise, log_s, x_t)
         kept = noise.log_alpha_ratio(s, t)  # -D
@@ -54,14 +56,18 @@ class Tweedie:
 class Euler(Tweedie):
     """The rates at t are kept until s (eq. 17); 1 - their sum may be negative, and is 0 then. Tweedie's at s = 0."""
 
-    def law(self, noise: Semigroup, log_s: LogLaw, x_t: Tokens, t: Times, s: Times) -> Law:
+    def law(
+        self, noise: Semigroup, log_s: LogLaw, x_t: Tokens, t: Times, s: Times
+    ) -> Law:
         """p(x_s | x_t) of each token on its own, for any noise, normalised, float64."""
         jump = noise.rates(x_t) * all_scores(noise, log_s, x_t)
         jump = per_example(turn(noise, t, s), jump) * jump
         stay = (1 - jump.sum(-1, keepdim=True)).clamp(min=0)
         p = jump + stay * F.one_hot(x_t, noise.K)
         p = p / p.sum(-1, keepdim=True)
-        return torch.where(per_example(s == 0, p), super().law(noise, log_s, x_t, t, s), p)
+        return torch.where(
+            per_example(s == 0, p), super().law(noise, log_s, x_t, t, s), p
+        )
 
     def opening(self, noise: Absorbing, t: Times, s: Times) -> PerExample:
         """(t - s) sigma'(t) / (e^sigma - 1); 1 at s = 0."""

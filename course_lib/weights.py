@@ -23,7 +23,9 @@ class Averaged:
 
         For a model that is compiled, or spread over processes: that one is asked, and not a copy of it.
         """
-        own = {name: value.detach().clone() for name, value in tensors_of(model).items()}
+        own = {
+            name: value.detach().clone() for name, value in tensors_of(model).items()
+        }
         put_into(model, tensors_of(self))
         try:
             with evaluating(model):
@@ -90,7 +92,10 @@ class Autocast(Wrapped):
 def widened(answer):
     """A tensor, or several, with 16-bit floats as float32."""
     narrow = (torch.float16, torch.bfloat16)
-    return tree_map(lambda v: v.float() if isinstance(v, Tensor) and v.dtype in narrow else v, answer)
+    return tree_map(
+        lambda v: v.float() if isinstance(v, Tensor) and v.dtype in narrow else v,
+        answer,
+    )
 
 
 # Names
@@ -115,7 +120,9 @@ def plain(name: str) -> str:
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers of the model itself by their plain names: changing them in place changes it."""
     inside = bare(model)
-    return {plain(k): v for k, v in [*inside.named_parameters(), *inside.named_buffers()]}
+    return {
+        plain(k): v for k, v in [*inside.named_parameters(), *inside.named_buffers()]
+    }
 
 
 @torch.no_grad()
@@ -125,7 +132,9 @@ def put_into(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         value.copy_(tensors[name])
 
 
-def put(model: nn.Module, tensors: dict[str, Shaped[Tensor, "..."]], path: str | Path) -> None:
+def put(
+    model: nn.Module, tensors: dict[str, Shaped[Tensor, "..."]], path: str | Path
+) -> None:
     """load_state_dict, with an error that names the first entry that does not fit. The model is left alone then."""
     inside = bare(model)
     own = {plain(k): k for k in inside.state_dict()}
@@ -138,7 +147,9 @@ def put(model: nn.Module, tensors: dict[str, Shaped[Tensor, "..."]], path: str |
     have = {k: tuple(v.shape) for k, v in tensors.items()}
     if want != have:
         name = next(k for k in [*want, *have] if want.get(k) != have.get(k))
-        raise ValueError(f"{path} belongs to another model: {name} {misfit(have.get(name), want.get(name))}")
+        raise ValueError(
+            f"{path} belongs to another model: {name} {misfit(have.get(name), want.get(name))}"
+        )
     inside.load_state_dict({own[k]: v for k, v in tensors.items()})
 
 
@@ -146,7 +157,11 @@ def misfit(there: tuple[int, ...] | None, here: tuple[int, ...] | None) -> str:
     """How an entry of a file and of a model differ; None where there is none."""
     if there is None or here is None:
         found = f"has shape {there or here}"
-        return f"is missing there, {found} here" if there is None else f"{found} there, is missing here"
+        return (
+            f"is missing there, {found} here"
+            if there is None
+            else f"{found} there, is missing here"
+        )
     return f"has shape {there} there, {here} here"
 
 
@@ -158,7 +173,9 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 # In a file
 
 
-def narrowed(name: str, weights: Shaped[Tensor, "..."], dtype: torch.dtype) -> Shaped[Tensor, "..."]:
+def narrowed(
+    name: str, weights: Shaped[Tensor, "..."], dtype: torch.dtype
+) -> Shaped[Tensor, "..."]:
     """The weights in dtype, or OverflowError: none may become infinite, and together they may not move by more than
     rounding: |narrow - wide| <= eps |wide|, eps that of dtype.
 

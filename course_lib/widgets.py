@@ -23,7 +23,10 @@ def live() -> bool:
     Where nobody does (nbconvert, nbclient, papermill, nbval) a stored widget would be dead, and an export to HTML
     would prefer it to the picture beside it.
     """
-    if os.environ.get("COURSE_STATIC") == "1" or importlib.util.find_spec("ipywidgets") is None:
+    if (
+        os.environ.get("COURSE_STATIC") == "1"
+        or importlib.util.find_spec("ipywidgets") is None
+    ):
         return False
     return attended(getattr(get_ipython(), "kernel", None))
 
@@ -41,7 +44,13 @@ def view(widget: Any) -> dict[str, dict]:
     return {"application/vnd.jupyter.widget-view+json": widget.get_view_spec()}
 
 
-def explore(draw: Draw, at: list[dict[str, Any]], alt: str, play: str | None = None, **sliders: Spec) -> None:
+def explore(
+    draw: Draw,
+    at: list[dict[str, Any]],
+    alt: str,
+    play: str | None = None,
+    **sliders: Spec,
+) -> None:
     """Show draw(**values) under sliders; on GitHub, in slides and in print, its pictures at the values `at`.
 
     A slider is (low, high, step), (low, high, step, start) or a list; it starts at the middle picture. A string,
@@ -56,14 +65,20 @@ def explore(draw: Draw, at: list[dict[str, Any]], alt: str, play: str | None = N
     display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
 
 
-def check_sliders(sliders: dict[str, Spec], at: list[dict[str, Any]], play: str | None) -> None:
+def check_sliders(
+    sliders: dict[str, Spec], at: list[dict[str, Any]], play: str | None
+) -> None:
     """Raise ValueError unless every slider is well formed and can stand at each of the three values."""
     if len(at) != 3 or any(set(values) != set(sliders) for values in at):
-        raise ValueError(f"at must hold three dicts with the keys {', '.join(sliders)}, not {at}")
+        raise ValueError(
+            f"at must hold three dicts with the keys {', '.join(sliders)}, not {at}"
+        )
     for name, spec in sliders.items():
         if isinstance(spec, str):
             if any(not isinstance(values[name], str) for values in at):
-                raise ValueError(f"at must hold texts for {name}, not {[values[name] for values in at]}")
+                raise ValueError(
+                    f"at must hold texts for {name}, not {[values[name] for values in at]}"
+                )
             continue
         if isinstance(spec, tuple) and len(spec) not in (3, 4):
             raise ValueError(
@@ -71,7 +86,9 @@ def check_sliders(sliders: dict[str, Spec], at: list[dict[str, Any]], play: str 
             )
         for v in (values[name] for values in at):
             if v not in spec if isinstance(spec, list) else not spec[0] <= v <= spec[1]:
-                raise ValueError(f"at must keep to the slider {name} = {spec}, but has {v!r}")
+                raise ValueError(
+                    f"at must keep to the slider {name} = {spec}, but has {v!r}"
+                )
     if play is not None and not (play in sliders and whole(sliders[play])):
         raise ValueError(f"play must name a slider of integers, not {play!r}")
 
@@ -89,29 +106,46 @@ def still(draw: Draw, at: list[dict[str, Any]]) -> bytes:
         fig.set_size_inches(4, max(3.2, 4 * height / width))
         said = ", ".join(f"{name} = {value}" for name, value in values.items())
         label = fig.supxlabel(said, weight="bold")
-        label.set_fontsize(label.get_fontsize() * min(1, 32 / len(said)))  # a typed text may be long
+        label.set_fontsize(
+            label.get_fontsize() * min(1, 32 / len(said))
+        )  # a typed text may be long
     return plots.fit(lambda dpi: beside([plots.pixels(fig, dpi) for fig in figures]))
 
 
 def beside(parts: list[Image.Image]) -> Image.Image:
     """Images in one row, on white."""
-    row = Image.new("RGB", (sum(p.width for p in parts), max(p.height for p in parts)), "white")
+    row = Image.new(
+        "RGB", (sum(p.width for p in parts), max(p.height for p in parts)), "white"
+    )
     for k, part in enumerate(parts):
         row.paste(part, (sum(p.width for p in parts[:k]), 0))
     return row
 
 
-def panel(draw: Draw, start: dict[str, Any], alt: str, play: str | None, sliders: dict[str, Spec]) -> Any:
+def panel(
+    draw: Draw,
+    start: dict[str, Any],
+    alt: str,
+    play: str | None,
+    sliders: dict[str, Spec],
+) -> Any:
     """Sliders, the picture they drive and a line of text: alt, or what went wrong in draw."""
     import ipywidgets
 
-    controls = {name: control(name, spec, start[name]) for name, spec in sliders.items()}
-    natural = {"align_self": "flex-start", "max_width": "100%"}  # a box would stretch it
+    controls = {
+        name: control(name, spec, start[name]) for name, spec in sliders.items()
+    }
+    natural = {
+        "align_self": "flex-start",
+        "max_width": "100%",
+    }  # a box would stretch it
     picture, note = ipywidgets.Image(format="png", layout=natural), ipywidgets.HTML()
 
     def redraw(_: Any = None) -> None:
         try:
-            picture.value = plots.png(draw(**{name: c.value for name, c in controls.items()}))
+            picture.value = plots.png(
+                draw(**{name: c.value for name, c in controls.items()})
+            )
             note.value = html.escape(alt)
         except Exception as error:
             note.value = html.escape(f"{type(error).__name__}: {error}")
@@ -119,7 +153,10 @@ def panel(draw: Draw, start: dict[str, Any], alt: str, play: str | None, sliders
     for c in controls.values():
         c.observe(redraw, "value")
     redraw()
-    rows = [ipywidgets.HBox([player(c), c]) if name == play else c for name, c in controls.items()]
+    rows = [
+        ipywidgets.HBox([player(c), c]) if name == play else c
+        for name, c in controls.items()
+    ]
     return ipywidgets.VBox([*rows, picture, note])
 
 
@@ -130,7 +167,13 @@ def control(name: str, spec: Spec, start: Any) -> Any:
     common = {"description": name, "style": {"description_width": "initial"}}
     if isinstance(spec, str):
         wide = {"width": "100%"}
-        return ipywidgets.Text(value=start, placeholder=spec, continuous_update=False, layout=wide, **common)
+        return ipywidgets.Text(
+            value=start,
+            placeholder=spec,
+            continuous_update=False,
+            layout=wide,
+            **common,
+        )
     if isinstance(spec, list):
         numbers = all(isinstance(v, (int, float)) for v in spec)
         kind = ipywidgets.SelectionSlider if numbers else ipywidgets.Dropdown
@@ -138,13 +181,21 @@ def control(name: str, spec: Spec, start: Any) -> Any:
     low, high, step = spec[:3]
     kind = ipywidgets.IntSlider if whole(spec) else ipywidgets.FloatSlider
     value = spec[3] if len(spec) == 4 else start
-    return kind(value=value, min=low, max=high, step=step, continuous_update=False, **common)
+    return kind(
+        value=value, min=low, max=high, step=step, continuous_update=False, **common
+    )
 
 
 def player(slider: Any) -> Any:
     """A play button that walks a slider from its low end to its high end."""
     import ipywidgets
 
-    play = ipywidgets.Play(value=slider.value, min=slider.min, max=slider.max, step=slider.step, interval=500)
+    play = ipywidgets.Play(
+        value=slider.value,
+        min=slider.min,
+        max=slider.max,
+        step=slider.step,
+        interval=500,
+    )
     ipywidgets.link((play, "value"), (slider, "value"))
     return play

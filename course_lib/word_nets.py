@@ -47,7 +47,12 @@ class EmbeddingNet(nn.Module):
         K_out: int | None = None,
     ):
         super().__init__()
-        self.normalised, self.recall, self.classes, self.K_out = normalised, recall, classes, K_out or K
+        self.normalised, self.recall, self.classes, self.K_out = (
+            normalised,
+            recall,
+            classes,
+            K_out or K,
+        )
         self.embedding = nn.Embedding(K, D)
         self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, D))
         self.remember = zero(nn.Linear(D, width, bias=False)) if recall else None
@@ -76,7 +81,9 @@ class EmbeddingNet(nn.Module):
         """Emb(w), position by position. On a CPU ValueError for a token out of the vocabulary; a GPU would wait."""
         K = len(self.embedding.weight)
         if tokens.device.type == "cpu" and not 0 <= tokens.min() <= tokens.max() < K:
-            raise ValueError(f"tokens must lie in 0..{K - 1}, not {tokens.min()}..{tokens.max()}")
+            raise ValueError(
+                f"tokens must lie in 0..{K - 1}, not {tokens.min()}..{tokens.max()}"
+            )
         return self.scaled(self.embedding(tokens))
 
     def logits(self, x: Float[Tensor, "*places D"]) -> LogLaw:
@@ -127,8 +134,12 @@ class EmbeddingNet(nn.Module):
         ValueError for `before` or `label` where the network was not built for it, a label that is none of the
         classes, and a mask of another shape than the places of x.
         """
-        if (before is not None and not self.recall) or (label is not None and not self.classes):
-            raise ValueError("before needs a network with recall=True, and label one with classes")
+        if (before is not None and not self.recall) or (
+            label is not None and not self.classes
+        ):
+            raise ValueError(
+                "before needs a network with recall=True, and label one with classes"
+            )
         check_mask(mask, x.shape[:2])
         h = self.take_in(x.to(self.dtype), u, mask)
         if before is not None:
@@ -138,17 +149,32 @@ class EmbeddingNet(nn.Module):
             h = h + self.label(self.named(label, u))[:, None]
         return self.trunk(h, u, mask)
 
-    def named(self, label: Int[Tensor, " B"] | None, u: PerExample) -> Int[Tensor, " B"]:
+    def named(
+        self, label: Int[Tensor, " B"] | None, u: PerExample
+    ) -> Int[Tensor, " B"]:
         """The labels, or "any" for each. Raises unless there is one for each example, of the classes."""
         if label is None:
             return torch.full_like(u, self.classes, dtype=torch.long)
-        if label.is_floating_point() or label.dtype == torch.bool or label.shape != u.shape:
-            raise ValueError(f"label must hold {len(u)} integers, one per example, not {describe(label)}")
-        if label.device.type == "cpu" and not 0 <= label.min() <= label.max() <= self.classes:
-            raise ValueError(f"label must lie in 0..{self.classes}, not {label.min()}..{label.max()}")
+        if (
+            label.is_floating_point()
+            or label.dtype == torch.bool
+            or label.shape != u.shape
+        ):
+            raise ValueError(
+                f"label must hold {len(u)} integers, one per example, not {describe(label)}"
+            )
+        if (
+            label.device.type == "cpu"
+            and not 0 <= label.min() <= label.max() <= self.classes
+        ):
+            raise ValueError(
+                f"label must lie in 0..{self.classes}, not {label.min()}..{label.max()}"
+            )
         return label.long()
 
-    def take_in(self, x: Vectors, u: PerExample, mask: Mask | None) -> Float[Tensor, "B L width"]:
+    def take_in(
+        self, x: Vectors, u: PerExample, mask: Mask | None
+    ) -> Float[Tensor, "B L width"]:
         """x_t in the width of the trunk, place by place."""
         return self.enter(x)
 
@@ -199,7 +225,9 @@ class MixingNet(EmbeddingNet):
         table, self.alpha_bar = self.alpha_bar, None  # what is None is left alone
         super()._apply(fn, recurse)
         device = self.bias.device
-        self.alpha_bar = table.to(device, torch.float32 if device.type == "mps" else torch.float64)
+        self.alpha_bar = table.to(
+            device, torch.float32 if device.type == "mps" else torch.float64
+        )
         return self
 
     def forward(
@@ -232,29 +260,44 @@ class MixingNet(EmbeddingNet):
             x0, log_p = self.mix(h[at], x[at], *self.reading(x, u, at))
             return x.to(x0.dtype).masked_scatter(at[..., None], x0), log_p
 
-    def take_in(self, x: Vectors, u: PerExample, mask: Mask | None) -> Float[Tensor, "B L width"]:
+    def take_in(
+        self, x: Vectors, u: PerExample, mask: Mask | None
+    ) -> Float[Tensor, "B L width"]:
         """x_t in the width of the trunk, and the guess if there is one; PAD has none."""
         h = super().take_in(x, u, mask)
         if self.guess is None:
             return h
         mask = torch.ones_like(x[..., 0], dtype=torch.bool) if mask is None else mask
-        guess = self.guess(self.without_context(x[mask], *self.reading(x, u, mask)[:2]).to(self.dtype))
-        return h + torch.zeros_like(h).masked_scatter(mask[..., None], guess.to(h.dtype))
+        guess = self.guess(
+            self.without_context(x[mask], *self.reading(x, u, mask)[:2]).to(self.dtype)
+        )
+        return h + torch.zeros_like(h).masked_scatter(
+            mask[..., None], guess.to(h.dtype)
+        )
 
     @torch.no_grad()
-    def without_context(self, x: Float[Tensor, "n D"], r: Tensor, noise: Tensor) -> Float[Tensor, "n keys"]:
+    def without_context(
+        self, x: Float[Tensor, "n D"], r: Tensor, noise: Tensor
+    ) -> Float[Tensor, "n keys"]:
         """The mean of what the last layer has for each word, under p(w | x_t^i): no gradient, it would cost double."""
         with full_precision(x):
             x = at_least_single(x)
-            return self.law((r / noise) * x, self.table, self.prior, r, noise).exp() @ self.keys()
+            return (
+                self.law((r / noise) * x, self.table, self.prior, r, noise).exp()
+                @ self.keys()
+            )
 
     def load_state_dict(self, state_dict, *args, **kwargs):
         """ValueError, too, if a prior was set and the weights have another: they were made for other words."""
         if self.guess is not None and self.prior.any() and "prior" in state_dict:
             theirs = state_dict["prior"].to(self.prior)
             close = 0.02  # float16 is closer
-            if theirs.shape == self.prior.shape and not theirs.allclose(self.prior, atol=close):
-                raise ValueError("the weights belong to another vocabulary: its words have other frequencies")
+            if theirs.shape == self.prior.shape and not theirs.allclose(
+                self.prior, atol=close
+            ):
+                raise ValueError(
+                    "the weights belong to another vocabulary: its words have other frequencies"
+                )
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def keys(self) -> Float[Tensor, "K_out keys"]:
@@ -265,7 +308,12 @@ class MixingNet(EmbeddingNet):
         return F.layer_norm(weights, weights.shape[1:])
 
     def mix(
-        self, h: Float[Tensor, "*n width"], x: Float[Tensor, "*n D"], r: Tensor, noise: Tensor, gain: Tensor
+        self,
+        h: Float[Tensor, "*n width"],
+        x: Float[Tensor, "*n D"],
+        r: Tensor,
+        noise: Tensor,
+        gain: Tensor,
     ) -> tuple[Float[Tensor, "*n D"], Float[Tensor, "*n K_out"]]:
         """The estimate of x_0 and log p, from the features, x_t and what `reading` says, place by place."""
         e, clue = self.table, (r / noise) * x
@@ -287,7 +335,9 @@ class MixingNet(EmbeddingNet):
             log_p = log_p - (r.square() / noise) * self.table.square().sum(-1) / 2
         return log_p.log_softmax(-1)
 
-    def reading(self, x: Vectors, u: PerExample, at: Mask | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def reading(
+        self, x: Vectors, u: PerExample, at: Mask | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """r, sigma^2 + r^2 sigma_0^2, and the gain, 0 at t = 1: to multiply with x or x[at]; at least float32."""
         T = len(self.alpha_bar) - 1
         t = (u.float() * T).round().long()
@@ -304,12 +354,16 @@ class MixingNet(EmbeddingNet):
 class SentenceClassifier(nn.Module):
     """Vectors in, one law over classes out, from the mean over the words of each sentence: a classifier of x_t."""
 
-    def __init__(self, D: int, classes: int, width: int = 64, heads: int = 4, depth: int = 2):
+    def __init__(
+        self, D: int, classes: int, width: int = 64, heads: int = 4, depth: int = 2
+    ):
         super().__init__()
         self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, classes))
         self.trunk = Transformer(width, heads, depth)
 
-    def forward(self, x: Vectors, u: PerExample, mask: Mask | None = None) -> Float[Tensor, "B classes"]:
+    def forward(
+        self, x: Vectors, u: PerExample, mask: Mask | None = None
+    ) -> Float[Tensor, "B classes"]:
         """Logits of the classes. ValueError for a row without a word."""
         h = self.trunk(self.enter(x.to(self.enter.weight.dtype)), u, mask)
         if mask is None:

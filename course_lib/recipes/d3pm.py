@@ -31,12 +31,17 @@ def text(split: str) -> tuple[torch.Tensor, None]:
 
 def absorbing_process() -> D3PM:
     """MASK at the rate 1 / (T - t + 1), so that alpha_bar falls on a line to 0."""
-    return D3PM(Absorbing(K, schedules.table(schedules.log_linear(0.0), T, max_beta=1.0)), LENGTH)
+    return D3PM(
+        Absorbing(K, schedules.table(schedules.log_linear(0.0), T, max_beta=1.0)),
+        LENGTH,
+    )
 
 
 def uniform_process(**options) -> D3PM:
     """Random characters by the cosine schedule of multinomial diffusion."""
-    return D3PM(Uniform(K, schedules.table(schedules.cosine(power=1), T)), LENGTH, **options)
+    return D3PM(
+        Uniform(K, schedules.table(schedules.cosine(power=1), T)), LENGTH, **options
+    )
 
 
 def network(process: Process, width: int = 96, depth: int = 3) -> TokenNet:
@@ -47,7 +52,11 @@ def network(process: Process, width: int = 96, depth: int = 3) -> TokenNet:
 def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 32) -> dict:
     """The bound on the test addresses, and samples at several numbers of steps, in bits per character."""
     device = next(model.parameters()).device
-    process, row, (test, _) = recipe.process().to(device), addresses("train"), recipe.data("test")
+    process, row, (test, _) = (
+        recipe.process().to(device),
+        addresses("train"),
+        recipe.data("test"),
+    )
     torch.manual_seed(recipe.seed)
     bits = bits_per_char(process, model, test.to(device), repeats)
     results = {
@@ -56,7 +65,9 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 32) -> 
         "windows": len(test),
         "repeats": repeats,
     }
-    if recipe.name == "hybrid":  # the same weights, read as what the cross-entropy taught them to be
+    if (
+        recipe.name == "hybrid"
+    ):  # the same weights, read as what the cross-entropy taught them to be
         read = D3PM(process.noise, LENGTH, predicts="posterior")
         results["read_as_posterior"] = dict(
             zip(("mean", "se"), bits_per_char(read, model, test, repeats), strict=True)
@@ -68,11 +79,15 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 32) -> 
     made = {steps: last(sample(process, model, n, steps))[1].cpu() for steps in STEPS}
     results["steps"] = {steps: quality(x, judge, words) for steps, x in made.items()}
     results["real"] = quality(real, judge, words)
-    results["samples"] = {steps: [decode(text) for text in x[:2]] for steps, x in made.items()}
+    results["samples"] = {
+        steps: [decode(text) for text in x[:2]] for steps, x in made.items()
+    }
     return results
 
 
-def bits_per_char(process: D3PM, model: nn.Module, data: torch.Tensor, repeats: int) -> Estimate:
+def bits_per_char(
+    process: D3PM, model: nn.Module, data: torch.Tensor, repeats: int
+) -> Estimate:
     """The bound in bits per character; by number of masks where the noise is absorbing."""
     evaluator = MaskCount(process) if isinstance(process.noise, Absorbing) else process
     return bound(evaluator, model, data, repeats=repeats).bits_per_dim(LENGTH)
@@ -80,7 +95,9 @@ def bits_per_char(process: D3PM, model: nn.Module, data: torch.Tensor, repeats: 
 
 def quality(x: torch.Tensor, judge: NGram, words: set[str]) -> dict:
     """How a 5-gram model of real text likes it, how varied its characters are, how many of its words are real."""
-    inner = [word for text in x for word in decode(text).split()[1:-1]]  # the first and the last are cut off
+    inner = [
+        word for text in x for word in decode(text).split()[1:-1]
+    ]  # the first and the last are cut off
     return {
         "judged_bits": judge.bits(x, skip=4),
         "entropy": entropy_of_tokens(x),
@@ -106,6 +123,12 @@ def recipe(name: str, process: Callable[[], D3PM], **options) -> Recipe:
 absorbing = recipe("absorbing", absorbing_process)
 uniform = recipe("uniform", uniform_process)
 minute = recipe(
-    "minute", absorbing_process, steps=600, lr=5e-3, model=lambda: network(absorbing_process(), 64, 2)
+    "minute",
+    absorbing_process,
+    steps=600,
+    lr=5e-3,
+    model=lambda: network(absorbing_process(), 64, 2),
 )
-hybrid = recipe("hybrid", lambda: uniform_process(ce_weight=0.01))  # as D3PM's code weighs it
+hybrid = recipe(
+    "hybrid", lambda: uniform_process(ce_weight=0.01)
+)  # as D3PM's code weighs it

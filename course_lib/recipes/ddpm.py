@@ -17,20 +17,32 @@ from .run import Recipe, spaced
 def measure(recipe: Recipe, model: nn.Module, steps: int = 250, n: int = 500) -> dict:
     """Bound on test images, and n samples judged beside real images and noise."""
     device = next(model.parameters()).device
-    process, (x, y), (test, _) = recipe.process().to(device), recipe.data("train"), recipe.data("test")
+    process, (x, y), (test, _) = (
+        recipe.process().to(device),
+        recipe.data("train"),
+        recipe.data("test"),
+    )
     n, judge = min(n, len(test)), Judge(x, y)
     real = test[spaced(len(test), n)]  # evenly: the files are sorted by digit
     torch.manual_seed(recipe.seed)
-    made = torch.cat([last(sample(process, model, k, steps))[1].cpu() for k in chunks(n)])
+    made = torch.cat(
+        [last(sample(process, model, k, steps))[1].cpu() for k in chunks(n)]
+    )
     bits = bound(process, model, test.to(device), repeats=20).bits_per_dim(process.dims)
-    shown = {"samples": made, "real": real, "noise": torch.randn(n, *process.shape).clamp(-1, 1)}
+    shown = {
+        "samples": made,
+        "real": real,
+        "noise": torch.randn(n, *process.shape).clamp(-1, 1),
+    }
     return {
         "bits_per_dim": bits.mean,
         "bits_per_dim_se": bits.se,
         "sampling_steps": steps,
         "n": n,
         "accepted": {k: judge.accepted(v) for k, v in shown.items()},
-        "frechet": {k: frechet(judge.features(v), judge.features(x)) for k, v in shown.items()},
+        "frechet": {
+            k: frechet(judge.features(v), judge.features(x)) for k, v in shown.items()
+        },
     }
 
 

@@ -43,13 +43,23 @@ from ..sentences import (
 from ..sentences import verses as bible
 from ..text_metrics import distinct, mbr, self_bleu
 from ..word_nets import MixingNet
-from .diffusion_lm import BEST, from_company, from_frequencies, renoise, self_conditioned, table
+from .diffusion_lm import (
+    BEST,
+    from_company,
+    from_frequencies,
+    renoise,
+    self_conditioned,
+    table,
+)
 from .run import Recipe, spaced
 
 CHAPTER = "05_diffuseq"
 CANDIDATES = (1, 3, 5, 10)
 STEPS = (10, 20, 50, 200, 1000)
-FAST, MANY = 20, 50  # steps where their number is not the question: of short targets, of verses
+FAST, MANY = (
+    20,
+    50,
+)  # steps where their number is not the question: of short targets, of verses
 
 
 # Pairs
@@ -96,25 +106,35 @@ class Task:
     @cached_property
     def spoken(self) -> Vocabulary:
         """The words that can be in a target."""
-        return Vocabulary([*[[SEP, END]] * self.least, *(y for _, y in self.pairs())], self.least)
+        return Vocabulary(
+            [*[[SEP, END]] * self.least, *(y for _, y in self.pairs())], self.least
+        )
 
     def pairs(self, split: str = "train") -> list[Pair]:
         """Those that have place."""
         return [
             (x, y)
             for x, y in self.every(split)
-            if len(x) <= self.longest and fits((x, y), self.room(len(x)), self.length, self.braided)
+            if len(x) <= self.longest
+            and fits((x, y), self.room(len(x)), self.length, self.braided)
         ]
 
     def rows(self, pairs: Sequence[Pair], braided: bool | None = None) -> Pairs:
         """As the network reads them. Words not in the vocabulary, or in a target not in its own, are UNK."""
         braided = self.braided if braided is None else braided
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # results.json says how many words are unknown
+            warnings.simplefilter(
+                "ignore"
+            )  # results.json says how many words are unknown
             data = pack(pairs, self.vocabulary, self.length, self.room, braided)
-        return Pairs(data.tokens.masked_fill(data.target & (data.tokens >= len(self.spoken)), 0), data.target)
+        return Pairs(
+            data.tokens.masked_fill(data.target & (data.tokens >= len(self.spoken)), 0),
+            data.target,
+        )
 
-    def data(self, split: str = "train", braided: bool | None = None) -> tuple[Pairs, list[Pair]]:
+    def data(
+        self, split: str = "train", braided: bool | None = None
+    ) -> tuple[Pairs, list[Pair]]:
         """The rows of a split, and its pairs."""
         pairs = self.pairs(split)
         return self.rows(pairs, braided), pairs
@@ -126,10 +146,19 @@ class Task:
 
     def network(self, width: int = 128, depth: int = 4) -> MixingNet:
         """Normalised embeddings, self-conditioning, a look at the neighbours, and the frequencies of the words."""
-        settings = {"normalised": True, "recall": True, "radius": 4, "K_out": len(self.spoken)}
-        model = MixingNet(len(self.vocabulary), self.width, table(), width, 4, depth, **settings)
+        settings = {
+            "normalised": True,
+            "recall": True,
+            "radius": 4,
+            "K_out": len(self.spoken),
+        }
+        model = MixingNet(
+            len(self.vocabulary), self.width, table(), width, 4, depth, **settings
+        )
         rows = self.rows(self.pairs())
-        if self.least > 1:  # many words: those that keep company in a row are a word and its translation
+        if (
+            self.least > 1
+        ):  # many words: those that keep company in a row are a word and its translation
             from_company(model, rows.tokens, 5)
         from_frequencies(model, rows.tokens[rows.target])
         return model
@@ -141,7 +170,11 @@ class Task:
 
 def spelled(split: str) -> list[Pair]:
     """Letters and phones: a word said in two ways is two pairs."""
-    return [(tuple(word), phones) for word, ways in pronunciations(split).items() for phones in ways]
+    return [
+        (tuple(word), phones)
+        for word, ways in pronunciations(split).items()
+        for phones in ways
+    ]
 
 
 def translated(split: str) -> list[Pair]:
@@ -153,7 +186,9 @@ def translated(split: str) -> list[Pair]:
 def turned(split: str) -> list[Pair]:
     """Rows of 3 to 8 digits, and the same from behind."""
     g = torch.Generator().manual_seed(0 if split == "train" else 1)
-    rows = torch.randint(10, (20_000 if split == "train" else 1000, 8), generator=g).tolist()
+    rows = torch.randint(
+        10, (20_000 if split == "train" else 1000, 8), generator=g
+    ).tolist()
     lengths = torch.randint(3, 9, (len(rows),), generator=g).tolist()
     digits = [[str(d) for d in row[:n]] for row, n in zip(rows, lengths, strict=True)]
     return [(x, x[::-1]) for x in digits]
@@ -196,12 +231,20 @@ def parts(data: Pairs, size: int = 500) -> Iterator[tuple[Tensor, Pairs]]:
 
 @torch.no_grad()
 def draw(
-    task: Task, model: nn.Module, data: Pairs, steps: int, name: str = "ancestral", change=self_conditioned
+    task: Task,
+    model: nn.Module,
+    data: Pairs,
+    steps: int,
+    name: str = "ancestral",
+    change=self_conditioned,
 ) -> list[list[str]]:
     """A target for the source of each row, by diffusion; change(model, mask, target) is the network that samples."""
     out, device = data.tokens.clone(), next(model.parameters()).device
     for where, some in parts(data.to(device)):
-        process, mask = task.process(some.tokens.shape[1]).to(device), written(some.tokens)
+        process, mask = (
+            task.process(some.tokens.shape[1]).to(device),
+            written(some.tokens),
+        )
         network, clamp = change(model, mask, some.target), process.anchor(model, some)
         x = last(sample(way(name, process), network, len(some), steps, clamp))[1]
         out[where.cpu(), : mask.shape[1]] = process.decode(network, x).cpu()
@@ -214,11 +257,15 @@ def rounded_network(*given) -> ClampingTrick:
 
 
 @torch.no_grad()
-def write(task: Task, model: nn.Module, data: Pairs, temperature: float = 0.0) -> list[list[str]]:
+def write(
+    task: Task, model: nn.Module, data: Pairs, temperature: float = 0.0
+) -> list[list[str]]:
     """A target for the source of each row, one token after the other; rows are not braided."""
     out, device = data.tokens.clone(), next(model.parameters()).device
     for where, some in parts(data.to(device)):
-        process = Autoregressive(len(task.vocabulary), some.tokens.shape[1], temperature).to(device)
+        process = Autoregressive(
+            len(task.vocabulary), some.tokens.shape[1], temperature
+        ).to(device)
         source = (~some.target).cumprod(1).bool()  # what stands before the target
         clamp = keep(source, some.tokens.clamp(min=0))
         x = last(sample(process, model, len(some), process.length, clamp))[1]
@@ -227,32 +274,47 @@ def write(task: Task, model: nn.Module, data: Pairs, temperature: float = 0.0) -
 
 
 @torch.no_grad()
-def per_target(process: Process, model: nn.Module, data: Pairs, repeats: int = 1) -> Estimate:
+def per_target(
+    process: Process, model: nn.Module, data: Pairs, repeats: int = 1
+) -> Estimate:
     """The bound on -log p(y | x) in nats per target."""
     total = torch.zeros(len(data), dtype=torch.float64)
     for _ in range(repeats):
         for where, some in parts(data, 200):
-            total[where] += process.bound(model, some, process.sample_t(len(some))).cpu() / repeats
+            total[where] += (
+                process.bound(model, some, process.sample_t(len(some))).cpu() / repeats
+            )
     return Estimate(total.mean().item(), (total.std() / len(total) ** 0.5).item())
 
 
 # Measuring sounds
 
 
-def errors(said: Sequence[Sequence[str]], right: Sequence[Sequence[Sequence[str]]]) -> dict:
+def errors(
+    said: Sequence[Sequence[str]], right: Sequence[Sequence[Sequence[str]]]
+) -> dict:
     """Word error rate, and phones wrong, missing or too many per phone of the nearest pronunciation of each word."""
     distance = needs("rapidfuzz.distance.Levenshtein", "rapidfuzz").distance
-    best = [min((distance(y, ref), len(ref)) for ref in refs) for y, refs in zip(said, right, strict=True)]
+    best = [
+        min((distance(y, ref), len(ref)) for ref in refs)
+        for y, refs in zip(said, right, strict=True)
+    ]
     wrong, phones = sum(d > 0 for d, _ in best), sum(n for _, n in best)
     return {"wer": wrong / len(best), "per": sum(d for d, _ in best) / phones}
 
 
-def spellings(n: int, split: str = "test") -> tuple[list[Pair], list[list[tuple[str, ...]]], int]:
+def spellings(
+    n: int, split: str = "test"
+) -> tuple[list[Pair], list[list[tuple[str, ...]]], int]:
     """n words evenly from the split, as pairs without targets, all ways to say each, and how many were too long."""
     every = pronunciations(split)
     kept = {word: ways for word, ways in every.items() if len(word) <= SOUNDS.longest}
     chosen = [list(kept)[i] for i in spaced(len(kept), n)]
-    return [(tuple(word), ()) for word in chosen], [kept[w] for w in chosen], len(every) - len(kept)
+    return (
+        [(tuple(word), ()) for word in chosen],
+        [kept[w] for w in chosen],
+        len(every) - len(kept),
+    )
 
 
 def grids(far: Sequence[str] = ()) -> dict[str, tuple[int, ...]]:
@@ -266,13 +328,19 @@ def chosen(sets: Sequence[Sequence[Sequence[str]]]) -> list[Sequence[str]]:
     return [candidates[mbr(candidates)[0]] for candidates in sets]
 
 
-def by_candidates(draws: Sequence[Sequence[Sequence[str]]], score: Callable[[list], dict]) -> dict:
+def by_candidates(
+    draws: Sequence[Sequence[Sequence[str]]], score: Callable[[list], dict]
+) -> dict:
     """The score of MBR with the first 1, 3, 5, 10 draws; draws are lists of all targets."""
     sets = list(zip(*draws, strict=True))
-    return {n: score(chosen([s[:n] for s in sets])) for n in CANDIDATES if n <= len(draws)}
+    return {
+        n: score(chosen([s[:n] for s in sets])) for n in CANDIDATES if n <= len(draws)
+    }
 
 
-def measure_sounds(recipe: Recipe, model: nn.Module, n: int = 2000, few: int = 100) -> dict:
+def measure_sounds(
+    recipe: Recipe, model: nn.Module, n: int = 2000, few: int = 100
+) -> dict:
     """Errors by number of candidates, by sampler and number of steps, and the bound in nats per word."""
     torch.manual_seed(recipe.seed)
     pairs, right, too_long = spellings(n)
@@ -282,7 +350,10 @@ def measure_sounds(recipe: Recipe, model: nn.Module, n: int = 2000, few: int = 1
     seconds = (time.perf_counter() - start) / n / len(draws)
     others = [draw(SOUNDS, model, data, FAST) for _ in range(CANDIDATES[1])]
     samplers = {
-        name: {steps: errors(draw(SOUNDS, model, data[some], steps, name), right[some]) for steps in grid}
+        name: {
+            steps: errors(draw(SOUNDS, model, data[some], steps, name), right[some])
+            for steps in grid
+        }
         for name, grid in grids().items()
     }
     rounded = draw(SOUNDS, model, data, FAST, change=rounded_network)
@@ -290,17 +361,26 @@ def measure_sounds(recipe: Recipe, model: nn.Module, n: int = 2000, few: int = 1
     return {
         "words": n,
         "words_by_steps": len(right[some]),
-        "too_long": {"train": len(spelled("train")) - len(SOUNDS.pairs()), "test": too_long},
+        "too_long": {
+            "train": len(spelled("train")) - len(SOUNDS.pairs()),
+            "test": too_long,
+        },
         "steps": FAST,
         "sampler": BEST,
         "candidates": by_candidates(draws, lambda said: errors(said, right)),
         "candidates_ancestral": by_candidates(others, lambda said: errors(said, right)),
         "samplers": samplers,
         "rounded": errors(rounded, right),
-        "same_every_time": sum(len(set(map(tuple, s))) == 1 for s in zip(*draws, strict=True)) / n,
+        "same_every_time": sum(
+            len(set(map(tuple, s))) == 1 for s in zip(*draws, strict=True)
+        )
+        / n,
         "bound": per_target(SOUNDS.process(), model, test, 2)._asdict(),
         "seconds_per_word": seconds,
-        "samples": {"".join(x): [" ".join(y[i]) for y in draws[:3]] for i, (x, _) in enumerate(pairs[:12])},
+        "samples": {
+            "".join(x): [" ".join(y[i]) for y in draws[:3]]
+            for i, (x, _) in enumerate(pairs[:12])
+        },
     }
 
 
@@ -322,7 +402,9 @@ def measure_writer(recipe: Recipe, model: nn.Module, n: int = 2000) -> dict:
 # Measuring verses
 
 
-def measure_verses(recipe: Recipe, model: nn.Module, n: int = 200, few: int = 40) -> dict:
+def measure_verses(
+    recipe: Recipe, model: nn.Module, n: int = 200, few: int = 40
+) -> dict:
     """BLEU by number of candidates and by sampler and number of steps, beside that of copying the source."""
     torch.manual_seed(recipe.seed)
     every = translated("test")
@@ -330,9 +412,14 @@ def measure_verses(recipe: Recipe, model: nn.Module, n: int = 200, few: int = 40
     pieces = [cut(x, VERSES.longest) for x, _ in pairs]
     right, some = [y for _, y in pairs], slice(0, n, n // few)
 
-    def translate(where: slice, steps: int, name: str = BEST, change=self_conditioned) -> list[list[str]]:
+    def translate(
+        where: slice, steps: int, name: str = BEST, change=self_conditioned
+    ) -> list[list[str]]:
         """Verses in one piece or in several."""
-        counts, flat = [len(p) for p in pieces[where]], [(x, ()) for p in pieces[where] for x in p]
+        counts, flat = (
+            [len(p) for p in pieces[where]],
+            [(x, ()) for p in pieces[where] for x in p],
+        )
         made = iter(draw(VERSES, model, VERSES.rows(flat), steps, name, change))
         return [[w for _ in range(count) for w in next(made)] for count in counts]
 
@@ -341,7 +428,10 @@ def measure_verses(recipe: Recipe, model: nn.Module, n: int = 200, few: int = 40
     seconds = (time.perf_counter() - start) / n / len(draws)
     others = [translate(slice(n), FAST, "ancestral") for _ in range(CANDIDATES[1])]
     samplers = {
-        name: {steps: {"bleu": bleu(translate(some, steps, name), right[some])} for steps in grid}
+        name: {
+            steps: {"bleu": bleu(translate(some, steps, name), right[some])}
+            for steps in grid
+        }
         for name, grid in grids(("DDIM", BEST)).items()
     }
     rounded = translate(slice(n), FAST, "ancestral", rounded_network)
@@ -360,7 +450,9 @@ def measure_verses(recipe: Recipe, model: nn.Module, n: int = 200, few: int = 40
         "steps": MANY,
         "copy": bleu([x for x, _ in pairs], right),
         "candidates": by_candidates(draws, lambda said: translation(said, right)),
-        "candidates_ancestral": by_candidates(others, lambda said: translation(said, right)),
+        "candidates_ancestral": by_candidates(
+            others, lambda said: translation(said, right)
+        ),
         "real": {k: v for k, v in translation(right, right).items() if k != "bleu"},
         "samplers": samplers,
         "rounded": bleu(rounded, right),
@@ -369,7 +461,12 @@ def measure_verses(recipe: Recipe, model: nn.Module, n: int = 200, few: int = 40
         "words_per_target": (test.target.sum() / len(test)).item(),
         "seconds_per_verse": seconds,
         "samples": [
-            {"source": line(x), "target": line(y), "drawn": line(one[i]), "chosen": line(best[i])}
+            {
+                "source": line(x),
+                "target": line(y),
+                "drawn": line(one[i]),
+                "chosen": line(best[i]),
+            }
             for i, (x, y) in enumerate(pairs[:8])
         ],
     }
@@ -387,7 +484,11 @@ def translation(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -
 
 def bleu(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
     """sacrebleu's corpus BLEU on lower-case words and marks, as they are."""
-    score = needs("sacrebleu.metrics", "sacrebleu").BLEU(tokenize="none", force=True).corpus_score
+    score = (
+        needs("sacrebleu.metrics", "sacrebleu")
+        .BLEU(tokenize="none", force=True)
+        .corpus_score
+    )
     return score([" ".join(y) for y in said], [[" ".join(y) for y in right]]).score
 
 
@@ -406,7 +507,8 @@ def measure_reversal(recipe: Recipe, model: nn.Module, n: int = 1000) -> dict:
     data, pairs = REVERSAL.data("test")
     said = draw(REVERSAL, model, data[:n], FAST)
     return {
-        "exact": sum(y == right for y, (_, right) in zip(said, pairs, strict=False)) / len(said),
+        "exact": sum(y == right for y, (_, right) in zip(said, pairs, strict=False))
+        / len(said),
         "steps": FAST,
     }
 

@@ -56,7 +56,11 @@ STEPS = (10, 20, 50, 200)
 AMONG = (1, 4, 8)  # proofread draws that one is chosen of
 BEST = "mean re-noised"  # the sampler whose sentences read best, though it is not the one of the bound
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # t / T
-SHORT, COMMON, NARROW = 12, 500, 16  # `minute`: words in a phrase, words in its vocabulary, numbers in a word
+SHORT, COMMON, NARROW = (
+    12,
+    500,
+    16,
+)  # `minute`: words in a phrase, words in its vocabulary, numbers in a word
 
 
 @cache
@@ -68,7 +72,11 @@ def vocabulary() -> Vocabulary:
 @cache
 def sentences(split: str = "train") -> tuple[Labelled, list[int]]:
     """The verses of at most LENGTH words with their genres, and their numbers; words not seen in training are UNK."""
-    kept = {n: w for n, text in verses("bbe", split).items() if len(w := words(text)) <= LENGTH}
+    kept = {
+        n: w
+        for n, text in verses("bbe", split).items()
+        if len(w := words(text)) <= LENGTH
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # results.json says how many words are unknown
         tokens = vocabulary().encode(list(kept.values()), LENGTH)
@@ -83,7 +91,12 @@ def table() -> torch.Tensor:
 def process(**options) -> DiffusionLM:
     """Trained on the cross-entropy of its prediction beside the squared error; lengths as in the training verses."""
     lengths = written(sentences()[0].tokens).sum(1).bincount(minlength=LENGTH + 1)
-    return DiffusionLM(table(), LENGTH, WIDTH, **{"rounding": "prediction", "lengths": lengths} | options)
+    return DiffusionLM(
+        table(),
+        LENGTH,
+        WIDTH,
+        **{"rounding": "prediction", "lengths": lengths} | options,
+    )
 
 
 def network(width: int = 128, depth: int = 8, **options) -> MixingNet:
@@ -128,7 +141,11 @@ def from_frequencies(model: MixingNet, said: torch.Tensor) -> None:
 
 @torch.no_grad()
 def measure(
-    recipe: Recipe, model: nn.Module, n: int = 64, repeats: int = 2, reading_steps: int = 400
+    recipe: Recipe,
+    model: nn.Module,
+    n: int = 64,
+    repeats: int = 2,
+    reading_steps: int = 400,
 ) -> dict:
     """The bound on the test verses in nats per word, and sentences by sampler, number of steps and control."""
     device = next(model.parameters()).device
@@ -149,9 +166,13 @@ def measure(
             "ancestral": certainty(process, model, process, n),
             BEST: certainty(process, model, renoise(process), n),
         },
-        "recovered": {u: recovered(process, model, test.tokens[:200], u) for u in LEVELS},
+        "recovered": {
+            u: recovered(process, model, test.tokens[:200], u) for u in LEVELS
+        },
         "sampler": BEST,
-        "samplers": {k: {s: quality(x, judge) for s, x in v.items()} for k, v in made.items()},
+        "samplers": {
+            k: {s: quality(x, judge) for s, x in v.items()} for k, v in made.items()
+        },
         "real": quality(real, judge),
         "salad": quality(salad(real), judge),
         "control": control(process, model, judge, test, n, reading_steps),
@@ -160,22 +181,36 @@ def measure(
     }
 
 
-def per_word(process: DiffusionLM, model: nn.Module, tokens: Tokens, repeats: int) -> Estimate:
+def per_word(
+    process: DiffusionLM, model: nn.Module, tokens: Tokens, repeats: int
+) -> Estimate:
     """The bound in nats per word, its end counted as a word as the judge does; the error is over sentences."""
     words = (tokens != PAD).sum(1).double() + 1
     total = torch.zeros_like(words)
     for _ in range(repeats):
-        parts = [process.bound(model, x, process.sample_t(len(x))) for x in tokens.split(100)]
+        parts = [
+            process.bound(model, x, process.sample_t(len(x))) for x in tokens.split(100)
+        ]
         total += torch.cat(parts) / repeats
     mean = total.sum() / words.sum()
-    return Estimate(mean.item(), ((total - mean * words).std() / words.mean() / len(words) ** 0.5).item())
+    return Estimate(
+        mean.item(),
+        ((total - mean * words).std() / words.mean() / len(words) ** 0.5).item(),
+    )
 
 
-def recovered(process: DiffusionLM, model: nn.Module, tokens: Tokens, u: float) -> float:
+def recovered(
+    process: DiffusionLM, model: nn.Module, tokens: Tokens, u: float
+) -> float:
     """Share of the words that one look at x_t brings back, t = u T."""
     t = torch.full((len(tokens),), round(u * process.T), device=tokens.device)
     mask, _, _, x_t = process.diffuse(model, tokens, t)
-    return (nearest(model(x_t, process.u(t), mask), model.table) == tokens)[mask].double().mean().item()
+    return (
+        (nearest(model(x_t, process.u(t), mask), model.table) == tokens)[mask]
+        .double()
+        .mean()
+        .item()
+    )
 
 
 def certainty(process: DiffusionLM, model: nn.Module, way: Process, n: int) -> float:
@@ -191,7 +226,10 @@ def by_sampler(process: DiffusionLM, model: nn.Module, n: int) -> tuple[dict, di
     A, shape = process.alpha_bar, (LENGTH, WIDTH)
     ways = {
         "ancestral": (process, lambda m: m),
-        "DDIM": (DDIM(A, shape, eta=0.0, predicts="x0").to(process.device), lambda m: m),
+        "DDIM": (
+            DDIM(A, shape, eta=0.0, predicts="x0").to(process.device),
+            lambda m: m,
+        ),
         "DPM-Solver++": (
             DPMSolver(VP(schedules.sqrt(), shape, predicts="x0")).to(process.device),
             lambda m: m,
@@ -201,19 +239,30 @@ def by_sampler(process: DiffusionLM, model: nn.Module, n: int) -> tuple[dict, di
         BEST: (renoise(process), lambda m: m),
     }
     made, seconds = {name: {} for name in ways}, {}
-    grids = {"ancestral": STEPS, BEST: STEPS, "DDIM": STEPS[:3], "DPM-Solver++": STEPS[:3]}
+    grids = {
+        "ancestral": STEPS,
+        BEST: STEPS,
+        "DDIM": STEPS[:3],
+        "DPM-Solver++": STEPS[:3],
+    }
     for name, (way, change) in ways.items():
         for steps in grids.get(name, STEPS[2:3]):
             mask, start = process.draw_lengths(n), time.perf_counter()
-            made[name][steps] = draw(process, way, change(self_conditioned(model, mask)), n, steps)
+            made[name][steps] = draw(
+                process, way, change(self_conditioned(model, mask)), n, steps
+            )
             if name == "ancestral":
                 seconds[steps] = (time.perf_counter() - start) / n
     mask = process.draw_lengths(n)
-    made["not recalling"] = {STEPS[2]: draw(process, process, Given(model, mask=mask), n, STEPS[2])}
+    made["not recalling"] = {
+        STEPS[2]: draw(process, process, Given(model, mask=mask), n, STEPS[2])
+    }
     return made, seconds
 
 
-def self_conditioned(model: nn.Module, mask: Mask, at: Mask | None = None) -> SelfConditioned:
+def self_conditioned(
+    model: nn.Module, mask: Mask, at: Mask | None = None
+) -> SelfConditioned:
     """The network conditioned on itself, told where there are words, and asked there or at `at` only."""
     return SelfConditioned(Given(model, mask=mask, at=mask if at is None else at))
 
@@ -224,7 +273,9 @@ def renoise(process: DiffusionLM, length: int | None = None) -> Renoise:
     return Renoise(process.alpha_bar, shape, predicts="x0").to(process.device)
 
 
-def draw(process: DiffusionLM, way: Process, model, n: int, steps: int, clamp=None) -> Tokens:
+def draw(
+    process: DiffusionLM, way: Process, model, n: int, steps: int, clamp=None
+) -> Tokens:
     """n sentences by one of the ways back."""
     return process.decode(model, last(sample(way, model, n, steps, clamp))[1]).cpu()
 
@@ -245,13 +296,17 @@ def by_choice(device: str = "cpu", n: int = 64) -> dict:
         draws[:, rows, :L], read[:, rows, :L], bound[:, rows] = made
     test, seen = sentences("test")[0].tokens, spelt(sentences()[0].tokens)
     real = test[spaced(len(test), n)]
-    ways = {"as drawn": draws[0]} | {k: read[bound[:k].argmin(0), torch.arange(n)] for k in AMONG}
+    ways = {"as drawn": draws[0]} | {
+        k: read[bound[:k].argmin(0), torch.arange(n)] for k in AMONG
+    }
     return {
         "steps": steps,
         "sentences": n,
         "changed": ((draws != read).sum() / (draws != PAD).sum()).item(),
         "of": {k: quality(x, judge) for k, x in ways.items()},
-        "copied": {k: copied(spelt(x), seen) for k, x in (ways | {"real": real}).items()},
+        "copied": {
+            k: copied(spelt(x), seen) for k, x in (ways | {"real": real}).items()
+        },
         "samples": {k: lines(x[order], 16) for k, x in ways.items()},
     }
 
@@ -261,19 +316,30 @@ def proofread_draws(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """max(AMONG) re-noised draws of a sentence for each row of the mask, the same proofread, and their bounds."""
     way = renoise(process, mask.shape[1])
-    draws = [draw(process, way, self_conditioned(model, mask), len(mask), steps) for _ in range(max(AMONG))]
+    draws = [
+        draw(process, way, self_conditioned(model, mask), len(mask), steps)
+        for _ in range(max(AMONG))
+    ]
     read = [proofread(process, model, x.to(mask.device)) for x in draws]
     bound = rerank(process, model, torch.stack(read))[1]
     return torch.stack(draws), torch.stack(read).cpu(), bound.cpu()
 
 
 def control(
-    process: DiffusionLM, model: nn.Module, judge: SentenceJudge, test: Labelled, n: int, steps: int
+    process: DiffusionLM,
+    model: nn.Module,
+    judge: SentenceJudge,
+    test: Labelled,
+    n: int,
+    steps: int,
 ) -> dict:
     """Success and perplexity of each control, in the order of the paper's table; all by one sampler."""
     best = renoise(process)
     some = test[spaced(len(test), n)]
-    mask, label = written(some.tokens), torch.arange(n, device=some.tokens.device) % len(GENRES)
+    mask, label = (
+        written(some.tokens),
+        torch.arange(n, device=some.tokens.device) % len(GENRES),
+    )
     nearer = by_words(sentences()[0])
     reader = read(process, model, steps)
 
@@ -288,10 +354,22 @@ def control(
         "genre, not asked": (best, self_conditioned(model, mask), None),
         "genre, classifier-free 1": (best, guided(1.0), None),
         "genre, classifier-free 3": (best, guided(3.0), None),
-        "genre, classifier": (ClassifierGuided(best, likes, lr=0.1), self_conditioned(model, mask), None),
+        "genre, classifier": (
+            ClassifierGuided(best, likes, lr=0.1),
+            self_conditioned(model, mask),
+            None,
+        ),
         "length": (best, self_conditioned(model, mask), None),
-        "start": (best, self_conditioned(model, mask), anchor(model, some.tokens, start, approximate=True)),
-        "infilling": (best, self_conditioned(model, mask), anchor(model, some.tokens, mask & ~hole, True)),
+        "start": (
+            best,
+            self_conditioned(model, mask),
+            anchor(model, some.tokens, start, approximate=True),
+        ),
+        "infilling": (
+            best,
+            self_conditioned(model, mask),
+            anchor(model, some.tokens, mask & ~hole, True),
+        ),
     }
     table = {}
     for name, (way, network, clamp) in asked.items():
@@ -302,17 +380,27 @@ def control(
             "start": ((x == some.tokens.cpu()) | ~start.cpu()).all(1).double(),
             "infilling": (x == some.tokens.cpu())[hole.cpu()].double(),
         }[name.split(",")[0]]
-        table[name] = {"success": right.mean().item(), "perplexity": judge.perplexity(x), "samples": lines(x)}
+        table[name] = {
+            "success": right.mean().item(),
+            "perplexity": judge.perplexity(x),
+            "samples": lines(x),
+        }
     real = test[torch.arange(0, len(test), 5)]
     hits = (nearer(real.tokens.cpu()) == real.labels.cpu()).double().mean().item()
     return table | {
-        "judge of genres on real verses": {"success": hits, "perplexity": judge.perplexity(real.tokens)}
+        "judge of genres on real verses": {
+            "success": hits,
+            "perplexity": judge.perplexity(real.tokens),
+        }
     }
 
 
 def middle(mask: Mask) -> Mask:
     """The middle third of each sentence."""
-    length, place = mask.sum(1, keepdim=True), torch.arange(mask.shape[1], device=mask.device)
+    length, place = (
+        mask.sum(1, keepdim=True),
+        torch.arange(mask.shape[1], device=mask.device),
+    )
     return (place >= length // 3) & (place < length - length // 3)
 
 
@@ -325,18 +413,28 @@ def read(process: DiffusionLM, model: nn.Module, steps: int) -> SentenceClassifi
             NoisyClassifierTraining(process, model),
         )
         stream = (batch.to(device) for batch in bucketed(sentences()[0], 32))
-        return last(train(task, reader, stream, steps, lr=warmup_cosine(3e-3, steps), ema=0.99)).average
+        return last(
+            train(task, reader, stream, steps, lr=warmup_cosine(3e-3, steps), ema=0.99)
+        ).average
 
 
 def by_words(data: Labelled) -> Callable[[Tokens], torch.Tensor]:
     """A judge of genres that knows no diffusion: naive Bayes on the words, each counted once more than seen."""
-    K, counts = len(vocabulary()), torch.ones(len(GENRES), len(vocabulary()), dtype=torch.float64)
+    K, counts = (
+        len(vocabulary()),
+        torch.ones(len(GENRES), len(vocabulary()), dtype=torch.float64),
+    )
     tokens, labels = data.tokens.cpu(), data.labels.cpu()
     where = tokens != PAD
     counts += torch.stack(
-        [tokens[(labels == g)[:, None] & where].bincount(minlength=K) for g in range(len(GENRES))]
+        [
+            tokens[(labels == g)[:, None] & where].bincount(minlength=K)
+            for g in range(len(GENRES))
+        ]
     )
-    log_p = F.pad((counts / counts.sum(1, keepdim=True)).log(), (0, 1))  # PAD = -1 reads the zeros at the end
+    log_p = F.pad(
+        (counts / counts.sum(1, keepdim=True)).log(), (0, 1)
+    )  # PAD = -1 reads the zeros at the end
     return lambda x: log_p[:, x].sum(-1).argmax(0)
 
 
@@ -392,10 +490,14 @@ chosen = Measurement("04_diffusion_lm", "chosen", by_choice)
 def phrases(split: str = "train") -> tuple[list[list[str]], list[list[str]]]:
     """Pieces of verses up to a . ; : ? or !, of 4 to SHORT words: all of them, and those of common words only."""
     pieces = (
-        piece for text in verses("bbe", split).values() for piece in re.findall(r"[^.;:?!]+[.;:?!]", text)
+        piece
+        for text in verses("bbe", split).values()
+        for piece in re.findall(r"[^.;:?!]+[.;:?!]", text)
     )
     every = [w for w in map(words, pieces) if 4 <= len(w) <= SHORT]
-    count = Counter(w for phrase in (every if split == "train" else phrases()[0]) for w in phrase)
+    count = Counter(
+        w for phrase in (every if split == "train" else phrases()[0]) for w in phrase
+    )
     common = set(sorted(count, key=lambda w: (-count[w], w))[:COMMON])
     return every, [phrase for phrase in every if common.issuperset(phrase)]
 
@@ -414,7 +516,12 @@ def common(split: str = "train") -> tuple[torch.Tensor, list[list[str]]]:
 def short_process(**options) -> DiffusionLM:
     """Like `process`, for phrases."""
     lengths = written(common()[0]).sum(1).bincount(minlength=SHORT + 1)
-    return DiffusionLM(table(), SHORT, NARROW, **{"rounding": "prediction", "lengths": lengths} | options)
+    return DiffusionLM(
+        table(),
+        SHORT,
+        NARROW,
+        **{"rounding": "prediction", "lengths": lengths} | options,
+    )
 
 
 minute = Recipe(
@@ -422,7 +529,9 @@ minute = Recipe(
     name="minute",
     data=common,
     process=short_process,
-    model=lambda: MixingNet(len(common_words()), NARROW, table(), 96, 4, 2, normalised=True),
+    model=lambda: MixingNet(
+        len(common_words()), NARROW, table(), 96, 4, 2, normalised=True
+    ),
     measure=measure,
     steps=700,
     batch=32,

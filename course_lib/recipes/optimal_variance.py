@@ -95,7 +95,9 @@ linear = replace(  # the schedule of DDPM's and Analytic-DPM's CIFAR networks, a
 # The analytic statistics
 
 
-def statistics(backbone: Recipe, residual: int, score_norm: int) -> Callable[[str], dict]:
+def statistics(
+    backbone: Recipe, residual: int, score_norm: int
+) -> Callable[[str], dict]:
     """E Var(x_0 | x_t) at t = 0..1000 by both estimators, from that many training images each."""
 
     def tables(device: str) -> dict:
@@ -106,7 +108,10 @@ def statistics(backbone: Recipe, residual: int, score_norm: int) -> Callable[[st
             torch.manual_seed(0)
             some = x[torch.randperm(len(x))[:n]].to(device)
             values = estimate_conditional_variance(process, model, some, estimator)
-            out[estimator] = {"n": n, "spread": [float(f"{v:.6g}") for v in values.tolist()]}
+            out[estimator] = {
+                "n": n,
+                "spread": [float(f"{v:.6g}") for v in values.tolist()],
+            }
         return out
 
     return tables
@@ -114,7 +119,9 @@ def statistics(backbone: Recipe, residual: int, score_norm: int) -> Callable[[st
 
 def read_conditional_variance(name: str, estimator: str = "residual") -> Tensor:
     """The table that the measurement `name` left in the chapter's assets."""
-    results = json.loads((ASSETS / CHAPTER / f"{name}.results.json").read_text(encoding="utf-8"))
+    results = json.loads(
+        (ASSETS / CHAPTER / f"{name}.results.json").read_text(encoding="utf-8")
+    )
     return torch.tensor(results[estimator]["spread"], dtype=torch.float64)
 
 
@@ -130,7 +137,11 @@ Method = tuple[Process, nn.Module]
 
 def digits_methods() -> dict[str, Method]:
     """Every way to set the variance, with the network it needs."""
-    a, c, plain = alpha_bar(), read_conditional_variance("digits_spread"), shipped(ddpm.digits)
+    a, c, plain = (
+        alpha_bar(),
+        read_conditional_variance("digits_spread"),
+        shipped(ddpm.digits),
+    )
     head, head_sn = shipped(npr), shipped(sn)
     return {
         "DDPM, small": (DDPM(a, **DIGITS), plain),
@@ -140,14 +151,21 @@ def digits_methods() -> dict[str, Method]:
         "NPR-DDPM": (npr.process(), head),
         "SN-DDPM": (sn.process(), head_sn),
         "DDIM": (DDIM(a, **DIGITS), plain),
-        "Analytic-DDIM": (Analytic(a, eta=0.0, conditional_variance=c, **DIGITS), plain),
+        "Analytic-DDIM": (
+            Analytic(a, eta=0.0, conditional_variance=c, **DIGITS),
+            plain,
+        ),
         "NPR-DDIM": (NPR(a, eta=0.0, **DIGITS), head),
     }
 
 
 def plain_methods(backbone: Recipe, statistics: str, form: dict) -> dict[str, Method]:
     """The ways that need nothing but a network of the noise and its statistics."""
-    a, c, plain = backbone.process().alpha_bar, read_conditional_variance(statistics), shipped(backbone)
+    a, c, plain = (
+        backbone.process().alpha_bar,
+        read_conditional_variance(statistics),
+        shipped(backbone),
+    )
     return {
         "DDPM, small": (DDPM(a, **form), plain),
         "DDPM, large": (DDPM(a, variance="large", **form), plain),
@@ -171,7 +189,10 @@ def floor(space: Tensor, n: int) -> dict:
     """What n draws from the Gaussian with the training images' own moments score: the estimate's own bias."""
     root = torch.linalg.cholesky(space.T.cov())
     torch.manual_seed(0)
-    values = [frechet(space.mean(0) + torch.randn(n, len(root)).double() @ root.T, space) for _ in range(20)]
+    values = [
+        frechet(space.mean(0) + torch.randn(n, len(root)).double() @ root.T, space)
+        for _ in range(20)
+    ]
     values = torch.tensor(values)
     return {"frechet": values.mean().item(), "frechet_se": values.std().item()}
 
@@ -183,7 +204,10 @@ def judged(judge: Judge, space: Tensor, x: Tensor, groups: int = 10) -> dict:
     """
     features = judge.features(x)
     parts = features.split(-(-len(x) // groups))
-    without = [frechet(torch.cat([*parts[:i], *parts[i + 1 :]]), space) for i in range(len(parts))]
+    without = [
+        frechet(torch.cat([*parts[:i], *parts[i + 1 :]]), space)
+        for i in range(len(parts))
+    ]
     variance = torch.tensor(without).var(correction=0).item() * (len(parts) - 1)
     return {
         "accepted": judge.accepted(x),
@@ -194,7 +218,9 @@ def judged(judge: Judge, space: Tensor, x: Tensor, groups: int = 10) -> dict:
 
 def short_start(T: int, steps: int) -> Tensor:
     """T, then even times from 0.95 T to 0: the guess at T, where x_0 is all but lost, gets little weight."""
-    return torch.cat([torch.tensor([T]), torch.linspace(int(0.95 * T), 0, steps).round().long()])
+    return torch.cat(
+        [torch.tensor([T]), torch.linspace(int(0.95 * T), 0, steps).round().long()]
+    )
 
 
 def draws(process: Process, model: nn.Module, n: int, steps: int | Tensor) -> Tensor:
@@ -226,7 +252,9 @@ def quality(
         space = judge.features(x)
         torch.manual_seed(0)
         noise = torch.randn(n, *x.shape[1:]).clamp(-1, 1)
-        some = test[torch.randperm(len(test))[:n]]  # as many, if there are; the files are sorted by digit
+        some = test[
+            torch.randperm(len(test))[:n]
+        ]  # as many, if there are; the files are sorted by digit
         out: dict = {"n": n, "n_real": len(some), "methods": {}}
         out |= {
             "real": judged(judge, space, some),
@@ -235,16 +263,27 @@ def quality(
         }
         for name, (process, model) in methods().items():
             process, model, row = process.to(device), model.to(device), {}
-            runs = {str(k): process.times(k) for k, names in steps.items() if not names or name in names}
-            runs |= {f"{k}, short start": short_start(process.T, k).to(device) for k in short}
+            runs = {
+                str(k): process.times(k)
+                for k, names in steps.items()
+                if not names or name in names
+            }
+            runs |= {
+                f"{k}, short start": short_start(process.T, k).to(device) for k in short
+            }
             for k, times in runs.items():
                 row[k] = judged(judge, space, draws(process, model, n, times))
                 print(f"{name}, {k} steps: {row[k]}", flush=True)
             out["methods"][name] = {"steps": row}
             if bits and getattr(process, "eta", 1.0) > 0:
                 torch.manual_seed(0)
-                estimate = bound(process, model, test.to(device), repeats=10).bits_per_dim(process.dims)
-                out["methods"][name] |= {"bits_per_dim": estimate.mean, "bits_per_dim_se": estimate.se}
+                estimate = bound(
+                    process, model, test.to(device), repeats=10
+                ).bits_per_dim(process.dims)
+                out["methods"][name] |= {
+                    "bits_per_dim": estimate.mean,
+                    "bits_per_dim_se": estimate.se,
+                }
         return out
 
     return results
@@ -253,10 +292,18 @@ def quality(
 digits_quality = Measurement(
     CHAPTER,
     "digits_quality",
-    quality(data.digits, digits_methods, {5: set(), 10: set(), 25: set(), 50: set()}, 1000, True),
+    quality(
+        data.digits,
+        digits_methods,
+        {5: set(), 10: set(), 25: set(), 50: set()},
+        1000,
+        True,
+    ),
 )
 mnist_quality = Measurement(
-    CHAPTER, "mnist_quality", quality(data.mnist, mnist_methods, {10: set(), 50: set()}, 400, False, (10,))
+    CHAPTER,
+    "mnist_quality",
+    quality(data.mnist, mnist_methods, {10: set(), 50: set()}, 400, False, (10,)),
 )
 linear_quality = Measurement(
     CHAPTER,

@@ -56,7 +56,9 @@ class Recipe:
     lr: float = 1e-3
     ema: float = 0.999
     seed: int = 0
-    stream: Callable[[Tensor, int, int], Iterator[Tensor]] = batches  # of data, batch and seed
+    stream: Callable[[Tensor, int, int], Iterator[Tensor]] = (
+        batches  # of data, batch and seed
+    )
     trains: Callable[[], Process] | None = None
     restart: int | None = None
 
@@ -65,7 +67,9 @@ class Recipe:
         torch.manual_seed(self.seed)
         return self.model()
 
-    def train(self, model: nn.Module, steps: int | None = None, device="cpu", **options) -> Iterator[Record]:
+    def train(
+        self, model: nn.Module, steps: int | None = None, device="cpu", **options
+    ) -> Iterator[Record]:
         """Records of the recipe's training; `steps` shortens it, learning-rate schedule included."""
         steps = self.steps if steps is None else steps
         stream = self.stream(self.data("train")[0], self.batch, self.seed)
@@ -84,22 +88,46 @@ class Measurement:
     measure: Callable[[str], dict]
 
 
-def run(recipe: Recipe, out: Path, command: str, steps: int | None = None, device: str = "cpu") -> dict:
+def run(
+    recipe: Recipe,
+    out: Path,
+    command: str,
+    steps: int | None = None,
+    device: str = "cpu",
+) -> dict:
     """Train, save and measure; continues from <name>.checkpoint if the last run was interrupted."""
     steps, path = recipe.steps if steps is None else steps, Path(out) / recipe.name
-    checkpoint, progress = path.with_suffix(".checkpoint"), path.with_suffix(".progress.json")
-    about = {"recipe": f"{recipe.chapter}/{recipe.name}", "steps": steps, "command": command}
+    checkpoint, progress = (
+        path.with_suffix(".checkpoint"),
+        path.with_suffix(".progress.json"),
+    )
+    about = {
+        "recipe": f"{recipe.chapter}/{recipe.name}",
+        "steps": steps,
+        "command": command,
+    }
     model, past = recipe.fresh_model().to(device), earlier(checkpoint, progress, steps)
     losses, start = past["losses"], time.perf_counter() - past["seconds"]
-    for record in recipe.train(model, steps, device, checkpoint=checkpoint, every=EVERY):
-        losses[record.step - 1 :] = [record.loss.mean()]  # cuts off what is newer than the checkpoint
+    for record in recipe.train(
+        model, steps, device, checkpoint=checkpoint, every=EVERY
+    ):
+        losses[record.step - 1 :] = [
+            record.loss.mean()
+        ]  # cuts off what is newer than the checkpoint
         if record.step % 100 == 0 or record.step == steps:
-            print(f"{recipe.name}: step {record.step} of {steps}, loss {mean(losses[-100:]):.4f}", flush=True)
-        if record.step % EVERY == 0 or record.step == steps:  # just before the checkpoint
+            print(
+                f"{recipe.name}: step {record.step} of {steps}, loss {mean(losses[-100:]):.4f}",
+                flush=True,
+            )
+        if (
+            record.step % EVERY == 0 or record.step == steps
+        ):  # just before the checkpoint
             losses, seconds = [float(x) for x in losses], time.perf_counter() - start
             write_json(progress, {"steps": steps, "seconds": seconds, "losses": losses})
     log = about | made_on(device, seconds)
-    log["loss_every_100_steps"] = [round(mean(losses[i : i + 100]), 5) for i in range(0, steps, 100)]
+    log["loss_every_100_steps"] = [
+        round(mean(losses[i : i + 100]), 5) for i in range(0, steps, 100)
+    ]
     weights = path.with_suffix(".safetensors")
     save_weights(weights, record.average, about, torch.float16, recipe.process())
     write_json(path.with_suffix(".log.json"), log)
@@ -109,16 +137,23 @@ def run(recipe: Recipe, out: Path, command: str, steps: int | None = None, devic
     return results
 
 
-def measure(recipe: Recipe, out: Path, device: str = "cpu", weights: Path | None = None) -> dict:
+def measure(
+    recipe: Recipe, out: Path, device: str = "cpu", weights: Path | None = None
+) -> dict:
     """Measure the weights in a folder (`out` itself if not given) as they are shipped, rounded; results go to out."""
     results = recipe.measure(recipe, shipped(recipe, device, weights or out))
     write_json(Path(out) / f"{recipe.name}.results.json", results)
     return results
 
 
-def shipped(recipe: Recipe, device: str | torch.device = "cpu", out: Path | None = None) -> nn.Module:
+def shipped(
+    recipe: Recipe, device: str | torch.device = "cpu", out: Path | None = None
+) -> nn.Module:
     """A recipe's network with its shipped weights, or those in out; ValueError for those of another process."""
-    model, folder = recipe.fresh_model().to(device), Path(out or ASSETS / recipe.chapter)
+    model, folder = (
+        recipe.fresh_model().to(device),
+        Path(out or ASSETS / recipe.chapter),
+    )
     if out is None and not folder.is_dir():
         raise FileNotFoundError(
             f"there is no {folder}: weights are shipped in a clone of the course, not in its wheel"
@@ -135,7 +170,9 @@ def pieces(n: int, size: int) -> list[int]:
     return [size] * (n // size) + ([n % size] if n % size else [])
 
 
-def draws(process: Process, model: Network, n: int, steps: int | Times, size: int = 250) -> Tensor:
+def draws(
+    process: Process, model: Network, n: int, steps: int | Times, size: int = 250
+) -> Tensor:
     """n samples on the CPU, `size` at a time, each piece seeded by its number.
 
     So all methods that are compared start from the same x_T, and their differences are surer.
@@ -152,12 +189,17 @@ def spaced(total: int, n: int) -> Tensor:
     return torch.linspace(0, total - 1, n).long()
 
 
-def take(measurement: Measurement, out: Path, command: str, device: str = "cpu") -> dict:
+def take(
+    measurement: Measurement, out: Path, command: str, device: str = "cpu"
+) -> dict:
     """Measure and write <name>.log.json and <name>.results.json."""
     path, start = Path(out) / measurement.name, time.perf_counter()
     results = measurement.measure(device)
     about = {"recipe": f"{measurement.chapter}/{measurement.name}", "command": command}
-    write_json(path.with_suffix(".log.json"), about | made_on(device, time.perf_counter() - start))
+    write_json(
+        path.with_suffix(".log.json"),
+        about | made_on(device, time.perf_counter() - start),
+    )
     write_json(path.with_suffix(".results.json"), results)
     return results
 
@@ -200,8 +242,14 @@ def keep_memory() -> bool:
     every page of them costs a fault. Only the command line asks for it: it is the whole process's, and glibc reads
     the environment's MALLOC_ variables before Python starts.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    most, trim, mmap = 2**31 - 1, -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    mallopt = (
+        getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    )
+    most, trim, mmap = (
+        2**31 - 1,
+        -1,
+        -3,
+    )  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     return mallopt is not None and bool(mallopt(trim, most) and mallopt(mmap, most))
 
 
@@ -212,12 +260,24 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m course_lib.recipes")
     parser.add_argument("recipe", help="system.name, such as ddpm.mnist")
-    parser.add_argument("--steps", type=int, help="fewer or more steps than the recipe's")
-    parser.add_argument("--out", type=Path, help="folder for the files (default: build/recipes/<chapter>)")
-    parser.add_argument("--force", action="store_true", help="write into assets/, over what is shipped")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--measure", action="store_true", help="train nothing: measure the weights in --out again"
+        "--steps", type=int, help="fewer or more steps than the recipe's"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for the files (default: build/recipes/<chapter>)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="write into assets/, over what is shipped"
+    )
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="train nothing: measure the weights in --out again",
     )
     chosen = parser.parse_args(arguments)
     keep_memory()
@@ -250,9 +310,15 @@ def said(chosen: argparse.Namespace) -> str:
 def folder_for(recipe: Recipe | Measurement, out: Path | None, force: bool) -> Path:
     """Where a run writes. ValueError for a place under assets/ without force, and for assets/ where there is none."""
     if force and not in_a_clone():
-        raise ValueError("--force writes into assets/, which an installed package does not have: use --out")
+        raise ValueError(
+            "--force writes into assets/, which an installed package does not have: use --out"
+        )
     if out is None:
-        base = ASSETS if force else (ROOT if in_a_clone() else Path.cwd()) / "build" / "recipes"
+        base = (
+            ASSETS
+            if force
+            else (ROOT if in_a_clone() else Path.cwd()) / "build" / "recipes"
+        )
         return base / recipe.chapter
     if ASSETS.resolve() in (out.resolve(), *out.resolve().parents) and not force:
         raise ValueError(
@@ -276,19 +342,25 @@ def find(name: str) -> Recipe | Measurement:
     have = named(system)
     if short not in have:
         every = [f"{system}.{k}" for k in have]
-        raise ValueError(f"no recipe {name!r}; there is {', '.join(every)}{nearest(name, every)}")
+        raise ValueError(
+            f"no recipe {name!r}; there is {', '.join(every)}{nearest(name, every)}"
+        )
     return have[short]
 
 
 def systems() -> list[str]:
     """Names of the files that hold recipes."""
-    return sorted(p.stem for p in Path(__file__).parent.glob("[!_]*.py") if p.stem != "run")
+    return sorted(
+        p.stem for p in Path(__file__).parent.glob("[!_]*.py") if p.stem != "run"
+    )
 
 
 def named(system: str) -> dict[str, Recipe | Measurement]:
     """The recipes of a system by their names."""
     module = importlib.import_module(f".{system}", __package__)
-    return {k: v for k, v in vars(module).items() if isinstance(v, Recipe | Measurement)}
+    return {
+        k: v for k, v in vars(module).items() if isinstance(v, Recipe | Measurement)
+    }
 
 
 def nearest(name: str, every: list[str]) -> str:

@@ -19,7 +19,13 @@ from .ddpm import chunks
 from .optimal_variance import judged
 from .run import Recipe, find, shipped
 
-STARTS = (1e-5, 1e-3, 1e-2, 2e-2, 4e-2)  # t_min; the noise is half a grey level at about 0.03
+STARTS = (
+    1e-5,
+    1e-3,
+    1e-2,
+    2e-2,
+    4e-2,
+)  # t_min; the noise is half a grey level at about 0.03
 WAYS = {  # what, calls of the network per step, from the SDE
     "Euler-Maruyama": (1, lambda sde: sde),
     "ancestral": (1, Ancestral),
@@ -51,7 +57,11 @@ def dequantised(split: str) -> tuple[Tensor, Tensor]:
 
 
 def measure(
-    recipe: Recipe, model: nn.Module, n: int | None = None, drawn: int = DRAWN, calls: tuple[int, ...] = CALLS
+    recipe: Recipe,
+    model: nn.Module,
+    n: int | None = None,
+    drawn: int = DRAWN,
+    calls: tuple[int, ...] = CALLS,
 ) -> dict:
     """Bound, ODE likelihood and samples of this network; then chapter 1's weights by start time and by solver.
 
@@ -68,7 +78,11 @@ def measure(
     )
     bits = likelihoods(model, recipe.process().to(device), *smooth)
     made = draw(DPMSolver(recipe.process()).to(device), model, drawn, 32)
-    shown = {"samples": made, "real": test, "noise": torch.randn(made.shape).clamp(-1, 1)}
+    shown = {
+        "samples": made,
+        "real": test,
+        "noise": torch.randn(made.shape).clamp(-1, 1),
+    }
     scores = {k: judged(judge, space, v) for k, v in shown.items()}
     return {
         "bits_per_dim": bits["bound"],
@@ -78,8 +92,14 @@ def measure(
         "sampling_steps": 32,
         "n": len(test),
         "drawn": drawn,
-        **{part: {k: v[part] for k, v in scores.items()} for part in ("accepted", "frechet", "frechet_se")},
-        "chapter_1": [{"t_min": t} | likelihoods(earlier, process(t).to(device), *points) for t in STARTS],
+        **{
+            part: {k: v[part] for k, v in scores.items()}
+            for part in ("accepted", "frechet", "frechet_se")
+        },
+        "chapter_1": [
+            {"t_min": t} | likelihoods(earlier, process(t).to(device), *points)
+            for t in STARTS
+        ],
         "solvers": solvers(earlier, judge, space, drawn, calls),
     }
 
@@ -94,7 +114,9 @@ def likelihoods(model: nn.Module, sde: VP, train: Tensor, test: Tensor) -> dict:
     sde.decoder_var = decoder_variance(sde, model, train.to(device))
     of_bound = bound(sde, model, test.to(device), repeats=5).bits_per_dim(sde.dims)
     y = (dequantise(test, 17) if sde.levels else test).to(device)
-    flow = VP(cosine(), sde.shape, t_min=sde.t_min, t_max=sde.t_max).to(device)  # without clip: smooth
+    flow = VP(cosine(), sde.shape, t_min=sde.t_min, t_max=sde.t_max).to(
+        device
+    )  # without clip: smooth
     ode = ProbabilityFlow(flow, 1e-3, 1e-3)
     bits = bits_per_dim(ode.log_prob(model, y, rademacher(y)), sde.dims, 17)
     return {
@@ -120,7 +142,9 @@ def draw(way: Process, model: nn.Module, n: int, steps: int) -> Tensor:
     return torch.cat([last(sample(way, model, k, steps))[1].cpu() for k in chunks(n)])
 
 
-def solvers(model: nn.Module, judge: Judge, space: Tensor, n: int, calls: tuple[int, ...]) -> list[dict]:
+def solvers(
+    model: nn.Module, judge: Judge, space: Tensor, n: int, calls: tuple[int, ...]
+) -> list[dict]:
     """Frechet distance to the training digits' features, and share accepted, of each way for each number of calls."""
     device, rows = next(model.parameters()).device, []
     for name, (each, way) in WAYS.items():

@@ -50,22 +50,38 @@ def bits_only(recipe: Recipe, model: nn.Module, repeats: int = 4) -> dict:
     device = next(model.parameters()).device
     test = recipe.data("test")[0]
     torch.manual_seed(recipe.seed)
-    mean, se = bits_per_char(recipe.process().to(device), model, test.to(device), repeats)
-    return {"bits_per_char": mean, "bits_per_char_se": se, "windows": len(test), "repeats": repeats}
+    mean, se = bits_per_char(
+        recipe.process().to(device), model, test.to(device), repeats
+    )
+    return {
+        "bits_per_char": mean,
+        "bits_per_char_se": se,
+        "windows": len(test),
+        "repeats": repeats,
+    }
 
 
 def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> dict:
     """`bits_only`, and texts by sampler and number of steps."""
     device = next(model.parameters()).device
-    process, row, (test, _) = recipe.process().to(device), addresses("train"), recipe.data("test")
+    process, row, (test, _) = (
+        recipe.process().to(device),
+        addresses("train"),
+        recipe.data("test"),
+    )
     results = bits_only(recipe, model, repeats)
     judge, words = NGram(row, K, 5), set(decode(row).split())
     made = {
-        name: {steps: make(steps) for steps in STEPS} for name, make in samplers(process, model, n).items()
+        name: {steps: make(steps) for steps in STEPS}
+        for name, make in samplers(process, model, n).items()
     }
     if isinstance(process.noise, Absorbing):
-        made["first hitting"] = {LENGTH: last(first_hitting(process, model, n))[1].cpu()}
-        made["coarse race"] = {bits: race(process, model, n, RACE_STEPS, bits) for bits in (11, 14, 52)}
+        made["first hitting"] = {
+            LENGTH: last(first_hitting(process, model, n))[1].cpu()
+        }
+        made["coarse race"] = {
+            bits: race(process, model, n, RACE_STEPS, bits) for bits in (11, 14, 52)
+        }
     real = test[spaced(len(test), n)]
     rows = {
         name: {steps: quality(x, judge, words) for steps, x in by_steps.items()}
@@ -76,7 +92,8 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
         "samplers": rows,
         "real": quality(real, judge, words),
         "samples": {
-            name: {steps: decode(x[0]) for steps, x in by_steps.items()} for name, by_steps in made.items()
+            name: {steps: decode(x[0]) for steps, x in by_steps.items()}
+            for name, by_steps in made.items()
         },
     }
 
@@ -84,14 +101,20 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
 def judged(x: torch.Tensor, judge: NGram, words: set[str]) -> dict:
     """Chapter 6's `quality` of texts, with the standard error over texts of its bits per character."""
     each = -judge.log_prob(x)[:, 4:].mean(1) / math.log(2)
-    return quality(x, judge, words) | {"judged_bits_se": each.std().item() / math.sqrt(len(x))}
+    return quality(x, judge, words) | {
+        "judged_bits_se": each.std().item() / math.sqrt(len(x))
+    }
 
 
-def samplers(process: TokenProcess, model: nn.Module, n: int) -> dict[str, Callable[[int], torch.Tensor]]:
+def samplers(
+    process: TokenProcess, model: nn.Module, n: int
+) -> dict[str, Callable[[int], torch.Tensor]]:
     """Tweedie and Euler as functions of the number of steps; MDLM has the first only."""
     kinds = {"tweedie": process}
     if isinstance(process, SEDD):
-        kinds["euler"] = SEDD(process.noise, LENGTH, sampler="euler", mass=process.mass).to(process.device)
+        kinds["euler"] = SEDD(
+            process.noise, LENGTH, sampler="euler", mass=process.mass
+        ).to(process.device)
     return {
         name: lambda steps, kind=kind: last(sample(kind, model, n, steps))[1].cpu()
         for name, kind in kinds.items()
@@ -106,7 +129,10 @@ def race(process: MDLM, model: Network, n: int, steps: int, bits: int) -> torch.
     """
     x, grid = process.prior(n), process.times(steps)
     for t, s in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
-        now, then = torch.full((n,), t, device=x.device), torch.full((n,), s, device=x.device)
+        now, then = (
+            torch.full((n,), t, device=x.device),
+            torch.full((n,), s, device=x.device),
+        )
         law = process.predict_x0(model, x, now).double().exp()
         opens = process.noise.reveals(then, now)[:, None, None]
         p = torch.cat([opens * law, (1 - opens).expand(*x.shape, 1)], -1)
@@ -115,7 +141,9 @@ def race(process: MDLM, model: Network, n: int, steps: int, bits: int) -> torch.
     return x.cpu()
 
 
-def bits_per_char(process: TokenProcess, model: nn.Module, data: torch.Tensor, repeats: int) -> Estimate:
+def bits_per_char(
+    process: TokenProcess, model: nn.Module, data: torch.Tensor, repeats: int
+) -> Estimate:
     """The bound in bits per character; by number of masks where the noise is absorbing."""
     evaluator = MaskCount(process) if isinstance(process.noise, Absorbing) else process
     return bound(evaluator, model, data, repeats=repeats).bits_per_dim(LENGTH)
@@ -123,7 +151,12 @@ def bits_per_char(process: TokenProcess, model: nn.Module, data: torch.Tensor, r
 
 def recipe(name: str, process: Callable[[], SEDD], **options) -> Recipe:
     """What they have in common; all numbers are those of chapter 6."""
-    common = {"steps": 6000, "lr": 3e-3, "model": lambda: network(process()), "measure": measure}
+    common = {
+        "steps": 6000,
+        "lr": 3e-3,
+        "model": lambda: network(process()),
+        "measure": measure,
+    }
     return Recipe(
         chapter="07_sedd",
         name=name,
@@ -135,9 +168,15 @@ def recipe(name: str, process: Callable[[], SEDD], **options) -> Recipe:
     )
 
 
-absorbing = recipe("absorbing", absorbing_process, trains=lambda: MaskCount(absorbing_process()))
+absorbing = recipe(
+    "absorbing", absorbing_process, trains=lambda: MaskCount(absorbing_process())
+)
 again = recipe(
-    "again", absorbing_process, trains=lambda: MaskCount(absorbing_process()), seed=1, measure=bits_only
+    "again",
+    absorbing_process,
+    trains=lambda: MaskCount(absorbing_process()),
+    seed=1,
+    measure=bits_only,
 )
 learned_mass = recipe("learned_mass", lambda: absorbing_process("learned"))
 uniform = recipe("uniform", uniform_process)
@@ -157,7 +196,10 @@ minute = recipe(
 
 @torch.no_grad()
 def paired(
-    contestants: dict[str, tuple[Process, Network]], data: torch.Tensor, repeats: int = 1, size: int = 256
+    contestants: dict[str, tuple[Process, Network]],
+    data: torch.Tensor,
+    repeats: int = 1,
+    size: int = 256,
 ) -> dict:
     """Bits per character of each, and how many more than the first's, with errors over windows.
 
@@ -168,11 +210,22 @@ def paired(
         total = torch.zeros(len(data), dtype=torch.float64)
         for seed in range(repeats):
             torch.manual_seed(seed)
-            total += torch.cat([one(evaluator, model, x) for x in data.split(size)]).cpu()
+            total += torch.cat(
+                [one(evaluator, model, x) for x in data.split(size)]
+            ).cpu()
         values[name] = total / (repeats * LENGTH * math.log(2))
     first = next(iter(values.values()))
-    estimate = lambda v: {"mean": v.mean().item(), "se": v.std().item() / math.sqrt(len(v))}  # noqa: E731
-    return {name: {"bits": estimate(v), "more": estimate(v - first)} for name, v in values.items()}
+
+    def estimate(v):
+        return {
+            "mean": v.mean().item(),
+            "se": v.std().item() / math.sqrt(len(v)),
+        }
+
+    return {
+        name: {"bits": estimate(v), "more": estimate(v - first)}
+        for name, v in values.items()
+    }
 
 
 def one(evaluator: Process, model: Network, x: torch.Tensor) -> torch.Tensor:
@@ -204,18 +257,24 @@ def of_masks(device: str) -> dict:
     )
 
 
-def uniform_samplers(device: str, n: int = 256, counts: tuple[int, ...] = (32, 128)) -> dict:
+def uniform_samplers(
+    device: str, n: int = 256, counts: tuple[int, ...] = (32, 128)
+) -> dict:
     """Tweedie and Euler for random characters, n texts each, with the standard error of what the judge says."""
     row, model = addresses("train"), shipped(uniform, device)
     judge, words, out = NGram(row, K, 5), set(decode(row).split()), {"n": n}
     for sampler in ("tweedie", "euler"):
         process = uniform_process(sampler=sampler).to(device)
-        out[sampler] = {k: judged(draws(process, model, n, k), judge, words) for k in counts}
+        out[sampler] = {
+            k: judged(draws(process, model, n, k), judge, words) for k in counts
+        }
         print(sampler, out[sampler], flush=True)
     return out
 
 
-def draws(process: TokenProcess, model: Network, n: int, steps: int, size: int = 64) -> torch.Tensor:
+def draws(
+    process: TokenProcess, model: Network, n: int, steps: int, size: int = 64
+) -> torch.Tensor:
     """n texts on the CPU, some at a time, seeded."""
     made = []
     for i, m in enumerate([size] * (n // size) + [n % size] * (n % size > 0)):

@@ -26,7 +26,9 @@ def _normalised(p):
 
 def told(states, chance):
     """The matrix with chance(i, j) in row i, column j."""
-    return torch.tensor([[chance(i, j) for j in states] for i in states], dtype=torch.float64)
+    return torch.tensor(
+        [[chance(i, j) for j in states] for i in states], dtype=torch.float64
+    )
 
 
 def replaced(K, alpha):
@@ -36,14 +38,20 @@ def replaced(K, alpha):
 
 def masked(K, beta):
     """Become MASK = K with probability beta, and stay it."""
-    return told(range(K + 1), lambda i, j: float(j == K) if i == K else {i: 1 - beta, K: beta}.get(j, 0.0))
+    return told(
+        range(K + 1),
+        lambda i, j: float(j == K) if i == K else {i: 1 - beta, K: beta}.get(j, 0.0),
+    )
 
 
 def spread(K, beta):
     """A Gaussian weight off the diagonal, one constant for all rows, and what is left on the diagonal."""
     w = {n: math.exp(-4 * n**2 / ((K - 1) ** 2 * beta)) for n in range(-(K - 1), K)}
     far = {n: v / sum(w.values()) for n, v in w.items() if n != 0}
-    return told(range(K), lambda i, j: far.get(j - i, 1 - sum(far[k - i] for k in range(K) if k != i)))
+    return told(
+        range(K),
+        lambda i, j: far.get(j - i, 1 - sum(far[k - i] for k in range(K) if k != i)),
+    )
 
 
 # --- uniform_marginal ---
@@ -51,7 +59,9 @@ def spread(K, beta):
 
 def uniform_marginal(x0, alpha_bar, K):
     """q(x_t | x_0) = alpha_bar [x_t = x_0] + (1 - alpha_bar) / K, one law over K tokens per position."""
-    return alpha_bar * F.one_hot(x0, K).double() + (1 - alpha_bar) / K  # the fresh token may be x_0 again
+    return (
+        alpha_bar * F.one_hot(x0, K).double() + (1 - alpha_bar) / K
+    )  # the fresh token may be x_0 again
 
 
 def three_steps(x0, alpha_bar, K):
@@ -61,7 +71,9 @@ def three_steps(x0, alpha_bar, K):
 
 UNIFORM_MARGINAL: Mistakes = {
     "the fresh token is never x_0": (
-        lambda x0, a, K: torch.where(F.one_hot(x0, K) == 1, a, (1 - a) / (K - 1)).double(),
+        lambda x0, a, K: torch.where(
+            F.one_hot(x0, K) == 1, a, (1 - a) / (K - 1)
+        ).double(),
         "you share 1 - alpha_bar among the K - 1 other tokens. The fresh token is drawn from all K: "
         "it may be x_0 again, so x_0 has more than alpha_bar",
     ),
@@ -103,15 +115,21 @@ define(uniform_marginal, check_uniform_marginal, UNIFORM_MARGINAL)
 
 def multinomial_posterior(x_t, x0, alpha, alpha_bar_s, K):
     """q(x_s | x_t, x_0): [alpha x_t + (1 - alpha) / K] times [alpha_bar_s x_0 + (1 - alpha_bar_s) / K], normalised."""
-    back = alpha * F.one_hot(x_t, K).double() + (1 - alpha) / K  # q(x_t | x_s = k) for every k
-    there = alpha_bar_s * F.one_hot(x0, K).double() + (1 - alpha_bar_s) / K  # q(x_s = k | x_0)
+    back = (
+        alpha * F.one_hot(x_t, K).double() + (1 - alpha) / K
+    )  # q(x_t | x_s = k) for every k
+    there = (
+        alpha_bar_s * F.one_hot(x0, K).double() + (1 - alpha_bar_s) / K
+    )  # q(x_s = k | x_0)
     joint = back * there
     return joint / joint.sum(-1, keepdim=True)
 
 
 def by_bayes(x_t, x0, alpha, alpha_bar_s, K):
     """All K states that x_s can have: the chance of x_0 -> x_s -> x_t, over their sum."""
-    way = replaced(K, alpha_bar_s)[:, :, None] * replaced(K, alpha)[None]  # (x_0, x_s, x_t)
+    way = (
+        replaced(K, alpha_bar_s)[:, :, None] * replaced(K, alpha)[None]
+    )  # (x_0, x_s, x_t)
     return (way / way.sum(1, keepdim=True))[x0, :, x_t]
 
 
@@ -122,11 +140,15 @@ MULTINOMIAL_POSTERIOR: Mistakes = {
         "and which is all the way from the data?",
     ),
     "a sum instead of a product": (
-        lambda x_t, x0, a, b, K: _normalised(uniform_marginal(x_t, a, K) + uniform_marginal(x0, b, K)),
+        lambda x_t, x0, a, b, K: _normalised(
+            uniform_marginal(x_t, a, K) + uniform_marginal(x0, b, K)
+        ),
         "the two brackets are added. x_s must agree with x_0 and with x_t: both at once, so multiply",
     ),
     "not normalised": (
-        lambda x_t, x0, a, b, K: uniform_marginal(x_t, a, K) * uniform_marginal(x0, b, K),
+        lambda x_t, x0, a, b, K: (
+            uniform_marginal(x_t, a, K) * uniform_marginal(x0, b, K)
+        ),
         "your product does not sum to 1: it is the chance of x_s and x_t together. Divide by its sum over x_s",
     ),
     "alpha_bar_s in both brackets": (
@@ -141,9 +163,15 @@ MULTINOMIAL_POSTERIOR: Mistakes = {
 
 
 def check_multinomial_posterior(fn):
-    for K, alpha, alpha_bar_s in ((4, 0.8, 0.55), (3, 0.3, 0.9), (3, 0.5, 1.0)):  # at s = 0, x_s is x_0
+    for K, alpha, alpha_bar_s in (
+        (4, 0.8, 0.55),
+        (3, 0.3, 0.9),
+        (3, 0.5, 1.0),
+    ):  # at s = 0, x_s is x_0
         x_t, x0 = torch.randint(K, (2, 5, 6))
-        if hint := compare(fn, by_bayes, MULTINOMIAL_POSTERIOR, x_t, x0, alpha, alpha_bar_s, K):
+        if hint := compare(
+            fn, by_bayes, MULTINOMIAL_POSTERIOR, x_t, x0, alpha, alpha_bar_s, K
+        ):
             return hint
     return None
 
@@ -222,7 +250,9 @@ define(absorbing_step, check_absorbing_step, ABSORBING_STEP)
 def gaussian_step(K, beta):
     """Q[i, j] = exp(-4 (i - j)^2 / ((K - 1)^2 beta)) / its sum over all 2K - 1 offsets; the rest is on the diagonal."""
     offset = torch.arange(-(K - 1), K, dtype=torch.float64)
-    Z = (-4 * offset**2 / ((K - 1) ** 2 * beta)).exp().sum()  # one constant for all rows
+    Z = (
+        (-4 * offset**2 / ((K - 1) ** 2 * beta)).exp().sum()
+    )  # one constant for all rows
     i = torch.arange(K, dtype=torch.float64)
     Q = (-4 * (i[:, None] - i) ** 2 / ((K - 1) ** 2 * beta)).exp() / Z
     Q.fill_diagonal_(0)
@@ -304,7 +334,9 @@ def absorbing_loss(log_p0, x0, x_t, t, T):
     """T KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) at alpha_bar_t = 1 - t / T: T / t times -log p0(x_0) on masks."""
     nll = -log_p0.gather(-1, x0[..., None]).squeeze(-1)
     masks = x_t == log_p0.shape[-1]
-    return T / t * torch.where(masks, nll, 0).sum(1)  # a mask opens in this step with probability 1 / t
+    return (
+        T / t * torch.where(masks, nll, 0).sum(1)
+    )  # a mask opens in this step with probability 1 / t
 
 
 def by_full_laws(log_p0, x0, x_t, t, T):
@@ -312,14 +344,19 @@ def by_full_laws(log_p0, x0, x_t, t, T):
     K, p0 = log_p0.shape[-1], F.pad(log_p0.exp(), (0, 1))
     rows = zip(p0, x0, x_t, t.tolist(), strict=True)
     return torch.stack(
-        [T * sum(_one_kl(K, *token, now, T) for token in zip(*row, strict=True)) for *row, now in rows]
+        [
+            T * sum(_one_kl(K, *token, now, T) for token in zip(*row, strict=True))
+            for *row, now in rows
+        ]
     )
 
 
 def _one_kl(K, p0, x0, x_t, t, T):
     kept = 1 - (t - 1) / T
     from_data, step = masked(K, 1 - kept), masked(K, 1 - (1 - t / T) / kept)
-    q, p = (_normalised(law @ from_data * step[:, x_t]) for law in (_hot(x0, K + 1), p0))
+    q, p = (
+        _normalised(law @ from_data * step[:, x_t]) for law in (_hot(x0, K + 1), p0)
+    )
     return (torch.xlogy(q, q) - torch.xlogy(q, p)).sum()
 
 
@@ -328,7 +365,9 @@ def _loss_with(weight, mean=False, everywhere=False):
 
     def wrong(log_p0, x0, x_t, t, T):
         nll = -log_p0.gather(-1, x0[..., None]).squeeze(-1)
-        where = torch.ones_like(nll) if everywhere else (x_t == log_p0.shape[-1]).double()
+        where = (
+            torch.ones_like(nll) if everywhere else (x_t == log_p0.shape[-1]).double()
+        )
         return weight(t, T) * (nll * where).sum(1) / (where.sum(1) if mean else 1)
 
     return wrong
@@ -364,10 +403,17 @@ def check_absorbing_loss(fn):
     K, T, t = 3, 8, torch.tensor([1, 3, 6, 8])
     log_p0 = torch.randn(4, 5, K, dtype=torch.float64).log_softmax(-1)
     x0 = torch.randint(K, (4, 5))
-    hidden = torch.tensor([[0, 1, 0, 1, 0], [1, 1, 0, 0, 0], [0, 1, 1, 1, 0], [1, 1, 1, 1, 1]]) == 1
+    hidden = (
+        torch.tensor(
+            [[0, 1, 0, 1, 0], [1, 1, 0, 0, 0], [0, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+        )
+        == 1
+    )
     x_t = torch.where(hidden, K, x0)
     hint = compare(fn, by_full_laws, ABSORBING_LOSS, log_p0, x0, x_t, t, T)
-    return hint or compare(fn, by_full_laws, {}, log_p0, x0, x0, t.clamp(max=T - 1), T)  # nothing masked: 0
+    return hint or compare(
+        fn, by_full_laws, {}, log_p0, x0, x0, t.clamp(max=T - 1), T
+    )  # nothing masked: 0
 
 
 define(absorbing_loss, check_absorbing_loss, ABSORBING_LOSS)
@@ -379,7 +425,9 @@ define(absorbing_loss, check_absorbing_loss, ABSORBING_LOSS)
 def leave_one_out(post, x_t, alpha_bar_t):
     """p(x_0 = k | the other tokens of x_t): the posterior p(x_0 = k | x_t) over q(x_t | x_0 = k), normalised."""
     K = post.shape[-1]
-    evidence = alpha_bar_t * F.one_hot(x_t, K).to(post) + (1 - alpha_bar_t) / K  # q(x_t | k) for every k
+    evidence = (
+        alpha_bar_t * F.one_hot(x_t, K).to(post) + (1 - alpha_bar_t) / K
+    )  # q(x_t | k) for every k
     loo = post / evidence
     return loo / loo.sum(-1, keepdim=True)
 
@@ -389,10 +437,14 @@ def two_laws(p, alpha_bar):
     K = len(p)
     x_t = torch.cartesian_prod(torch.arange(K), torch.arange(K))
     noise = replaced(K, alpha_bar)
-    seen = [noise[:, x_t[:, i]].T for i in (0, 1)]  # (x_t, x_0): the evidence of each token
+    seen = [
+        noise[:, x_t[:, i]].T for i in (0, 1)
+    ]  # (x_t, x_0): the evidence of each token
     both = p * seen[0][:, :, None] * seen[1][:, None, :]
     post = torch.stack([both.sum(2), both.sum(1)], 1)
-    loo = torch.stack([(p * seen[1][:, None, :]).sum(2), (p * seen[0][:, :, None]).sum(1)], 1)
+    loo = torch.stack(
+        [(p * seen[1][:, None, :]).sum(2), (p * seen[0][:, :, None]).sum(1)], 1
+    )
     return _normalised(post), _normalised(loo), x_t
 
 
@@ -403,7 +455,9 @@ def _no_share(post, x_t, a):
 
 LEAVE_ONE_OUT: Mistakes = {
     "multiplied": (
-        lambda post, x_t, a: _normalised(post * uniform_marginal(x_t, a, post.shape[-1])),
+        lambda post, x_t, a: _normalised(
+            post * uniform_marginal(x_t, a, post.shape[-1])
+        ),
         "you count x_t a second time: the posterior holds its evidence already, and the task is to take it off",
     ),
     "not normalised": (
@@ -433,7 +487,9 @@ def check_leave_one_out(fn):
         post, loo, x_t = two_laws(p / p.sum(), alpha_bar)
         if not torch.as_tensor(fn(post, x_t, alpha_bar)).isfinite().all():
             return hints_of(LEAVE_ONE_OUT)["the noise forgotten"]
-        if hint := compare(fn, lambda *_, loo=loo: loo, LEAVE_ONE_OUT, post, x_t, alpha_bar):
+        if hint := compare(
+            fn, lambda *_, loo=loo: loo, LEAVE_ONE_OUT, post, x_t, alpha_bar
+        ):
             return hint
     return None
 
@@ -451,7 +507,9 @@ def hybrid(kl, ce, ce_weight, T):
 
 def one_by_one(kl, ce, ce_weight, T):
     """T times over: one step's KL, and a share of the cross-entropy on top; each example on its own."""
-    return torch.stack([sum([k, ce_weight * c] * T) for k, c in zip(kl, ce, strict=True)])
+    return torch.stack(
+        [sum([k, ce_weight * c] * T) for k, c in zip(kl, ce, strict=True)]
+    )
 
 
 HYBRID: Mistakes = {
@@ -529,11 +587,21 @@ def patients():
         "absorbing noise where uniform noise is wanted": (mask, True, "law"),
         "the same rows where no uniform end is wanted": (soft, False, "none"),
         "band noise that moves too much": (bands(5, 0.6), True, "negative"),
-        "band noise that moves too much, rows off": (bands(5, 0.6) * 1.1, False, "negative"),
+        "band noise that moves too much, rows off": (
+            bands(5, 0.6) * 1.1,
+            False,
+            "negative",
+        ),
     }
 
 
-def _fault_by(rows=lambda Q: Q.sum(1), law=lambda Q: Q.sum(0), negative=True, always=False, first="negative"):
+def _fault_by(
+    rows=lambda Q: Q.sum(1),
+    law=lambda Q: Q.sum(0),
+    negative=True,
+    always=False,
+    first="negative",
+):
     """A detector with a mistake: the sum taken for rows, the test of the law, what is asked, and in which order."""
 
     def wrong(Q, uniform_in_the_end):
@@ -604,7 +672,9 @@ define(fault, check_fault, FAULT)
 
 def reveal(p0, x_t, chance, mask):
     """x_s for absorbing noise, in two stages: each mask opens with probability `chance`, then shows a draw from p0."""
-    opens = (x_t == mask) & (torch.rand(x_t.shape) < chance)  # a coin of its own for each position
+    opens = (x_t == mask) & (
+        torch.rand(x_t.shape) < chance
+    )  # a coin of its own for each position
     tokens = torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape)
     return torch.where(opens, tokens, x_t)
 
@@ -614,12 +684,16 @@ def _draws(p0):
 
 
 def _whole_sequences(p0, x_t, chance, mask):
-    return torch.where((x_t == mask) & (torch.rand(len(x_t), 1) < chance), _draws(p0), x_t)
+    return torch.where(
+        (x_t == mask) & (torch.rand(len(x_t), 1) < chance), _draws(p0), x_t
+    )
 
 
 REVEAL: Mistakes = {
     "tokens redrawn": (
-        lambda p0, x_t, chance, mask: torch.where(torch.rand(x_t.shape) < chance, _draws(p0), x_t),
+        lambda p0, x_t, chance, mask: torch.where(
+            torch.rand(x_t.shape) < chance, _draws(p0), x_t
+        ),
         "tokens that were not masked have changed: absorbing noise only ever masks, so what is visible is the data",
     ),
     "every mask opened": (
@@ -635,25 +709,35 @@ REVEAL: Mistakes = {
         "the masks of a sequence open all or not at all: each position needs a coin of its own",
     ),
     "the likeliest token": (
-        lambda p0, x_t, chance, mask: torch.where(reveal(p0, x_t, chance, mask) != x_t, p0.argmax(-1), x_t),
+        lambda p0, x_t, chance, mask: torch.where(
+            reveal(p0, x_t, chance, mask) != x_t, p0.argmax(-1), x_t
+        ),
         "a position always shows its likeliest token: draw from p0, else the samples have less variety than the data",
     ),
 }
 
-LAWS = torch.tensor([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.3, 0.5, 0.2], [0.45, 0.1, 0.45]]).double()
+LAWS = torch.tensor(
+    [[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.3, 0.5, 0.2], [0.45, 0.1, 0.45]]
+).double()
 
 
 def check_reveal(fn):
     hints, (L, K), B, chance = hints_of(REVEAL), LAWS.shape, 4000, 0.3
     p0 = torch.cat([LAWS.expand(B // 2, L, K), LAWS.flip(0).expand(B // 2, L, K)])
-    hidden = (torch.arange(B)[:, None] + torch.arange(L)) % 4 > 0  # not drawn: the reader may set the seed
+    hidden = (
+        torch.arange(B)[:, None] + torch.arange(L)
+    ) % 4 > 0  # not drawn: the reader may set the seed
     x_t = torch.where(hidden, K, torch.randint(K, (B, L)))
     x_s = fn(p0.clone(), x_t.clone(), chance, K)
     if x_s.shape != x_t.shape:
-        return f"the shape is {tuple(x_s.shape)}, expected that of x_t, {tuple(x_t.shape)}"
+        return (
+            f"the shape is {tuple(x_s.shape)}, expected that of x_t, {tuple(x_t.shape)}"
+        )
     if (x_s != x_t)[~hidden].any():
         return hints["tokens redrawn"]
-    return _check_coins(hidden, hidden & (x_s != K), chance, hints) or _check_tokens(fn, p0, x_s, hints)
+    return _check_coins(hidden, hidden & (x_s != K), chance, hints) or _check_tokens(
+        fn, p0, x_s, hints
+    )
 
 
 def _check_coins(hidden, opened, chance, hints):
@@ -676,7 +760,9 @@ def _check_tokens(fn, p0, x_s, hints):
     x_s = fn(p0.clone(), torch.full((B, L), K), 1.0, K)
     if (x_s == K).any():
         return "with chance = 1 every mask must open"
-    seen = torch.stack([_hot(half, K).mean(0) for half in x_s.split(B // 2)])  # (half, position, token)
+    seen = torch.stack(
+        [_hot(half, K).mean(0) for half in x_s.split(B // 2)]
+    )  # (half, position, token)
     want = torch.stack([LAWS, LAWS.flip(0)])
     if (seen == 1).any():
         return hints["the likeliest token"]
@@ -684,9 +770,7 @@ def _check_tokens(fn, p0, x_s, hints):
     if off.max() < 0.06:
         return None
     half, i, k = (int(v) for v in (off == off.max()).nonzero()[0])
-    return (
-        f"token {k} has p0 = {want[half, i, k]:.2f} at position {i} but comes up with {seen[half, i, k]:.2f}"
-    )
+    return f"token {k} has p0 = {want[half, i, k]:.2f} at position {i} but comes up with {seen[half, i, k]:.2f}"
 
 
 define(reveal, check_reveal, REVEAL)

@@ -22,23 +22,33 @@ T = len(ALPHA_BAR) - 1
 def q_sample(x0, t, alpha_bar, eps):
     """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, one time per example."""
     abar = alpha_bar[t]  # not t - 1: entry 0 is the data
-    abar = abar.reshape(-1, *[1] * (x0.ndim - 1))  # (B, 1, ..., 1): else it may land on the wrong axis
-    x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * eps  # roots: alpha_bar is a share of the variance
+    abar = abar.reshape(
+        -1, *[1] * (x0.ndim - 1)
+    )  # (B, 1, ..., 1): else it may land on the wrong axis
+    x_t = (
+        abar.sqrt() * x0 + (1 - abar).sqrt() * eps
+    )  # roots: alpha_bar is a share of the variance
     return x_t.to(x0.dtype)
 
 
 Q_SAMPLE: Mistakes = {
     "alpha_bar without its root": (
-        lambda x0, t, a, eps: per_example(a[t], x0) * x0 + per_example(1 - a[t], x0).sqrt() * eps,
+        lambda x0, t, a, eps: (
+            per_example(a[t], x0) * x0 + per_example(1 - a[t], x0).sqrt() * eps
+        ),
         "the data is multiplied by alpha_bar itself. alpha_bar is the share of the variance that is left: "
         "what does that make the factor on x0?",
     ),
     "noise scaled by the variance": (
-        lambda x0, t, a, eps: per_example(a[t], x0).sqrt() * x0 + per_example(1 - a[t], x0) * eps,
+        lambda x0, t, a, eps: (
+            per_example(a[t], x0).sqrt() * x0 + per_example(1 - a[t], x0) * eps
+        ),
         "the noise is multiplied by 1 - alpha_bar, so its standard deviation is what should be its variance",
     ),
     "the two roots swapped": (
-        lambda x0, t, a, eps: per_example(1 - a[t], x0).sqrt() * x0 + per_example(a[t], x0).sqrt() * eps,
+        lambda x0, t, a, eps: (
+            per_example(1 - a[t], x0).sqrt() * x0 + per_example(a[t], x0).sqrt() * eps
+        ),
         "at t = 0 you return pure noise. Which of the two roots must be 1 there?",
     ),
     "the table read at t - 1": (
@@ -51,7 +61,9 @@ Q_SAMPLE: Mistakes = {
         "and what shape does alpha_bar[t] need?",
     ),
     "one coefficient per channel": (
-        lambda x0, t, a, eps: a[t].sqrt()[:, None] * x0 + (1 - a[t]).sqrt()[:, None] * eps,
+        lambda x0, t, a, eps: (
+            a[t].sqrt()[:, None] * x0 + (1 - a[t]).sqrt()[:, None] * eps
+        ),
         "alpha_bar[t] is right for points and lands on the second axis of images: "
         "how many axes of size 1 must follow the first?",
     ),
@@ -81,7 +93,11 @@ def schedule(T):
 
 
 def _linear_table(T):
-    return torch.cat([torch.ones(1), 1 - torch.linspace(1e-4, 0.02, T)]).double().cumprod(0)
+    return (
+        torch.cat([torch.ones(1), 1 - torch.linspace(1e-4, 0.02, T)])
+        .double()
+        .cumprod(0)
+    )
 
 
 SCHEDULE: Mistakes = {
@@ -102,7 +118,11 @@ SCHEDULE: Mistakes = {
         "alpha_bar must fall at every step, and yours stays the same somewhere",
     ),
     "rising betas": (
-        lambda T: torch.cat([torch.ones(1), 1 - torch.linspace(0.01, 0.5, T)]).double().cumprod(0),
+        lambda T: (
+            torch.cat([torch.ones(1), 1 - torch.linspace(0.01, 0.5, T)])
+            .double()
+            .cumprod(0)
+        ),
         "this is a good schedule, but its betas rise all the way. The task is to show that they need not",
     ),
     "nothing left at T": (
@@ -121,7 +141,11 @@ def check_schedule(fn):
     for T in (50, 100):
         a = torch.as_tensor(fn(T)).double()
         if a.shape != (T + 1,):
-            return hints[0] if a.shape == (T,) else f"the shape is {tuple(a.shape)}, expected ({T + 1},)"
+            return (
+                hints[0]
+                if a.shape == (T,)
+                else f"the shape is {tuple(a.shape)}, expected ({T + 1},)"
+            )
         beta = 1 - a[1:] / a[:-1]
         broken = [
             a[0] != 1,
@@ -164,7 +188,9 @@ def _no_root(x0, x_t, abar_s, abar_t):
 
 def _whole_noise(x0, x_t, abar_s, abar_t):
     ts = abar_t / abar_s
-    return (abar_s.sqrt() * (1 - abar_t) * x0 + ts.sqrt() * (1 - abar_s) * x_t) / (1 - abar_t)
+    return (abar_s.sqrt() * (1 - abar_t) * x0 + ts.sqrt() * (1 - abar_s) * x_t) / (
+        1 - abar_t
+    )
 
 
 POSTERIOR_MEAN: Mistakes = {
@@ -244,11 +270,15 @@ GAUSSIAN_KL: Mistakes = {
 }
 
 
-SHARED_VARIANCE = "a variance of shape (B, 1) belongs to every dimension, and yours counts it once"
+SHARED_VARIANCE = (
+    "a variance of shape (B, 1) belongs to every dimension, and yours counts it once"
+)
 
 
 def _sum_before_broadcast(m1, v1, m2, v2):
-    return 0.5 * ((m1 - m2) ** 2 / v2).sum(-1) + 0.5 * (v1 / v2 - 1 - (v1 / v2).log()).sum(-1)
+    return 0.5 * ((m1 - m2) ** 2 / v2).sum(-1) + 0.5 * (
+        v1 / v2 - 1 - (v1 / v2).log()
+    ).sum(-1)
 
 
 def check_gaussian_kl(fn):
@@ -276,17 +306,32 @@ def simple_loss(model, x0, t, alpha_bar):
 
 def _fresh_noise(model, x0, t, a):
     x_t = q_sample(x0, t, a, torch.randn_like(x0))
-    return (torch.randn_like(x0) - model(x_t, t / (len(a) - 1))).square().flatten(1).mean(1)
+    return (
+        (torch.randn_like(x0) - model(x_t, t / (len(a) - 1)))
+        .square()
+        .flatten(1)
+        .mean(1)
+    )
 
 
 def _shared_noise(model, x0, t, a):
     eps = torch.randn_like(x0[:1]).expand_as(x0)
-    return (eps - model(q_sample(x0, t, a, eps), t / (len(a) - 1))).square().flatten(1).mean(1)
+    return (
+        (eps - model(q_sample(x0, t, a, eps), t / (len(a) - 1)))
+        .square()
+        .flatten(1)
+        .mean(1)
+    )
 
 
 def _uniform_noise(model, x0, t, a):
     eps = torch.rand_like(x0)
-    return (eps - model(q_sample(x0, t, a, eps), t / (len(a) - 1))).square().flatten(1).mean(1)
+    return (
+        (eps - model(q_sample(x0, t, a, eps), t / (len(a) - 1)))
+        .square()
+        .flatten(1)
+        .mean(1)
+    )
 
 
 def _against_x0(model, x0, t, a):
@@ -357,14 +402,23 @@ def check_simple_loss(fn):
         return hints["one noise for the batch"]
     if loss.abs().max() > 1e-4:
         right = (x0 - seen["eps"]).square().flatten(1).mean(1)
-        return hints["compared with x0"] if close(loss, right) else hints["other noise in the target"]
+        return (
+            hints["compared with x0"]
+            if close(loss, right)
+            else hints["other noise in the target"]
+        )
     weight = torch.tensor(0.5, requires_grad=True)
-    loss = fn(lambda x_t, u: found(x_t, u) + weight, x0, t, ALPHA_BAR)  # wrong by 0.5 everywhere: 0.25
+    loss = fn(
+        lambda x_t, u: found(x_t, u) + weight, x0, t, ALPHA_BAR
+    )  # wrong by 0.5 everywhere: 0.25
     if not loss.requires_grad:
         return hints["detached"]
     want = torch.full((5,), 0.25)
     return diagnose(
-        loss.detach().float(), want, {hints["sum over dimensions"]: x0[0].numel() * want}, tol=1e-3
+        loss.detach().float(),
+        want,
+        {hints["sum over dimensions"]: x0[0].numel() * want},
+        tol=1e-3,
     )
 
 
@@ -382,7 +436,9 @@ def ancestral(model, x_T, times, alpha_bar):
         eps = model(x, torch.full((len(x),), t / T))
         x0 = (x - (1 - abar_t).sqrt() * eps) / abar_t.sqrt()
         var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t)  # 0 at s = 0
-        x = (posterior_mean(x0, x, abar_s, abar_t) + var.sqrt() * torch.randn_like(x)).to(x_T.dtype)
+        x = (
+            posterior_mean(x0, x, abar_s, abar_t) + var.sqrt() * torch.randn_like(x)
+        ).to(x_T.dtype)
     return x
 
 
@@ -449,7 +505,9 @@ def check_ancestral(fn):
     if [round(u[0].item() * T) for u in heard] != path[:-1]:
         return hints["the network hears the wrong time"]
     if x0.shape != x_T.shape:
-        return f"the shape is {tuple(x0.shape)}, expected that of x_T, {tuple(x_T.shape)}"
+        return (
+            f"the shape is {tuple(x0.shape)}, expected that of x_T, {tuple(x_T.shape)}"
+        )
     if (x0 - 0.7).abs().max() > 1e-3:
         return hints["noise in the last step"]
     return _check_spread(fn, x_T, path, hints)
@@ -459,7 +517,9 @@ def _spread(hops, noise):
     """Variance of x_0 when the data is N(0, 1), for these (t, s) and z multiplied by noise(abar_s, abar_t)."""
     var = torch.ones((), dtype=torch.float64)
     for t, s in hops:
-        gain = posterior_mean(ALPHA_BAR[t].sqrt(), var.new_ones(()), ALPHA_BAR[s], ALPHA_BAR[t])
+        gain = posterior_mean(
+            ALPHA_BAR[t].sqrt(), var.new_ones(()), ALPHA_BAR[s], ALPHA_BAR[t]
+        )
         var = gain**2 * var + noise(ALPHA_BAR[s], ALPHA_BAR[t]) ** 2
     return var.item()
 
@@ -468,7 +528,9 @@ def _check_spread(fn, x_T, path, hints):
     """For data N(0, 1) every answer of the network is linear, so the spread of the result is known."""
 
     def model(x_t, u):  # E[eps | x_t] = sqrt(1 - abar) x_t
-        return (1 - ALPHA_BAR[(u * T).round().long()]).sqrt().reshape(-1, 1).float() * x_t
+        return (1 - ALPHA_BAR[(u * T).round().long()]).sqrt().reshape(
+            -1, 1
+        ).float() * x_t
 
     def root(s, t):
         return _small(s, t).sqrt()
@@ -483,10 +545,10 @@ def _check_spread(fn, x_T, path, hints):
     }
     if abs(got - want) < 0.03:
         return None
-    near = [hints[label] for label, value in suspects.items() if abs(got - value) < 0.03]
-    plain = (
-        f"for data of variance 1 your samples have variance {got:.2f} after three steps, expected {want:.2f}"
-    )
+    near = [
+        hints[label] for label, value in suspects.items() if abs(got - value) < 0.03
+    ]
+    plain = f"for data of variance 1 your samples have variance {got:.2f} after three steps, expected {want:.2f}"
     return (near or [plain])[0]
 
 
@@ -498,7 +560,9 @@ define(ancestral, check_ancestral, ANCESTRAL)
 
 def repair(x0_hat, x_t, abar_s, abar_t, z):
     """One step back with the small variance: it is 0 at s = 0, so no grain is left."""
-    return posterior_mean(x0_hat, x_t, abar_s, abar_t) + _small(abar_s, abar_t).sqrt() * z
+    return (
+        posterior_mean(x0_hat, x_t, abar_s, abar_t) + _small(abar_s, abar_t).sqrt() * z
+    )
 
 
 REPAIR: Mistakes = {
@@ -519,7 +583,10 @@ REPAIR: Mistakes = {
         "the right variance, but z must be multiplied by its root",
     ),
     "noise only switched off at the end": (
-        lambda x0, x, s, t, z: posterior_mean(x0, x, s, t) + torch.where(s == 1, 0 * s, 1 - t / s).sqrt() * z,
+        lambda x0, x, s, t, z: (
+            posterior_mean(x0, x, s, t)
+            + torch.where(s == 1, 0 * s, 1 - t / s).sqrt() * z
+        ),
         "the last step is clean now, but the log shows too much noise in every row before it, too",
     ),
 }
@@ -528,10 +595,15 @@ REPAIR: Mistakes = {
 def check_repair(fn):
     x0, x, z = torch.randn(3, 50, dtype=torch.float64)
     hints = hints_of(REPAIR)
-    s, t = torch.tensor([1.0, 0.8], dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    s, t = (
+        torch.tensor([1.0, 0.8], dtype=torch.float64),
+        torch.tensor(0.5, dtype=torch.float64),
+    )
     if not torch.as_tensor(fn(x0, x, s[0], t, z) - x0).abs().max() < 1e-6:
         return hints["left as it is"]
-    rest = {label: mistake for label, mistake in REPAIR.items() if label != "left as it is"}
+    rest = {
+        label: mistake for label, mistake in REPAIR.items() if label != "left as it is"
+    }
     return compare(fn, repair, rest, x0, x, s[1], t, z)
 
 

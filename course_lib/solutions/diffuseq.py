@@ -24,7 +24,9 @@ def first_difference(fn, reference, mistakes, cases):
     for wrong, hint in mistakes.values():
         if got == [wrong(*case) for case in cases]:
             return hint
-    return next((case, a, b) for case, a, b in zip(cases, got, want, strict=True) if a != b)
+    return next(
+        (case, a, b) for case, a, b in zip(cases, got, want, strict=True) if a != b
+    )
 
 
 # --- partial_noise ---
@@ -33,14 +35,18 @@ def first_difference(fn, reference, mistakes, cases):
 def partial_noise(x0, target, alpha_bar, noise):
     """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise on the target, x_0 elsewhere."""
     abar = alpha_bar[:, None, None]
-    return torch.where(target[..., None], abar.sqrt() * x0 + (1 - abar).sqrt() * noise, x0)
+    return torch.where(
+        target[..., None], abar.sqrt() * x0 + (1 - abar).sqrt() * noise, x0
+    )
 
 
 def place_by_place(x0, target, alpha_bar, noise):
     """Python loops."""
     x_t = x0.clone()
     for b, i in target.nonzero().tolist():
-        x_t[b, i] = alpha_bar[b].sqrt() * x0[b, i] + (1 - alpha_bar[b]).sqrt() * noise[b, i]
+        x_t[b, i] = (
+            alpha_bar[b].sqrt() * x0[b, i] + (1 - alpha_bar[b]).sqrt() * noise[b, i]
+        )
     return x_t
 
 
@@ -54,7 +60,9 @@ def _forward(
 
     def wrong(x0, target, alpha_bar, noise):
         abar = alpha_bar[axes]
-        return torch.where(mask(target), signal(abar) * x0 + spread(1 - abar) * noise, x0)
+        return torch.where(
+            mask(target), signal(abar) * x0 + spread(1 - abar) * noise, x0
+        )
 
     return wrong
 
@@ -109,7 +117,9 @@ PARTIAL_NOISE: Mistakes = {
 
 
 def check_partial_noise(fn):
-    target = torch.tensor([[0, 1, 1], [0, 0, 1], [0, 1, 0]]).bool()  # B = L = D: a wrong axis raises no error
+    target = torch.tensor(
+        [[0, 1, 1], [0, 0, 1], [0, 1, 0]]
+    ).bool()  # B = L = D: a wrong axis raises no error
     x0, noise = torch.randn(2, 3, 3, 3, dtype=torch.float64)
     alpha_bar = torch.tensor([0.9, 0.4, 0.1], dtype=torch.float64)
     return compare(fn, place_by_place, PARTIAL_NOISE, x0, target, alpha_bar, noise)
@@ -128,7 +138,9 @@ def target_loss(loss, target):
 
 def row_by_row(loss, target):
     """What stands at the target's positions, averaged."""
-    return torch.stack([row[where].mean() for row, where in zip(loss, target, strict=True)])
+    return torch.stack(
+        [row[where].mean() for row, where in zip(loss, target, strict=True)]
+    )
 
 
 TARGET_LOSS: Mistakes = {
@@ -164,7 +176,9 @@ TARGET_LOSS: Mistakes = {
 
 
 def check_target_loss(fn):
-    target = torch.tensor([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 0], [0, 0, 1, 0]]).bool()  # B = L
+    target = torch.tensor(
+        [[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 0], [0, 0, 1, 0]]
+    ).bool()  # B = L
     loss = 5 * torch.rand(4, 4, dtype=torch.float64)
     mistakes, got = dict(TARGET_LOSS), fn(loss.clone(), target.clone())
     one, hint = mistakes.pop("one mean for the batch")
@@ -189,7 +203,9 @@ def word_loss(reported, pad_loss, lengths, L):
 def a_log(lengths, L, pad_loss):
     """What a training run would report, and what its words cost: word losses drawn, the rest of each row PAD."""
     words = torch.arange(L) < torch.tensor(lengths)[:, None]
-    loss = torch.where(words, 1 + 6 * torch.rand(len(lengths), L, dtype=torch.float64), pad_loss)
+    loss = torch.where(
+        words, 1 + 6 * torch.rand(len(lengths), L, dtype=torch.float64), pad_loss
+    )
     return loss.mean(1).mean().item(), loss[words].mean()
 
 
@@ -251,13 +267,24 @@ WORD_LOSS: Mistakes = {
 
 
 def check_word_loss(fn):
-    batches = (([3, 9, 2, 12, 5], 16, 0.05), ([3, 9, 2], 128, 0.5), ([4, 1], 9, 0.0), ([6, 6, 6], 6, 0.2))
+    batches = (
+        ([3, 9, 2, 12, 5], 16, 0.05),
+        ([3, 9, 2], 128, 0.5),
+        ([4, 1], 9, 0.0),
+        ([6, 6, 6], 6, 0.2),
+    )
     for lengths, L, pad_loss in batches:
         reported, want = a_log(lengths, L, pad_loss)
         probe = (reported, pad_loss, lengths, L)
-        got = torch.as_tensor(fn(reported, pad_loss, list(lengths), L), dtype=torch.float64)
+        got = torch.as_tensor(
+            fn(reported, pad_loss, list(lengths), L), dtype=torch.float64
+        )
         if not close(got, want):
-            return diagnose(got, want, {h: torch.as_tensor(f(*probe)) for f, h in WORD_LOSS.values()})
+            return diagnose(
+                got,
+                want,
+                {h: torch.as_tensor(f(*probe)) for f, h in WORD_LOSS.values()},
+            )
     return None
 
 
@@ -274,8 +301,12 @@ def misaligned(samplers, alpha_bar):
     """
     t, s = 3 * len(alpha_bar) // 4, len(alpha_bar) // 4
     x0, eps = torch.randn(2, 50, dtype=torch.float64)
-    x_t, x_s = (alpha_bar[k].sqrt() * x0 + (1 - alpha_bar[k]).sqrt() * eps for k in (t, s))
-    off = {name: (step(x_t, x0, t, s) - x_s).abs().max() for name, step in samplers.items()}
+    x_t, x_s = (
+        alpha_bar[k].sqrt() * x0 + (1 - alpha_bar[k]).sqrt() * eps for k in (t, s)
+    )
+    off = {
+        name: (step(x_t, x0, t, s) - x_s).abs().max() for name, step in samplers.items()
+    }
     return max(off, key=off.get)
 
 
@@ -283,7 +314,10 @@ def ways(a):
     """One DDIM step of eta = 0, written in five ways."""
 
     def through_noise(x, x0, t, s):
-        return a[s].sqrt() * x0 + (1 - a[s]).sqrt() * (x - a[t].sqrt() * x0) / (1 - a[t]).sqrt()
+        return (
+            a[s].sqrt() * x0
+            + (1 - a[s]).sqrt() * (x - a[t].sqrt() * x0) / (1 - a[t]).sqrt()
+        )
 
     def two_factors(x, x0, t, s):
         kept = ((1 - a[s]) / (1 - a[t])).sqrt()
@@ -348,7 +382,9 @@ def line_ups():
         a = 0.99 - 0.96 * torch.linspace(0, 1, 25 + i, dtype=torch.float64).sqrt()
         a[0] = 1.0
         names = random.sample(NAMES, 2 if kind == "one of two" else 5)
-        culprit = 1 + i % (len(names) - 1) if i < 2 * len(KINDS) else 0  # never always the first or the last
+        culprit = (
+            1 + i % (len(names) - 1) if i < 2 * len(KINDS) else 0
+        )  # never always the first or the last
         steps = random.sample(ways(a), len(names))
         steps[culprit] = wrong_times(a, **KINDS[kind])
         found.append((kind, dict(zip(names, steps, strict=True)), a, names[culprit]))
@@ -360,9 +396,16 @@ def _probe(times, x0=1.0, eps=1.0):
 
     def wrong(samplers, a):
         t, s = times(len(a) - 1)
-        clean, noise = x0 * torch.linspace(-2, 1, 9).double(), eps * torch.linspace(1, 2, 9).double()
+        clean, noise = (
+            x0 * torch.linspace(-2, 1, 9).double(),
+            eps * torch.linspace(1, 2, 9).double(),
+        )
         x_t, x_s = (a[k].sqrt() * clean + (1 - a[k]).sqrt() * noise for k in (t, s))
-        bad = [n for n, step in samplers.items() if (step(x_t, clean, t, s) - x_s).abs().max() > 1e-6]
+        bad = [
+            n
+            for n, step in samplers.items()
+            if (step(x_t, clean, t, s) - x_s).abs().max() > 1e-6
+        ]
         return (bad or list(samplers))[0]
 
     return wrong
@@ -371,7 +414,10 @@ def _probe(times, x0=1.0, eps=1.0):
 def _by_size(samplers, a, sign):
     """The largest or the smallest answer; right steps agree to six digits, and the first of them counts."""
     x, t, s = torch.linspace(-1, 2, 9).double(), 3 * len(a) // 4, len(a) // 4
-    size = {name: round(step(x, x.flip(0), t, s).norm().item(), 6) for name, step in samplers.items()}
+    size = {
+        name: round(step(x, x.flip(0), t, s).norm().item(), 6)
+        for name, step in samplers.items()
+    }
     return max(size, key=lambda name: sign * size[name])
 
 
@@ -442,7 +488,11 @@ def check_misaligned(fn):
         wrong, hint = MISALIGNED[label]
         if said == [wrong(samplers, a) for _, samplers, a, _ in rooms]:
             return hint
-    missed = [(room, answer) for room, answer in zip(rooms, said, strict=True) if answer != room[3]]
+    missed = [
+        (room, answer)
+        for room, answer in zip(rooms, said, strict=True)
+        if answer != room[3]
+    ]
     kinds = {room[0] for room, _ in missed}
     if not missed:
         return None
@@ -527,7 +577,11 @@ def check_shifted_mean(fn):
         if hint := compare(fn, on_a_grid, SHIFTED_MEAN, x0, x_t, m, a_t, a_s):
             return hint
     a_t, one = torch.tensor([0.4, 1.0], dtype=torch.float64)
-    return None if close(fn(x0, x_t, m, a_t, one), x0) else "at s = 0, where a_s = 1, the mean is x_0 itself"
+    return (
+        None
+        if close(fn(x0, x_t, m, a_t, one), x0)
+        else "at s = 0, where a_s = 1, the mean is x_0 itself"
+    )
 
 
 define(shifted_mean, check_shifted_mean, SHIFTED_MEAN)
@@ -543,7 +597,10 @@ def least_risk(risk, weights):
 
 def summed(risk, weights):
     """Python loops."""
-    cost = [sum(r * w for r, w in zip(row, weights.tolist(), strict=True)) for row in risk.tolist()]
+    cost = [
+        sum(r * w for r, w in zip(row, weights.tolist(), strict=True))
+        for row in risk.tolist()
+    ]
     return cost.index(min(cost))
 
 
@@ -592,7 +649,9 @@ def candidates():
 
 def check_least_risk(fn):
     cases = candidates()
-    found = first_difference(lambda *case: int(fn(*(v.clone() for v in case))), summed, LEAST_RISK, cases)
+    found = first_difference(
+        lambda *case: int(fn(*(v.clone() for v in case))), summed, LEAST_RISK, cases
+    )
     if not isinstance(found, tuple):
         return found
     (risk, weights), got, want = found
@@ -661,7 +720,9 @@ define(importance, check_importance, IMPORTANCE)
 
 def braid(source, target, end):
     """x_1 y_1 x_2 y_2 ..., the shorter filled up with `end`."""
-    return [word for pair in zip_longest(source, target, fillvalue=end) for word in pair]
+    return [
+        word for pair in zip_longest(source, target, fillvalue=end) for word in pair
+    ]
 
 
 def by_places(source, target, end):
@@ -717,7 +778,14 @@ BRAID: Mistakes = {
     ),
 }  # fmt: skip
 
-ROWS = (("abc", "xyz"), ("abcd", "x"), ("a", "xyzuv"), ("ab", ""), ("abc", "xy"), ("ab", "xyz"))
+ROWS = (
+    ("abc", "xyz"),
+    ("abcd", "x"),
+    ("a", "xyzuv"),
+    ("ab", ""),
+    ("abc", "xy"),
+    ("ab", "xyz"),
+)
 
 
 def check_braid(fn):
@@ -726,7 +794,9 @@ def check_braid(fn):
         if not isinstance(got, list):
             return f"it returned {type(got).__name__}, expected a list"
     cases = [(list(source), list(target), ".") for source, target in ROWS]
-    found = first_difference(lambda x, y, end: fn([*x], [*y], end), by_places, BRAID, cases)
+    found = first_difference(
+        lambda x, y, end: fn([*x], [*y], end), by_places, BRAID, cases
+    )
     if not isinstance(found, tuple):
         return found
     (source, target, _), got, want = found

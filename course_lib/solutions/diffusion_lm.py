@@ -53,8 +53,13 @@ ROUNDING: Mistakes = {
 
 
 def check_rounding(fn):
-    table = torch.randn(20, 3, dtype=torch.float64) * torch.linspace(0.3, 3, 20, dtype=torch.float64)[:, None]
-    return compare(fn, by_distance, ROUNDING, torch.randn(400, 3, dtype=torch.float64), table)
+    table = (
+        torch.randn(20, 3, dtype=torch.float64)
+        * torch.linspace(0.3, 3, 20, dtype=torch.float64)[:, None]
+    )
+    return compare(
+        fn, by_distance, ROUNDING, torch.randn(400, 3, dtype=torch.float64), table
+    )
 
 
 define(rounding, check_rounding, ROUNDING)
@@ -73,7 +78,9 @@ def on_a_grid(e, x_t, abar, spread):
     """Bayes' rule at 20,001 values of x_0, for each number on its own."""
     grid = torch.linspace(-8, 8, 20001, dtype=torch.float64)
     far, off = grid - e[:, None], x_t[:, None] - abar[:, None].sqrt() * grid
-    p = (-far.square() / (2 * spread) - off.square() / (2 * (1 - abar[:, None]))).softmax(-1)
+    p = (
+        -far.square() / (2 * spread) - off.square() / (2 * (1 - abar[:, None]))
+    ).softmax(-1)
     mean = p @ grid
     return mean, p @ grid.square() - mean.square()
 
@@ -102,11 +109,17 @@ KNOWN_WORD: Mistakes = {
         "sigma_0 stands where sigma_0^2 must: variances are added and divided, not standard deviations",
     ),
     "alpha_bar without its root": (
-        lambda e, x, a, v: (known_word(e, x * a.sqrt(), a, v)[0], known_word(e, x, a, v)[1]),
+        lambda e, x, a, v: (
+            known_word(e, x * a.sqrt(), a, v)[0],
+            known_word(e, x, a, v)[1],
+        ),
         "the variance is right; in the mean x_t is multiplied by sqrt(alpha_bar) / (1 - alpha_bar)",
     ),
     "standard deviation": (
-        lambda e, x, a, v: (known_word(e, x, a, v)[0], known_word(e, x, a, v)[1].sqrt()),
+        lambda e, x, a, v: (
+            known_word(e, x, a, v)[0],
+            known_word(e, x, a, v)[1].sqrt(),
+        ),
         "the mean is right; what stands for the variance is its root",
     ),
     "precision": (
@@ -119,7 +132,9 @@ KNOWN_WORD: Mistakes = {
 def check_known_word(fn):
     e = torch.tensor([0.8, -1.1, 2.0, 0.0], dtype=torch.float64)
     abar = torch.tensor([0.95, 0.5, 0.1, 0.7], dtype=torch.float64)
-    mistakes = {label: (_pair(wrong), hint) for label, (wrong, hint) in KNOWN_WORD.items()}
+    mistakes = {
+        label: (_pair(wrong), hint) for label, (wrong, hint) in KNOWN_WORD.items()
+    }
     x_t = torch.tensor([1.2, 0.3, -0.9, -0.4], dtype=torch.float64)
     return compare(_pair(fn), _pair(on_a_grid), mistakes, e, x_t, abar, SPREAD)
 
@@ -172,7 +187,13 @@ VARIANCE_COST: Mistakes = {
 
 def check_variance_cost(fn):
     true = torch.tensor([1.0, 0.5, 2.0, 1.3], dtype=torch.float64)
-    return compare(fn, integrated_cost, VARIANCE_COST, true, torch.tensor([1.0, 1.5, 0.7, 1.1]).double())
+    return compare(
+        fn,
+        integrated_cost,
+        VARIANCE_COST,
+        true,
+        torch.tensor([1.0, 1.5, 0.7, 1.1]).double(),
+    )
 
 
 define(variance_cost, check_variance_cost, VARIANCE_COST)
@@ -195,7 +216,9 @@ def by_regression(alpha_bar):
     spread, errors = 1 - alpha_bar[1], [torch.zeros((), dtype=torch.float64)]
     for a in alpha_bar[2:]:
         slope = a.sqrt() * spread / (a * spread + 1 - a)  # covariance over variance
-        errors.append((1 - slope * a.sqrt()).square() * spread + slope.square() * (1 - a))
+        errors.append(
+            (1 - slope * a.sqrt()).square() * spread + slope.square() * (1 - a)
+        )
     return torch.stack(errors).mean()
 
 
@@ -230,7 +253,9 @@ def check_collapsed_loss(fn):
         u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
         alpha_bar = 0.98 - 0.97 * u.sqrt()
         alpha_bar[0] = 1.0
-        if hint := compare(lambda a: torch.as_tensor(fn(a)), by_regression, COLLAPSED_LOSS, alpha_bar):
+        if hint := compare(
+            lambda a: torch.as_tensor(fn(a)), by_regression, COLLAPSED_LOSS, alpha_bar
+        ):
             return hint
     return None
 
@@ -286,9 +311,15 @@ def word_by_word(model, tokens, x0, x_t, t, T):
 def _variant(target=None, words=None, error=1.0, nll=1.0):
     def loss(model, tokens, x0, x_t, t, T):
         said, clean = model(x_t, t / T), model.embed(tokens)
-        aim = torch.where((t == 1)[:, None, None], clean, x0) if target is None else target(x0, clean)
+        aim = (
+            torch.where((t == 1)[:, None, None], clean, x0)
+            if target is None
+            else target(x0, clean)
+        )
         read = x0 if words is None else words(said, clean)
-        ce = F.cross_entropy(model.logits(read).transpose(1, 2), tokens, reduction="none").mean(1)
+        ce = F.cross_entropy(
+            model.logits(read).transpose(1, 2), tokens, reduction="none"
+        ).mean(1)
         return error * (aim - said).square().mean((1, 2)) + nll * ce
 
     return loss
@@ -326,7 +357,9 @@ def check_e2e_loss(fn):
     model, t = Words(), torch.tensor([1, 4, 10, 1])
     tokens = torch.randint(7, (4, 5))
     x0 = model.embed(tokens) + 0.4 * torch.randn(4, 5, 3)
-    return compare(fn, word_by_word, E2E_LOSS, model, tokens, x0, x0 + torch.randn(4, 5, 3), t, 10)
+    return compare(
+        fn, word_by_word, E2E_LOSS, model, tokens, x0, x0 + torch.randn(4, 5, 3), t, 10
+    )
 
 
 define(e2e_loss, check_e2e_loss, E2E_LOSS)
@@ -349,7 +382,9 @@ def on_the_line(x0_hat, x_t, abar_s, abar_t, table):
         x0 = table[(table - guess).norm(dim=1).argmin()]
         both = torch.stack([abar_t.sqrt(), (1 - abar_t).sqrt()])
         eps = (x - both[0] * x0) / both[1]
-        out.append(torch.stack([abar_s.sqrt(), (1 - abar_s).sqrt()]) @ torch.stack([x0, eps]))
+        out.append(
+            torch.stack([abar_s.sqrt(), (1 - abar_s).sqrt()]) @ torch.stack([x0, eps])
+        )
     return torch.stack(out)
 
 
@@ -373,7 +408,9 @@ CLAMPED_STEP: Mistakes = {
         "this is DDIM without clamping: x_0 must become the nearest embedding first",
     ),
     "rounded by the dot product": (
-        lambda x0, x, s, t, e: _ddim(e[(x0 @ e.T).argmax(-1)], e[(x0 @ e.T).argmax(-1)], x, s, t),
+        lambda x0, x, s, t, e: _ddim(
+            e[(x0 @ e.T).argmax(-1)], e[(x0 @ e.T).argmax(-1)], x, s, t
+        ),
         "your clamping has another rule than decoding: the largest dot product is not the nearest embedding",
     ),
     "the noise levels swapped": (
@@ -384,9 +421,14 @@ CLAMPED_STEP: Mistakes = {
 
 
 def check_clamped_step(fn):
-    table = torch.randn(9, 2, dtype=torch.float64) * torch.linspace(0.5, 2, 9, dtype=torch.float64)[:, None]
+    table = (
+        torch.randn(9, 2, dtype=torch.float64)
+        * torch.linspace(0.5, 2, 9, dtype=torch.float64)[:, None]
+    )
     abar_s, abar_t = torch.tensor([0.7, 0.3], dtype=torch.float64)
-    x0_hat = table[torch.randint(9, (60,))] + 0.3 * torch.randn(60, 2, dtype=torch.float64)
+    x0_hat = table[torch.randint(9, (60,))] + 0.3 * torch.randn(
+        60, 2, dtype=torch.float64
+    )
     x_t = torch.randn(60, 2, dtype=torch.float64)
     return compare(fn, on_the_line, CLAMPED_STEP, x0_hat, x_t, abar_s, abar_t, table)
 
@@ -452,7 +494,8 @@ define(free, check_free, FREE)
 def mbr(candidates, similarity):
     """Number of the candidate whose similarity(candidate, other), summed over all others, is highest; the first one."""
     others = [
-        sum(similarity(a, b) for j, b in enumerate(candidates) if j != i) for i, a in enumerate(candidates)
+        sum(similarity(a, b) for j, b in enumerate(candidates) if j != i)
+        for i, a in enumerate(candidates)
     ]
     return others.index(max(others))
 
@@ -517,9 +560,13 @@ def check_mbr(fn):
         if got != want:
             answers = {hint: wrong(list(pool), share) for wrong, hint in MBR.values()}
             everywhere = [hint for wrong, hint in MBR.values() if _same(fn, wrong)]
-            near = everywhere or [hint for hint, answer in answers.items() if answer == got]
+            near = everywhere or [
+                hint for hint, answer in answers.items() if answer == got
+            ]
             return (
-                near[0] if near else f"of {pool} you choose number {got}, and {want} is most like the others"
+                near[0]
+                if near
+                else f"of {pool} you choose number {got}, and {want} is most like the others"
             )
     return None
 

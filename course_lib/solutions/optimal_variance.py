@@ -27,8 +27,14 @@ def small(abar_s, abar_t):
 def ddim_step(x0_hat, x_t, abar_s, abar_t, eta, z):
     """x_s = sqrt(abar_s) x_0 + sqrt(1 - abar_s - lambda^2) eps + lambda z, with the eps that belongs to x0_hat."""
     lambda2 = eta**2 * small(abar_s, abar_t)
-    eps = (x_t - abar_t.sqrt() * x0_hat) / (1 - abar_t).sqrt()  # so that x_t = sqrt(abar_t) x0_hat + ... eps
-    return abar_s.sqrt() * x0_hat + (1 - abar_s - lambda2).clamp(min=0).sqrt() * eps + lambda2.sqrt() * z
+    eps = (x_t - abar_t.sqrt() * x0_hat) / (
+        1 - abar_t
+    ).sqrt()  # so that x_t = sqrt(abar_t) x0_hat + ... eps
+    return (
+        abar_s.sqrt() * x0_hat
+        + (1 - abar_s - lambda2).clamp(min=0).sqrt() * eps
+        + lambda2.sqrt() * z
+    )
 
 
 def _ddim(x0, x, s, t, eta, z, room=None, lam2=None, eps_at=None):
@@ -97,7 +103,9 @@ PAIRS: Mistakes = {
         "told a time that x does not have",
     ),
     "stops before the data": (
-        lambda T, gap: list(zip(range(T, 0, -gap), range(T - gap, 0, -gap), strict=False)),
+        lambda T, gap: list(
+            zip(range(T, 0, -gap), range(T - gap, 0, -gap), strict=False)
+        ),
         "the last step does not arrive at 0: what comes out still holds noise",
     ),
     "below zero": (
@@ -185,7 +193,9 @@ def check_best_variance(fn):
         lambda2 = eta**2 * small(abar_s, abar_t)
         order = sorted(BEST_VARIANCE, key=lambda label: eta == 1 and "DDPM's" in label)
         suspects = {label: BEST_VARIANCE[label] for label in order}
-        if hint := compare(fn, best_variance, suspects, lambda2, spread, abar_s, abar_t):
+        if hint := compare(
+            fn, best_variance, suspects, lambda2, spread, abar_s, abar_t
+        ):
             return hint
     return None
 
@@ -240,7 +250,10 @@ def check_spread_from_eps(fn):
     whole = {k: v for k, v in SPREAD_FROM_EPS.items() if k not in cut}
     for probe, suspects in (
         ((eps2, abar, wide), whole),
-        ((numbers(1.02, 0.5), numbers(0.1, 0.5), wide), {"n": SPREAD_FROM_EPS["negative values left"]}),
+        (
+            (numbers(1.02, 0.5), numbers(0.1, 0.5), wide),
+            {"n": SPREAD_FROM_EPS["negative values left"]},
+        ),
         ((numbers(0.5, 0.5), numbers(0.1, 0.5), numbers(4.0)), cut),
         ((numbers(0.5, 0.5), numbers(0.1, 0.9), numbers(0.25)), cut),
     ):
@@ -295,7 +308,10 @@ def check_learned_variance(fn):
     beta, beta_tilde = numbers(1e-2, 0.3, 0.02), numbers(1e-4, 0.1, 0.019)
     for v in (-1.0, 1.0, 0.2, -1.7, 1.5):
         want = learned_variance(numbers(v), beta, beta_tilde)
-        suspects = {hint: wrong(numbers(v), beta, beta_tilde) for wrong, hint in LEARNED_VARIANCE.values()}
+        suspects = {
+            hint: wrong(numbers(v), beta, beta_tilde)
+            for wrong, hint in LEARNED_VARIANCE.values()
+        }
         got = fn(numbers(v).expand(3), beta, beta_tilde)
         if hint := diagnose(got, want, suspects, tol=1e-6):
             return hint
@@ -327,7 +343,9 @@ GRID: Mistakes = {
         "sampling goes down: the first time is T and the last is 0",
     ),
     "ends at 1": (
-        lambda T, K: [*grid(T, K)[:-1], 1] if grid(T, K)[-2] > 1 else [*grid(T, K)[:-1], 0.5],
+        lambda T, K: (
+            [*grid(T, K)[:-1], 1] if grid(T, K)[-2] > 1 else [*grid(T, K)[:-1], 0.5]
+        ),
         "the last time must be 0: that is where data is",
     ),
     "rounded onto each other": (

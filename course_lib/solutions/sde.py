@@ -33,11 +33,16 @@ def moments(f, g2, times):
     return torch.stack([m, V])
 
 
-def _moments(pull=2.0, noise=lambda g2: g2, sign=1.0, pick=lambda m, V: (m, V), start=0.0):
+def _moments(
+    pull=2.0, noise=lambda g2: g2, sign=1.0, pick=lambda m, V: (m, V), start=0.0
+):
     """Moments with a mistake in the equation of the variance, or in what is returned."""
 
     def wrong(f, g2, times):
-        m, V = torch.ones((), dtype=torch.float64), torch.full((), start, dtype=torch.float64)
+        m, V = (
+            torch.ones((), dtype=torch.float64),
+            torch.full((), start, dtype=torch.float64),
+        )
         for t, s in itertools.pairwise(times):
             a, b = (f(t) + f(s)) / 2, (noise(g2(t)) + noise(g2(s))) / 2
             kept = torch.exp(a * (s - t) * pull)
@@ -127,7 +132,9 @@ REVERSE_STEP: Mistakes = {
         "your drift runs away from where the density is high: look at the sign of the score",
     ),
     "g for g^2": (
-        lambda x, s, f, g2, dt, z: x - dt * (f * x - g2.sqrt() * s) + (g2 * dt).sqrt() * z,
+        lambda x, s, f, g2, dt, z: (
+            x - dt * (f * x - g2.sqrt() * s) + (g2 * dt).sqrt() * z
+        ),
         "the score is multiplied by g, and Anderson's formula has g^2",
     ),
     "no noise": (
@@ -139,7 +146,9 @@ REVERSE_STEP: Mistakes = {
 
 def check_reverse_step(fn):
     x, score, z = torch.randn(3, 5, 2, dtype=torch.float64)
-    return compare(fn, reverse_step, REVERSE_STEP, x, score, *double(-0.7, 1.6, 0.05), z)
+    return compare(
+        fn, reverse_step, REVERSE_STEP, x, score, *double(-0.7, 1.6, 0.05), z
+    )
 
 
 define(reverse_step, check_reverse_step, REVERSE_STEP)
@@ -186,7 +195,9 @@ HEUN: Mistakes = {
 def check_heun(fn):
     x = torch.randn(6, 2, dtype=torch.float64)
     t, s = double(0.8, 0.5)
-    return compare(fn, heun, HEUN, lambda x, t: torch.sin(2 * x) * (1 + t) - x * t**2, x, t, s)
+    return compare(
+        fn, heun, HEUN, lambda x, t: torch.sin(2 * x) * (1 + t) - x * t**2, x, t, s
+    )
 
 
 define(heun, check_heun, HEUN)
@@ -202,7 +213,10 @@ def hutchinson(field, x, probe):
     return (pulled * probe).flatten(1).sum(1)
 
 
-def _probed(finish=lambda pulled, probe: (pulled * probe).sum(1), grad_of=lambda v, probe: (v * probe).sum()):
+def _probed(
+    finish=lambda pulled, probe: (pulled * probe).sum(1),
+    grad_of=lambda v, probe: (v * probe).sum(),
+):
     def wrong(field, x, probe):
         x = x.detach().requires_grad_()
         (pulled,) = torch.autograd.grad(grad_of(field(x), probe), x)
@@ -249,7 +263,9 @@ def check_hutchinson(fn):
     if hint:
         return hint
     images = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    return compare(fn, hutchinson, {}, lambda x: x.square() * x.flip(-1), images, images.sign())
+    return compare(
+        fn, hutchinson, {}, lambda x: x.square() * x.flip(-1), images, images.sign()
+    )
 
 
 define(hutchinson, check_hutchinson, HUTCHINSON)
@@ -293,8 +309,12 @@ LOG_LIKELIHOOD: Mistakes = {
 
 def check_log_likelihood(fn):
     times = torch.linspace(0, 1, 9, dtype=torch.float64).square()
-    divergence = 0.5 + torch.randn(9, 3, dtype=torch.float64).square() * (1 + times[:, None])
-    return compare(fn, log_likelihood, LOG_LIKELIHOOD, double(-1.0, -2.0, -4.0), divergence, times)
+    divergence = 0.5 + torch.randn(9, 3, dtype=torch.float64).square() * (
+        1 + times[:, None]
+    )
+    return compare(
+        fn, log_likelihood, LOG_LIKELIHOOD, double(-1.0, -2.0, -4.0), divergence, times
+    )
 
 
 define(log_likelihood, check_log_likelihood, LOG_LIKELIHOOD)
@@ -311,7 +331,12 @@ def dpm_step(x, x0, x0_last, before, now, then):
     return then[1] / now[1] * x - then[0] * torch.expm1(-h) * guess
 
 
-def _dpm(weight=lambda h, last: h / (2 * last), shrink=lambda h: -torch.expm1(-h), scale=1, ratio=None):
+def _dpm(
+    weight=lambda h, last: h / (2 * last),
+    shrink=lambda h: -torch.expm1(-h),
+    scale=1,
+    ratio=None,
+):
     def wrong(x, x0, x0_last, before, now, then):
         lam = [scale * torch.log(m / std) for m, std in (before, now, then)]
         h, last = lam[2] - lam[1], lam[1] - lam[0]
@@ -408,11 +433,17 @@ def grid_error(times: Tensor, s: float = 0.3) -> float:
 
     def kernel(t):
         log = -0.1 * t - 9.95 * t**2
-        return torch.exp(log), -torch.expm1(log), 0.1 + 19.9 * t  # alpha_bar, 1 - alpha_bar, beta
+        return (
+            torch.exp(log),
+            -torch.expm1(log),
+            0.1 + 19.9 * t,
+        )  # alpha_bar, 1 - alpha_bar, beta
 
     def velocity(x, t):
         abar, lost, beta = kernel(t)
-        return -beta / 2 * (x - x / (abar * s**2 + lost))  # score = -x / (variance of x_t)
+        return (
+            -beta / 2 * (x - x / (abar * s**2 + lost))
+        )  # score = -x / (variance of x_t)
 
     x = torch.ones((), dtype=torch.float64)
     for t, u in itertools.pairwise(times[:-1]):
@@ -429,7 +460,11 @@ def check_grid(fn):
         t = torch.as_tensor(fn(n)).double()
         if t.shape != (n + 1,):
             same = t.shape == (n,)
-            return hints["n entries"] if same else f"the shape is {tuple(t.shape)}, expected ({n + 1},)"
+            return (
+                hints["n entries"]
+                if same
+                else f"the shape is {tuple(t.shape)}, expected ({n + 1},)"
+            )
         if t[0] < t[-1]:
             return hints["rising"]
         if t[0] != 1:

@@ -14,7 +14,9 @@ from ..exercise import Mistakes, compare, define
 
 def uniform_rates(K):
     """R = 11^T / K - I."""
-    return torch.full((K, K), 1 / K, dtype=torch.float64) - torch.eye(K, dtype=torch.float64)
+    return torch.full((K, K), 1 / K, dtype=torch.float64) - torch.eye(
+        K, dtype=torch.float64
+    )
 
 
 # --- concrete_score ---
@@ -28,7 +30,10 @@ def concrete_score(p):
 def one_by_one(p):
     """The same, entry by entry."""
     K = len(p)
-    rows = [[[(p[y, b] / p[a, b]).item() for y in range(K)] for b in range(K)] for a in range(K)]
+    rows = [
+        [[(p[y, b] / p[a, b]).item() for y in range(K)] for b in range(K)]
+        for a in range(K)
+    ]
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -145,7 +150,10 @@ def reverse_rates(R, s, x):
 def by_flow(R, s, x):
     """From the flow of probability: p(y) R[y, x] goes from y to x, so p(x) times the reverse rate is the same."""
     K = len(R)
-    return torch.tensor([0.0 if y == x else (s[y] * R[y, x]).item() for y in range(K)], dtype=torch.float64)
+    return torch.tensor(
+        [0.0 if y == x else (s[y] * R[y, x]).item() for y in range(K)],
+        dtype=torch.float64,
+    )
 
 
 REVERSE_RATES: Mistakes = {
@@ -200,7 +208,9 @@ def uniform_ratio(sigma, K):
 def by_matrix(sigma, K):
     """From exp(sigma R), written out (small K), in float64; beyond, from its two entries."""
     if K <= 8:
-        Q = torch.stack([torch.matrix_exp(v * uniform_rates(K)) for v in sigma.double()])
+        Q = torch.stack(
+            [torch.matrix_exp(v * uniform_rates(K)) for v in sigma.double()]
+        )
         return (Q[:, 0, 1] / Q[:, 0, 0]).to(sigma.dtype)
     lost = -torch.expm1(-sigma.double()) / K
     return (lost / ((-sigma.double()).exp() + lost)).to(sigma.dtype)
@@ -264,11 +274,15 @@ def by_exponentials(s, x_t, D):
 
 TWEEDIE: Mistakes = {
     "noise added to the score, not taken off": (
-        lambda s, x_t, D: by_exponentials(s @ torch.matrix_exp(2 * D * uniform_rates(s.shape[-1])), x_t, D),
+        lambda s, x_t, D: by_exponentials(
+            s @ torch.matrix_exp(2 * D * uniform_rates(s.shape[-1])), x_t, D
+        ),
         "you multiply s by exp(+D R): that makes it the score of a later time. To go back, exp(-D R)",
     ),
     "the score left as it is": (
-        lambda s, x_t, D: by_exponentials(s @ torch.matrix_exp(D * uniform_rates(s.shape[-1])), x_t, D),
+        lambda s, x_t, D: by_exponentials(
+            s @ torch.matrix_exp(D * uniform_rates(s.shape[-1])), x_t, D
+        ),
         "s holds ratios at time t, and you need p_s(y) / p_t(x_t): multiply by exp(-D R) first",
     ),
     "the second factor missing": (
@@ -295,7 +309,9 @@ def _euler(s, x_t, D):
 def check_tweedie(fn):
     for K, D in ((4, 0.4), (3, 1.5)):
         p = torch.rand(K, dtype=torch.float64) + 0.5
-        x_t = torch.arange(K).repeat(2)[:-1]  # 2 K - 1 examples: the batch must not pass for the vocabulary
+        x_t = torch.arange(K).repeat(2)[
+            :-1
+        ]  # 2 K - 1 examples: the batch must not pass for the vocabulary
         s = (p @ torch.matrix_exp(2 * uniform_rates(K))) / p.sum()
         s = s[None] / s[x_t, None]
         if hint := compare(fn, by_exponentials, TWEEDIE, s, x_t, D):
@@ -321,7 +337,9 @@ def by_definition(f, x0, x_t, weight):
     """Score entropy of s = r e^f / V at an r of its own, over r: r drops out."""
     V, r = f.shape[-1], 0.37
     s, hot = r * f.exp() / V, F.one_hot(x0, V).double()
-    each = (s - torch.where(hot == 1, r * s.log() - r * (math.log(r) - 1), 0)).sum(-1) / r
+    each = (s - torch.where(hot == 1, r * s.log() - r * (math.log(r) - 1), 0)).sum(
+        -1
+    ) / r
     return weight * (each * (x_t == V)).sum(1)
 
 
@@ -331,7 +349,9 @@ MASKS_LOSS: Mistakes = {
         "tokens that are not masked are counted too: nothing can turn into them, their rate is 0",
     ),
     "MDLM's loss": (
-        lambda f, x0, x_t, w: masks_loss(f.log_softmax(-1) + math.log(f.shape[-1]), x0, x_t, w),
+        lambda f, x0, x_t, w: masks_loss(
+            f.log_softmax(-1) + math.log(f.shape[-1]), x0, x_t, w
+        ),
         "this is cross-entropy, MDLM's loss: it is blind to the total mass of e^f, which SEDD's scores must get right",
     ),
     "a sum for the mean": (
@@ -343,7 +363,8 @@ MASKS_LOSS: Mistakes = {
     ),
     "log V forgotten": (
         lambda f, x0, x_t, w: (
-            masks_loss(f, x0, x_t, w) - w * (x_t == f.shape[-1]).sum(1) * math.log(f.shape[-1])
+            masks_loss(f, x0, x_t, w)
+            - w * (x_t == f.shape[-1]).sum(1) * math.log(f.shape[-1])
         ),
         "a network that says 0 pays nothing: it must pay log V per mask, since log s = f - log V + log r",
     ),
@@ -355,10 +376,15 @@ MASKS_LOSS: Mistakes = {
 
 
 def check_masks_loss(fn):
-    f, weight = torch.randn(3, 5, 4, dtype=torch.float64), torch.tensor([2.0, 1.0, 3.5]).double()
+    f, weight = (
+        torch.randn(3, 5, 4, dtype=torch.float64),
+        torch.tensor([2.0, 1.0, 3.5]).double(),
+    )
     x0 = torch.randint(4, (3, 5))
     hidden = torch.tensor([[0, 1, 0, 1, 0], [1, 1, 0, 0, 1], [0, 0, 1, 0, 1]]) == 1
-    return compare(fn, by_definition, MASKS_LOSS, f, x0, torch.where(hidden, 4, x0), weight)
+    return compare(
+        fn, by_definition, MASKS_LOSS, f, x0, torch.where(hidden, 4, x0), weight
+    )
 
 
 define(masks_loss, check_masks_loss, MASKS_LOSS)
