@@ -7,7 +7,7 @@ much fresh noise a step draws. Times are those of ddpm.py: t = 0 is the data, an
 import torch
 from torch import Tensor
 
-from .ddpm import DDPM, Batch, Prediction, Transition
+from .ddpm import DDPM, Batch, Prediction, Transition, lost
 from .shapes import Network, PerExample, Table, Times
 
 
@@ -45,11 +45,7 @@ class DDIM(DDPM):
         """
         log_t, log_s = self.log_alpha_bar[t], self.log_alpha_bar[s]
         log_ts = log_t - log_s  # log of the signal kept between s and t
-        lost_t, lost_s, lost_ts = (
-            -torch.expm1(log_t),
-            -torch.expm1(log_s),
-            -torch.expm1(log_ts),
-        )  # 1 - alpha_bar
+        lost_t, lost_s, lost_ts = lost(log_t), lost(log_s), lost(log_ts)
         kept, eta2 = lost_s / lost_t, self.eta**2
         lambda2 = eta2 * lost_ts * kept
         # sqrt((1 - abar_s - lambda^2) / (1 - abar_t)), the noise that is kept
@@ -92,7 +88,7 @@ class Renoise(DDIM):
     def transition(self, t: Times, s: Times) -> Transition:
         """All of x_0, nothing of x_t, and all the noise that x_s has."""
         log_s: Tensor = self.log_alpha_bar[s]
-        lost_s = -torch.expm1(log_s)
+        lost_s = lost(log_s)
         return Transition(
             (log_s / 2).exp(), torch.zeros_like(log_s), q_var=lost_s, p_var=lost_s
         )

@@ -65,7 +65,7 @@ class Transition(NamedTuple):
 
 def r_and_sigma(log_alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
     """(sqrt(alpha_bar), sqrt(1 - alpha_bar)), the latter without cancellation."""
-    return (log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt()
+    return (log_alpha_bar / 2).exp(), lost(log_alpha_bar).sqrt()
 
 
 def conversion(
@@ -138,7 +138,7 @@ class DDPM(Process):
     def beta(self) -> Table:
         """beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}; entry 0 is 0."""
         log_alphas = torch.cat([self.log_alpha_bar[:1], self.log_alpha_bar.diff()])
-        return -torch.expm1(log_alphas)
+        return lost(log_alphas)
 
     # Forward process
 
@@ -175,12 +175,7 @@ class DDPM(Process):
         """The numbers of the step t -> s, for any s < t. What a system of this family changes, it changes here."""
         log_t, log_s = self.log_alpha_bar[t], self.log_alpha_bar[s]
         log_ts = log_t - log_s  # log of the signal kept between s and t
-        # Each 1 - alpha_bar by expm1, since neighbouring times differ in its last digits only.
-        lost_t, lost_s, lost_ts = (
-            -torch.expm1(log_t),
-            -torch.expm1(log_s),
-            -torch.expm1(log_ts),
-        )
+        lost_t, lost_s, lost_ts = lost(log_t), lost(log_s), lost(log_ts)
         beta_tilde = lost_ts * lost_s / lost_t
         # beta only before the last step, where beta-tilde is 0
         p_var = (
@@ -351,6 +346,12 @@ def squared_error(out: Batch, target: Batch) -> PerExample:
     dtype = torch.promote_types(out.dtype, torch.float32)
     error = out.to(dtype) - target.to(dtype)
     return error.square().flatten(1).mean(1)
+
+
+def lost(log_alpha_bar: Tensor) -> Tensor:
+    """1 - alpha_bar from its logarithm, to the last digit, by which neighbouring times differ."""
+    # The minus sign goes with abs: -expm1(0) would be -0.
+    return torch.expm1(log_alpha_bar).abs()
 
 
 def log_prob_of_level(
