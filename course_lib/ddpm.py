@@ -169,6 +169,10 @@ class DDPM(Process):
         """x_T ~ N(0, I)."""
         return torch.randn(n, *self.shape, device=self.device)
 
+    def check_start(self, t: float) -> None:
+        """Raise ValueError unless x_t is nearly N(0, I)."""
+        check_start(self, t, 1.0)
+
     # The step
 
     def transition(self, t: Times, s: Times) -> Transition:
@@ -346,6 +350,22 @@ def squared_error(out: Batch, target: Batch) -> PerExample:
     dtype = torch.promote_types(out.dtype, torch.float32)
     error = out.to(dtype) - target.to(dtype)
     return error.square().flatten(1).mean(1)
+
+
+def check_start(process: Process, t: float, prior_std: float) -> None:
+    """Raise ValueError unless x_t = r x_0 + sigma eps is nearly N(0, prior_std^2), which sampling starts from.
+
+    Allowed are a tenth of the prior's variance from the data and a tenth more or less noise: the first of few times
+    may lie below T, as in DDIM's code, but a draw of pure noise is no state of an early time.
+    """
+    u = process.u(torch.tensor([t]).to(process.device))
+    r, sigma = (v.item() for v in process.marginal(u))
+    left, size = (r / prior_std) ** 2, sigma / prior_std
+    if left > 0.1 or abs(size - 1) > 0.1:
+        raise ValueError(
+            f"the times must start where x_t is nearly noise, but at t = {t:g} its noise has {size:.3g} of the "
+            f"prior's standard deviation and data of size 1 has {left:.3g} of its variance"
+        )
 
 
 def lost(log_alpha_bar: Tensor) -> Tensor:

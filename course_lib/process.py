@@ -155,7 +155,11 @@ class Process(Tables):
             )
         if not all(s < t for t, s in pairwise(values)):
             raise ValueError(f"the times must fall at every step, but are {values}")
+        self.check_start(values[0])
         return times.to(self.device, torch.long if whole else times.dtype)
+
+    def check_start(self, t: float) -> None:
+        """Raise ValueError where x_t is not nearly a draw of the prior, so that sampling must not start there."""
 
     def check_t(self, name: str, t: Tensor, n: int, first: int = 0) -> None:
         """Raise unless t is one time per example in [first, T], of the process's kind (integer or real).

@@ -22,7 +22,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .ddpm import COMPONENTS, Prediction, log_prob_of_level, solve_prediction
+from .ddpm import (
+    COMPONENTS,
+    Prediction,
+    check_start,
+    log_prob_of_level,
+    solve_prediction,
+)
 from .finite import check_finite
 from .process import Process
 from .schedules import Schedule, bisect, check_number
@@ -160,6 +166,10 @@ class SDE(Process):
         """(m, std) of x_t = m x_0 + std eps at time u, float64."""
         at_u = self._coefficients(widest(u))
         return at_u.mean, at_u.std
+
+    def check_start(self, t: float) -> None:
+        """Raise ValueError unless x_t is nearly a draw of the prior."""
+        check_start(self, t, self.prior_std)
 
     def time_at(self, log_sigma: Tensor) -> Tensor:
         """The t in [t_min, t_max] at which log(std / m) is log_sigma, by bisection, float64."""

@@ -110,6 +110,10 @@ class Wrapper(Process):
         """That of the process inside."""
         return self.process.times(steps)
 
+    def check_start(self, t: float) -> None:
+        """That of the process inside."""
+        self.process.check_start(t)
+
     def check_state(self, name: str, x: Tensor, *given) -> None:
         """That of the process inside."""
         self.process.check_state(name, x, *given)
