@@ -169,7 +169,7 @@ class DDPM(Process):
         """x_T ~ N(0, I)."""
         return torch.randn(n, *self.shape, device=self.device)
 
-    def check_start(self, t: float) -> None:
+    def check_start(self, t: int | float) -> None:
         """Raise ValueError unless x_t is nearly N(0, I)."""
         check_start(self, t, 1.0)
 
@@ -352,7 +352,7 @@ def squared_error(out: Batch, target: Batch) -> PerExample:
     return error.square().flatten(1).mean(1)
 
 
-def check_start(process: Process, t: float, prior_std: float) -> None:
+def check_start(process: Process, t: int | float, prior_std: float) -> None:
     """Raise ValueError unless x_t = r x_0 + sigma eps is nearly N(0, prior_std^2), which sampling starts from.
 
     Allowed are a tenth of the prior's variance from the data and a tenth more or less noise: the first of few times

@@ -158,7 +158,7 @@ class Process(Tables):
         self.check_start(values[0])
         return times.to(self.device, torch.long if whole else times.dtype)
 
-    def check_start(self, t: float) -> None:
+    def check_start(self, t: int | float) -> None:
         """Raise ValueError where x_t is not nearly a draw of the prior, so that sampling must not start there."""
 
     def check_t(self, name: str, t: Tensor, n: int, first: int = 0) -> None:

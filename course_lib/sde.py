@@ -167,7 +167,7 @@ class SDE(Process):
         at_u = self._coefficients(widest(u))
         return at_u.mean, at_u.std
 
-    def check_start(self, t: float) -> None:
+    def check_start(self, t: int | float) -> None:
         """Raise ValueError unless x_t is nearly a draw of the prior."""
         check_start(self, t, self.prior_std)
 

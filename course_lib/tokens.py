@@ -258,6 +258,23 @@ class TokenProcess(Process):
 
     # Bad input
 
+    def check_start(self, t: int | float) -> None:
+        """Raise ValueError unless tokens at t have nearly the prior's law, whatever they were.
+
+        Under noise with MASK the first state is all masks: it says nothing at any time, so any start is right.
+        """
+        if self.noise.mask is not None:
+            return
+        x0 = torch.arange(min(self.noise.V, 8), device=self.device)[None]
+        at_t = torch.tensor([t], device=self.device)
+        law = self.noise.row(x0, torch.zeros_like(at_t), at_t)
+        far = (law - self.noise.prior()).abs().sum(-1).max().item() / 2
+        if far > 0.1:
+            raise ValueError(
+                f"the times must start where tokens are nearly the prior's, but at t = {t:g} their total "
+                f"variation from it is {far:.3g}"
+            )
+
     def check_state(
         self, name: str, x: Tensor, states: int, padded: bool = False
     ) -> Tokens:

@@ -110,7 +110,7 @@ class Wrapper(Process):
         """That of the process inside."""
         return self.process.times(steps)
 
-    def check_start(self, t: float) -> None:
+    def check_start(self, t: int | float) -> None:
         """That of the process inside."""
         self.process.check_start(t)
 
