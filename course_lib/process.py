@@ -155,7 +155,8 @@ class Process(Tables):
             )
         if not all(s < t for t, s in pairwise(values)):
             raise ValueError(f"the times must fall at every step, but are {values}")
-        self.check_start(values[0])
+        if values[0] < self.T:
+            self.check_start(values[0])
         return times.to(self.device, torch.long if whole else times.dtype)
 
     def check_start(self, t: int | float) -> None:
