@@ -21,15 +21,13 @@ def half_of_the_time(
     No gradient goes through it.  (section 3.2)
     """
     before = torch.zeros_like(x_t)
-    n = (
-        len(x_t) + torch.randint(2, ()).item()
-    ) // 2  # of an odd number the middle one now and then
+    # Of an odd number the middle one is among them every other time.
+    n = (len(x_t) + torch.randint(2, ()).item()) // 2
     some = torch.randperm(len(x_t), device=x_t.device)[:n]
     if n:
         with torch.no_grad():
-            before[some] = estimate(some).to(
-                before.dtype
-            )  # autocast answers in half precision
+            # Under autocast the network may answer in half precision.
+            before[some] = estimate(some).to(before.dtype)
     return before
 
 

@@ -263,8 +263,11 @@ def by_sampler(process: DiffusionLM, model: nn.Module, n: int) -> tuple[dict, di
 def self_conditioned(
     model: nn.Module, mask: Mask, at: Mask | None = None
 ) -> SelfConditioned:
-    """The network conditioned on itself, told where there are words, and asked there or at `at` only."""
-    return SelfConditioned(Given(model, mask=mask, at=mask if at is None else at))
+    """The network conditioned on itself, told where there are words; asked there or at `at` only, if it takes that."""
+    places = (
+        {"at": mask if at is None else at} if getattr(model, "takes_at", False) else {}
+    )
+    return SelfConditioned(Given(model, mask=mask, **places))
 
 
 def renoise(process: DiffusionLM, length: int | None = None) -> Renoise:

@@ -176,7 +176,7 @@ def test_nothing_of_another_run_is_remembered():
 def test_a_run_of_nan_leaves_no_trace_in_the_next():
     process, model = DiffusionLM(TABLE, L, W), net(recall=True)
     network = SelfConditioned(model)
-    for states in (sample(process, network, 4, 3), sample(process, network, 4, I([20, 0]))):
+    for states in (sample(process, network, 4, 3), sample(process, network, 4, I([38, 0]))):
         weight = model.leave.bias.data.clone()
         model.leave.bias.data[0] = float("nan")
         with pytest.raises(FloatingPointError):
@@ -272,6 +272,19 @@ def test_guided_steps_are_adagrad_on_the_two_terms():
     assert (last_step == drawn).flatten(1).all(1).tolist() == [True, False, True, False]  # at s = 0 as drawn
     default = ClassifierGuided(process, log_p)
     assert (default.updates, default.lr, default.fluency) == (3, 0.1, 0.01)
+
+
+@pytest.mark.parametrize("settings", [{"updates": 1}, {"fluency": 0.0}, {}])
+def test_the_last_step_is_left_as_it_is_drawn(settings):
+    """Also without a pull back: by default the third update undoes the others, since there is no noise at s = 0."""
+    process, model = DiffusionLM(TABLE, L, W), net()
+    guided = ClassifierGuided(process, lambda x, u: -x.square().sum((1, 2)), lr=0.2, **settings)
+    x, t, s = torch.randn(4, L, W), I([20] * 4), I([0, 11, 0, 11])
+    torch.manual_seed(1)
+    got = guided.step(model, x, t, s)
+    torch.manual_seed(1)
+    same = (got == process.step(model, x, t, s)).flatten(1).all(1)
+    assert same.tolist() == [True, False, True, False]
 
 
 def test_guidance_makes_what_is_asked_for_more_likely():

@@ -734,6 +734,24 @@ def test_what_a_call_gives_counts_more_than_what_was_given():
     assert Given(plain, mask=torch.ones(B, L).bool()).to("meta").mask.device.type == "meta"
 
 
+class Copied:
+    """A network that says how it is copied."""
+
+    def __call__(self, x, u):
+        return x
+
+    def __deepcopy__(self, memo):
+        return Copied()
+
+
+def test_a_copy_of_a_wrapper_is_a_wrapper():
+    """Whatever the network inside says of its own copies."""
+    net = Given(Copied(), label=torch.tensor([1]))
+    same = copy.deepcopy(net)
+    assert isinstance(same, Given) and same.given["label"].equal(torch.tensor([1]))
+    assert same.inner is not net.inner
+
+
 def test_a_wrapper_needs_a_network(unchecked):
     with pytest.raises(TypeError, match="inner must be a network, not dict"):
         Wrapped({})
