@@ -27,7 +27,7 @@ from course_lib.process import last, sample
 from course_lib.sedd import SEDD, KnownMassSEDD, MaskedSEDD, StationarySEDD
 from course_lib.sentences import PAD
 from course_lib.stationary import Stationary, Uniform
-from course_lib.tokens import inside, takes, takes_at
+from course_lib.tokens import FIRST, inside, takes, takes_at
 
 V, L, T = 3, 4, 6
 LINE = S.table(S.log_linear(0.0), T, max_beta=1.0)
@@ -304,7 +304,8 @@ def test_padding_that_cannot_be_right_is_refused(unchecked):
     t = torch.ones(4)
     with pytest.raises(TypeError, match="model must take mask="):
         process.loss(says(0.0), ROWS, t)
-    for rows in (ROWS.flip(1), torch.full((4, L), PAD)):
+    hole = tensor([[0, PAD, 1, 2]]).expand(4, -1)
+    for rows in (hole, ROWS.flip(1), torch.full((4, L), PAD)):
         with pytest.raises(
             ValueError, match="x0 must have a token in each row, and PAD = -1 only at its end"
         ):
@@ -402,6 +403,23 @@ def test_published_numbers_leave_out_prior_and_reconstruction():
     assert process.bound(wrong(V + 1), data, t).isinf().all()
     for one, when in ((process, t), (MaskCount(process), tensor([1, 2, 3, 4, 4]))):
         assert one.diffusion_term(wrong(V + 1), data, when).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["mdlm, noisy at once", "sedd, masks", "sedd, uniform"])
+def test_the_last_step_costs_what_its_law_says(name):
+    """-log p(x_0 | x just after 0): of masks the law of the token alone, whatever mass the scores have."""
+    process = SYSTEMS[name]()
+    net, first = wrong(process.noise.K), torch.full((6,), FIRST)
+    x0 = torch.randint(0, V, (6, L))
+    x = process.corrupt(x0, torch.full((6,), 0.9))
+    got = process.reconstruction_term_at(net, x0, x)
+    if isinstance(process, MDLM):
+        log_p = process.ask(net, x, first).log_softmax(-1)
+        want = torch.where(x == V, -log_p.gather(-1, x0[..., None])[..., 0], 0).sum(1)
+    else:
+        law = process.law(process.log_score(net, x, first), x, first, 0 * first)
+        want = -law.gather(-1, x0[..., None])[..., 0].log().sum(1)
+    torch.testing.assert_close(got, want.double(), rtol=1e-5, atol=1e-6)
 
 
 # The number of masks
