@@ -131,9 +131,12 @@ class SEDD(TokenProcess):
         """log s_y for the V tokens y at each position; 0 at y = x_t."""
         x_t = self.check_state("x_t", x_t, self.noise.K)
         self.check_positive(t, len(x_t))
-        log_s = self.with_base(self.ask(model, x_t, t), x_t, t)
+        return self.read(self.ask(model, x_t, t), x_t, t)
+
+    def read(self, f: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
+        """log s from f: 0 at x_t itself, whatever the network says there."""
         here = F.one_hot(x_t, self.noise.K)[..., : self.noise.V].bool()
-        return log_s.masked_fill(here, 0)
+        return self.with_base(f, x_t, t).masked_fill(here, 0)
 
     def with_base(self, f: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """log s from f, with anything at x_t itself."""
@@ -197,8 +200,7 @@ class SEDD(TokenProcess):
         x0, x = self.check_pair(x0, x, first)
         f = self.ask(model, x, first, padded=True)
         real_0, real = x0.clamp(min=0), x.clamp(min=0)
-        log_s = self.with_base(f, real, first)
-        law = self.law(log_s, real, first, torch.zeros_like(first))
+        law = self.law(self.read(f, real, first), real, first, torch.zeros_like(first))
         nll = -pick(law, real_0).log()
         return on_tokens(nll, x0).sum(1)
 
