@@ -324,6 +324,13 @@ def test_padding_that_cannot_be_right_is_refused(unchecked):
         process.loss_at(says(0.0), ROWS, ROWS[:1], t)
 
 
+def test_on_a_gpu_nothing_is_read_to_know_of_padding():
+    """A network that takes a mask always gets it there; another one sees PAD itself."""
+    process, rows = SYSTEMS["mdlm"](), ROWS.to("meta")
+    assert process.padding(wrong(V + 1), rows)["mask"].shape == rows.shape
+    assert process.padding(says(0.0), rows) == {}
+
+
 # Prompts and gaps
 
 
@@ -466,6 +473,17 @@ def test_only_masked_processes_are_counted(name, unchecked):
         MaskCount(SYSTEMS[name]())
 
 
+def test_first_hitting_asks_in_eval_mode():
+    class Net(nn.Module):
+        def forward(self, x, u):
+            assert not self.training
+            return torch.zeros(*x.shape, V)
+
+    net = Net()
+    for _ in first_hitting(SYSTEMS["mdlm"](), net, 3):
+        assert net.training
+
+
 # The classes
 
 
@@ -523,7 +541,7 @@ def test_something_else_than_a_noise_is_named(unchecked):
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_a_prompt_is_read_whatever_the_number_of_steps(steps):
-    """x = the token before + 1: what follows a prompt of 1 2 is 0 1, and it was not so when steps wrote over it."""
+    """x = the token before + 1: what follows a prompt of 2 0 is 1 2, and it was not so when steps wrote over it."""
 
     def net(x, u):
         before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
@@ -531,9 +549,9 @@ def test_a_prompt_is_read_whatever_the_number_of_steps(steps):
 
     process = Autoregressive(V, L)
     known = tensor([[True, True, False, False]]).expand(5, -1)
-    context = tensor([[2, 2, 0, 0]]).expand(5, -1)
+    context = tensor([[2, 0, 0, 0]]).expand(5, -1)
     x = last(sample(process, net, 5, steps, clamp=keep(known, context)))[1]
-    assert torch.equal(x, tensor([[2, 2, 0, 1]]).expand(5, -1))
+    assert torch.equal(x, tensor([[2, 0, 1, 2]]).expand(5, -1))
 
 
 def test_a_context_that_is_no_beginning_is_refused():
