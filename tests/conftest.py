@@ -2,11 +2,22 @@
 
 import os
 import sys
+import tempfile
 
 import jaxtyping
 import pytest
 import torch
 
+if not os.access(os.path.expanduser("~"), os.W_OK):  # what others keep there goes elsewhere: they would warn
+    for name in (
+        "IPYTHONDIR",
+        "JUPYTER_CONFIG_DIR",
+        "JUPYTER_DATA_DIR",
+        "MPLCONFIGDIR",
+        "XDG_CACHE_HOME",
+        "COURSE_CACHE",
+    ):
+        os.environ.setdefault(name, tempfile.mkdtemp(prefix="course-"))
 torch.set_num_threads(1)  # tiny tensors: threads only get in the way
 
 DEVICES = ["cpu"]

@@ -74,7 +74,20 @@ NAMES = "in_the_list or upwards or contract_table or forgotten or has_its_exerci
 
 def red(copy) -> set[str]:
     """The listing tests that fail in the copy, by file."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider", "-k", NAMES, *LISTING]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rf",
+        "-o",
+        "filterwarnings=",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        NAMES,
+        *LISTING,
+    ]
     base = {k: v for k, v in os.environ.items() if k != "COURSE_STRICT"} | {"PYTHONPATH": str(copy)}
     done = subprocess.run(command, cwd=copy, env=base, capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stdout + done.stderr
