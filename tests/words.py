@@ -5,9 +5,9 @@ import torch
 from course_lib import schedules as S
 from course_lib.data import MarkovLanguage
 from course_lib.diffusion_lm import DiffusionLM
-from course_lib.oracle import SentenceOracle
 from course_lib.sentences import PAD
 from course_lib.word_nets import EmbeddingNet, MixingNet
+from course_lib.word_oracle import SentenceOracle
 
 T, L, W, K = 40, 5, 3, 6
 TABLE = S.table(S.sqrt(), T)

@@ -23,7 +23,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Look into SEDD": "score_entropy tweedie",
     "Choose a system for words": "diffusion_lm diffuseq self_conditioning clamping",
     "Build a network": "nets embeddings word_nets",
-    "Load data": "data sentences",
+    "Load data": "data sentences verses pronunciations pairs",
     "Train": "train weights identity files",
     "Sample with another solver": "ddim solvers dpm_solver",
     "Choose the variance of the way back": "optimal_variance learned_variance sn_npr diagonal_variance",
@@ -31,9 +31,9 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Guide": "guidance",
     "Choose among samples and mend them": "proofread",
     "Measure": "evaluate likelihood image_judge distances ngram text_metrics",
-    "Check against a perfect network": "oracle",
+    "Check against a perfect network": "oracle word_oracle",
     "Draw and move": "plots widgets",
-    "Teach: notebooks and exercises": "notebook exercise",
+    "Teach: notebooks and exercises": "notebook exercise checks",
     "Make the shipped weights": "recipes",
 }
 MORE = "More"

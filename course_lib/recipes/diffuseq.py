@@ -24,24 +24,13 @@ from ..evaluate import Estimate
 from ..files import needs
 from ..infilling import keep
 from ..nets import CausalNet
+from ..pairs import END, SEP, fits, pack, targets
 from ..process import Process, last, sample
+from ..pronunciations import pronunciations
 from ..sde import VP
-from ..sentences import (
-    END,
-    SEP,
-    Pairs,
-    Vocabulary,
-    bucketed,
-    fits,
-    line,
-    pack,
-    pronunciations,
-    targets,
-    words,
-    written,
-)
-from ..sentences import verses as bible
+from ..sentences import Pairs, Vocabulary, bucketed, line, words, written
 from ..text_metrics import distinct, mbr, self_bleu
+from ..verses import verses as bible
 from ..word_nets import MixingNet
 from .diffusion_lm import (
     BEST,

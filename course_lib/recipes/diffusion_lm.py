@@ -33,21 +33,19 @@ from ..proofread import proofread, rerank
 from ..sde import VP
 from ..self_conditioning import SelfConditioned
 from ..sentences import (
-    GENRES,
     PAD,
     Labelled,
     Vocabulary,
     bucketed,
     company,
-    genre,
     up_to,
-    verses,
     words,
     written,
 )
 from ..shapes import Mask, Tokens
 from ..text_metrics import copied, distinct, self_bleu
 from ..train import train, warmup_cosine
+from ..verses import GENRES, genre, verses
 from ..word_nets import MixingNet, SentenceClassifier
 from .run import Measurement, Recipe, shipped, spaced
 

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import torch
 
-from ..exercise import Mistakes, close, compare, define, diagnose, hear, hints_of
+from ..checks import Mistakes, close, compare, diagnose, hear, hints_of
+from ..exercise import define
 from ..shapes import per_example
 
 ALPHA_BAR = torch.tensor([1.0, 0.9, 0.7, 0.45, 0.2, 0.05], dtype=torch.float64)  # T = 5

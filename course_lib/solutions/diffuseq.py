@@ -10,7 +10,8 @@ from itertools import zip_longest
 
 import torch
 
-from ..exercise import Mistakes, close, compare, define, diagnose, overwritten
+from ..checks import Mistakes, close, compare, diagnose, overwritten
+from ..exercise import define
 
 
 def first_difference(fn, reference, mistakes, cases):

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..exercise import Mistakes, compare, define, hear
+from ..checks import Mistakes, compare, hear
+from ..exercise import define
 
 SPREAD = 0.12
 

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import torch
 
-from ..exercise import Mistakes, compare, define, diagnose, hints_of
+from ..checks import Mistakes, compare, diagnose, hints_of
+from ..exercise import define
 
 
 def numbers(*values: float) -> torch.Tensor:

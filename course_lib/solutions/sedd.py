@@ -9,7 +9,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..exercise import Mistakes, compare, define
+from ..checks import Mistakes, compare
+from ..exercise import define
 
 
 def uniform_rates(K):

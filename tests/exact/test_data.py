@@ -14,7 +14,7 @@ import torch
 from scipy.integrate import quad
 
 from course_lib import files
-from course_lib import sentences as texts_of
+from course_lib import verses as texts_of
 from course_lib.data import (
     GaussianMixture,
     MarkovLanguage,
@@ -25,7 +25,7 @@ from course_lib.data import (
     two_bumps,
 )
 from course_lib.files import cache_folder, cached, needs, read_json, write_atomically, write_json
-from course_lib.sentences import verses
+from course_lib.verses import verses
 
 
 def flat(seed=0):

@@ -18,22 +18,13 @@ from course_lib.dpm_solver import DPMSolver
 from course_lib.embeddings import nearest
 from course_lib.infilling import keep
 from course_lib.nets import CausalNet, Given
-from course_lib.oracle import PairOracle
+from course_lib.pairs import END, SEP, fits, pack, targets
 from course_lib.process import last, sample
+from course_lib.pronunciations import pronunciations
 from course_lib.sde import VP
-from course_lib.sentences import (
-    END,
-    PAD,
-    SEP,
-    Pairs,
-    Vocabulary,
-    bucketed,
-    fits,
-    pack,
-    pronunciations,
-    targets,
-)
+from course_lib.sentences import PAD, Pairs, Vocabulary, bucketed
 from course_lib.word_nets import EmbeddingNet, MixingNet
+from course_lib.word_oracle import PairOracle
 
 T, L, W, K = 40, 6, 3, 7
 TABLE = S.table(S.sqrt(), T)

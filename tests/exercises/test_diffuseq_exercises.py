@@ -13,8 +13,9 @@ from course_lib.diffuseq import DiffuSeq
 from course_lib.diffusion_lm import average
 from course_lib.exercise import find, grade
 from course_lib.learned_variance import LossAware
+from course_lib.pairs import END, SEP, pack
 from course_lib.recipes.diffuseq import Misaligned
-from course_lib.sentences import END, PAD, SEP, Pairs, Vocabulary, pack
+from course_lib.sentences import PAD, Pairs, Vocabulary
 from course_lib.solutions import diffuseq as D
 
 SQRT = S.table(S.sqrt(), 2000)

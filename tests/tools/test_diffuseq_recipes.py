@@ -10,9 +10,10 @@ from course_lib import recipes
 from course_lib.autoregressive import Autoregressive
 from course_lib.embeddings import embed
 from course_lib.nets import CausalNet
+from course_lib.pairs import END, SEP, pack, targets
 from course_lib.recipes import diffuseq as R
 from course_lib.recipes.diffusion_lm import self_conditioned, table
-from course_lib.sentences import END, PAD, SEP, UNK, Pairs, bucketed, pack, targets, written
+from course_lib.sentences import PAD, UNK, Pairs, bucketed, written
 from course_lib.word_nets import MixingNet
 
 MADE = Path(recipes.__file__).parents[2] / "assets" / "05_diffuseq"
