@@ -23,7 +23,9 @@
     d3pm ordered mdlm sedd                      systems: one paper, one file, one notebook
     mask_count                                  the number of masks as the time
     first_hitting                               masks opened at their exact times
-    identity   weights   train   evaluate
+    identity   weights                          whose weights they are, and how they are kept
+    training_input   checkpoint                 what train is given; a run stopped and continued
+    train      evaluate
     plots      widgets                          tools; they know the contract, never a system
     oracle   word_oracle                        perfect networks, for tests and first experiments
     checks   exercise   solutions   notebook    what happens inside a notebook

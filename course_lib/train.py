@@ -1,27 +1,33 @@
 """The one training loop. It knows the Process contract and nothing about any system.
 
-A checkpoint is one safetensors file with weights, averages, optimiser and random state, written to a temporary name
-and renamed. Batches are skipped on resuming, not stored, so they must come in the same order again.
+What it is given is checked in `training_input`; a checkpoint is written and read in `checkpoint`.
 """
 
 import math
-import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from numbers import Real
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from . import __version__
-from .files import about_path, check_writable, load_tensors, save_tensors
+from .checkpoint import Resumable
+from .files import check_writable, load_tensors, save_tensors
 from .finite import Watch, check_finite, note
 from .identity import class_of, differences, identity
 from .process import Process, check_process
-from .shapes import PerExample, Times, check_count, describe
+from .shapes import PerExample, Times, check_count
+from .training_input import (
+    as_precision,
+    as_schedule,
+    check_gradients,
+    check_model,
+    checked_rate,
+    moved,
+    size_of,
+)
 from .weights import (
     Autocast,
     Averaged,
@@ -34,7 +40,6 @@ from .weights import (
 )
 
 LOOK = 50  # steps between looks at what is not finite, off the CPU
-HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -103,9 +108,8 @@ def _train(run, batches, steps, checkpoint, every):
     step, stream = run.last.step, iter(batches)
     if step == steps:
         yield run.last
-    deque(
-        islice(stream, step), maxlen=0
-    )  # used before the interruption; making them may draw numbers
+    # Batches used before the interruption are skipped first: making them may draw numbers.
+    deque(islice(stream, step), maxlen=0)
     run.restore_random()
     for data in islice(stream, steps - step):
         step += 1
@@ -120,7 +124,7 @@ def _train(run, batches, steps, checkpoint, every):
         )
 
 
-class Run:
+class Run(Resumable):
     """All that changes while training: weights, averaged weights, optimiser, gradient scale, random state."""
 
     def __init__(self, process, model, lr, ema, clip, precision):
@@ -149,8 +153,10 @@ class Run:
             t = self.process.sample_t(size_of(data, step))
             loss = check_finite("the loss", self.process.loss(self.asked, data, t), t)
             self.descend(step, loss.mean())
+        # A short memory at first, so that the average soon forgets the untrained weights.
         self.average.follow(self.model, min(self.ema, (1 + step) / (10 + step)))
         self.last = Record(step, t, loss.detach(), self.average)
+        # Off the CPU a look makes the device wait, so it is taken now and then.
         if step % LOOK == 0:
             self.check_finite()
         return self.last
@@ -161,9 +167,8 @@ class Run:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
-        if (
-            not self.scaler.is_enabled()
-        ):  # which skips steps that are not finite, and then scales less
+        # With float16 the scaler skips steps that are not finite, and then scales less.
+        if not self.scaler.is_enabled():
             note("the gradient", norm.isfinite())
         rate = checked_rate(self.lr(step), step)
         for group in self.optimizer.param_groups:
@@ -178,212 +183,6 @@ class Run:
             raise FloatingPointError(
                 f"the gradient must be finite, but at step {self.last.step} it is not at any scale of float16"
             )
-
-    # Checkpoints
-
-    def description(self, step: int) -> dict:
-        """Whose checkpoint it is: what a run that continues it must agree with."""
-        return {
-            "process": identity(self.process),
-            "network": class_of(bare(self.model)),
-            "lr": float(self.lr(step)) if step else None,
-            "ema": self.ema,
-            "clip": self.clip,
-            "precision": str(self.precision),
-        }
-
-    def save(self, path: str | Path) -> None:
-        """Write everything to path."""
-        step = self.last.step
-        tensors = {"last/t": self.last.t, "last/loss": self.last.loss}
-        tensors |= {f"random/{k}": v for k, v in random_state(self.device).items()}
-        tensors |= {f"process/{k}": v for k, v in remembered(self.process).items()}
-        for part, module in (("model", self.model), ("average", self.average)):
-            tensors |= {f"{part}/{k}": v for k, v in weights_of(module).items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
-        about = {
-            "kind": "checkpoint",
-            "step": step,
-            "scaler": self.scaler.state_dict(),
-            "of": self.description(step),
-            "seed": self.seed,
-            "versions": versions(),
-        }
-        try:
-            save_tensors(path, tensors, about)
-        except OSError as error:
-            raise about_path(
-                error, f"the checkpoint of step {step} was not written", path
-            ) from error
-
-    def load(self, path: str | Path, changed: Collection[str] = ()) -> None:
-        """Continue from path. ValueError if it is damaged or of another run; nothing has changed then."""
-        tensors, about = load_tensors(path)
-        if about.get("kind") != "checkpoint":
-            raise ValueError(
-                f"{path} holds {about.get('kind', 'something else')}, not a training checkpoint"
-            )
-        self.check_same(path, about, changed)
-        put(self.model, select(tensors, "model/"), path)
-        put(self.average, select(tensors, "average/"), path)
-        for name, value in remembered(self.process).items():
-            value.copy_(tensors[f"process/{name}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in select(tensors, "optimizer/").items():
-            i, key = name.split("/")
-            p = self.parameters[int(i)]
-            if (
-                value.shape == p.shape
-            ):  # the fused step needs the parameter's memory order, say channels_last
-                value = torch.empty_like(p).copy_(value)
-            state.setdefault(int(i), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-        self.scaler.load_state_dict(about["scaler"])
-        self.random, self.seed = select(tensors, "random/"), about["seed"]
-        t, loss = (
-            tensors["last/t"].to(self.device),
-            tensors["last/loss"].to(self.device),
-        )
-        self.last = Record(about["step"], t, loss, self.average)
-
-    def check_same(
-        self, path: str | Path, about: dict, changed: Collection[str]
-    ) -> None:
-        """Raise ValueError that says what differs between the checkpoint's run and this one; versions only warn."""
-        here = self.description(about["step"])
-        if unknown := sorted(set(changed) - set(here)):
-            raise ValueError(
-                f"changed must hold names among {', '.join(here)}, not {unknown[0]!r}"
-            )
-        if "of" not in about:
-            raise ValueError(
-                f"{path} was written by a version of this library that did not say whose it is"
-            )
-        compared = [k for k in here if k not in changed]
-        found = differences(
-            {k: about["of"].get(k) for k in compared}, {k: here[k] for k in compared}
-        )
-        if found:
-            raise ValueError(
-                f"{path} belongs to another run: {'; '.join(found)}. Go on with it all the same by "
-                f"changed={sorted({line.split('.')[0].split(' ')[0] for line in found})}, or delete it"
-            )
-        if about["versions"] != versions():
-            was = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
-            warnings.warn(
-                f"{path} was written with {was}: the run may not go on bit for bit",
-                stacklevel=4,
-            )
-
-    def restore_random(self) -> None:
-        """Put torch's random state back to what it was at the checkpoint, if the run continues from one."""
-        if "cpu" in self.random:
-            torch.set_rng_state(self.random["cpu"])
-        if "cuda" in self.random:
-            torch.cuda.set_rng_state(self.random["cuda"], self.device)
-
-
-# What train is given
-
-
-def check_model(model: nn.Module, process: Process) -> None:
-    """Raise unless the model is a network with something to train, on the process's device."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be an nn.Module, not {describe(model)}")
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not trained:
-        raise ValueError(
-            "model must have parameters that require a gradient, but it has none or all are frozen"
-        )
-    if any(p.is_inference() for p in trained):
-        raise ValueError(
-            "model must not be made under torch.inference_mode(): its weights cannot be trained"
-        )
-    tables = next(process.buffers(), None)
-    if tables is not None and tables.device != trained[0].device:
-        raise ValueError(
-            f"model and process must be on one device, not on {trained[0].device} and {tables.device}: use .to(device)"
-        )
-
-
-def check_gradients() -> None:
-    """Raise RuntimeError where gradients are switched off."""
-    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-        raise RuntimeError(
-            "train needs gradients, but runs under torch.no_grad() or torch.inference_mode()"
-        )
-
-
-def as_schedule(lr: float | Callable[[int], float]) -> Callable[[int], float]:
-    """The learning rate as a function of the step."""
-    if callable(lr):
-        return lr
-    if not isinstance(lr, Real) or isinstance(lr, bool):
-        raise TypeError(
-            f"lr must be a number or a function of the step, not {describe(lr)}"
-        )
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr must be positive and finite, not {lr}")
-    return lambda step: lr
-
-
-def checked_rate(rate: float, step: int) -> float:
-    """A learning rate that a function gave, or ValueError: it may be 0, but not negative or NaN."""
-    if not 0 <= rate < math.inf:
-        raise ValueError(f"lr must give a rate >= 0, but lr({step}) is {rate}")
-    return float(rate)
-
-
-def as_precision(precision: torch.dtype | None) -> torch.dtype | None:
-    """The precision, or an error for what autocast does not do."""
-    if precision is not None and not isinstance(precision, torch.dtype):
-        raise TypeError(
-            f"precision must be a torch.dtype such as torch.bfloat16, not {precision!r}"
-        )
-    if precision not in (None, *HALF):
-        raise ValueError(
-            f"precision must be None, torch.bfloat16 or torch.float16, not {precision}"
-        )
-    return precision
-
-
-def moved(data, device: torch.device):
-    """A batch on the device, part by part."""
-    if hasattr(data, "to"):
-        return data.to(device, non_blocking=True)
-    if isinstance(data, dict):
-        return {k: moved(v, device) for k, v in data.items()}
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(moved(v, device) for v in data))
-    if isinstance(data, tuple | list):
-        parts = [moved(v, device) for v in data]
-        return parts[0] if len(parts) == 1 else type(data)(parts)
-    raise TypeError(
-        f"batches must hold tensors, things with .to(device), or tuples, lists and dicts of these, not {describe(data)}"
-    )
-
-
-def size_of(data, step: int) -> int:
-    """How many examples a batch has."""
-    sizes = lengths(data)
-    if len(sizes) > 1:
-        raise ValueError(
-            f"the parts of a batch must be equally long, but at step {step} have {sorted(sizes)}"
-        )
-    if not sizes or 0 in sizes:
-        raise ValueError(f"batches must not be empty, but that of step {step} is")
-    return sizes.pop()
-
-
-def lengths(data) -> set[int]:
-    """The lengths of all parts of a batch."""
-    if isinstance(data, dict):
-        data = list(data.values())
-    if isinstance(data, tuple | list):
-        return set().union(*map(lengths, data))
-    return {len(data)}
 
 
 def warmup_cosine(
@@ -484,32 +283,3 @@ def load_weights(
             )
     put(model, tensors, path)
     return about
-
-
-def select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries under a prefix, without it."""
-    return {
-        k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
-    }
-
-
-def remembered(process: Process) -> dict[str, Tensor]:
-    """The tables of a process that training changes, such as the losses by which it draws its times."""
-    return {
-        f"{name}.{table}".removeprefix("."): module.get_buffer(table)
-        for name, module in process.named_modules()
-        for table in getattr(module, "remembers", ())
-    }
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """torch's random state, of the CPU and of the CUDA device in use."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def versions() -> dict[str, str]:
-    """What a run's last digits may depend on."""
-    return {"course_lib": __version__, "torch": str(torch.__version__)}

@@ -21,7 +21,7 @@ def ranks() -> dict[str, tuple[int, int]]:
 RANKS = ranks()
 TOOLS = {"train", "evaluate", "plots", "widgets"}
 MAY_KNOW_SYSTEMS = {"oracle", "word_oracle", "solutions", "recipes"}
-SYSTEMS = {name for name, (line, _) in RANKS.items() if RANKS["wrapper"][0] < line < RANKS["train"][0]}
+SYSTEMS = {name for name, (line, _) in RANKS.items() if RANKS["wrapper"][0] < line < RANKS["identity"][0]}
 
 
 def unit(module: str) -> str:

@@ -24,7 +24,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Choose a system for words": "diffusion_lm diffuseq self_conditioning clamping",
     "Build a network": "nets embeddings word_nets",
     "Load data": "data sentences verses pronunciations pairs",
-    "Train": "train weights identity files",
+    "Train": "train training_input checkpoint weights identity files",
     "Sample with another solver": "ddim solvers dpm_solver",
     "Choose the variance of the way back": "optimal_variance learned_variance sn_npr diagonal_variance",
     "Fill in what is missing": "infilling",

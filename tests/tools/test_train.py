@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from course_lib import checkpoint as module
 from course_lib import finite
-from course_lib import train as module
 from course_lib.d3pm import D3PM
 from course_lib.data import batches, two_bumps
 from course_lib.ddpm import DDPM
