@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from course_lib import checkpoint, finite
+from course_lib import finite
 from course_lib import train as module
+from course_lib.checkpoint import random_state
 from course_lib.d3pm import D3PM
 from course_lib.data import batches, two_bumps
 from course_lib.ddpm import DDPM
@@ -210,12 +211,12 @@ def test_a_gpus_random_state_is_kept_and_put_back(monkeypatch):
     put_back = []
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *arguments: put_back.append(arguments))
     run = Run(process(), network(), 1e-3, 0.9, 1.0, None)
-    run.device, run.random = gpu, checkpoint.random_state(gpu)
+    run.device, run.random = gpu, random_state(gpu)
     wanted = torch.rand(3)
     run.restore_random()
     assert torch.rand(3).equal(wanted) and len(put_back) == 1
     assert put_back[0][0].equal(state_there) and put_back[0][1] is gpu
-    assert set(checkpoint.random_state(torch.device("cpu"))) == {"cpu"}
+    assert set(random_state(torch.device("cpu"))) == {"cpu"}
 
 
 # The step itself
