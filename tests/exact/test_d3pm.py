@@ -112,7 +112,7 @@ def exact_bound(process, net, x0: torch.Tensor) -> torch.Tensor:
 
 
 def test_bound_is_the_sum_over_all_paths(noise):
-    """T4: E_q log q(x_1..x_T | x_0) / p(x_0..x_T), over all K^(LT) paths, for a network that is wrong."""
+    """E_q log q(x_1..x_T | x_0) / p(x_0..x_T), over all K^(LT) paths, for a network that is wrong."""
     process = D3PM(noise, L)
     net, K = Loose(noise.K, L, T), noise.K
     prior = noise.prior()
@@ -138,7 +138,7 @@ def test_bound_is_the_sum_over_all_paths(noise):
 
 
 def test_one_token_and_the_exact_reverse_give_minus_log_p(noise):
-    """T5: L = 1, x_T from its true law: the bound is -log q(x_0) for every x_0."""
+    """L = 1, x_T from its true law: the bound is -log q(x_0) for every x_0."""
     p0 = tensor([0.6, 0.3, 0.1], dtype=torch.float64)
     process = D3PM(noise, 1)
     x0 = torch.arange(V)[:, None]
@@ -161,7 +161,7 @@ def test_the_three_kinds_of_prediction_are_one_bound(noise, predicts):
 
 
 def test_a_network_that_knows_nothing_pays_log_K_per_token(noise):
-    """T8: the bound of uniform predictions is log V for every sentence, whatever the noise."""
+    """The bound of uniform predictions is log V for every sentence, whatever the noise."""
     got = exact_bound(D3PM(noise, L), lambda x, u: torch.zeros(*x.shape, V).double(), SENTENCES)
     mean = got.mean()
     assert abs(mean - L * math.log(V)) < 1e-11
@@ -171,7 +171,7 @@ def test_a_network_that_knows_nothing_pays_log_K_per_token(noise):
 
 @pytest.mark.parametrize("T", [1, 2, 5, 8])
 def test_absorbing_gap_is_the_mutual_information_over_T(T):
-    """T6: two tokens, alpha_bar = 1 - t / T, perfect network: E bound - H = I(X1; X2) / T."""
+    """Two tokens, alpha_bar = 1 - t / T, perfect network: E bound - H = I(X1; X2) / T."""
     process = D3PM(Absorbing(V, S.table(S.log_linear(0.0), T, max_beta=1.0)), L)
     p = LOG_P.exp().reshape(V, V)
     shared = (p * (p / (p.sum(1, keepdim=True) * p.sum(0))).log()).sum()
@@ -180,7 +180,7 @@ def test_absorbing_gap_is_the_mutual_information_over_T(T):
 
 
 def test_sampler_law_for_absorbing_noise():
-    """T6: after N even steps p_N = (1 - 1/N) p + (1/N) p1 p2; by the steps' own matrices, and by counting."""
+    """After N even steps p_N = (1 - 1/N) p + (1/N) p1 p2; by the steps' own matrices, and by counting."""
     N = T
     process = D3PM(Absorbing(V, LINE), L)
     net = MarkovOracle(process, LANGUAGE)
@@ -215,7 +215,7 @@ def test_sampler_law_in_general(noise, steps):
 
 
 def test_leave_one_out_is_the_exact_reverse_and_the_posterior_is_not(noise):
-    """T7: with the leave-one-out law in it the plug-in step has the true reverse marginals, for every noise."""
+    """With the leave-one-out law in it the plug-in step has the true reverse marginals, for every noise."""
     joint = LOG_P.exp()
     for t in (1, 3, T):
         for s in range(t):
@@ -237,7 +237,7 @@ def test_leave_one_out_is_the_exact_reverse_and_the_posterior_is_not(noise):
 
 
 def test_cross_entropy_pulls_uniform_noise_away_from_its_best_bound():
-    """T7, T26: one token, free tables. The bound is least at the prior, cross-entropy at the posterior."""
+    """One token, free tables. The bound is least at the prior, cross-entropy at the posterior."""
     p0 = tensor([0.6, 0.3, 0.1], dtype=torch.float64)
     x0 = torch.arange(V)[:, None]
     for make, moved in ((NOISES["uniform"], True), (NOISES["absorbing"], False)):
@@ -270,7 +270,7 @@ def test_the_toy_of_the_lesson():
 
 
 def test_two_tokens_are_the_binary_symmetric_channel():
-    """T20: K = 2 uniform noise flips with probability (1 - alpha_bar) / 2 (Sohl-Dickstein et al. 2015)."""
+    """K = 2 uniform noise flips with probability (1 - alpha_bar) / 2 (Sohl-Dickstein et al. 2015)."""
     noise = Uniform(2, CURVE)
     flip = (1 - CURVE[3].item()) / 2
     Q = noise.matrix(tensor([0]), tensor([3]))[0]
@@ -489,7 +489,7 @@ def test_counts_mask_exactly_n_tokens_anywhere():
 
 
 def test_any_order_autoregression_is_the_limit():
-    """T9, T11, T22: the mean over all orders of the autoregressive loss is sum_n (1/n) E[surprise | n masks]."""
+    """The mean over all orders of the autoregressive loss is sum_n (1/n) E[surprise | n masks]."""
     length = 3
     net = Loose(V + 1, length, 1, timeless=True)
     x0 = sequences(V, length)
@@ -552,7 +552,7 @@ def test_ordered_sampling_is_autoregressive():
 
 
 def test_the_network_is_asked_only_when_a_mask_opens():
-    """T25: with N steps, L tokens, B sequences, N (1 - (1 - 1/N)^(B L)) calls are expected."""
+    """With N steps, L tokens, B sequences, N (1 - (1 - 1/N)^(B L)) calls are expected."""
     N, calls = 50, []
     process = D3PM(Absorbing(V, S.table(S.log_linear(0.0), N, max_beta=1.0)), 10)
 

@@ -147,7 +147,7 @@ def test_perfect_network_of_pairs_by_hand(t, whole):
 
 @pytest.mark.parametrize("kind", ["ancestral", "DDIM", "DPM-Solver++"])
 def test_anchored_sampling_draws_from_the_conditional_law(kind):
-    """T20: with a perfect network p(y | x) comes back, and the source stays to the last bit."""
+    """With a perfect network p(y | x) comes back, and the source stays to the last bit."""
     process, oracle, rows, p, target = toy()
     n, A = 3000, process.alpha_bar
     way, steps = {

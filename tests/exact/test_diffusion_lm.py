@@ -439,7 +439,7 @@ def test_samples_of_the_oracle_are_sentences_of_the_language(steps):
 
 
 def test_codebook_is_drawn_whole_at_any_number_of_steps():
-    """T19: with the exact network of 8 random sentences every sample is one of them, from 20 steps on."""
+    """With the exact network of 8 random sentences every sample is one of them, from 20 steps on."""
     book = torch.randint(0, 20, (8, 6))
     table = torch.randn(20, 4)
     process = DiffusionLM(S.table(S.sqrt(), 2000), 6, 4)

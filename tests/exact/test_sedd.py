@@ -177,7 +177,7 @@ def test_schedules_are_inverted():
 
 
 def test_bregman_is_zero_at_the_ratio_only_and_not_symmetric():
-    """T12. (r = 2, s = 0.5) 1.273, (r = 0.5, s = 2) 0.807."""
+    """(r = 2, s = 0.5) 1.273, (r = 0.5, s = 2) 0.807."""
     r = torch.logspace(-3, 3, 40, dtype=torch.float64)
     assert bregman(r.log(), r).abs().max() < 1e-12
     others = bregman(r.log()[:, None].expand(40, 40), r.expand(40, 40))
@@ -203,7 +203,7 @@ def by_hand(noise, log_s, x0, x_t, log_alpha):
 
 @pytest.mark.parametrize("t", [1e-3, 0.4, 1.0])
 def test_score_entropy_is_the_sum_over_neighbours(noise, t):
-    """T14: general and closed forms against the definition, for all x_0 and all reachable x_t."""
+    """General and closed forms against the definition, for all x_0 and all reachable x_t."""
     log_alpha = noise.log_alpha(at(t, 1))
     Q = noise.matrix(at(0.0, 1), at(t, 1))[0]
     x0, x_t = (v[None] for v in torch.cartesian_prod(torch.arange(V), torch.arange(noise.K)).T)
@@ -230,7 +230,7 @@ def test_score_entropy_is_the_sum_over_neighbours(noise, t):
 
 
 def test_the_printed_closed_forms():
-    """T14: SEDD's released uniform and absorbing losses, term by term, against ours; e1 = expm1(sigma)."""
+    """SEDD's released uniform and absorbing losses, term by term, against ours; e1 = expm1(sigma)."""
     K, sigma = 5, 0.7
     log_s, e1 = torch.randn(1, 2, K, dtype=torch.float64), math.expm1(sigma)
     x_t, x0 = tensor([[2, 2]]), tensor([[2, 4]])
@@ -282,7 +282,7 @@ def test_no_number_is_lost_at_a_vocabulary_of_65536(kind):
 
 
 def test_gradients():
-    """T12: of the closed form, against finite differences; and that of score entropy is 1/s times that of squares."""
+    """Of the closed form, against finite differences; and that of score entropy is 1/s times that of squares."""
     noise = Stationary(PI, S.log_linear())
     x0, x_t = (v[None] for v in SENTENCES.T)
     log_s = torch.randn(1, 9, V, dtype=torch.float64, requires_grad=True)
@@ -298,7 +298,7 @@ def test_gradients():
 
 @pytest.mark.parametrize("name", ["uniform", "replace", "mask and uniform", "neighbours"])
 def test_explicit_denoising_and_implicit_differ_by_constants(name):
-    """T12: SE, DSE and ISE of two scores differ by the same, over all sentences and neighbours at one t."""
+    """SE, DSE and ISE of two scores differ by the same, over all sentences and neighbours at one t."""
     noise, t = NOISES[name](), 0.5
     K, R = noise.K, rate_matrix(noise)
     x_t = sequences(K, L)
@@ -344,7 +344,7 @@ def test_the_minimum_over_scores_is_the_true_score(noise):
 
 
 def test_one_token_and_the_exact_score_give_minus_log_p(noise):
-    """T13: L = 1: diffusion + prior + reconstruction = -log p(x_0) for every x_0, once x_1 starts from its true law."""
+    """L = 1: diffusion + prior + reconstruction = -log p(x_0) for every x_0, once x_1 starts from its true law."""
     p0 = tensor([0.6, 0.3, 0.1], dtype=torch.float64)
     process = precise(SEDD(noise, 1))
 
@@ -360,7 +360,7 @@ def test_one_token_and_the_exact_score_give_minus_log_p(noise):
 
 
 def test_two_tokens_and_the_exact_score(noise):
-    """T13: DWDSE + KL(q(x_1 | x_0) || p_1) - log p(x_0 | x just after 0), by Bayes, is -log p(x_0) for every x_0."""
+    """DWDSE + KL(q(x_1 | x_0) || p_1) - log p(x_0 | x just after 0), by Bayes, is -log p(x_0) for every x_0."""
     process = precise(SEDD(noise, L))
     net = MarkovOracle(process, LANGUAGE)
     total = dwdse(process, net, SENTENCES, 80)
@@ -384,7 +384,7 @@ def test_two_tokens_and_the_exact_score(noise):
 
 
 def test_a_network_that_says_0_pays_log_V_per_token(noise):
-    """T8: diffusion + prior + reconstruction = L log V; for every sentence where all tokens are alike to the noise."""
+    """Diffusion + prior + reconstruction = L log V; for every sentence where all tokens are alike to the noise."""
     process = precise(SEDD(noise, L))
     got = dwdse(process, zeros, SENTENCES, 80) + process.prior_term(SENTENCES)
     got = got + over_x_t(
@@ -439,7 +439,7 @@ def test_drawn_bounds_have_the_right_mean():
 
 @pytest.mark.parametrize("clock", [S.log_linear(), S.geometric(1e-2, 10.0)])
 def test_sedd_is_mdlm_plus_phi_of_the_mass(clock):
-    """T15: SEDD - MDLM = weight sum_masks phi(S / r) >= 0, 0 where the mass is right."""
+    """SEDD - MDLM = weight sum_masks phi(S / r) >= 0, 0 where the mass is right."""
     noise = Absorbing(V, clock)
     one, other, net = precise(SEDD(noise, L)), precise(MDLM(noise, L)), Loose(V + 1, L)
     x0, t = SENTENCES, torch.linspace(0.1, 1, 9).double()
@@ -721,7 +721,7 @@ def test_unscaled_networks_say_the_log_score_itself(noise):
 
 
 def test_udlm_is_sedd_uniform():
-    """T19: UDLM's loss (arXiv:2412.10193, eq. 18) with s_y = xbar_y / xbar_x, xbar = K alpha x_theta + 1 - alpha."""
+    """UDLM's loss (arXiv:2412.10193, eq. 18) with s_y = xbar_y / xbar_x, xbar = K alpha x_theta + 1 - alpha."""
     K, a = 4, 0.35
     x0, x_t = (v[None] for v in torch.cartesian_prod(torch.arange(K), torch.arange(K)).T)
     law = torch.randn(1, 16, K, dtype=torch.float64).softmax(-1)
@@ -742,7 +742,7 @@ def test_udlm_is_sedd_uniform():
 
 
 def test_flow_matching_with_uniform_noise_is_a_looser_bound():
-    """T19: with the posterior, its best network, the generalised KL exceeds the entropy; K = 2: 0.823 against 0.673."""
+    """With the posterior, its best network, the generalised KL exceeds the entropy; K = 2: 0.823 against 0.673."""
     p0 = tensor([0.6, 0.4], dtype=torch.float64)
     v, w = np.polynomial.legendre.leggauss(60)
     total = 0.0
@@ -806,7 +806,7 @@ def drawn_like_law(process, net):
 
 
 def test_tweedie_is_exact_for_one_token(noise):
-    """T16: L = 1: one step of any size gives p(x_s | x_t); the end is the data, whatever the number of steps."""
+    """L = 1: one step of any size gives p(x_s | x_t); the end is the data, whatever the number of steps."""
     p0 = tensor([0.6, 0.3, 0.1], dtype=torch.float64)
     process = precise(SEDD(noise, 1))
 
@@ -827,7 +827,7 @@ def test_tweedie_is_exact_for_one_token(noise):
 
 
 def test_euler_is_first_order_for_one_token_and_tweedie_exact():
-    """T16: total variation from the data halves with the step, Tweedie's is 0."""
+    """Total variation from the data halves with the step, Tweedie's is 0."""
     p0 = tensor([0.6, 0.3, 0.1], dtype=torch.float64)
     noise = Uniform(V, S.geometric(1e-4, 4.0))
     off = {}
@@ -840,7 +840,7 @@ def test_euler_is_first_order_for_one_token_and_tweedie_exact():
 
 
 def test_order_of_convergence_for_two_tokens():
-    """T17: both are of first order; the theorem about Tweedie is about one step, not about which is nearer in the end."""
+    """Both are of first order; the theorem about Tweedie is about one step, not about which is nearer in the end."""
     noise = Uniform(V, S.geometric(1e-4, 4.0))
     off = {}
     for sampler in ("tweedie", "euler"):
@@ -886,7 +886,7 @@ def test_euler_is_tweedie_for_masks_and_log_linear_noise():
 
 @pytest.mark.parametrize("name", ["uniform, log-linear", "mask and uniform"])
 def test_the_reverse_equation_brings_the_data_back(name):
-    """T18: d p / dt backwards with the rates sigma' R[y, x] s_y, by Runge-Kutta from p_1 to p near 0."""
+    """D p / dt backwards with the rates sigma' R[y, x] s_y, by Runge-Kutta from p_1 to p near 0."""
     noise = NOISES[name]()
     process = precise(SEDD(noise, L))
     net, K, R = MarkovOracle(process, LANGUAGE), noise.K, rate_matrix(noise)
@@ -948,7 +948,7 @@ def test_a_mask_with_too_much_mass_still_ends_as_data():
 
 
 def test_rare_tokens_come_as_often_as_they_should():
-    """T23: a chance of 2e-8 per step: two stages draw it right; a float32 race draws 0.11 of it (u / (e^u - 1))."""
+    """A chance of 2e-8 per step: two stages draw it right; a float32 race draws 0.11 of it (u / (e^u - 1))."""
     q, n = 2e-8, 5e8
     process = MDLM(Absorbing(2, S.log_linear()), 1)
     t, s = torch.full((1,), 0.5), torch.full((1,), 0.5 - 1e-4)
@@ -963,7 +963,7 @@ def test_rare_tokens_come_as_often_as_they_should():
 
 
 def test_mdlm_asks_only_when_a_mask_opens():
-    """T25: N (1 - (1 - 1/N)^(B L)) calls expected."""
+    """N (1 - (1 - 1/N)^(B L)) calls expected."""
     N, calls = 30, []
     process = MDLM(Absorbing(V, S.log_linear(1e-9)), 10)
 
@@ -978,7 +978,7 @@ def test_mdlm_asks_only_when_a_mask_opens():
 
 
 def test_first_hitting_is_the_continuous_limit():
-    """T24: reveal times are order statistics of U(0, 1); any mask is next; perfect networks give the data's law."""
+    """Reveal times are order statistics of U(0, 1); any mask is next; perfect networks give the data's law."""
     process = SEDD(Absorbing(V, S.log_linear(1e-9)), L)
     states = list(first_hitting(process, MarkovOracle(process, LANGUAGE), 20000))
     assert len(states) == L + 1 and (states[0][0] == 1).all() and (states[0][1] == V).double().mean() > 0.999
