@@ -6,6 +6,8 @@
     verses   pronunciations   pairs             texts, and how they are packed
     ngram   text_metrics                        judges of pictures, laws and text; they know no model
     embeddings   word_nets                      networks of words
+    process_checks                              what processes are given, checked
+    token_checks                                what noises and systems of tokens are given, checked
     categorical                                 noise on tokens: the base, drawing
     stationary   absorbing   mask_uniform
     structured   information                    kinds of noise, and clocks made by information

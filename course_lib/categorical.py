@@ -20,17 +20,17 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from .finite import note
-from .schedules import Schedule, Tables, check_table
+from .schedules import Schedule
 from .shapes import (
     PerExample,
     Table,
     Times,
     Tokens,
-    describe,
     per_example,
     upcast,
     widest,
 )
+from .token_checks import NoiseChecks, check_alpha_bar
 
 Law = Float[Tensor, "B L K"]  # one distribution over tokens per position, float64
 LogLaw = Float[Tensor, "B L V"]
@@ -110,7 +110,7 @@ def pick(p: Float[Tensor, "B L K"], x: Tokens) -> PerToken:
 # Noise
 
 
-class Noise(Tables):
+class Noise(NoiseChecks):
     """One law of corruption with K states, of which the first V are tokens of the data; `mask` is MASK's state or None.
 
     A new noise fills in mix and likelihood; all else follows, and may be replaced by something faster.
@@ -249,42 +249,6 @@ class Noise(Tables):
         likelihood = self.likelihood(x_t, torch.zeros_like(t), t)
         return likelihood[..., : self.V].log().to(log_p.dtype)
 
-    # Bad input
-
-    def check_tokens(self, name: str, x: Tensor, states: int) -> Tokens:
-        """x as int64, or an error unless it holds whole numbers in 0..states-1, (B >= 1, L >= 1).
-
-        Integers of any width will do. Off the CPU the range is not read.
-        """
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must hold integers, not {type(x).__name__}")
-        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-            raise TypeError(f"{name} must hold integers, not {x.dtype}")
-        if x.ndim != 2 or not x.numel():
-            raise ValueError(
-                f"{name} must have shape (B >= 1, L >= 1), not {tuple(x.shape)}"
-            )
-        x = x.long()
-        if x.device.type == "cpu":
-            low, high = x.min().item(), x.max().item()
-            if low < 0 or high >= states:
-                bad = low if low < 0 else high
-                reason = self.why_no_token(bad)
-                raise ValueError(
-                    f"{name} must lie in 0..{states - 1}, but holds {bad}: {reason}"
-                )
-        return x
-
-    def why_no_token(self, number: int) -> str:
-        """What is wrong with a number that is no token of the data."""
-        if number == self.mask:
-            return "MASK, which no data may hold"
-        if number == -1:
-            return "PAD, which may stand only at the ends of rows that are padded data"
-        if number == -100:
-            return "the padding of other libraries; fill rows up with PAD = -1"
-        return "no such token"
-
 
 class Semigroup(Noise):
     """Noise whose matrix from s to t depends on log(alpha_t / alpha_s) alone.
@@ -348,46 +312,3 @@ def kept_and_lost(log_alpha: PerExample, x: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and 1 - alpha in float64, shaped to go with x."""
     alpha, lost = log_alpha.exp(), -torch.expm1(log_alpha)
     return per_example(alpha, x), per_example(lost, x)
-
-
-# Bad input
-
-
-def check_alpha_bar(clock: Table) -> Table:
-    """A table alpha_bar[0..T] in float64, or an error for anything else, such as a function that makes a schedule."""
-    if callable(clock) and not isinstance(clock, Tensor):
-        name = getattr(clock, "__name__", "schedule")
-        raise TypeError(
-            f"clock must be a table or a Schedule, not a function: call it, {name}()"
-        )
-    return check_table(clock, to_zero=True)
-
-
-def check_constant(name: str, x: Tensor, shape: str) -> None:
-    """Raise unless x is a float tensor of the shape (K,), (T,) or (K, K), which nothing trains.
-
-    A noise keeps a table of it, which would not pass a gradient on.
-    """
-    square, least = shape == "(K, K)", 1 if shape == "(T,)" else 2
-    good = isinstance(x, Tensor) and x.is_floating_point() and x.ndim == 1 + square
-    if not good or len(x) < least or (square and x.shape[0] != x.shape[1]):
-        letter = shape[1]
-        raise ValueError(
-            f"{name} must be a float tensor {shape} with {letter} >= {least}, not {describe(x)}"
-        )
-    if x.requires_grad:
-        raise ValueError(
-            f"{name} must not require a gradient: a table passes none on, give {name}.detach()"
-        )
-
-
-def check_law(name: str, p: Tensor) -> Float[Tensor, " K"]:
-    """p in float64, or an error: (K,), K >= 2, not negative, sums to 1."""
-    check_constant(name, p, "(K,)")
-    p = widest(p)
-    total = p.sum()
-    if not ((p >= 0).all() and abs(total - 1) < 1e-6):
-        raise ValueError(
-            f"{name} must not be negative and must sum to 1, but sums to {total.item():g}"
-        )
-    return p / total

@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .categorical import Semigroup, check_law
+from .categorical import Semigroup
 from .schedules import bisect, check_table
 from .shapes import PerExample, Table, check_count, widest
+from .token_checks import check_law
 
 
 def information(

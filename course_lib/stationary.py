@@ -16,7 +16,6 @@ from .categorical import (
     LogLaw,
     PerToken,
     Semigroup,
-    check_law,
     draw,
     happens,
     kept_and_lost,
@@ -33,6 +32,7 @@ from .shapes import (
     upcast,
     widest,
 )
+from .token_checks import check_law
 
 NEVER = -1e4  # stands for log 0 where log 0 would meet a factor 0
 

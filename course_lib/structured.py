@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .categorical import Law, Noise, Semigroup, check_constant
+from .categorical import Law, Noise, Semigroup
 from .schedules import Schedule
 from .shapes import (
     PerExample,
@@ -28,6 +28,7 @@ from .shapes import (
     describe,
     widest,
 )
+from .token_checks import check_constant
 
 # A walk on a graph
 

@@ -39,6 +39,7 @@ from .shapes import (
     upcast,
     widest,
 )
+from .token_checks import TokenChecks
 
 Prediction = Literal["loo", "posterior", "score"]
 Cost = Callable[[Float[Tensor, "*n V"], Int[Tensor, "*n"]], Float[Tensor, "*n"]]
@@ -46,7 +47,7 @@ FIRST = 1e-30  # the moment after time 0: where a schedule starts below 1, its f
 MANY = 1024  # from so many tokens on a GPU had rather wait for the positions than work out all of them
 
 
-class TokenProcess(Process):
+class TokenProcess(TokenChecks, Process):
     """`length` tokens, each noised on its own by a categorical noise.
 
     A system fills in loss_at, diffusion_term_at and step.
@@ -255,62 +256,6 @@ class TokenProcess(Process):
         kept = Keep(known.expand(n, -1), context.expand(n, -1), approximate=approximate)
         self.check_clamp(kept)
         return kept
-
-    # Bad input
-
-    def check_start(self, t: int | float) -> None:
-        """Raise ValueError unless tokens at t have nearly the prior's law, whatever they were.
-
-        Under noise with MASK the first state is all masks: it says nothing at any time, so any start is right.
-        """
-        if self.noise.mask is not None:
-            return
-        x0 = torch.arange(min(self.noise.V, 8), device=self.device)[None]
-        at_t = torch.tensor([t], device=self.device)
-        law = self.noise.row(x0, torch.zeros_like(at_t), at_t)
-        far = (law - self.noise.prior()).abs().sum(-1).max().item() / 2
-        if far > 0.1:
-            raise ValueError(
-                f"the times must start where tokens are nearly the prior's, but at t = {t:g} their total "
-                f"variation from it is {far:.3g}"
-            )
-
-    def check_state(
-        self, name: str, x: Tensor, states: int, padded: bool = False
-    ) -> Tokens:
-        """x in int64, or an error: whole numbers in 0..states-1, (B >= 1, length); padded: PAD at ends of rows."""
-        holds_pad = (
-            padded
-            and isinstance(x, Tensor)
-            and x.dtype.is_signed
-            and not x.is_floating_point()
-        )
-        filled = x.masked_fill(x == PAD, 0) if holds_pad else x
-        self.noise.check_tokens(name, filled, states)
-        if x.shape[1] != self.length:
-            raise ValueError(
-                f"{name} must have shape (B, {self.length}), not {tuple(x.shape)}"
-            )
-        if holds_pad and x.device.type == "cpu":
-            there = x != PAD
-            if not (there[:, 0].all() and (there[:, 1:] <= there[:, :-1]).all()):
-                raise ValueError(
-                    f"{name} must have a token in each row, and PAD = {PAD} only at its end"
-                )
-        return x.long()
-
-    def check_pair(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tokens, Tokens]:
-        """x_0 and x_t in int64, or an error: states of one shape with PAD at the same places, t in (0, T]."""
-        x0 = self.check_state("x0", x0, self.noise.V, padded=True)
-        x_t = self.check_state("x_t", x_t, self.noise.K, padded=True)
-        self.check_positive(t, len(x0))
-        if len(x0) != len(x_t):
-            raise ValueError(
-                f"x0 and x_t must have one shape, not {tuple(x0.shape)} and {tuple(x_t.shape)}"
-            )
-        if x0.device.type == "cpu" and not torch.equal(x0 == PAD, x_t == PAD):
-            raise ValueError("x_t must hold PAD where x0 does, and nowhere else")
-        return x0, x_t
 
 
 def on_tokens(values: PerToken, x: Tokens) -> PerToken:

@@ -112,6 +112,7 @@ def test_importing_a_system_loads_torch_jaxtyping_and_the_core_only():
     assert foreign == set()
     assert {m for m in new if m.startswith("course_lib")} == {
         "course_lib",
+        "course_lib.process_checks",
         "course_lib.ddpm",
         "course_lib.finite",
         "course_lib.process",

@@ -1,7 +1,7 @@
 """How much one reads to follow a loss: the files that it runs through, and their lines of code.
 
-Left out are the networks, the trainer, and what no reader opens: names of shapes, numbers that are not finite, and the
-foundations below (clocks, sentences).
+Left out are the networks, the trainer, and what no reader opens: names of shapes, checks of arguments, numbers that are
+not finite, and the foundations below (clocks, sentences).
 """
 
 import sys
@@ -19,7 +19,17 @@ from course_lib.sedd import SEDD
 from tools.density import measure
 
 ROOT = Path(course_lib.__file__).parent
-FOUNDATIONS = {"shapes", "finite", "files", "nets", "train", "schedules", "sentences"}
+FOUNDATIONS = {
+    "shapes",
+    "finite",
+    "process_checks",
+    "token_checks",
+    "files",
+    "nets",
+    "train",
+    "schedules",
+    "sentences",
+}
 
 
 def read_through(call) -> list[Path]:

@@ -15,7 +15,7 @@ from course_lib.files import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "REFERENCE.md"
 TASKS = {  # what one wants to do -> the files where that is done
-    "Understand what a process is": "process wrapper shapes finite",
+    "Understand what a process is": "process wrapper shapes finite process_checks token_checks",
     "Choose a clock": "schedules information",
     "Choose a noise on tokens": "categorical stationary absorbing mask_uniform structured",
     "Choose a system for real numbers": "ddpm sde",

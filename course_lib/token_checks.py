@@ -1,0 +1,148 @@
+"""What noise on tokens and its systems are given, checked: tokens, tables, laws."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .process_checks import ProcessChecks
+from .schedules import Tables, check_table
+from .sentences import PAD
+from .shapes import Table, Tokens, describe, widest
+
+
+class NoiseChecks(Tables):
+    """The checks that every noise makes of tokens."""
+
+    mask: int | None
+
+    def check_tokens(self, name: str, x: Tensor, states: int) -> Tokens:
+        """x as int64, or an error unless it holds whole numbers in 0..states-1, (B >= 1, L >= 1).
+
+        Integers of any width will do. Off the CPU the range is not read.
+        """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must hold integers, not {type(x).__name__}")
+        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            raise TypeError(f"{name} must hold integers, not {x.dtype}")
+        if x.ndim != 2 or not x.numel():
+            raise ValueError(
+                f"{name} must have shape (B >= 1, L >= 1), not {tuple(x.shape)}"
+            )
+        x = x.long()
+        if x.device.type == "cpu":
+            low, high = x.min().item(), x.max().item()
+            if low < 0 or high >= states:
+                bad = low if low < 0 else high
+                reason = self.why_no_token(bad)
+                raise ValueError(
+                    f"{name} must lie in 0..{states - 1}, but holds {bad}: {reason}"
+                )
+        return x
+
+    def why_no_token(self, number: int) -> str:
+        """What is wrong with a number that is no token of the data."""
+        if number == self.mask:
+            return "MASK, which no data may hold"
+        if number == -1:
+            return "PAD, which may stand only at the ends of rows that are padded data"
+        if number == -100:
+            return "the padding of other libraries; fill rows up with PAD = -1"
+        return "no such token"
+
+
+class TokenChecks(ProcessChecks):
+    """The checks that every system of tokens makes. `noise` and `length` are the system's."""
+
+    def check_start(self, t: int | float) -> None:
+        """Raise ValueError unless tokens at t have nearly the prior's law, whatever they were.
+
+        Under noise with MASK the first state is all masks: it says nothing at any time, so any start is right.
+        """
+        if self.noise.mask is not None:
+            return
+        x0 = torch.arange(min(self.noise.V, 8), device=self.device)[None]
+        at_t = torch.tensor([t], device=self.device)
+        law = self.noise.row(x0, torch.zeros_like(at_t), at_t)
+        far = (law - self.noise.prior()).abs().sum(-1).max().item() / 2
+        if far > 0.1:
+            raise ValueError(
+                f"the times must start where tokens are nearly the prior's, but at t = {t:g} their total "
+                f"variation from it is {far:.3g}"
+            )
+
+    def check_state(
+        self, name: str, x: Tensor, states: int, padded: bool = False
+    ) -> Tokens:
+        """x in int64, or an error: whole numbers in 0..states-1, (B >= 1, length); padded: PAD at ends of rows."""
+        holds_pad = (
+            padded
+            and isinstance(x, Tensor)
+            and x.dtype.is_signed
+            and not x.is_floating_point()
+        )
+        filled = x.masked_fill(x == PAD, 0) if holds_pad else x
+        self.noise.check_tokens(name, filled, states)
+        if x.shape[1] != self.length:
+            raise ValueError(
+                f"{name} must have shape (B, {self.length}), not {tuple(x.shape)}"
+            )
+        if holds_pad and x.device.type == "cpu":
+            there = x != PAD
+            if not (there[:, 0].all() and (there[:, 1:] <= there[:, :-1]).all()):
+                raise ValueError(
+                    f"{name} must have a token in each row, and PAD = {PAD} only at its end"
+                )
+        return x.long()
+
+    def check_pair(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tokens, Tokens]:
+        """x_0 and x_t in int64, or an error: states of one shape with PAD at the same places, t in (0, T]."""
+        x0 = self.check_state("x0", x0, self.noise.V, padded=True)
+        x_t = self.check_state("x_t", x_t, self.noise.K, padded=True)
+        self.check_positive(t, len(x0))
+        if len(x0) != len(x_t):
+            raise ValueError(
+                f"x0 and x_t must have one shape, not {tuple(x0.shape)} and {tuple(x_t.shape)}"
+            )
+        if x0.device.type == "cpu" and not torch.equal(x0 == PAD, x_t == PAD):
+            raise ValueError("x_t must hold PAD where x0 does, and nowhere else")
+        return x0, x_t
+
+
+def check_alpha_bar(clock: Table) -> Table:
+    """A table alpha_bar[0..T] in float64, or an error for anything else, such as a function that makes a schedule."""
+    if callable(clock) and not isinstance(clock, Tensor):
+        name = getattr(clock, "__name__", "schedule")
+        raise TypeError(
+            f"clock must be a table or a Schedule, not a function: call it, {name}()"
+        )
+    return check_table(clock, to_zero=True)
+
+
+def check_constant(name: str, x: Tensor, shape: str) -> None:
+    """Raise unless x is a float tensor of the shape (K,), (T,) or (K, K), which nothing trains.
+
+    A noise keeps a table of it, which would not pass a gradient on.
+    """
+    square, least = shape == "(K, K)", 1 if shape == "(T,)" else 2
+    good = isinstance(x, Tensor) and x.is_floating_point() and x.ndim == 1 + square
+    if not good or len(x) < least or (square and x.shape[0] != x.shape[1]):
+        letter = shape[1]
+        raise ValueError(
+            f"{name} must be a float tensor {shape} with {letter} >= {least}, not {describe(x)}"
+        )
+    if x.requires_grad:
+        raise ValueError(
+            f"{name} must not require a gradient: a table passes none on, give {name}.detach()"
+        )
+
+
+def check_law(name: str, p: Tensor) -> Float[Tensor, " K"]:
+    """p in float64, or an error: (K,), K >= 2, not negative, sums to 1."""
+    check_constant(name, p, "(K,)")
+    p = widest(p)
+    total = p.sum()
+    if not ((p >= 0).all() and abs(total - 1) < 1e-6):
+        raise ValueError(
+            f"{name} must not be negative and must sum to 1, but sums to {total.item():g}"
+        )
+    return p / total
