@@ -11,6 +11,7 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 
+from course_lib import checks as C
 from course_lib import exercise as E
 
 X = torch.tensor([1.0, 2.0, 4.0])
@@ -22,7 +23,7 @@ def reference(x):
 
 
 def check(fn):
-    return E.diagnose(fn(X), 2 * X, {"that is x squared": X**2, "that is x": X})
+    return C.diagnose(fn(X), 2 * X, {"that is x squared": X**2, "that is x": X})
 
 
 MISTAKES = {
@@ -166,10 +167,10 @@ def test_a_hint_of_the_exercise_comes_before_the_one_about_writing():
     ],
 )
 def test_whatever_holds_numbers_is_lent_as_a_copy(given, write):
-    before = E.copied(given)
+    before = C.copied(given)
     answer = E.Answer(lambda v: (write(v), 1))
     answer(given)
-    assert answer.overwrote == "v" and E.unchanged(given, before)
+    assert answer.overwrote == "v" and C.unchanged(given, before)
     quiet = E.Answer(lambda v: 1)
     quiet(given)
     assert quiet.overwrote is None
@@ -177,31 +178,31 @@ def test_whatever_holds_numbers_is_lent_as_a_copy(given, write):
 
 def test_a_copy_keeps_its_kind_and_its_gradient():
     point = collections.namedtuple("point", "x y")
-    got = E.copied(point(X, [X]))
+    got = C.copied(point(X, [X]))
     assert type(got) is point and got.x is not X and got.y[0].equal(X)
     leaf = X.clone().requires_grad_()
-    (2 * E.copied([leaf])[0]).sum().backward()
+    (2 * C.copied([leaf])[0]).sum().backward()
     assert leaf.grad.tolist() == [2, 2, 2]
     model = torch.nn.Linear(1, 1)
-    assert E.copied((model,))[0] is model
+    assert C.copied((model,))[0] is model
 
 
 def test_compare_lends_copies_too():
     given = X.clone()
     mistakes = {"writes": (lambda x: x.mul_(3), "three"), "square": (lambda x: x**2, "that is x squared")}
-    assert E.compare(WRONG["square"], lambda x: x.mul_(2), mistakes, given) == "that is x squared"
+    assert C.compare(WRONG["square"], lambda x: x.mul_(2), mistakes, given) == "that is x squared"
     assert given.equal(X)
 
 
 def test_hear_is_as_strict_as_a_float32_network():
     x = torch.zeros(2, 3)
-    E.hear(x, torch.zeros(2))
+    C.hear(x, torch.zeros(2))
     with pytest.raises(ValueError, match=r"one time u per example, shape \(2,\), not \(3,\)"):
-        E.hear(x, torch.zeros(3))
+        C.hear(x, torch.zeros(3))
     with pytest.raises(ValueError, match="not float"):
-        E.hear(x, 0.5)
+        C.hear(x, 0.5)
     with pytest.raises(TypeError, match="given an x_t in torch.float64"):
-        E.hear(x.double(), torch.zeros(2))
+        C.hear(x.double(), torch.zeros(2))
 
 
 def test_code_that_gives_none_is_told_about_return(capsys):
@@ -297,7 +298,7 @@ def test_wrong_parameters_are_told_as_they_are(capsys):
 
 
 def test_a_check_may_call_by_keyword(capsys):
-    define("toy.named", check=lambda fn: E.diagnose(fn(x=X), 2 * X, {}))
+    define("toy.named", check=lambda fn: C.diagnose(fn(x=X), 2 * X, {}))
     E.exercise("toy.named")(reference)
     assert said(capsys) == "[PASS] toy.named\n"
 
@@ -512,23 +513,23 @@ def test_mistakes_list_the_wrong_answers_with_their_hints(monkeypatch):
 
 def test_close_wants_a_tensor_of_the_same_shape_and_nearly_the_same_values():
     want = torch.tensor([1.0, 2.0])
-    assert E.close(want + 0.9e-4, want) is True
-    assert E.close(want + 1.2e-4, want) is False
-    assert E.close(want - 1.2e-4, want) is False
-    assert E.close(want + 1, want, tol=1.0) is True
-    assert not E.close(torch.tensor([1.0, 2.5]), want)
-    assert not E.close(torch.tensor([1.0, torch.nan]), want)
-    assert not E.close([1.0, 2.0], want)
-    assert not E.close(torch.tensor([[1.0, 2.0]]), want)
+    assert C.close(want + 0.9e-4, want) is True
+    assert C.close(want + 1.2e-4, want) is False
+    assert C.close(want - 1.2e-4, want) is False
+    assert C.close(want + 1, want, tol=1.0) is True
+    assert not C.close(torch.tensor([1.0, 2.5]), want)
+    assert not C.close(torch.tensor([1.0, torch.nan]), want)
+    assert not C.close([1.0, 2.0], want)
+    assert not C.close(torch.tensor([[1.0, 2.0]]), want)
 
 
 def test_diagnose_uses_its_tolerance_and_reports_the_worst_place():
     want = torch.tensor([1.0, 2.0])
-    assert E.diagnose(want + 0.5, want, {}, tol=1.0) is None
-    assert E.diagnose(want + 0.9e-4, want, {}) is None and E.diagnose(want + 1.2e-4, want, {})
-    assert E.diagnose(want + 3, want, {"far": want + 3.5}, tol=1.0) == "far"
-    assert E.diagnose(torch.tensor([1.5, 5.0]), want, {"half": want / 2}) == "it gives 5 where 2 is expected"
-    assert E.diagnose(torch.tensor([9.0, torch.nan]), want, {}) == "it gives nan where 2 is expected"
+    assert C.diagnose(want + 0.5, want, {}, tol=1.0) is None
+    assert C.diagnose(want + 0.9e-4, want, {}) is None and C.diagnose(want + 1.2e-4, want, {})
+    assert C.diagnose(want + 3, want, {"far": want + 3.5}, tol=1.0) == "far"
+    assert C.diagnose(torch.tensor([1.5, 5.0]), want, {"half": want / 2}) == "it gives 5 where 2 is expected"
+    assert C.diagnose(torch.tensor([9.0, torch.nan]), want, {}) == "it gives nan where 2 is expected"
 
 
 # --- predictions ---
