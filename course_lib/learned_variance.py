@@ -128,6 +128,11 @@ class LossAware(Wrapper):
         """The same at this x_t."""
         return self.weighted(self.process.loss_at(model, x0, x_t, t), t)
 
+    def bound(self, model: Network, data, t: Times) -> PerExample:
+        """The process's bound over T p_t, so that its mean over these times is the bound; nothing is remembered."""
+        plain = self.process.bound(model, data, t)
+        return plain / (self.T * self.p()[t - 1]).to(plain.dtype)
+
     def weighted(self, plain: PerExample, t: Times) -> PerExample:
         """The plain loss over T p_t, by the law that drew t; then remembered, if it is finite."""
         weight = 1 / (self.T * self.p()[t - 1])

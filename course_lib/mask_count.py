@@ -20,7 +20,7 @@ from .process import Process
 from .schedules import Schedule, Tables
 from .sentences import PAD
 from .shapes import Network, PerExample, Times, Tokens, describe, widest
-from .tokens import FIRST, TokenProcess, tokens_in
+from .tokens import FIRST, tokens_in
 from .wrapper import Wrapper
 
 
@@ -32,7 +32,7 @@ class MaskCount(Wrapper):
     Rows must have all `length` tokens: ValueError for data with PAD, whose rows have fewer.
     """
 
-    def __init__(self, process: TokenProcess):
+    def __init__(self, process: Process):
         super().__init__(process)
         noise = getattr(process, "noise", None)
         if not isinstance(noise, Absorbing) or not hasattr(process, "mask_cost"):
@@ -40,7 +40,7 @@ class MaskCount(Wrapper):
                 f"process must have absorbing noise, not {described(process)}"
             )
         self.T = process.length
-        by_step = isinstance(process.T, int)
+        by_step = isinstance(noise.T, int)
         self.law = (
             StepsGivenCount(noise, self.T)
             if by_step
@@ -72,7 +72,11 @@ class MaskCount(Wrapper):
         return self.loss_at(model, data, self.corrupt(data, t), t)
 
     def loss_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
-        """The same at this x_t, which has t masks."""
+        """The same at this x_t, which has t masks. ValueError for ce_weight > 0, whose times have another law."""
+        if getattr(self.process, "ce_weight", 0):
+            raise ValueError(
+                f"process must have ce_weight = 0 to train by numbers of masks, not {self.process.ce_weight}"
+            )
         return (self.diffusion_term_at(model, x0, x_t, t) / self.T).float()
 
     def bound(self, model: Network, data: Tokens, t: Times) -> PerExample:

@@ -114,9 +114,9 @@ class Wrapper(Process):
         """That of the process inside."""
         self.process.check_start(t)
 
-    def check_state(self, name: str, x: Tensor, *given) -> None:
+    def check_state(self, name: str, x: Tensor, *given, **more):
         """That of the process inside."""
-        self.process.check_state(name, x, *given)
+        return self.process.check_state(name, x, *given, **more)
 
     def check_clamp(self, clamp: Callable[[State], State]) -> None:
         """That of the process inside."""

@@ -360,3 +360,17 @@ def test_the_variance_that_fits_is_the_decoders_by_default():
     assert Analytic(SHORT, (3,), conditional_variance=known).decoder_var == known[1].item()
     assert Analytic(SHORT, (3,), conditional_variance=known, decoder_var=0.7).decoder_var == 0.7
     assert Analytic(SHORT, (3,)).decoder_var == DDPM(SHORT, (3,)).decoder_var
+
+
+def test_the_bound_at_loss_aware_times_is_that_at_even_times():
+    """sum_t p_t bound(t) / (T p_t) = mean_t bound(t)."""
+    aware = LossAware(DDPM(SHORT, (2,)), history=1)
+    aware.losses.copy_(torch.arange(1.0, aware.T + 1)[:, None])
+    aware.seen.fill_(1)
+    t, x = torch.arange(1, aware.T + 1), torch.randn(aware.T, 2)
+    net = lambda x, u: torch.zeros_like(x)  # noqa: E731
+    torch.manual_seed(0)
+    plain = aware.process.bound(net, x, t)
+    torch.manual_seed(0)
+    got = aware.bound(net, x, t)
+    torch.testing.assert_close((aware.p() * got).sum(), plain.mean().to(aware.p()), rtol=1e-5, atol=0)

@@ -28,6 +28,7 @@ from course_lib.sedd import SEDD, KnownMassSEDD, MaskedSEDD, StationarySEDD
 from course_lib.sentences import PAD
 from course_lib.stationary import Stationary, Uniform
 from course_lib.tokens import FIRST, inside, takes, takes_at
+from course_lib.wrapper import Wrapper
 
 V, L, T = 3, 4, 6
 LINE = S.table(S.log_linear(0.0), T, max_beta=1.0)
@@ -36,7 +37,8 @@ PI = tensor([0.2, 0.3, 0.5], dtype=torch.float64)
 SYSTEMS = {
     "d3pm, uniform": lambda: D3PM(Uniform(V, CURVE), L),
     "d3pm, hybrid": lambda: D3PM(Uniform(V, CURVE), L, predicts="posterior", ce_weight=0.3),
-    "d3pm, masks": lambda: D3PM(Absorbing(V, LINE), L, ce_weight=0.1),
+    "d3pm, masks": lambda: D3PM(Absorbing(V, LINE), L),
+    "d3pm, masks, hybrid": lambda: D3PM(Absorbing(V, LINE), L, ce_weight=0.1),
     "d3pm, mask and uniform": lambda: D3PM(MaskUniform(V, CURVE), L),
     "ordered": lambda: Ordered(V, L),
     "mdlm": lambda: MDLM(Absorbing(V, S.log_linear()), L),
@@ -579,3 +581,20 @@ def test_autoregression_looks_at_answers_too(net, error, words, unchecked):
             call()
     with pytest.raises(error):
         last(sample(process, net, 3, L))
+
+
+def test_numbers_of_masks_take_no_hybrid_loss():
+    counter = MaskCount(SYSTEMS["d3pm, masks, hybrid"]())
+    with pytest.raises(ValueError, match="ce_weight = 0 to train by numbers of masks, not 0.1"):
+        counter.loss(says(0.0), torch.zeros(4, L).long(), torch.ones(4).long())
+
+
+@pytest.mark.parametrize("name", ["d3pm, masks", "mdlm", "sedd, masks"])
+def test_numbers_of_masks_around_a_wrapper(name):
+    """Around a wrapper, or around numbers of masks, they are those of the process inside."""
+    process, x0, n = SYSTEMS[name](), torch.zeros(4, L).long(), tensor([1, 2, 3, 4])
+    got = []
+    for inside_it in (process, Wrapper(process), MaskCount(process)):
+        torch.manual_seed(0)
+        got.append(MaskCount(inside_it).diffusion_term(says(0.0), x0, n))
+    assert torch.equal(got[0], got[1]) and torch.equal(got[0], got[2])
