@@ -30,4 +30,4 @@ def test_the_report_reads_every_room_and_both_steps(capsys):
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in said[:3]] == ["library", "recipes", "solutions"]
     for line, must in zip(said[4:], ("categorical.py", "ddpm.py"), strict=True):
-        assert re.match(r"one training step of [\w ]+: \d files", line) and must in line
+        assert re.match(r"one training step of [\w ]+: \d+ files", line) and must in line
