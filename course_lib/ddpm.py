@@ -197,6 +197,7 @@ class DDPM(Process):
     ) -> tuple[Batch, PerExample]:
         """Mean and variance of q(x_s | x_t, x_0), for any s < t; mean x_0 and variance 0 at s = 0.  (eqs. 6 and 7)"""
         self.check_state("x_t", x_t)
+        self.check_like("x0", x0, x_t)
         self.check_step(len(x_t), t, s)
         step = self.transition(t, s)
         return self._mean(step, x0, x_t), step.q_var
@@ -214,6 +215,7 @@ class DDPM(Process):
         """The network's output at (x_t, t) as eps, x0, v or score. Needs t >= 1."""
         check_choice("to", to, COMPONENTS)
         self.check_t("t", t, len(x_t), first=1)
+        self.check_like("out", out, x_t)
         a, b = conversion(self.predicts, to, self.log_alpha_bar[t])
         a, b = (per_example(v.to(x_t.dtype), x_t) for v in (a, b))
         return a * x_t + b * out.to(x_t.dtype)
@@ -242,6 +244,7 @@ class DDPM(Process):
 
     def target(self, x0: Batch, x_t: Batch, t: Times) -> Batch:
         """What the network should say: p x_0 + q eps with the eps that made this x_t, worked out in float64."""
+        self.check_like("x0", x0, x_t)
         r, sigma = self._r_sigma(t, x_t)
         x0, x_t = widest(x0), widest(x_t)
         eps = (x_t - r * x0) / sigma

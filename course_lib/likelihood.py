@@ -120,7 +120,12 @@ class ProbabilityFlow(Solver):
                 self.solve(rhs, start.numpy(), self.sde.t_min, self.sde.t_max)
             )
         gained, z = y[:n], y[n:].reshape(x.shape)
-        return gained + widest(prior(z.to(x.device))).cpu()
+        at_end = widest(prior(z.to(x.device))).cpu()
+        if at_end.shape != (n,):
+            raise ValueError(
+                f"log_prior must return shape ({n},), one number per example, not {tuple(at_end.shape)}"
+            )
+        return gained + at_end
 
     def at(self, t: float, x: Batch) -> Times:
         """The time t for every example of x, in float32 at least: half precision has no digits for it near 1."""

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .finite import Watch, check_finite
+from .finite import Watch, check_finite, note
 from .process_checks import ProcessChecks
 from .shapes import (
     Network,
@@ -184,6 +184,11 @@ def clamped(clamp: Callable[[State], State] | None, x: State) -> State:
         raise ValueError(
             f"clamp must return a state like x, {describe(x)}, not {describe(kept)}"
         )
+    if kept.device != x.device:
+        raise ValueError(
+            f"clamp must return a state on x's device, {x.device}, not on {kept.device}"
+        )
+    note("what clamp returns", kept.isfinite())
     return kept
 
 

@@ -64,6 +64,9 @@ class ProcessChecks(Tables):
             raise TypeError(
                 f"{name} must hold {'integers' if whole else 'floats'}, not {t.dtype}"
             )
+        # Torch reads uint8 as a mask where it indexes, and int8 and int16 not at all.
+        if whole and t.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"{name} must be int32 or int64, not {t.dtype}")
         if t.device.type == "cpu":
             low, high = (
                 (t[0].item(),) * 2 if repeated(t) else (t.min().item(), t.max().item())
@@ -91,6 +94,13 @@ class ProcessChecks(Tables):
         if tuple(x.shape[1:]) != self.shape or len(x) < 1:
             want = ", ".join(["B >= 1", *map(str, self.shape)])
             raise ValueError(f"{name} must have shape ({want}), not {tuple(x.shape)}")
+
+    def check_like(self, name: str, value: Tensor, x: Tensor) -> None:
+        """Raise ValueError unless value has exactly the shape of x: any other might broadcast to it."""
+        if value.shape != x.shape:
+            raise ValueError(
+                f"{name} must have the shape of the state, {tuple(x.shape)}, not {tuple(value.shape)}"
+            )
 
     def check_step(self, n: int, t: Tensor, s: Tensor) -> None:
         """Raise unless 0 <= s < t <= T, one pair per example."""

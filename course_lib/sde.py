@@ -192,7 +192,9 @@ class SDE(Process):
         """x_t = m(t) x_0 + std(t) eps, eps ~ N(0, I) unless given; t = 0 is the data.  (eq. 29)"""
         self.check_state("x0", x0)
         self.check_t("t", t, len(x0))
-        eps = torch.randn_like(x0) if eps is None else eps
+        if eps is None:
+            eps = torch.randn_like(x0)
+        self.check_like("eps", eps, x0)
         (now,) = self.coefficients(t)
         return combine((now.mean, x0), (now.std, eps))
 
@@ -244,6 +246,7 @@ class SDE(Process):
 
     def velocity_from_noise(self, eps: Batch, x: Batch, t: Times) -> Batch:
         """f x + g^2 eps / (2 std): `velocity` where eps is known, since score = -eps / std."""
+        self.check_like("eps", eps, x)
         (now,) = self.coefficients(t)
         f, g2 = self.drift(now.t), self.diffusion2(now.t)
         return combine((f, x), (g2 / (2 * now.std), eps))
@@ -291,6 +294,7 @@ class SDE(Process):
         """The eps of x_t = m x_0 + std eps, t > 0."""
         self.check_state("x0", x0)
         self.check_state("x_t", x_t)
+        self.check_like("x_t", x_t, x0)
         self.check_positive(t, len(x0))
         (now,) = self.coefficients(t)
         eps = (widest(x_t) - per_example(now.mean, x0) * widest(x0)) / per_example(

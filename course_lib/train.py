@@ -24,6 +24,7 @@ from .training_input import (
     as_schedule,
     check_gradients,
     check_model,
+    check_real,
     checked_rate,
     moved,
     size_of,
@@ -86,6 +87,8 @@ def train(
     check_process(process)
     check_count("steps", steps)
     check_count("every", every)
+    check_real("ema", ema)
+    check_real("clip", clip)
     if not (0 <= ema < 1 and clip > 0):
         raise ValueError(
             f"ema must lie in [0, 1) and clip be positive, not {ema} and {clip}"

@@ -26,6 +26,12 @@ def check_model(model: nn.Module, process: Process) -> None:
         raise ValueError(
             "model must not be made under torch.inference_mode(): its weights cannot be trained"
         )
+    # A step of 1e-3 of a weight is less than half precision resolves: weights and their average would stand still.
+    half = [p.dtype for p in trained if p.dtype in HALF]
+    if half:
+        raise ValueError(
+            f"model must have float32 or float64 weights to be trained, not {half[0]}: pass precision={half[0]}"
+        )
     tables = next(process.buffers(), None)
     if tables is not None and tables.device != trained[0].device:
         raise ValueError(
@@ -52,6 +58,12 @@ def as_schedule(lr: float | Callable[[int], float]) -> Callable[[int], float]:
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, not {lr}")
     return lambda step: lr
+
+
+def check_real(name: str, value: object) -> None:
+    """Raise TypeError unless value is a number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, not {describe(value)}")
 
 
 def checked_rate(rate: float, step: int) -> float:
