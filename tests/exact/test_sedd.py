@@ -29,6 +29,7 @@ from course_lib.sedd import SEDD
 from course_lib.stationary import Stationary, Uniform
 from course_lib.structured import Neighbours, gaussian
 from course_lib.tokens import FIRST
+from course_lib.tweedie import SAMPLERS
 
 V, L = 3, 2
 PI = tensor([0.2, 0.3, 0.5], dtype=torch.float64)
@@ -1096,3 +1097,22 @@ HALF, ZERO, X = tensor([0.5]), tensor([0.0]), tensor([[0, 1]])
 def test_bad_input_is_named(call, error, words, unchecked):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("kind", [MaskUniform, Uniform, Absorbing])
+def test_euler_keeps_the_rates_of_t(kind):
+    """Row x of I + (t - s) sigma'(t) (R[y, x] s_y off the diagonal), a state at a time; eq. 17."""
+    noise = kind(V, S.log_linear())
+    sampler = SAMPLERS["euler"]
+    t, s = at(0.6, 1), at(0.55, 1)
+    h = 0.05 * noise.schedule.rate(tensor([0.6]).double()).item()
+    R = rate_matrix(noise)
+    for x in range(noise.K):
+        log_s = torch.randn(1, 1, V).double()
+        p = sampler.law(noise, log_s, tensor([[x]]), t, s)[0, 0]
+        scores = log_s[0, 0].exp().tolist() + [1.0] * (noise.K - V)
+        jumps = [h * R[y, x].item() * scores[y] if y != x else 0.0 for y in range(noise.K)]
+        want = tensor(jumps).double()
+        want[x] = 1 - want.sum()
+        assert want.min() >= 0
+        torch.testing.assert_close(p, want, rtol=1e-5, atol=1e-7)
