@@ -1025,7 +1025,7 @@ def test_loss_aware_trains_and_is_otherwise_the_process(device):
     t = torch.full((40,), 7, device=device)
     for ask in (
         lambda p: p.corrupt(data, t), lambda p: p.prior(3), lambda p: p.step(model, data, t, t - 2),
-        lambda p: p.times(4), lambda p: p.bound(model, data, t), lambda p: p.encode(model, data),
+        lambda p: p.times(4), lambda p: p.encode(model, data),
         lambda p: p.decode(model, data), lambda p: p.bound_at(model, data, data, t), lambda p: p.weight(t),
     ):  # fmt: skip
         values = []
@@ -1033,6 +1033,10 @@ def test_loss_aware_trains_and_is_otherwise_the_process(device):
             torch.manual_seed(0)
             values.append(ask(p))
         assert torch.equal(*values)
+    torch.manual_seed(0)
+    weighted = process.bound(model, data, t) * (20 * process.p()[t - 1])
+    torch.manual_seed(0)
+    torch.testing.assert_close(weighted, inner.bound(model, data, t))
     assert process.T == 20 and last(sample(process, model, 3, 5))[1].shape == (3, 2)
 
 

@@ -231,6 +231,15 @@ def test_an_interrupt_before_the_first_step_is_passed_on(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT raises, also where this process was started in the background, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_lets_the_step_end_and_a_second_one_is_raised(capsys):
     before, seen = signal.getsignal(signal.SIGINT), []
     for n, record in enumerate(notebook.watch(records(torch.rand(50).unbind()), 50)):
@@ -246,6 +255,7 @@ def test_an_interrupt_lets_the_step_end_and_a_second_one_is_raised(capsys):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_during_a_step_lets_it_end(capsys):
     done = []
 
