@@ -30,6 +30,7 @@
     train      evaluate
     plots      widgets                          tools; they know the contract, never a system
     oracle   word_oracle                        perfect networks, for tests and first experiments
+    predictions
     checks   exercise   solutions   notebook    what happens inside a notebook
     recipes                                     named full runs that make the shipped weights and tables
 

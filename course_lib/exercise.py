@@ -1,15 +1,13 @@
-"""Exercises that check themselves, and bets that the chapter settles. A wrong answer stops nothing."""
+"""Exercises that check themselves. A wrong answer stops nothing."""
 
 import ast
 import contextlib
-import html
 import importlib.util
 import inspect
 import linecache
 import os
 import random
 import re
-import string
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,9 +19,6 @@ import torch
 from IPython.display import display
 
 from .checks import Check, Mistakes, copied, hints_of, overwritten, unchanged
-from .widgets import live, view
-
-# --- exercises ---
 
 
 @dataclass
@@ -302,98 +297,3 @@ def mistakes(chapter: str) -> None:
         {"text/plain": "\n".join(plain), "text/markdown": "\n".join(rich).strip()},
         raw=True,
     )
-
-
-# --- what checks are made of ---
-
-
-# --- predictions ---
-
-
-@dataclass
-class Prediction:
-    """A multiple-choice question, the reader's bet, and the answer once the chapter has computed it."""
-
-    choices: dict[str, str]
-    bet: str | None
-    answer: str | None = None
-    buttons: Any = None
-
-
-PREDICTIONS: dict[str, Prediction] = {}
-
-
-def predict(
-    name: str, question: str, choices: list[str], bet: str | None = None
-) -> None:
-    """Ask a question and record the bet, a letter; an earlier bet stays unless a new one is given.
-
-    In a live notebook the bet can be clicked too.
-    """
-    options = dict(zip(string.ascii_lowercase, choices, strict=False))
-    check_letter(f"bet on {name}", bet, [None, *options])
-    earlier = PREDICTIONS.get(name)
-    asked = PREDICTIONS[name] = Prediction(
-        options, bet or (earlier.bet if earlier else None)
-    )
-    text = [
-        f"Prediction {name}: {question}",
-        *(f"  {a}) {choice}" for a, choice in options.items()),
-    ]
-    text.append(f"Your bet: {asked.bet}" if asked.bet else 'No bet yet: set bet="a"')
-    if live():
-        display({**view(ask(asked, question)), "text/plain": "\n".join(text)}, raw=True)
-    else:
-        print("\n".join(text))
-
-
-def ask(asked: Prediction, question: str) -> Any:
-    """The question as buttons; a click records the bet."""
-    import ipywidgets
-
-    options = [(f"{a}) {choice}", a) for a, choice in asked.choices.items()]
-    asked.buttons = ipywidgets.RadioButtons(
-        options=options,
-        value=asked.bet,
-        description="Your bet:",
-        layout={"width": "max-content"},
-    )
-    asked.buttons.observe(lambda change: setattr(asked, "bet", change["new"]), "value")
-    return ipywidgets.VBox([ipywidgets.HTML(html.escape(question)), asked.buttons])
-
-
-def settle(name: str, answer: str, because: str) -> None:
-    """Print the answer, which the cell has just computed, and whether the bet was right."""
-    if name not in PREDICTIONS:
-        raise ValueError(
-            f"no prediction is called {name!r}: run the predictions cell first"
-        )
-    asked = PREDICTIONS[name]
-    check_letter(f"answer to {name}", answer, list(asked.choices))
-    asked.answer = answer
-    if asked.buttons:
-        asked.buttons.disabled = True
-    verdict = "You made no bet." if asked.bet is None else f"You bet {asked.bet}: "
-    if asked.bet:
-        verdict += "right." if asked.bet == answer else "wrong."
-    print(
-        f"{name}: the answer is {answer}) {asked.choices[answer]}. {verdict} {because}"
-    )
-
-
-def score() -> None:
-    """Print how many of the bets were right."""
-    all_ = PREDICTIONS.values()
-    right = sum(p.answer is not None and p.bet == p.answer for p in all_)
-    waiting = sum(p.answer is None for p in all_)
-    tail = f", {waiting} not settled yet" if waiting else ""
-    print(
-        f"{right} of {len(all_)} right, {sum(p.bet is None for p in all_)} without a bet{tail}"
-    )
-
-
-def check_letter(what: str, letter: str | None, allowed: list) -> None:
-    """Raise ValueError unless the letter is one of the allowed ones."""
-    if letter not in allowed:
-        letters = ", ".join(a for a in allowed if a)
-        raise ValueError(f"the {what} must be one of {letters}, not {letter!r}")

@@ -47,7 +47,6 @@ def define(name, fn=reference, check=check, mistakes=MISTAKES):
 def fresh(monkeypatch):
     """An empty session with the chapter `toy`, which has two exercises."""
     monkeypatch.setattr(E, "REGISTRY", {})
-    monkeypatch.setattr(E, "PREDICTIONS", {})
     monkeypatch.delenv("COURSE_SOLUTIONS", raising=False)
     define("toy.double")
     define("toy.again")
@@ -530,95 +529,3 @@ def test_diagnose_uses_its_tolerance_and_reports_the_worst_place():
     assert C.diagnose(want + 3, want, {"far": want + 3.5}, tol=1.0) == "far"
     assert C.diagnose(torch.tensor([1.5, 5.0]), want, {"half": want / 2}) == "it gives 5 where 2 is expected"
     assert C.diagnose(torch.tensor([9.0, torch.nan]), want, {}) == "it gives nan where 2 is expected"
-
-
-# --- predictions ---
-
-
-def ask(name="toy.steps", **kw):
-    E.predict(name, "How many?", ["ten", "a hundred", "a thousand"], **kw)
-
-
-def test_a_question_without_a_bet_says_how_to_bet(capsys):
-    ask()
-    assert said(capsys) == (
-        "Prediction toy.steps: How many?\n  a) ten\n  b) a hundred\n  c) a thousand\n"
-        'No bet yet: set bet="a"\n'
-    )
-
-
-def test_a_bet_is_recorded_and_stays_when_the_cell_runs_again(capsys):
-    ask(bet="b")
-    ask()
-    assert said(capsys).splitlines()[-1] == "Your bet: b"
-    ask(bet="c")
-    assert said(capsys).splitlines()[-1] == "Your bet: c"
-
-
-@pytest.mark.parametrize("bet", ["d", "B", "", "ab"])
-def test_a_bet_is_one_of_the_letters(bet):
-    with pytest.raises(ValueError, match=f"the bet on toy.steps must be one of a, b, c, not {bet!r}"):
-        ask(bet=bet)
-
-
-@pytest.mark.parametrize(
-    ("bet", "verdict"), [("a", "You bet a: wrong."), ("b", "You bet b: right."), (None, "You made no bet.")]
-)
-def test_settling_tells_the_answer_and_how_the_bet_went(bet, verdict, capsys):
-    ask(bet=bet)
-    said(capsys)
-    E.settle("toy.steps", "b", "The curve is flat there.")
-    assert said(capsys) == f"toy.steps: the answer is b) a hundred. {verdict} The curve is flat there.\n"
-
-
-def test_only_asked_questions_and_given_choices_can_be_settled():
-    with pytest.raises(
-        ValueError, match=r"no prediction is called 'toy.steps': run the predictions cell first"
-    ):
-        E.settle("toy.steps", "a", "")
-    ask()
-    with pytest.raises(ValueError, match=r"the answer to toy.steps must be one of a, b, c, not 'z'"):
-        E.settle("toy.steps", "z", "")
-
-
-def test_the_score_counts_right_bets_missing_ones_and_open_questions(capsys):
-    for name, bet in [("a", "a"), ("b", "b"), ("c", "c"), ("d", None)]:
-        ask(name, bet=bet)
-    for name in "abc":
-        E.settle(name, "a", "")
-    said(capsys)
-    E.score()
-    assert said(capsys) == "1 of 4 right, 1 without a bet, 1 not settled yet\n"
-    E.settle("d", "c", "")
-    said(capsys)
-    E.score()
-    assert said(capsys) == "1 of 4 right, 1 without a bet\n"
-
-
-def test_in_a_live_notebook_a_click_is_a_bet(monkeypatch, capsys):
-    shown = []
-    monkeypatch.setattr(E, "live", lambda: True)
-    monkeypatch.setattr(E, "display", lambda bundle, raw: shown.append((bundle, raw)))
-    E.predict("toy.steps", "t < 1?", ["ten", "a hundred"], bet="a")
-    ((bundle, raw),) = shown
-    assert raw is True
-    assert bundle["text/plain"] == ("Prediction toy.steps: t < 1?\n  a) ten\n  b) a hundred\nYour bet: a")
-    assert set(bundle["application/vnd.jupyter.widget-view+json"]) == {
-        "version_major",
-        "version_minor",
-        "model_id",
-    }
-    asked = E.PREDICTIONS["toy.steps"]
-    assert asked.buttons.options == (("a) ten", "a"), ("b) a hundred", "b")) and asked.buttons.value == "a"
-    asked.buttons.value = "b"
-    E.settle("toy.steps", "b", "")
-    assert "You bet b: right." in said(capsys)
-    assert asked.buttons.disabled
-
-
-def test_the_buttons_come_with_their_question():
-    asked = E.Prediction({"a": "one", "b": "two"}, None)
-    box = E.ask(asked, "is 1 < 2?")
-    assert box.children[0].value == "is 1 &lt; 2?" and box.children[1] is asked.buttons
-    assert asked.buttons.description == "Your bet:" and asked.buttons.value is None
-    assert asked.buttons.layout.width == "max-content"

@@ -85,10 +85,10 @@ def test_a_terminal_is_not_live(monkeypatch):
 
 
 CELLS = """
-from course_lib import plots, widgets, exercise
+from course_lib import plots, predictions, widgets
 draw, at = lambda n: plots.bars({"data": n}, f"{n}"), [{"n": n} for n in (1, 2, 3)]
 widgets.explore(draw, at, "a bar that grows with n", n=(0, 5, 1))
-exercise.predict("toy.steps", "How many steps?", ["ten", "a hundred"])
+predictions.predict("toy.steps", "How many steps?", ["ten", "a hundred"])
 from course_lib.notebook import watch
 from types import SimpleNamespace
 _ = list(watch([SimpleNamespace(loss=1.0)] * 3, 3))
