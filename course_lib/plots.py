@@ -1,6 +1,7 @@
 """Figures: pure functions from numbers to a Figure whose title is its message, and the one way to show it."""
 
 import io
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from typing import Any
@@ -20,12 +21,20 @@ from .shapes import check_count
 ROLES = {
     "data": ("#1b63fe", "-", "o"),
     "noise": ("#8c8c8c", ":", "x"),
-    "learned": ("#b5179e", "--", "s"),
+    "learned": ("#d12bb8", "--", "s"),
     "exact": ("#000000", "-", "D"),
     "mask": ("#f9a600", "-.", "^"),
     "accent": ("#0d5927", (0, (5, 1, 1, 1, 1, 1)), "v"),
 }
 COLOURS = {role: colour for role, (colour, _, _) in ROLES.items()}
+# What a line that names no role may look like. What is learned and what is exact have their colours to themselves.
+FREE = [
+    ROLES["data"],
+    ROLES["accent"],
+    ROLES["mask"],
+    ("#500050", (0, (3, 1)), "P"),
+    ROLES["noise"],
+]
 LIMIT = 60_000  # bytes of one stored figure
 
 matplotlib.rcParams.update(
@@ -74,13 +83,17 @@ def check_length(name: str, values: np.ndarray, n: int, of: str) -> None:
 
 
 def looks(labels: Iterable[str]) -> list[tuple]:
-    """Colour, line and marker per label: of the role it names ("exact mean"), else the first one free."""
-    named = [
-        next((role for role in ROLES if role in label.split()), None)
-        for label in labels
-    ]
-    free = cycle([role for role in ROLES if role not in named] or ROLES)
-    return [ROLES[role or next(free)] for role in named]
+    """Colour, line and marker per label: of the role it names ("exact: mean"), else the first one free."""
+    named = [role_of(label) for label in labels]
+    taken = [ROLES[role] for role in named if role]
+    free = cycle([look for look in FREE if look not in taken] or FREE)
+    return [ROLES[role] if role else next(free) for role in named]
+
+
+def role_of(label: str) -> str | None:
+    """The first role, in the order of ROLES, among the words of a label."""
+    words = re.findall(r"\w+", label.lower())
+    return next((role for role in ROLES if role in words), None)
 
 
 def panels(

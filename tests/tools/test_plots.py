@@ -72,7 +72,7 @@ def test_every_reader_can_tell_the_colours_apart(eyes):
 
 def test_roles_differ_in_marker_and_the_learned_colour_is_that_of_the_formulas():
     assert list(plots.COLOURS) == ["data", "noise", "learned", "exact", "mask", "accent"]
-    assert plots.COLOURS["learned"] == "#b5179e"
+    assert plots.COLOURS["learned"] == "#d12bb8"
     assert len({marker for _, _, marker in plots.ROLES.values()}) == 6
 
 
@@ -89,10 +89,31 @@ def test_lines_and_markers_stay_as_they_are():
 
 def test_a_label_that_names_a_role_looks_like_it_and_others_take_what_is_free():
     colours = [c for c, _, _ in plots.looks(["the exact mean", "linear", "cosine", "data", "sqrt"])]
-    assert colours == [plots.COLOURS[r] for r in ("exact", "noise", "learned", "data", "mask")]
-    seven = plots.looks("pqrstuv")
-    assert len(set(seven)) == 6 and seven[6] == seven[0]
-    assert plots.looks([*plots.ROLES, "one more"])[6] == plots.ROLES["data"]
+    assert colours == [plots.COLOURS[r] for r in ("exact", "accent", "mask", "data")] + [plots.FREE[3][0]]
+    six = plots.looks("pqrstu")
+    assert len(set(six)) == 5 and six[5] == six[0]
+    assert plots.looks([*plots.ROLES, "one more"])[6] == plots.FREE[3]
+
+
+@pytest.mark.parametrize("mark", [":", ",", ".", ")", ""])
+def test_a_role_is_found_beside_punctuation(mark):
+    labels = [f"learned{mark} same class", f"Noise{mark} as large", f"(exact{mark} mean", "learning rate"]
+    wanted = [plots.ROLES[role] for role in ("learned", "noise", "exact")]
+    assert plots.looks(labels) == [*wanted, plots.FREE[0]]
+
+
+def test_the_colours_of_what_is_learned_and_of_what_is_exact_are_never_free():
+    many = plots.looks([f"line {n}" for n in range(20)])
+    assert not {plots.COLOURS["learned"], plots.COLOURS["exact"]} & {colour for colour, _, _ in many}
+
+
+def test_the_learned_colour_reads_on_white_and_on_dark():
+    def contrast(one, other):
+        light = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in map(linear, (one, other))]
+        return (max(light) + 0.05) / (min(light) + 0.05)
+
+    learned = plots.COLOURS["learned"]
+    assert contrast(learned, "#ffffff") > 4.3 and contrast(learned, "#0d1117") > 4.2
 
 
 # --- conversion and showing ---
@@ -225,7 +246,7 @@ def test_curves_draw_the_given_numbers():
     assert exact.get_xdata().tolist() == learned.get_xdata().tolist() == [1, 2, 4]
     assert exact.get_ydata().tolist() == [1, 4, 16] and learned.get_ydata().tolist() == [1, 2, 3]
     assert (exact.get_color(), exact.get_linestyle()) == ("#000000", "-")
-    assert (learned.get_color(), learned.get_linestyle()) == ("#b5179e", "--")
+    assert (learned.get_color(), learned.get_linestyle()) == ("#d12bb8", "--")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["exact", "learned"]
     assert (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear") and not ax.collections
     assert fig.get_size_inches().tolist() == [8, 4]
@@ -245,7 +266,7 @@ def test_a_band_shades_its_own_line_only():
     lines = {"exact": [1, 2], "learned": [3, 4]}
     (ax,) = plots.curves([0, 1], lines, "Band", band={"learned": ([2, 3], [5, 6])}).axes
     (band,) = ax.collections
-    assert to_hex(band.get_facecolor()[0]) == "#b5179e" and band.get_alpha() == 0.2
+    assert to_hex(band.get_facecolor()[0]) == "#d12bb8" and band.get_alpha() == 0.2
     assert band.get_linewidth() == 0
     assert {tuple(v) for v in band.get_paths()[0].vertices.tolist()} == {(0, 2), (1, 3), (0, 5), (1, 6)}
 
@@ -273,7 +294,7 @@ def test_bars_stand_in_order_with_their_numbers():
     fig = plots.bars({"learned": torch.tensor(2.0), "data": 0.12345}, "Bars", "distance", {"learned": 0.5})
     (ax,) = fig.axes
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([2, 0.12345])
-    assert [to_hex(bar.get_facecolor()) for bar in ax.patches] == ["#b5179e", "#1b63fe"]
+    assert [to_hex(bar.get_facecolor()) for bar in ax.patches] == ["#d12bb8", "#1b63fe"]
     assert [text.get_text() for text in ax.texts] == [" 2", " 0.123"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["learned", "data"]
     assert ax.yaxis_inverted() and ax.get_xlabel() == "distance" and title(fig) == "Bars"
@@ -313,7 +334,7 @@ def test_density_puts_a_histogram_under_the_exact_curve():
     (ax,) = fig.axes
     assert [bar.get_height() for bar in ax.patches] == [1, 0.5]  # 7.0 counts, but lies outside
     assert [bar.get_x() for bar in ax.patches] == [0, 0.5]
-    assert to_hex(ax.patches[0].get_facecolor()) == "#b5179e" and ax.patches[0].get_alpha() == 0.5
+    assert to_hex(ax.patches[0].get_facecolor()) == "#d12bb8" and ax.patches[0].get_alpha() == 0.5
     (line,) = ax.lines
     assert line.get_xdata().tolist() == [0, 0.5, 1] and line.get_ydata().tolist() == [2, 1, 0]
     assert line.get_color() == "#000000"
@@ -354,7 +375,7 @@ def test_paths_run_in_the_order_of_time_between_two_histograms():
     assert len(middle.lines) == 50 and middle.lines[49].get_xdata().tolist() == [4, 2, 0]
     assert middle.lines[49].get_ydata().tolist() == pytest.approx([0, 1, xs[2, 49].item()])
     line = middle.lines[0]
-    assert (line.get_color(), line.get_alpha(), line.get_linewidth()) == ("#b5179e", 0.4, 0.8)
+    assert (line.get_color(), line.get_alpha(), line.get_linewidth()) == ("#d12bb8", 0.4, 0.8)
     assert middle.get_subplotspec().get_gridspec().get_width_ratios() == (1, 5, 1)
     assert (start.get_xlabel(), end.get_xlabel()) == ("t = 4", "t = 0")
     assert start.xaxis_inverted() and not end.xaxis_inverted()
@@ -372,7 +393,7 @@ def test_scatter2d_draws_each_cloud_in_its_role():
     (ax,) = fig.axes
     data, learned = ax.collections
     assert data.get_offsets().tolist() == [[0, 1], [2, 3]] and learned.get_offsets().tolist() == [[1, 1]]
-    assert to_hex(data.get_facecolor()[0]) == "#1b63fe" and to_hex(learned.get_facecolor()[0]) == "#b5179e"
+    assert to_hex(data.get_facecolor()[0]) == "#1b63fe" and to_hex(learned.get_facecolor()[0]) == "#d12bb8"
     assert ax.get_aspect() == 1 and title(fig) == "Clouds" and fig.get_size_inches().tolist() == [6, 5]
     assert (data.get_sizes(), data.get_alpha(), data.get_linewidths()) == ([16], 0.6, [1])
     assert len(data.get_paths()[0].vertices) != len(learned.get_paths()[0].vertices)  # a circle, a square
