@@ -15,6 +15,7 @@ from torch import Tensor
 from .finite import Watch, check_finite
 from .process import Process, check_process, evaluating
 from .shapes import Network, PerExample, Times, check_count, describe
+from .wrapper import times_fit
 
 TERMS = {
     "whole": "bound",
@@ -69,7 +70,7 @@ def bound(
 
     data  examples that can be sliced and counted: a tensor, or a data set such as Pairs
     term  "whole"; "published", without the terms for prior and reconstruction, as papers on text print it; or a method
-          of the process with the arguments of `bound`
+          of the process with the arguments of `bound`. ValueError where a wrapper draws times that it is not made for
     per   (N,) how many parts each example has, such as `real_tokens(data)`: nats per part, sum over sum
     seed  draw from a random state of its own and leave the caller's as it was: for validation within a training
 
@@ -138,16 +139,21 @@ def real_tokens(data: Tensor | Sized) -> Float[Tensor, " N"]:
 def bound_by_time(
     process: Process, model: Network, x0: Tensor | Sized
 ) -> Float[Tensor, " T"]:
-    """Mean of process.bound over the data at each t = 1..T (discrete time): what the bound is made of."""
+    """Mean of process.bound over the data at each t = 1..T (discrete time): what the bound is made of.
+
+    Plain terms, whose mean is the bound, also of a process that draws some times more often than others.
+    """
     check_process(process)
     check_model(model)
     check_data(x0, least=1)
+    process = process.evenly()
     if not isinstance(process.T, int):
         raise ValueError(f"process must have discrete time 1..T, not T = {process.T}")
+    method = method_for(process, "whole")
     ones = torch.ones(len(x0), dtype=torch.long, device=process.device)
     with evaluating(model), Watch() as watch:
         means = [
-            measured(process.bound, model, x0, t * ones).mean()
+            measured(method, model, x0, t * ones).mean()
             for t in range(1, process.T + 1)
         ]
         watch.read()
@@ -182,6 +188,11 @@ def method_for(process: Process, term: str):
         known = ", ".join(repr(key) for key in TERMS)
         raise ValueError(
             f"term must be one of {known} or a method of the process, but {type(process).__name__} has no {name!r}"
+        )
+    if not times_fit(process, name):
+        raise ValueError(
+            f"process draws times of its own, for which it has no {name!r}: the mean would be wrong. "
+            f"Take the process inside, {type(process).__name__}(...).process"
         )
     return method
 

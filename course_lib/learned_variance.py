@@ -131,11 +131,24 @@ class LossAware(Wrapper):
     def bound(self, model: Network, data, t: Times) -> PerExample:
         """The process's bound over T p_t, so that its mean over these times is the bound; nothing is remembered."""
         plain = self.process.bound(model, data, t)
-        return plain / (self.T * self.p()[t - 1]).to(plain.dtype)
+        return self.weight(t).to(plain.dtype) * plain
+
+    def bound_at(self, model: Network, *drawn) -> PerExample:
+        """The same at this x_t."""
+        plain = self.process.bound_at(model, *drawn)
+        return self.weight(drawn[-1]).to(plain.dtype) * plain
+
+    def evenly(self) -> Process:
+        """The process inside: whoever looks at each time as often as any other wants plain terms."""
+        return self.process.evenly()
+
+    def weight(self, t: Times) -> PerExample:
+        """1 / (T p_t), by the law that drew t."""
+        return 1 / (self.T * self.p()[t - 1])
 
     def weighted(self, plain: PerExample, t: Times) -> PerExample:
-        """The plain loss over T p_t, by the law that drew t; then remembered, if it is finite."""
-        weight = 1 / (self.T * self.p()[t - 1])
+        """The plain loss over T p_t; then remembered, if it is finite."""
+        weight = self.weight(t)  # before this loss is remembered
         self.remember(t, check_finite("the loss", plain.detach(), t))
         return weight.to(plain.dtype) * plain
 

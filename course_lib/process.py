@@ -113,6 +113,10 @@ class Process(ProcessChecks):
         )  # MPS has no float64: there the sum may still round up
         return (self.T * (1 - u)).clamp(min=least).float()
 
+    def evenly(self) -> "Process":
+        """The process to look at time by time: itself, or the one inside if it weighs by how often it draws a time."""
+        return self
+
     def times(self, steps: int) -> Times:
         """steps + 1 falling times from T to 0, evenly spaced (rounded where time is discrete).
 

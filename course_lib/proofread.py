@@ -35,7 +35,8 @@ def rerank(
         raise ValueError(
             f"draws must have shape (k >= 1, B >= 1, L), not {tuple(draws.shape)}"
         )
-    n = draws.shape[1]
+    # Each level counts once, however often a wrapper would draw it in training.
+    process, n = process.evenly(), draws.shape[1]
     middles = [max(1, round((j + 0.5) / levels * process.T)) for j in range(levels)]
     bound = 0.0
     with evaluating(model):

@@ -106,6 +106,11 @@ class Wrapper(Process):
         """That of the process inside."""
         return self.process.sample_t(n)
 
+    def evenly(self) -> "Process":
+        """A copy around the process inside with times drawn evenly, if that is another; else itself."""
+        inner = self.process.evenly()
+        return self if inner is self.process else self.around(inner)
+
     def times(self, steps: int) -> Times:
         """That of the process inside."""
         return self.process.times(steps)
@@ -121,3 +126,21 @@ class Wrapper(Process):
     def check_clamp(self, clamp: Callable[[State], State]) -> None:
         """That of the process inside."""
         self.process.check_clamp(clamp)
+
+
+def times_fit(process: Process, name: str) -> bool:
+    """Whether the mean of this method over process.sample_t is what it is for the process that defines the method.
+
+    Not where a wrapper draws times of its own and only forwards the method: it knows nothing of these times.
+    """
+    while isinstance(process, Wrapper) and not defines(process, name):
+        if defines(process, "sample_t"):
+            return False
+        process = process.process
+    return True
+
+
+def defines(wrapper: Wrapper, name: str) -> bool:
+    """Whether the wrapper has a method of its own, which is not that of the process inside."""
+    own = getattr(type(wrapper), name, None)
+    return name in vars(wrapper) or own is not getattr(Wrapper, name, None)
