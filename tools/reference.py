@@ -33,7 +33,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Measure": "evaluate likelihood image_judge distances ngram text_metrics",
     "Check against a perfect network": "oracle word_oracle",
     "Draw and move": "plots widgets",
-    "Teach: notebooks and exercises": "notebook exercise checks",
+    "Teach: notebooks and exercises": "notebook predictions exercise checks",
     "Make the shipped weights": "recipes",
 }
 MORE = "More"
