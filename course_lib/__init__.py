@@ -1,7 +1,8 @@
 """From DDPM to SEDD: the library behind the notebooks.
 
     shapes   finite   files                     what every tensor is called; NaN noticed; safe writing
-    schedules   nets   data   sentences         foundations; none knows what diffusion is
+    schedules   layers transformer nets         foundations; none knows what diffusion is
+    data   sentences
     image_judge   distances
     verses   pronunciations   pairs             texts, and how they are packed
     ngram   text_metrics                        judges of pictures, laws and text; they know no model

@@ -2,8 +2,12 @@
 
 Time counts the tokens that are still missing: at t all but the last t stand, at T = length none. A step from t to s
 writes t - s tokens. So `sample` and `train` serve it as they serve diffusion, and `clamp` is a prompt.
+
+A network that declares `takes_cache = True` is called model(x, u, cache=cache): each position is then worked out once
+in a run of `sample` (KV cache), and the samples are the same.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -26,6 +30,8 @@ from .shapes import (
     upcast,
     widest,
 )
+from .tokens import inside
+from .transformer import KVCache
 
 BLANK = PAD  # a place where nothing is written yet
 
@@ -44,6 +50,7 @@ class Autoregressive(Process):
         if not temperature >= 0:
             raise ValueError(f"temperature must not be negative, not {temperature}")
         self.K, self.length, self.T, self.temperature = K, length, length, temperature
+        self.past: Past | None = None  # of one run of `sample`
 
     def prior(self, n: int) -> Tokens:
         """Nothing written yet: n rows of BLANK."""
@@ -99,33 +106,54 @@ class Autoregressive(Process):
             logits.transpose(1, 2), gold, ignore_index=PAD, reduction="none"
         ), counted
 
-    def ask(self, model: Network, x_t: Tokens, t: Times) -> Float[Tensor, "B L K"]:
-        """Logits of the token at each place from those before it, float32 or wider; checked as in TokenProcess."""
-        logits = model(x_t.clamp(min=0), self.u(t))
-        check_answer(logits, (*x_t.shape, self.K), x_t)
-        good = logits.detach().amax(-1).isfinite() | (x_t == PAD)
+    def ask(
+        self, model: Network, x_t: Tokens, t: Times, cache: KVCache | None = None
+    ) -> Float[Tensor, "B new K"]:
+        """Logits of the token at each place from those before it, float32 or wider; checked as in TokenProcess.
+
+        cache  what the model has read already: the logits are those of the places behind it
+        """
+        first, given = (0, {}) if cache is None else (cache.length, {"cache": cache})
+        logits = model(x_t.clamp(min=0), self.u(t), **given)
+        new = x_t[:, first:]
+        check_answer(logits, (*new.shape, self.K), x_t)
+        good = logits.detach().amax(-1).isfinite() | (new == PAD)
         note("the model's output", good.all(1), t)
         return upcast(logits)
 
     # Sampling
 
+    def fresh(self) -> "Autoregressive":
+        """A copy that remembers what the network has read, for one run of `sample`."""
+        other = copy.copy(self)
+        other.past = Past(self.length)
+        return other
+
     def step(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
         """Write the t - s tokens from place length - t on, one at a time, where none stands yet.
 
-        All examples must make the same step.
+        All examples must make the same step. A place where all have a token is not asked about.
         """
         self.check_step(len(x), t, s)
         if (t != t[0]).any() or (s != s[0]).any():
             raise ValueError(
                 "t and s must be one value each: all rows are written at the same place"
             )
-        x = x.clone()
+        x, past = x.clone(), None
+        if takes_cache(model):
+            past = self.past or Past(self.length)
+            past.check(x)
         for place in range(self.length - int(t[0]), self.length - int(s[0])):
+            blank = x[:, place] == BLANK
+            if not blank.any():  # a prompt: what comes after it reads it
+                continue
             # The place itself must not be BLANK, or its logits would not be looked at.
             before = x[:, : place + 1].clamp(min=0)
-            word = self.choose(self.ask(model, before, t)[:, -1])
-            # A prompt is there already: what comes after it has read it.
-            x[:, place] = torch.where(x[:, place] == BLANK, word, x[:, place])
+            cache = past and past.cache
+            word = self.choose(self.ask(model, before, t, cache)[:, -1])
+            x[:, place] = torch.where(blank, word, x[:, place])
+        if past:
+            past.read = x.clone()  # who is given x may change it
         return x
 
     def choose(self, logits: Float[Tensor, "B K"]) -> Tensor:
@@ -142,3 +170,25 @@ class Autoregressive(Process):
         if known is not None and (known[:, 1:] <= known[:, :-1]).all():
             return
         super().check_clamp(clamp)
+
+
+class Past:
+    """What a network has read of the rows that are being written: its cache, and the tokens in it."""
+
+    def __init__(self, length: int):
+        self.cache = KVCache(length)
+        self.read: Tokens | None = None
+
+    def check(self, x: Tokens) -> None:
+        """Forget what was read of tokens that are others now, as a clamp may make them."""
+        if self.read is None:
+            return
+        same = (x == self.read).all(0)
+        agree = int(same.cumprod(0).sum())
+        # Position i has read the tokens before i.
+        self.cache.crop(min(self.cache.length, agree + 1))
+
+
+def takes_cache(model: Network) -> bool:
+    """Whether the network declares that it can be given a KV cache."""
+    return bool(getattr(inside(model), "takes_cache", False))

@@ -9,42 +9,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from .shapes import Mask, Network, PerExample, Tokens, check_count, describe
-
-
-def time_features(u: PerExample, n: int) -> Float[Tensor, "B n"]:
-    """n / 2 cosines and n / 2 sines of u, with angular frequencies from 1 to 1000 in equal ratios."""
-    if n < 4 or n % 2:
-        raise ValueError(f"n must be even and at least 4, not {n}")
-    frequency = torch.linspace(0, math.log(1000), n // 2, device=u.device).exp()
-    angle = (
-        u.float()[:, None] * frequency
-    )  # never narrower: in bfloat16 the fast ones would be noise
-    return torch.cat([angle.cos(), angle.sin()], 1)
-
-
-def zero(layer: nn.Module) -> nn.Module:
-    """The layer with its weights and bias set to 0."""
-    for p in layer.parameters():
-        nn.init.zeros_(p)
-    return layer
-
-
-class TimeEmbedding(nn.Sequential):
-    """u -> a vector of the given width that conditions every block."""
-
-    def __init__(self, width: int, features: int = 64):
-        super().__init__(
-            nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
-        )
-        self.features = features
-
-    def forward(self, u: PerExample) -> Float[Tensor, "B width"]:
-        """The vector, in the dtype of the weights."""
-        return super().forward(time_features(u, self.features).to(self[0].weight.dtype))
+from .layers import TimeEmbedding, around, convolution, zero
+from .shapes import Mask, Network, PerExample, Tokens, describe
+from .transformer import KVCache, Transformer
 
 
 class MLP(nn.Module):
@@ -230,138 +200,6 @@ class TwoHeads(nn.Module):
 # Sequences
 
 
-def rotate(x: Float[Tensor, "B heads L d"]) -> Float[Tensor, "B heads L d"]:
-    """Rotary positions: turn pair i of a vector at position l by the angle l / 10000^(2i/d).
-
-    Dot products of turned vectors depend on the difference of their positions only.  Su et al. 2021 (arXiv:2104.09864).
-    """
-    L, d = x.shape[-2:]
-    frequency = 10000 ** (-torch.arange(0, d, 2, device=x.device) / d)
-    angle = torch.arange(L, device=x.device)[:, None] * frequency  # (L, d / 2)
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
-
-
-class Block(nn.Module):
-    """Attention and MLP, each shifted, scaled and gated by the time; the gates start at 0.
-
-    adaLN-zero: Peebles & Xie 2023 (arXiv:2212.09748), section 3.2.
-    """
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
-        )
-        self.ada = zero(nn.Linear(width, 6 * width))
-
-    def forward(
-        self,
-        h: Float[Tensor, "B L H"],
-        c: Float[Tensor, "B H"],
-        keys: Bool[Tensor, "_ 1 _ L"] | None,
-    ) -> Float[Tensor, "B L H"]:
-        """h and what attention and MLP add, given the time's vector c; keys says which positions are seen."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(c)[:, None].chunk(
-            6, -1
-        )  # (B, 1, H) each
-        q, k, v = (
-            z.unflatten(-1, (self.heads, -1)).transpose(
-                1, 2
-            )  # (B, heads, L, H / heads)
-            for z in self.qkv(self.norm(h) * (1 + scale1) + shift1).chunk(3, -1)
-        )
-        attended = F.scaled_dot_product_attention(
-            rotate(q), rotate(k), v, attn_mask=keys
-        )
-        h = h + gate1 * self.proj(attended.transpose(1, 2).flatten(2))
-        return h + gate2 * self.mlp(self.norm(h) * (1 + scale2) + shift2)
-
-
-class Transformer(nn.Module):
-    """Trunk: (B, L, H) and a time in, (B, L, H) out. What stands where mask is False changes nothing elsewhere.
-
-    causal  no position sees a later one
-    """
-
-    def __init__(
-        self, width: int = 128, heads: int = 4, depth: int = 4, causal: bool = False
-    ):
-        super().__init__()
-        self.causal = causal
-        if width % (2 * heads):
-            raise ValueError(
-                f"width must be a multiple of 2 x heads = {2 * heads}, not {width}"
-            )
-        self.time = TimeEmbedding(width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-
-    def forward(
-        self, h: Float[Tensor, "B L H"], u: PerExample, mask: Mask | None = None
-    ) -> Float[Tensor, "B L H"]:
-        """The trunk's features. TypeError or ValueError for a mask that is none."""
-        h = only(h, mask)
-        c, keys = self.time(u), None if mask is None else mask[:, None, None]
-        if self.causal:
-            earlier = torch.ones(
-                h.shape[1], h.shape[1], dtype=torch.bool, device=h.device
-            ).tril()[None, None]
-            keys = earlier if keys is None else keys & earlier
-        for block in self.blocks:
-            h = block(h, c, keys)
-        return self.norm(h)
-
-
-def check_mask(mask: Mask | None, shape: tuple[int, int]) -> None:
-    """Raise unless mask is None or a bool tensor (B, L) with a place to see in each row.
-
-    The rows are read on a CPU only: elsewhere the answers of a row without one are NaN.
-    """
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        raise TypeError(f"mask must be a bool tensor, not {describe(mask)}")
-    if tuple(mask.shape) != tuple(shape):
-        raise ValueError(
-            f"mask must have shape {tuple(shape)}, not {tuple(mask.shape)}"
-        )
-    if mask.device.type == "cpu" and not (rows := mask.any(1)).all():
-        raise ValueError(
-            f"mask must show a place in each row, but row {int((~rows).nonzero()[0])} has none"
-        )
-
-
-def only(h: Float[Tensor, "B L H"], mask: Mask | None) -> Float[Tensor, "B L H"]:
-    """h, and 0 where mask is False: attention gives these places no weight, but 0 x NaN would still be NaN."""
-    check_mask(mask, h.shape[:2])
-    return h if mask is None else h.masked_fill(~mask[..., None], 0)
-
-
-def convolution(width: int, radius: int) -> nn.Conv1d | None:
-    """What `around` adds: a filter of 2 radius + 1 places for each channel. None for radius 0."""
-    check_count("radius", radius, least=0)
-    return (
-        nn.Conv1d(width, width, 2 * radius + 1, padding=radius, groups=width)
-        if radius
-        else None
-    )
-
-
-def around(
-    spread: nn.Conv1d | None, h: Float[Tensor, "B L H"], mask: Mask | None
-) -> Float[Tensor, "B L H"]:
-    """h, and what stands around each place; places where mask is False are not seen."""
-    if spread is None:
-        return h
-    h = only(h, mask)
-    return h + spread(h.transpose(1, 2)).transpose(1, 2)
-
-
 class TokenNet(nn.Module):
     """Tokens in, one number per vocabulary entry out: D3PM reads logits, SEDD reads log ratios.
 
@@ -406,6 +244,10 @@ class TokenNet(nn.Module):
 class CausalNet(nn.Module):
     """Tokens in, logits of the next token out: what stands at position i is said from the tokens before i only."""
 
+    takes_cache = (
+        True  # says to a process that it may be asked for the new positions only
+    )
+
     def __init__(self, K: int, width: int = 128, heads: int = 4, depth: int = 4):
         super().__init__()
         self.K, self.embedding = (
@@ -417,12 +259,18 @@ class CausalNet(nn.Module):
             zero(nn.Linear(width, K)),
         )
 
-    def forward(self, x: Tokens, u: PerExample | None = None) -> Float[Tensor, "B L K"]:
-        """Logits of each token. u is ignored: what has been written says how far one is."""
+    def forward(
+        self, x: Tokens, u: PerExample | None = None, cache: KVCache | None = None
+    ) -> Float[Tensor, "B new K"]:
+        """Logits of each token of the rows x; with a cache, of those positions that it does not hold yet.
+
+        u is ignored: what has been written says how far one is.
+        """
         before = F.pad(x[:, :-1], (1, 0), value=self.K)
-        return self.head(
-            self.trunk(self.embedding(before), torch.zeros(len(x), device=x.device))
-        )
+        if cache is not None:
+            before = before[:, cache.length :]
+        start = torch.zeros(len(x), device=x.device)
+        return self.head(self.trunk(self.embedding(before), start, cache=cache))
 
 
 # Networks around networks

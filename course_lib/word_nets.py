@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .embeddings import LogLaw, Vectors, at_least_single, full_precision, nearness
-from .nets import Transformer, around, check_mask, convolution, zero
+from .layers import around, check_mask, convolution, zero
 from .shapes import Mask, PerExample, Tokens, describe, widest
+from .transformer import Transformer
 
 
 class EmbeddingNet(nn.Module):

@@ -22,7 +22,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Choose a system for tokens": "tokens d3pm mdlm sedd mask_count first_hitting ordered autoregressive",
     "Look into SEDD": "score_entropy tweedie",
     "Choose a system for words": "diffusion_lm diffuseq self_conditioning clamping",
-    "Build a network": "nets embeddings word_nets",
+    "Build a network": "nets transformer layers embeddings word_nets",
     "Load data": "data sentences verses pronunciations pairs",
     "Train": "train training_input checkpoint weights identity files",
     "Sample with another solver": "ddim solvers dpm_solver",

@@ -8,23 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from course_lib.nets import (
-    MLP,
-    Block,
-    CausalNet,
-    Given,
-    PixelAttention,
-    ResBlock,
-    TimeEmbedding,
-    TokenNet,
-    Transformer,
-    TwoHeads,
-    UNet,
-    Wrapped,
-    rotate,
-    time_features,
-    zero,
-)
+from course_lib.layers import TimeEmbedding, time_features, zero
+from course_lib.nets import MLP, CausalNet, Given, PixelAttention, ResBlock, TokenNet, TwoHeads, UNet, Wrapped
+from course_lib.transformer import Block, Transformer, rotate
 from course_lib.word_nets import EmbeddingNet, MixingNet, SentenceClassifier
 
 B, L = 3, 6

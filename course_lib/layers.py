@@ -1,0 +1,89 @@
+"""Layers that several networks share: the time, what is masked, what stands around a place.
+
+All run in the dtype of their weights.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .shapes import Mask, PerExample, check_count, describe
+
+
+def time_features(u: PerExample, n: int) -> Float[Tensor, "B n"]:
+    """n / 2 cosines and n / 2 sines of u, with angular frequencies from 1 to 1000 in equal ratios."""
+    if n < 4 or n % 2:
+        raise ValueError(f"n must be even and at least 4, not {n}")
+    frequency = torch.linspace(0, math.log(1000), n // 2, device=u.device).exp()
+    angle = (
+        u.float()[:, None] * frequency
+    )  # never narrower: in bfloat16 the fast ones would be noise
+    return torch.cat([angle.cos(), angle.sin()], 1)
+
+
+def zero(layer: nn.Module) -> nn.Module:
+    """The layer with its weights and bias set to 0."""
+    for p in layer.parameters():
+        nn.init.zeros_(p)
+    return layer
+
+
+class TimeEmbedding(nn.Sequential):
+    """u -> a vector of the given width that conditions every block."""
+
+    def __init__(self, width: int, features: int = 64):
+        super().__init__(
+            nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
+        self.features = features
+
+    def forward(self, u: PerExample) -> Float[Tensor, "B width"]:
+        """The vector, in the dtype of the weights."""
+        return super().forward(time_features(u, self.features).to(self[0].weight.dtype))
+
+
+def check_mask(mask: Mask | None, shape: tuple[int, int]) -> None:
+    """Raise unless mask is None or a bool tensor (B, L) with a place to see in each row.
+
+    The rows are read on a CPU only: elsewhere the answers of a row without one are NaN.
+    """
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(f"mask must be a bool tensor, not {describe(mask)}")
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(
+            f"mask must have shape {tuple(shape)}, not {tuple(mask.shape)}"
+        )
+    if mask.device.type == "cpu" and not (rows := mask.any(1)).all():
+        raise ValueError(
+            f"mask must show a place in each row, but row {int((~rows).nonzero()[0])} has none"
+        )
+
+
+def only(h: Float[Tensor, "B L H"], mask: Mask | None) -> Float[Tensor, "B L H"]:
+    """h, and 0 where mask is False: attention gives these places no weight, but 0 x NaN would still be NaN."""
+    check_mask(mask, h.shape[:2])
+    return h if mask is None else h.masked_fill(~mask[..., None], 0)
+
+
+def convolution(width: int, radius: int) -> nn.Conv1d | None:
+    """What `around` adds: a filter of 2 radius + 1 places for each channel. None for radius 0."""
+    check_count("radius", radius, least=0)
+    return (
+        nn.Conv1d(width, width, 2 * radius + 1, padding=radius, groups=width)
+        if radius
+        else None
+    )
+
+
+def around(
+    spread: nn.Conv1d | None, h: Float[Tensor, "B L H"], mask: Mask | None
+) -> Float[Tensor, "B L H"]:
+    """h, and what stands around each place; places where mask is False are not seen."""
+    if spread is None:
+        return h
+    h = only(h, mask)
+    return h + spread(h.transpose(1, 2)).transpose(1, 2)
