@@ -21,6 +21,7 @@ import nbformat
 from nbconvert.exporters import SlidesExporter
 
 from course_lib.files import write_atomically
+from tools import slides_index
 from tools.where import find
 
 WIDTH, HEIGHT = 1280, 720
@@ -181,13 +182,20 @@ def build(path, out, libraries) -> Path:
         extra_template_basedirs=[str(TEMPLATE.parent)], template_name=TEMPLATE.name,
         exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True,
     )  # fmt: skip
-    titles = (heading([c]) for c in nb.cells if c.cell_type == "markdown" and c.source.startswith("# "))
-    title = next(titles, path.stem)
     resources = {"metadata": {"name": path.stem, "path": str(path.parent)}}
-    resources["course"] = {"title": title, **libraries}
+    resources["course"] = {"title": slides_index.title(nb.cells, path.stem), **libraries, **_onward(path)}
     text, _ = exporter.from_notebook_node(nb, resources=resources)
     write_atomically(deck, lambda file: file.write(text.encode()))
     return deck
+
+
+def _onward(path):
+    """Name and title of the deck that follows, if one does."""
+    after = slides_index.following(path)
+    if after is None:
+        return {}
+    title = slides_index.title(nbformat.read(after, as_version=4).cells, after.stem)
+    return {"next_deck": f"{after.stem}.html", "next_title": title}
 
 
 def _ready(path):
@@ -201,7 +209,16 @@ def _ready(path):
                 "remove_source": True
             }  # nbconvert's word for "show the output alone"
         cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_for_one_reader(output)]
     return nb
+
+
+def _is_for_one_reader(output):
+    """Whether an exercise was solved, and how many: not for the wall."""
+    return bool(
+        re.match(r"\[(TODO|FAIL|PASS)\]|\d+/\d+ exercises solved|\d+ of \d+ right", output.get("text", ""))
+    )
 
 
 def _data_url(path, name):
@@ -322,6 +339,10 @@ def judge(report, nb) -> list[str]:
         return [*found, "the deck did not open"]
     if len(report["slides"]) != len(wanted):
         found.append(f"{len(report['slides'])} slides were walked, the notebook has {len(wanted)}")
+    if report["reached"] != len(report["slides"]):
+        found.append(f"the right arrow reaches {report['reached']} of {len(report['slides'])} slides")
+    if report["late"]:
+        found.append(f"{report['late']} notes are hidden from the speaker until a fragment is shown")
     for number, (seen, cells) in enumerate(zip(report["slides"], wanted, strict=False), start=1):
         found += [f"{_name(number, cells)} {message}" for message in _judge_slide(seen, formulas_on(cells))]
     return found
@@ -396,9 +417,10 @@ def main(argv=None) -> int:
         print(f"no Chromium on PATH: {lost}; apt install chromium", flush=True)
     try:
         libraries = browser_files()
-        problems = [
-            p for path in find(arguments.paths) for p in make(path, arguments.out, libraries, arguments.pdf)
-        ]
+        paths = find(arguments.paths)
+        problems = [p for path in paths for p in make(path, arguments.out, libraries, arguments.pdf)]
+        counts = [len(slides_of(nbformat.read(path, as_version=4))) for path in paths]
+        slides_index.write(list(map(slides_index.read, paths, counts)), arguments.out)
     except DeckError as error:
         problems = [str(error)]
     if problems:

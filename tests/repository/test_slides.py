@@ -2,15 +2,17 @@
 
 import base64
 import hashlib
+import json
 import os
 import re
 import zipfile
+from html import unescape
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tools import slides
+from tools import slides, slides_index
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -193,7 +195,7 @@ def test_a_deck_shows_the_shown_and_keeps_alt_text(tmp_path, plain):
     assert [p.name for p in deck.parent.iterdir()] == ["01_noise.html"]
     assert re.findall(r"alt=(.*?)src", page) == ["""'A "curve" that falls &lt; 1' """]
     assert "<title>1. Noise &amp; data</title>" in page
-    assert '<div class="footer">1. Noise &amp; data</div>' in page
+    assert '<div class="footer"><a href="index.html">1. Noise &amp; data</a></div>' in page
     assert "xylophone" not in page and "NBVAL" not in page and "In&nbsp;" not in page and "¶" not in page
     assert re.search(r'<aside class="notes">.*3 minutes on \$x_0\$', page, re.S)
     assert "<details><summary>why" in page
@@ -304,7 +306,9 @@ GOOD = {
 
 
 def report(**changes):
-    return {"ready": True, "slides": [GOOD | changes], "problems": [], "requests": []}
+    return {
+        "ready": True, "slides": [GOOD | changes], "reached": 1, "late": 0, "problems": [], "requests": [],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -331,8 +335,59 @@ def test_a_deck_is_judged_by_what_went_wrong_in_it():
     assert slides.judge(seen, nb) == ["a", "b", "requested https://x.org/a"]
     closed = {"ready": False, "slides": [], "problems": ["a"], "requests": []}
     assert slides.judge(closed, nb) == ["a", "the deck did not open"]
-    lost = report() | {"slides": []}
+    lost = report() | {"slides": [], "reached": 0}
     assert slides.judge(lost, nb) == ["0 slides were walked, the notebook has 1"]
+    down = report() | {"reached": 0, "late": 2}
+    assert slides.judge(down, nb) == [
+        "the right arrow reaches 0 of 1 slides",
+        "2 notes are hidden from the speaker until a fragment is shown",
+    ]
+
+
+def test_what_is_meant_for_one_reader_is_not_on_the_wall(tmp_path, plain):
+    said = [
+        "[TODO] toy.double: not attempted",
+        "0/8 exercises solved in toy",
+        "1 of 3 right, 2 without a bet",
+        "gnu",
+    ]
+    cells = [text("# T"), *(code("f()", "-", new_output("stream", text=line + "\n")) for line in said)]
+    path, _ = write(tmp_path, cells)
+    page = slides.build(path, tmp_path, plain).read_text(encoding="utf-8")
+    assert "gnu" in page and not any(line in page for line in said[:3])
+
+
+# the page of decks
+
+
+def test_the_index_lists_every_deck_with_its_minutes_and_its_pdf(tmp_path):
+    card = "# 1. Noise & data\n\n**Question.** What is $\\nabla$ of `noise`?"
+    cells = [
+        text(card),
+        text("*For the lecturer.* 3 minutes. Not 9 minutes.", "notes"),
+        text("4 minutes.", "notes"),
+    ]
+    path, _ = write(tmp_path, cells)
+    after, _ = write(tmp_path, [text("no title")], "02_more.ipynb")
+    decks = [slides_index.read(path, 5), slides_index.read(after, 1)]
+    assert decks[0] == ("01_noise", "1. Noise & data", "What is $\\nabla$ of `noise`?", 7, 5)
+    assert decks[1] == ("02_more", "02_more", "", 0, 1)
+    (tmp_path / "01_noise.pdf").write_bytes(b"")
+    page = slides_index.write(decks, tmp_path).read_text(encoding="utf-8")
+    first, second = re.findall(r"<tr>.*?</tr>", page, re.S)
+    assert '<a href="01_noise.html">1. Noise &amp; data</a>' in first and "What is ∇ of noise?" in first
+    assert "5 slides" in first and "7 minutes" in first and '<a href="01_noise.pdf">PDF</a>' in first
+    assert "PDF" not in second and "minutes" not in second
+    assert "http" not in page and "src=" not in page
+
+
+def test_a_deck_knows_the_next_one(tmp_path, plain):
+    path, _ = write(tmp_path, [text("# One")])
+    last, _ = write(tmp_path, [text("# Two & three")], "02_more.ipynb")
+    page = slides.build(path, tmp_path / "out", plain).read_text(encoding="utf-8")
+    assert 'Next: <a href="02_more.html">Two &amp; three</a>' in page
+    assert "Next:" not in slides.build(last, tmp_path / "out", plain).read_text(encoding="utf-8")
+    assert (slides_index.following(path), slides_index.following(last)) == (last, None)
 
 
 # in a browser
@@ -343,7 +398,11 @@ def test_a_good_deck_passes_in_the_browser_and_prints_one_page_a_slide(tmp_path,
     assert slides.main(["--out", str(tmp_path / "out"), "--pdf", str(path)]) == 0
     said = capsys.readouterr()
     assert re.fullmatch(r".*01_noise.html: 4 slides, 2\.\d MB: ok\n", said.out) and said.err == ""
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["01_noise.html", "01_noise.pdf"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "01_noise.html",
+        "01_noise.pdf",
+        "index.html",
+    ]
     pdf = tmp_path / "out" / "01_noise.pdf"
     assert slides.pages(pdf) == 4
     assert slides.check_pdf(pdf, new_notebook(cells=[text("# T")])) == ["01_noise.pdf: 4 pages for 1 slides"]
@@ -382,6 +441,46 @@ def test_the_browser_check_catches_what_an_audience_would_see(tmp_path, librarie
     missing = [p for p in expected if not any(re.fullmatch(p, m) for m in found)]
     extra = [m for m in found if not any(re.fullmatch(p, m) for p in expected)]
     assert (missing, extra) == ([], [])
+
+
+def seen_by(deck, script):
+    """What a script in the open deck says, as JSON."""
+    tell = f"document.title = JSON.stringify((() => {{ {script} }})())"
+    wait = f"const timer = setInterval(() => {{ if (Reveal.isReady()) {{ clearInterval(timer); {tell}; }} }}, 50);"
+    page = deck.read_text(encoding="utf-8")
+    page = page[: page.rindex("</body>")] + f"<script>{wait}</script></body></html>"
+    deck.write_text(page, encoding="utf-8")
+    title = re.search(r"<title>(.*?)</title>", slides._chromium(deck, "--dump-dom"), re.S)[1]
+    return json.loads(unescape(title))
+
+
+def test_an_open_deck_serves_the_lecturer(tmp_path, libraries):
+    cells = [
+        *good_cells()[:5],
+        text("5 minutes. Ask before you show it.", "fragment"),
+        text("*For the lecturer.* 2 minutes on the fragment.", "notes"),
+        text("see [chapter 2](02_more.ipynb#a) and [two](../notebooks/02_more.ipynb)", "-"),
+        code("settle()", "-", html('<details class="prediction"><summary>x</summary>y</details>')),
+    ]
+    path, _ = write(tmp_path, cells)
+    write(tmp_path, [text("# 2. More")], "02_more.ipynb")
+    deck = slides.build(path, tmp_path / "out", libraries)
+    seen = seen_by(
+        deck,
+        """const last = [...document.querySelectorAll(".slides section:not(:has(section))")].pop();
+        return {
+          mode: Reveal.getConfig().navigationMode, total: Reveal.getConfig().totalTime,
+          timing: last.dataset.timing, running: last.querySelector(".running")?.textContent,
+          note: last.querySelector(":scope > aside.notes").textContent.trim(),
+          links: [...last.querySelectorAll("a")].map(a => a.getAttribute("href")),
+          open: last.querySelector("details.prediction").open,
+        };""",
+    )
+    assert seen == {
+        "mode": "linear", "total": 300, "timing": "120", "running": "1.1 A step",
+        "note": "For the lecturer. 2 minutes on the fragment.",
+        "links": ["02_more.html", "02_more.html", "02_more.html"], "open": True,
+    }  # fmt: skip
 
 
 def test_figures_give_way_but_not_for_ever(tmp_path, libraries):

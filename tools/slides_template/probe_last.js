@@ -3,6 +3,15 @@
   const pause = ms => new Promise(done => setTimeout(done, ms));
   for (let i = 0; i < 600 && !(window.Reveal && Reveal.isReady()); i++) await pause(50);
   const ready = Boolean(window.Reveal && Reveal.isReady());
+  // What the right arrow reaches, pressed from the first slide to the last (before the walk below: reveal remembers where it was).
+  const reached = new Set();
+  for (let i = 0, before = ""; ready && i < 2000; i++) {
+    reached.add(Reveal.getCurrentSlide());
+    const here = JSON.stringify(Reveal.getIndices());
+    if (here === before) break;
+    before = here;
+    Reveal.triggerKey(39);
+  }
   const slides = [];
   for (const slide of ready ? Reveal.getSlides() : []) {
     const {h, v} = Reveal.getIndices(slide);
@@ -22,10 +31,11 @@
       errors: [...new Set(shown("[data-mjx-error]").map(e => e.getAttribute("data-mjx-error")))],
     });
   }
+  const late = document.querySelectorAll(".fragment aside.notes").length;
   const requests = performance.getEntriesByType("resource").map(r => r.name).filter(n => !/^(data|blob):/.test(n));
   const report = document.createElement("pre");
   report.id = "report";
-  report.textContent = JSON.stringify({ready, slides, problems, requests});
+  report.textContent = JSON.stringify({ready, slides, reached: reached.size, late, problems, requests});
   document.documentElement.replaceChildren(document.createElement("body"));
   document.body.append(report);
 })();

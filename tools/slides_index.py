@@ -1,0 +1,80 @@
+"""The page that leads to the decks: what each is about, how long it takes, and which comes next."""
+
+import html
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+
+from course_lib.files import write_atomically
+
+MINUTES = re.compile(r"(\d+) minutes?")
+PAGE = Path(__file__).parent / "slides_template" / "decks.html"
+
+
+class Deck(NamedTuple):
+    """What the index says of a chapter."""
+
+    stem: str
+    title: str
+    question: str
+    minutes: int  # the sum of what its notes for the lecturer say
+    slides: int
+
+
+def read(path, slides: int) -> Deck:
+    """The entry of one notebook whose deck has so many slides."""
+    path = Path(path)
+    cells = nbformat.read(path, as_version=4).cells
+    card = next((c.source for c in cells if c.cell_type == "markdown"), "")
+    question = re.search(r"^\*\*Question\.\*\* (.*)$", card, re.M)
+    return Deck(path.stem, title(cells, path.stem), question[1] if question else "", minutes(cells), slides)
+
+
+def title(cells, otherwise: str) -> str:
+    """The notebook's first heading of the first level."""
+    for cell in cells:
+        found = re.match(r"# +(.+)", cell.source) if cell.cell_type == "markdown" else None
+        if found:
+            return found[1]
+    return otherwise
+
+
+def minutes(cells) -> int:
+    """How long the notes say that the slides take; a note says it once."""
+    notes = (c.source for c in cells if c.metadata.get("slideshow", {}).get("slide_type") == "notes")
+    said = (MINUTES.search(note) for note in notes)
+    return sum(int(found[1]) for found in said if found)
+
+
+def following(path) -> Path | None:
+    """The notebook after this one in its folder."""
+    later = [other for other in sorted(Path(path).parent.glob("*.ipynb")) if other.name > Path(path).name]
+    return later[0] if later else None
+
+
+def write(decks: list[Deck], out) -> Path:
+    """Write index.html into out, in one move."""
+    out = Path(out)
+    rows = "\n".join(row(deck, out) for deck in decks)
+    page = PAGE.read_text(encoding="utf-8").replace("<!-- decks -->", rows)
+    write_atomically(out / "index.html", lambda file: file.write(page.encode()))
+    return out / "index.html"
+
+
+def row(deck: Deck, out: Path) -> str:
+    """One chapter: link, question, slides, minutes, and the PDF where there is one."""
+    pdf = f'<a href="{deck.stem}.pdf">PDF</a>' if (out / f"{deck.stem}.pdf").is_file() else ""
+    pace = f"{deck.minutes} minutes" if deck.minutes else ""
+    question = html.escape(plain(deck.question))
+    return (
+        f'<tr><td><a href="{deck.stem}.html">{html.escape(deck.title)}</a><br><small>{question}</small></td>'
+        f"<td>{deck.slides} slides</td><td>{pace}</td><td>{pdf}</td></tr>"
+    )
+
+
+def plain(markdown: str) -> str:
+    """A sentence without marks; the few symbols that questions use are written out."""
+    text = re.sub(r"[*`]|\$", "", markdown)
+    return text.replace(r"\nabla", "∇").replace(r"\ln", "ln").replace(r"\,", " ")
