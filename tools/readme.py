@@ -7,7 +7,6 @@ python -m tools.readme --check   exit 1 where one is out of date
 import argparse
 import hashlib
 import json
-import math
 import re
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import nbformat
 
 from course_lib.files import write_atomically
+from course_lib.recipes import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE_BY = {  # ending of an asset's name: what it is and what writes it
@@ -43,50 +43,7 @@ def chapters(root: Path = ROOT) -> str:
 
 def results(root: Path = ROOT) -> str:
     """Markdown table of the recipes that measured a bound or samples; others speak in their notebooks only."""
-    rows = ["| recipe | steps | bits on test | quality | made on |", "|:--|--:|--:|:--|:--|"]
-    for path in sorted((root / "assets").glob("*/*.results.json")):
-        r = json.loads(path.read_text(encoding="utf-8"))
-        log = json.loads(path.with_name(path.name.replace(".results.", ".log.")).read_text(encoding="utf-8"))
-        how = f"; {log['made']}" if "made" in log else ""  # where no command makes the weights again
-        made = f"{log['device']}, {log['seconds'] / 60:.0f} min{how}"
-        if (bits(r), likeness(r)) != ("-", "-"):
-            rows.append(
-                f"| `{log['recipe']}` | {log.get('steps', '-')} | {bits(r)} | {likeness(r)} | {made} |"
-            )
-    return "\n".join(rows)
-
-
-def bits(r: dict) -> str:
-    """The bound with its standard error, per dimension, character, word or target; "-" where none was measured."""
-    for key, unit in (("bits_per_dim", "/ dim"), ("bits_per_char", "/ char")):
-        if key in r:
-            return f"{r[key]:.3f} ± {r[f'{key}_se']:.3f} {unit}"
-    nats = [(r.get("bound_per_word"), r.get("bound_per_word_se"), "word")]
-    nats += [(r[k]["mean"], r[k]["se"], "target") for k in ("bound", "nll") if isinstance(r.get(k), dict)]
-    for mean, se, unit in nats:
-        if mean is not None:
-            return f"{mean / math.log(2):.3f} ± {se / math.log(2):.3f} / {unit}"
-    return "-"
-
-
-def likeness(r: dict) -> str:
-    """Pictures: share of samples, of real ones and of noise that a judge accepts. Text: share of known words, or
-    perplexity and variety of samples and of real text. Pairs: errors, or BLEU and that of copying."""
-    if "words_known" in r.get("real", {}):
-        most = max(r["steps"], key=int)
-        return f"{r['steps'][most]['words_known']:.2f} / {r['real']['words_known']:.2f} of words"
-    if "perplexity" in r.get("real", {}):
-        way, real = r["samplers"][r["sampler"]], r["real"]
-        best = way[max(way, key=int)]
-        varied = f"distinct-2 {best['distinct2']:.2f} / {real['distinct2']:.2f}"
-        return f"perplexity {best['perplexity']:.0f} / {real['perplexity']:.0f}, {varied}"
-    if "candidates" in r:
-        best = r["candidates"][max(r["candidates"], key=int)]
-        if "bleu" in best:
-            return f"BLEU {best['bleu']:.1f} / {r['copy']:.1f}"
-        return f"{best['wer']:.1%} of words, {best['per']:.1%} of phones wrong"
-    shares = r.get("accepted", {})
-    return " / ".join(f"{shares[k]:.2f}" for k in ("samples", "real", "noise") if k in shares) or "-"
+    return tables.results(root / "assets")
 
 
 def index(root: Path = ROOT) -> str:

@@ -1,6 +1,6 @@
-"""python -m course_lib.recipes: see recipes/run.py."""
+"""python -m course_lib.recipes: see recipes/command.py."""
 
-from .run import main
+from .command import main
 
 if __name__ == "__main__":
     main()

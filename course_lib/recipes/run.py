@@ -1,25 +1,19 @@
-"""What recipes share: how a run is described, made, measured and drawn from; and the command line.
+"""What recipes share: how a run is described, made, measured and drawn from. The command line is in `command`.
 
-    python -m course_lib.recipes ddpm.mnist            make build/recipes/01_ddpm/mnist.* (continues if interrupted)
-    python -m course_lib.recipes ddpm.mnist --force    make assets/01_ddpm/mnist.*: what is shipped
-    python -m course_lib.recipes ddpm.mnist --steps 50 --out /tmp/try
-    python -m course_lib.recipes ddpm.mnist --measure  measure the shipped weights, or those in --out, again
-
-A run writes <name>.safetensors (averaged weights), <name>.log.json (loss, command, seconds, versions) and
-<name>.results.json (what the recipe measures). A Measurement trains nothing and writes the last two only.
-Notebooks and README read these files; nobody types their numbers. Nothing is written into assets/ without --force.
+A run writes <name>.safetensors (averaged weights), <name>.log.json (loss, learning rate, command, seconds, versions)
+and <name>.results.json (what the recipe measures). A Measurement trains nothing and writes the last two only.
+Notebooks and README read these files; nobody types their numbers.
 A log whose weights no single command makes says so in `made` and has no command.
 """
 
-import argparse
-import ctypes
 import difflib
 import importlib
 import platform
-import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,24 +21,32 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..data import batches
-from ..files import read_json, write_json
+from ..files import write_json
 from ..process import Process, last, sample
 from ..shapes import Network, Times
 from ..train import Record, load_weights, save_weights, train, warmup_cosine
+from .budget import Budget
+from .sitting import Sitting, every_100, mean
 
-EVERY = 500  # steps between checkpoints
-# Files beside the recipes that hold none: what they read, and what they measure.
-SHARED = {"run", "verse_sets", "sentence_measures", "tasks", "target_measures"}
+# Files beside the recipes that hold none: what they read, what they measure, what runs them.
+SHARED = {"run", "sitting", "budget", "several", "command", "tables"}
+SHARED |= {"verse_sets", "sentence_measures", "tasks", "target_measures"}
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "assets"
+# Where `shipped` looks first: chapters' folders with weights that were made just now.
+FRESH: ContextVar[Path | None] = ContextVar("FRESH", default=None)
+
+Rate = Callable[[float], float]  # learning rate, by step
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a run. `data(split)` gives examples and labels; `measure` gives a JSON-able dict.
 
-    trains   what is minimised, where that is not process.loss itself but has the same mean
-    restart  the learning rate falls to 0 in so many steps, rises again, and falls until `steps`
+    trains    what is minimised, where that is not process.loss itself but has the same mean
+    restart   the learning rate falls to 0 in so many steps, rises again, and falls until `steps`
+    schedule  the learning rate by step, made of its peak and the number of steps; warmup_cosine if None
+    options   what else `train` is told: clip, precision, the optimiser, ...
     """
 
     chapter: str
@@ -63,22 +65,35 @@ class Recipe:
     )
     trains: Callable[[], Process] | None = None
     restart: int | None = None
+    schedule: Callable[[float, int], Rate] | None = None
+    options: Mapping = field(default_factory=dict)
 
     def fresh_model(self) -> nn.Module:
         """The untrained network, the same each time (sets torch's seed)."""
         torch.manual_seed(self.seed)
         return self.model()
 
+    def rate(self, steps: int) -> Rate:
+        """The learning rate by step in a run of so many steps."""
+        if self.schedule is not None:
+            return self.schedule(self.lr, steps)
+        restart = self.restart if steps == self.steps else None
+        return warmup_cosine(self.lr, steps, restart=restart)
+
     def train(
         self, model: nn.Module, steps: int | None = None, device="cpu", **options
     ) -> Iterator[Record]:
-        """Records of the recipe's training; `steps` shortens it, learning-rate schedule included."""
+        """Records of the recipe's training; `steps` shortens it, learning-rate schedule included.
+
+        options  those of `train`, in place of the recipe's own
+        """
         steps = self.steps if steps is None else steps
         stream = self.stream(self.data("train")[0], self.batch, self.seed)
-        restart = self.restart if steps == self.steps else None
-        lr = warmup_cosine(self.lr, steps, restart=restart)
+        options = {"ema": self.ema, **self.options, **options}
+        if "lr" not in options:
+            options["lr"] = self.rate(steps)
         loss = (self.trains or self.process)().to(device)
-        return train(loss, model, stream, steps, lr=lr, ema=self.ema, **options)
+        return train(loss, model, stream, steps, **options)
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,9 @@ class Measurement:
     measure: Callable[[str], dict]
 
 
+# A run
+
+
 def run(
     recipe: Recipe,
     out: Path,
@@ -98,45 +116,88 @@ def run(
     device: str = "cpu",
 ) -> dict:
     """Train, save and measure; continues from <name>.checkpoint if the last run was interrupted."""
-    steps, path = recipe.steps if steps is None else steps, Path(out) / recipe.name
-    checkpoint, progress = (
-        path.with_suffix(".checkpoint"),
-        path.with_suffix(".progress.json"),
-    )
-    about = {
-        "recipe": f"{recipe.chapter}/{recipe.name}",
-        "steps": steps,
-        "command": command,
-    }
-    model, past = recipe.fresh_model().to(device), earlier(checkpoint, progress, steps)
-    losses, start = past["losses"], time.perf_counter() - past["seconds"]
-    for record in recipe.train(
-        model, steps, device, checkpoint=checkpoint, every=EVERY
-    ):
-        losses[record.step - 1 :] = [
-            record.loss.mean()
-        ]  # cuts off what is newer than the checkpoint
-        if record.step % 100 == 0 or record.step == steps:
-            print(
-                f"{recipe.name}: step {record.step} of {steps}, loss {mean(losses[-100:]):.4f}",
-                flush=True,
-            )
-        if (
-            record.step % EVERY == 0 or record.step == steps
-        ):  # just before the checkpoint
-            losses, seconds = [float(x) for x in losses], time.perf_counter() - start
-            write_json(progress, {"steps": steps, "seconds": seconds, "losses": losses})
-    log = about | made_on(device, seconds)
-    log["loss_every_100_steps"] = [
-        round(mean(losses[i : i + 100]), 5) for i in range(0, steps, 100)
-    ]
-    weights = path.with_suffix(".safetensors")
-    save_weights(weights, record.average, about, torch.float16, recipe.process())
-    write_json(path.with_suffix(".log.json"), log)
+    made = make(recipe, out, command, steps, device)
     results = measure(recipe, out, device)
-    checkpoint.unlink()
-    progress.unlink()
+    made.clear()
     return results
+
+
+def make(
+    recipe: Recipe,
+    out: Path,
+    command: str,
+    steps: int | None = None,
+    device: str = "cpu",
+    budget: Budget | None = None,
+    about: Mapping | None = None,
+) -> Sitting:
+    """Train, and write weights and log, unless an interrupted run had done so; `clear()` the sitting at the end.
+
+    steps   in place of the recipe's
+    budget  decides how many steps there are, and how the learning rate falls
+    about   what else the log says
+    """
+    sitting = Sitting(recipe, Path(out), steps, budget)
+    if not sitting.trained:
+        weights = train_and_log(recipe, sitting, command, device, dict(about or {}))
+        said = {
+            "recipe": full_name(recipe),
+            "steps": sitting.done,
+            "command": command,
+        }
+        path = sitting.file("safetensors")
+        save_weights(path, weights, said, torch.float16, recipe.process())
+        # Those of other weights, if there were any.
+        sitting.file("results.json").unlink(missing_ok=True)
+        sitting.write(trained=True)
+    return sitting
+
+
+def train_and_log(
+    recipe: Recipe, sitting: Sitting, command: str, device: str, about: dict
+) -> nn.Module:
+    """The averaged network after all steps; writes the log."""
+    model = recipe.fresh_model().to(device)
+    for record in recipe.train(
+        model,
+        sitting.steps,
+        device,
+        lr=sitting.rate,
+        checkpoint=sitting.file("checkpoint"),
+        every=sitting.every,
+    ):
+        sitting.note(record)
+        if sitting.over(record.step):
+            break
+    check_weights(record.average, record.step)
+    log = {
+        "recipe": full_name(recipe),
+        "steps": sitting.done,
+        "command": command,
+        **made_on(device, sitting.seconds),
+        **about,
+        "batch": recipe.batch,
+        "lr_every_100_steps": [
+            float(f"{sitting.rate(n):.5g}") for n in every_100(sitting.done)
+        ],
+        "loss_every_100_steps": [
+            round(mean(sitting.losses[i : i + 100]), 5)
+            for i in range(0, sitting.done, 100)
+        ],
+    }
+    if sitting.budget is not None:
+        log["progress"] = sitting.budget.knots
+    write_json(sitting.file("log.json"), log)
+    return record.average
+
+
+def check_weights(model: nn.Module, step: int) -> None:
+    """FloatingPointError for weights that are not finite: a run by minutes stops between the trainer's own looks."""
+    for name, value in model.named_parameters():
+        if not value.isfinite().all():
+            raise FloatingPointError(
+                f"the weights must be finite, but after step {step} {name} is not"
+            )
 
 
 def measure(
@@ -148,20 +209,56 @@ def measure(
     return results
 
 
+def take(
+    measurement: Measurement, out: Path, command: str, device: str = "cpu"
+) -> dict:
+    """Measure and write <name>.log.json and <name>.results.json."""
+    path, start = Path(out) / measurement.name, time.perf_counter()
+    results = measurement.measure(device)
+    about = {"recipe": full_name(measurement), "command": command}
+    write_json(
+        path.with_suffix(".log.json"),
+        about | made_on(device, time.perf_counter() - start),
+    )
+    write_json(path.with_suffix(".results.json"), results)
+    return results
+
+
+def full_name(recipe: Recipe | Measurement) -> str:
+    """chapter/name, as its files lie in assets/."""
+    return f"{recipe.chapter}/{recipe.name}"
+
+
 def shipped(
     recipe: Recipe, device: str | torch.device = "cpu", out: Path | None = None
 ) -> nn.Module:
     """A recipe's network with its shipped weights, or those in out; ValueError for those of another process."""
-    model, folder = (
-        recipe.fresh_model().to(device),
-        Path(out or ASSETS / recipe.chapter),
-    )
+    model = recipe.fresh_model().to(device)
+    folder = Path(out or found(recipe))
     if out is None and not folder.is_dir():
         raise FileNotFoundError(
             f"there is no {folder}: weights are shipped in a clone of the course, not in its wheel"
         )
     load_weights(folder / f"{recipe.name}.safetensors", model, recipe.process())
     return model
+
+
+def found(recipe: Recipe) -> Path:
+    """The folder of its weights: where fresh ones are looked for, if they are there, else assets/."""
+    fresh = FRESH.get()
+    if fresh and (fresh / f"{full_name(recipe)}.safetensors").is_file():
+        return fresh / recipe.chapter
+    return ASSETS / recipe.chapter
+
+
+@contextmanager
+def fresh_weights(folder: Path | None) -> Iterator[None]:
+    """Within it `shipped` takes weights from <folder>/<chapter>/, where they are there, before those in assets/."""
+    before = FRESH.set(folder)
+    try:
+        yield
+    finally:
+        FRESH.reset(before)
 
 
 # Drawing
@@ -191,21 +288,6 @@ def spaced(total: int, n: int) -> Tensor:
     return torch.linspace(0, total - 1, n).long()
 
 
-def take(
-    measurement: Measurement, out: Path, command: str, device: str = "cpu"
-) -> dict:
-    """Measure and write <name>.log.json and <name>.results.json."""
-    path, start = Path(out) / measurement.name, time.perf_counter()
-    results = measurement.measure(device)
-    about = {"recipe": f"{measurement.chapter}/{measurement.name}", "command": command}
-    write_json(
-        path.with_suffix(".log.json"),
-        about | made_on(device, time.perf_counter() - start),
-    )
-    write_json(path.with_suffix(".results.json"), results)
-    return results
-
-
 def made_on(device: str, seconds: float) -> dict:
     """How long it took, on what, and with which versions."""
     cpu = f"{device}, {torch.get_num_threads()} thread(s)"
@@ -220,118 +302,7 @@ def made_on(device: str, seconds: float) -> dict:
     }
 
 
-def earlier(checkpoint: Path, progress: Path, steps: int) -> dict:
-    """Losses and seconds of the run that left the checkpoint; ValueError if it was to have other steps."""
-    if not checkpoint.exists():
-        return {"losses": [], "seconds": 0.0}
-    past = read_json(progress)
-    if past["steps"] != steps:
-        raise ValueError(
-            f"{checkpoint} is of a run of {past['steps']} steps, not {steps}: finish that or delete it"
-        )
-    return past
-
-
-def mean(losses: list[float | Tensor]) -> float:
-    """Mean of numbers, on whatever device they are."""
-    return float(sum(losses)) / len(losses)
-
-
-def keep_memory() -> bool:
-    """Ask glibc to keep freed memory for this process; False where there is no glibc.
-
-    Each step of training frees large tensors and then wants the same again. Given back to the system and taken anew,
-    every page of them costs a fault. Only the command line asks for it: it is the whole process's, and glibc reads
-    the environment's MALLOC_ variables before Python starts.
-    """
-    mallopt = (
-        getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    )
-    most, trim, mmap = (
-        2**31 - 1,
-        -1,
-        -3,
-    )  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-    return mallopt is not None and bool(mallopt(trim, most) and mallopt(mmap, most))
-
-
-# The command line
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m course_lib.recipes")
-    parser.add_argument("recipe", help="system.name, such as ddpm.mnist")
-    parser.add_argument(
-        "--steps", type=int, help="fewer or more steps than the recipe's"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        help="folder for the files (default: build/recipes/<chapter>)",
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="write into assets/, over what is shipped"
-    )
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu"
-    )
-    parser.add_argument(
-        "--measure",
-        action="store_true",
-        help="train nothing: measure the weights in --out again",
-    )
-    chosen = parser.parse_args(arguments)
-    keep_memory()
-    try:
-        recipe = find(chosen.recipe)
-        out = folder_for(recipe, chosen.out, chosen.force)
-    except ValueError as error:
-        parser.error(str(error))
-    if chosen.measure and isinstance(recipe, Recipe):
-        weights = chosen.out or ASSETS / recipe.chapter
-        print(measure(recipe, out, chosen.device, weights))
-        return
-    command = said(chosen)
-    if isinstance(recipe, Measurement):
-        take(recipe, out, command, chosen.device)
-        print(out / f"{recipe.name}.results.json")
-    else:
-        print(run(recipe, out, command, chosen.steps, chosen.device))
-        print(out / f"{recipe.name}.safetensors")
-
-
-def said(chosen: argparse.Namespace) -> str:
-    """The command that makes the same again: what was chosen, less where the files go."""
-    words = ["python -m course_lib.recipes", chosen.recipe]
-    if chosen.steps is not None:
-        words += ["--steps", str(chosen.steps)]
-    return " ".join(words)
-
-
-def folder_for(recipe: Recipe | Measurement, out: Path | None, force: bool) -> Path:
-    """Where a run writes. ValueError for a place under assets/ without force, and for assets/ where there is none."""
-    if force and not in_a_clone():
-        raise ValueError(
-            "--force writes into assets/, which an installed package does not have: use --out"
-        )
-    if out is None:
-        base = (
-            ASSETS
-            if force
-            else (ROOT if in_a_clone() else Path.cwd()) / "build" / "recipes"
-        )
-        return base / recipe.chapter
-    if ASSETS.resolve() in (out.resolve(), *out.resolve().parents) and not force:
-        raise ValueError(
-            f"--out {out} is under assets/, where shipped results are: add --force to write over them"
-        )
-    return out
-
-
-def in_a_clone() -> bool:
-    """True where the library lies in its repository, and not in a site-packages folder."""
-    return (ROOT / "pyproject.toml").is_file()
+# Finding
 
 
 def find(name: str) -> Recipe | Measurement:

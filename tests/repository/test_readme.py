@@ -7,6 +7,7 @@ import re
 import nbformat
 import pytest
 
+from course_lib.recipes import tables
 from tools import picture, readme
 
 
@@ -95,18 +96,18 @@ def test_words_and_pairs():
         "sampler": "a",
         "real": {"perplexity": 45, "distinct2": 0.75},
     }
-    assert readme.bits(verses) == "4.000 ± 0.100 / word"
-    assert readme.likeness(verses) == "perplexity 80 / 45, distinct-2 0.62 / 0.75"
+    assert tables.bits(verses) == "4.000 ± 0.100 / word"
+    assert tables.likeness(verses) == "perplexity 80 / 45, distinct-2 0.62 / 0.75"
     said = {"1": {"wer": 0.5, "per": 0.2}, "10": {"wer": 0.412, "per": 0.09}}
     sounds = {"candidates": said, "bound": {"mean": 3 * ln2, "se": ln2}}
-    assert readme.bits(sounds) == "3.000 ± 1.000 / target"
-    assert readme.likeness(sounds) == "41.2% of words, 9.0% of phones wrong"
+    assert tables.bits(sounds) == "3.000 ± 1.000 / target"
+    assert tables.likeness(sounds) == "41.2% of words, 9.0% of phones wrong"
     verses = {
         "candidates": {"1": {"bleu": 9.0}, "3": {"bleu": 12.25}},
         "copy": 16.4,
         "nll": {"mean": ln2, "se": ln2},
     }
-    assert (readme.bits(verses), readme.likeness(verses)) == ("1.000 ± 1.000 / target", "BLEU 12.2 / 16.4")
+    assert (tables.bits(verses), tables.likeness(verses)) == ("1.000 ± 1.000 / target", "BLEU 12.2 / 16.4")
 
 
 def test_check_finds_and_writing_mends(project, capsys):

@@ -19,7 +19,8 @@ from course_lib.optimal_variance import Analytic, estimate_conditional_variance
 from course_lib.process import last, sample
 from course_lib.recipes import ddpm
 from course_lib.recipes import optimal_variance as ov
-from course_lib.recipes.run import ASSETS, Measurement, find, main, take
+from course_lib.recipes.command import main
+from course_lib.recipes.run import ASSETS, Measurement, find, take
 from course_lib.schedules import cosine, ddpm_table, table
 from course_lib.sn_npr import NPR, SN
 
@@ -36,9 +37,10 @@ def test_a_measurement_writes_log_and_results(tmp_path, monkeypatch, capsys):
     assert log["device"] == f"cpu, {torch.get_num_threads()} thread(s)" and set(log["versions"]) > {"torch"}
     monkeypatch.setattr(ov, "digits_spread", tiny)
     main(["optimal_variance.digits_spread", "--out", str(tmp_path), "--device", "cpu"])
-    command = "python -m course_lib.recipes optimal_variance.digits_spread"
+    command = "python -m course_lib.recipes run optimal_variance.digits_spread"
     assert json.loads((tmp_path / "tiny.log.json").read_text())["command"] == command
-    assert capsys.readouterr().out.strip() == str(tmp_path / "tiny.results.json")
+    said = capsys.readouterr().out.splitlines()
+    assert said == [str(tmp_path / "tiny.results.json"), "optimal_variance.digits_spread: done"]
 
 
 def test_find_knows_measurements():

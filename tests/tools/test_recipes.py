@@ -20,11 +20,13 @@ from course_lib.files import load_tensors, read_json
 from course_lib.image_judge import Judge
 from course_lib.nets import MLP, UNet
 from course_lib.process import last, sample
-from course_lib.recipes import ddpm
+from course_lib.recipes import command, ddpm, several, sitting
 from course_lib.recipes import run as recipes
-from course_lib.recipes.run import Recipe, find, main, mean, run
+from course_lib.recipes.command import main
+from course_lib.recipes.run import Recipe, find, run
+from course_lib.recipes.sitting import mean
 from course_lib.schedules import cosine, table
-from course_lib.train import load_weights
+from course_lib.train import load_weights, warmup_cosine
 
 STEPS = 7
 
@@ -49,7 +51,7 @@ class Mortal(DDPM):
 @pytest.fixture(autouse=True)
 def immortal(monkeypatch):
     monkeypatch.setattr(Mortal, "calls", 0)
-    monkeypatch.setattr(recipes, "EVERY", 2)
+    monkeypatch.setattr(sitting, "EVERY", 2)
 
 
 def measure(recipe, model):
@@ -96,11 +98,12 @@ def test_a_run_writes_weights_log_and_results(tmp_path, capsys):
     assert results["sum"] == sum(p.sum().item() for p in average)  # measured as shipped
     losses = [r.loss.mean().item() for r in records]
     got = log(folder)
+    assert got.pop("lr_every_100_steps") == [float(f"{warmup_cosine(TINY.lr, STEPS)(STEPS):.5g}")]
     assert got.pop("loss_every_100_steps") == [round(sum(losses) / STEPS, 5)]
     assert 0 <= got.pop("seconds") < 60
     assert got == {
         "recipe": "99_test/tiny", "steps": STEPS, "command": "make tiny",
-        "device": f"cpu, {torch.get_num_threads()} thread(s)",
+        "device": f"cpu, {torch.get_num_threads()} thread(s)", "batch": 8,
         "versions": {"course_lib": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }  # fmt: skip
     assert capsys.readouterr().out == f"tiny: step 7 of 7, loss {sum(losses) / STEPS:.4f}\n"
@@ -223,7 +226,7 @@ def test_a_checkpoint_of_a_run_of_other_length_is_refused(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(TINY, tmp_path, "")
     with pytest.raises(
-        ValueError, match=r"tiny.checkpoint is of a run of 7 steps, not 9: finish that or delete it"
+        ValueError, match=r"tiny.checkpoint is of a run of 7 steps, not 9 steps: finish that or delete it"
     ):
         run(TINY, tmp_path, "", steps=9)
 
@@ -272,11 +275,10 @@ def test_command_line(tmp_path, small, capsys):
     main(["ddpm.digits", "--steps", "2", "--out", str(tmp_path), "--device", "cpu"])
     assert files(tmp_path) == {"digits.safetensors", "digits.log.json", "digits.results.json"}
     got = json.loads((tmp_path / "digits.log.json").read_text())
-    assert got["steps"] == 2 and got["command"] == "python -m course_lib.recipes ddpm.digits --steps 2"
+    assert got["steps"] == 2 and got["command"] == "python -m course_lib.recipes run ddpm.digits --steps 2"
     said = capsys.readouterr().out.splitlines()
-    assert said[-2].startswith("{'name': 'digits', 'sum': ") and said[-1] == str(
-        tmp_path / "digits.safetensors"
-    )
+    assert said[-3].startswith("{'name': 'digits', 'sum': ")
+    assert said[-2:] == [str(tmp_path / "digits.safetensors"), "ddpm.digits: done"]
     assert len(load_tensors(tmp_path / "digits.safetensors")[0]) > 20
 
 
@@ -284,7 +286,7 @@ BUILD = recipes.ROOT / "build" / "recipes" / "01_ddpm"
 
 
 @pytest.mark.parametrize(
-    "options, folder, steps, command",
+    "options, folder, steps, words",
     [
         ([], BUILD, None, ""),
         (["--steps", "3"], BUILD, 3, " --steps 3"),
@@ -294,14 +296,14 @@ BUILD = recipes.ROOT / "build" / "recipes" / "01_ddpm"
         (["--force", "--out", str(recipes.ASSETS / "x")], recipes.ASSETS / "x", None, ""),
     ],
 )
-def test_only_force_writes_into_assets(monkeypatch, options, folder, steps, command):
+def test_only_force_writes_into_assets(monkeypatch, options, folder, steps, words):
     calls = []
-    monkeypatch.setattr(recipes, "run", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(command, "run_all", lambda *arguments, **_: calls.append(arguments) or {})
     main(["ddpm.digits", *options])
     device = "cuda" if torch.cuda.is_available() and "cpu" not in options else "cpu"
-    assert calls == [
-        (ddpm.digits, folder, f"python -m course_lib.recipes ddpm.digits{command}", steps, device)
-    ]
+    ((jobs, said, *_, minutes, on, measured),) = calls
+    assert jobs == [several.Job("ddpm.digits", ddpm.digits, folder, steps=steps)] and minutes is None
+    assert said == f"python -m course_lib.recipes run ddpm.digits{words}" and (on, measured) == (device, True)
 
 
 @pytest.mark.parametrize(
@@ -316,21 +318,22 @@ def test_only_force_writes_into_assets(monkeypatch, options, folder, steps, comm
     ],
 )
 def test_the_command_line_refuses_before_anything_runs(monkeypatch, capsys, arguments, says):
-    monkeypatch.setattr(recipes, "run", None)
+    monkeypatch.setattr(command, "run_all", None)
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2 and re.search(says, capsys.readouterr().err)
 
 
 def test_an_installed_package_writes_beside_its_caller(monkeypatch, tmp_path):
-    monkeypatch.setattr(recipes, "ROOT", tmp_path / "site-packages")
-    monkeypatch.setattr(recipes, "ASSETS", tmp_path / "site-packages" / "assets")
+    for module in (recipes, command):
+        monkeypatch.setattr(module, "ROOT", tmp_path / "site-packages")
+        monkeypatch.setattr(module, "ASSETS", tmp_path / "site-packages" / "assets")
     monkeypatch.chdir(tmp_path)
-    assert recipes.folder_for(ddpm.digits, None, False) == tmp_path / "build" / "recipes" / "01_ddpm"
+    assert command.folder_for(ddpm.digits, None, False) == tmp_path / "build" / "recipes" / "01_ddpm"
     with pytest.raises(
         ValueError, match="--force writes into assets/, which an installed package does not have"
     ):
-        recipes.folder_for(ddpm.digits, None, True)
+        command.folder_for(ddpm.digits, None, True)
     with pytest.raises(
         FileNotFoundError, match="weights are shipped in a clone of the course, not in its wheel"
     ):
@@ -339,7 +342,7 @@ def test_an_installed_package_writes_beside_its_caller(monkeypatch, tmp_path):
 
 def test_a_measurement_follows_the_same_rule(monkeypatch):
     calls = []
-    monkeypatch.setattr(recipes, "take", lambda *arguments: calls.append(arguments[1]))
+    monkeypatch.setattr(several, "take", lambda *arguments: calls.append(arguments[1]))
     monkeypatch.setattr(ddpm, "few", recipes.Measurement("01_ddpm", "few", dict), raising=False)
     main(["ddpm.few"])
     main(["ddpm.few", "--force"])
@@ -348,7 +351,7 @@ def test_a_measurement_follows_the_same_rule(monkeypatch):
 
 def test_shipped_weights_are_measured_where_they_are_and_results_written_elsewhere(monkeypatch, small):
     calls = []
-    monkeypatch.setattr(recipes, "measure", lambda *arguments: calls.append(arguments[1:]))
+    monkeypatch.setattr(command, "measure", lambda *arguments: calls.append(arguments[1:]))
     main(["ddpm.digits", "--measure", "--device", "cpu"])
     main(["ddpm.digits", "--measure", "--device", "cpu", "--force"])
     assets = recipes.ASSETS / "01_ddpm"
@@ -378,9 +381,10 @@ def test_every_log_says_what_made_its_weights():
                       if f"{r.chapter}/{r.name}" == made["recipe"])  # fmt: skip
         assert ("command" in made) != ("made" in made), path.name
         if isinstance(recipe, Recipe):
-            assert made["steps"] == recipe.steps
+            assert made["steps"] == recipe.steps or "minutes" in made
         if "command" in made:
-            assert find(made["command"].removeprefix("python -m course_lib.recipes ")) == recipe
+            words = made["command"].removeprefix("python -m course_lib.recipes ").removeprefix("run ").split()
+            assert any(find(word.partition(":")[0]) == recipe for word in words if "." in word)
     assert "by one command" in read_json(recipes.ASSETS / "04_diffusion_lm" / "full.log.json")["made"]
     assert "by one command" in read_json(recipes.ASSETS / "05_diffuseq" / "verses.log.json")["made"]
 
@@ -396,8 +400,9 @@ def test_measuring_again_trains_nothing(tmp_path, small, capsys):
     main([*options, "--measure"])
     assert results.read_text() == first and (tmp_path / "digits.safetensors").read_bytes() == before
     assert capsys.readouterr().out.startswith("{'name': 'digits', 'sum': ")
-    with pytest.raises(FileNotFoundError, match="digits.safetensors"):
+    with pytest.raises(SystemExit) as end:
         main(["ddpm.digits", "--measure", "--out", str(tmp_path / "none")])
+    assert end.value.code == 1 and "digits.safetensors" in capsys.readouterr().err
 
 
 def test_python_m(tmp_path):
@@ -491,7 +496,7 @@ def test_a_rate_that_restarts_only_in_a_run_of_full_length(monkeypatch):
 
 FAULTS = """
 import resource, sys, torch
-from course_lib.recipes.run import keep_memory
+from course_lib.recipes.command import keep_memory
 torch.set_num_threads(1)
 kept = keep_memory() if "keep" in sys.argv else True
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
