@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat.reader
 import nbformat.validator
 
+from tools import slides_index
 from tools.notebooks import NORMAL_ID, normalise, refusals
 from tools.slides import MAX_COLUMNS, PICTURE_ONLY, slide_type
 from tools.stamps import KEY
@@ -24,6 +25,8 @@ PARTS = ("card", "setup", "predictions", "stanzas", "train", "see it", "paper", 
 SEE_IT = r"(?im)^## .*\bsee it\b"
 SHOWN = ("slide", "subslide", "fragment", "-")
 SLIDE_TYPES = (*SHOWN, "notes", "skip")
+FURTHER = r"(?m)^## Further\b"  # what goes beyond the core stands after the close
+CORE_CELLS, CORE_SLIDES, CORE_MINUTES, LECTURE_MINUTES = 90, 26, 75, 45
 ALT_CHARACTERS, IMAGE_BYTES, NOTEBOOK_BYTES = 20, 60 * 1024, 400 * 1024
 CODE_LINES, SLIDE_LINES, COMPARED, EXERCISES, STANZAS, SLIDES = 20, 16, 5, 5, 5, range(20, 41)
 COMPARE = "# NBVAL_CHECK_OUTPUT"
@@ -267,7 +270,8 @@ def _check_stanzas(nb, path, starts, end):
     found = [f"{path.name}: has {len(starts)} stanzas, must have at least {STANZAS}"] * (
         len(starts) < STANZAS
     )
-    for k, (start, stop) in enumerate(zip(starts, [*starts[1:], end], strict=True), start=1):
+    core = [start for start in starts if end is None or start < end]
+    for k, (start, stop) in enumerate(zip(core, [*core[1:], end], strict=True), start=1):
         head, after = nb.cells[start], [kind for cell in nb.cells[start:stop] for kind in tags(cell)]
         if not re.match(rf"## \d+\.{k}\b", head.source):
             found.append(f"{where(path, start + 1, head)}: must be headed '## {chapter(path)}.{k}'")
@@ -307,6 +311,45 @@ def _header(nb, number):
     return "\n".join(above)
 
 
+def core_and_further(nb, path):
+    """A chapter with sections "## Further" keeps its core to the size that its card states."""
+    split = next((i for i, cell in enumerate(nb.cells) if re.search(FURTHER, cell.source)), None)
+    if not chapter(path) or split is None:
+        return []
+    core, further = nb.cells[:split], nb.cells[split:]
+    n_slides = sum(slide_type(cell) in ("slide", "subslide") for cell in core)
+    minutes = [_exercise_minutes(cells) for cells in (core, further)]
+    lecture = slides_index.minutes(core)
+    found = ["'## Further' must stand after the close"] * all("close" not in tags(cell) for cell in core)
+    found += [f"core has {len(core)} cells, must have at most {CORE_CELLS}"] * (len(core) > CORE_CELLS)
+    found += [f"core has {n_slides} slides, must have at most {CORE_SLIDES}"] * (n_slides > CORE_SLIDES)
+    if lecture > LECTURE_MINUTES:
+        found.append(f"core's notes say {lecture} minutes, must be at most {LECTURE_MINUTES}")
+    return [f"{path.name}: {message}" for message in found + _stated_times(nb.cells[0].source, minutes)]
+
+
+def _exercise_minutes(cells):
+    """What the headers of the exercises add up to."""
+    headers = "\n".join(c.source for c in cells if c.cell_type == "markdown" and "exercise" in tags(c))
+    return sum(map(int, re.findall(r"(\d+) minutes?", headers)))
+
+
+def _stated_times(card, minutes):
+    """The card says how long core and further take, exercises within."""
+    said = re.search(r"core (\d+) minutes, (\d+) of them exercises; further (\d+), (\d+) of them", card)
+    if not said:
+        form = "'core N minutes, M of them exercises; further N, M of them exercises'"
+        return [f"card must say {form}"]
+    core, core_exercises, _, further_exercises = map(int, said.groups())
+    found = [f"core takes {core} minutes, must be at most {CORE_MINUTES}"] * (core > CORE_MINUTES)
+    for part, stated, true in zip(
+        ("core", "further"), (core_exercises, further_exercises), minutes, strict=True
+    ):
+        if stated != true:
+            found.append(f"card gives {part} {stated} minutes of exercises, they add up to {true}")
+    return found
+
+
 def slides(nb, path):
     if not chapter(path):
         return []
@@ -328,7 +371,7 @@ def _slides_and_notes(nb):
 
 RULES = (
     executed, clean, ids, small_file, images, kinds, slide_types, short_code, banned, links, compared,
-    equations, parts, exercises, slides,
+    equations, parts, exercises, core_and_further, slides,
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -500,3 +501,58 @@ def test_problems_are_counted_and_printed(nb, path, capsys):
 )
 def test_chapter_numbers_come_from_the_name(name, number):
     assert lint.chapter(name) == number
+
+
+# core and further
+
+
+def times(core=60, exercises=50, further=20, more=10):
+    """A card with the times of a chapter."""
+    said = f"core {core} minutes, {exercises} of them exercises; further {further}, {more} of them exercises"
+    return f"# 1. A chapter\n\n{said}"
+
+
+@pytest.fixture
+def further(nb):
+    """The good chapter, and after its close one more section with one exercise."""
+    nb.cells[0].source = times()
+    nb.cells += [text("derivation", "## Further: a proof"), *stanza(6)[3:]]
+    return normalise(nb)
+
+
+def core_problems(nb, path):
+    return [m.removeprefix("01_good.ipynb: ") for m in lint.core_and_further(nb, path)]
+
+
+def test_a_chapter_may_go_further_after_its_close(further, path):
+    assert problems(further, path) == []
+    assert lint.core_and_further(further, Path("00_start.ipynb")) == []
+
+
+def test_the_card_tells_the_true_times(further, path):
+    further.cells[0].source = times(core=76)
+    assert core_problems(further, path) == ["core takes 76 minutes, must be at most 75"]
+    further.cells[0].source = times(exercises=49, more=11)
+    assert core_problems(further, path) == [
+        "card gives core 49 minutes of exercises, they add up to 50",
+        "card gives further 11 minutes of exercises, they add up to 10",
+    ]
+    further.cells[0].source = "# 1. A chapter"
+    assert core_problems(further, path) == [
+        "card must say 'core N minutes, M of them exercises; further N, M of them exercises'"
+    ]
+
+
+def test_the_core_has_a_size(further, path, monkeypatch):
+    for name in ("CORE_CELLS", "CORE_SLIDES", "LECTURE_MINUTES"):
+        monkeypatch.setattr(lint, name, 10)
+    assert core_problems(further, path) == [
+        "core has 39 cells, must have at most 10",
+        "core has 21 slides, must have at most 10",
+        "core's notes say 15 minutes, must be at most 10",
+    ]
+
+
+def test_further_stands_after_the_close(further, path):
+    further.cells.insert(9, further.cells.pop(-4))
+    assert core_problems(further, path)[0] == "'## Further' must stand after the close"
