@@ -1,4 +1,4 @@
-"""Layers that several networks share: the time, what is masked, what stands around a place.
+"""Layers that several networks share: the time, what is masked, dropped, around a place; tied embeddings.
 
 All run in the dtype of their weights.
 """
@@ -6,10 +6,11 @@ All run in the dtype of their weights.
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .shapes import Mask, PerExample, check_count, describe
+from .shapes import Mask, PerExample, Tokens, check_count, describe
 
 
 def time_features(u: PerExample, n: int) -> Float[Tensor, "B n"]:
@@ -28,6 +29,13 @@ def zero(layer: nn.Module) -> nn.Module:
     for p in layer.parameters():
         nn.init.zeros_(p)
     return layer
+
+
+def dropping(share: float) -> nn.Module:
+    """Dropout of this share in training; nothing at all, and no number drawn, for 0. ValueError outside [0, 1)."""
+    if not 0 <= share < 1:
+        raise ValueError(f"dropout must lie in [0, 1), not {share}")
+    return nn.Dropout(share) if share else nn.Identity()
 
 
 class TimeEmbedding(nn.Sequential):
@@ -87,3 +95,42 @@ def around(
         return h
     h = only(h, mask)
     return h + spread(h.transpose(1, 2)).transpose(1, 2)
+
+
+# Reading and answering with one table
+
+
+class TokenEmbedding(nn.Embedding):
+    """The embedding of a network whose last layer has the same weights: entries of variance 1 / width.
+
+    What the trunk reads is sqrt(width) times as large, so that its entries have variance 1, as with nn.Embedding.
+    Vaswani et al. 2017 (arXiv:1706.03762), section 3.4.
+    """
+
+    def __init__(self, K: int, width: int):
+        super().__init__(K, width)
+        with torch.no_grad():
+            self.weight.div_(math.sqrt(width))
+
+    def forward(self, x: Tokens) -> Float[Tensor, "B L width"]:
+        """The vector of each token."""
+        return super().forward(x) * math.sqrt(self.embedding_dim)
+
+
+class TiedHead(nn.Module):
+    """f_k = e_k . (W h + c) + b_k, e_k the embedding of token k: one table of vectors to read and to answer with.
+
+    W, c and b start at 0, so an untrained network says 0.  Press & Wolf 2017 (arXiv:1608.05859).
+    """
+
+    def __init__(self, width: int, K_out: int):
+        super().__init__()
+        self.out_features = K_out
+        self.turn = zero(nn.Linear(width, width))
+        self.bias = nn.Parameter(torch.zeros(K_out))
+
+    def forward(
+        self, h: Float[Tensor, "*places width"], table: Float[Tensor, "K width"]
+    ) -> Float[Tensor, "*places K_out"]:
+        """The numbers, given the table of embeddings, of which the first K_out are meant."""
+        return F.linear(self.turn(h), table[: self.out_features], self.bias)

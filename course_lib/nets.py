@@ -1,8 +1,9 @@
 """Networks: an MLP for points, a small U-Net for images, one Transformer for sequences; networks around networks.
 
 All are called model(x_t, u) with u = t / T in [0, 1], one per example; all else is given by keyword. All end in a zero
-layer, so an untrained network says 0: no noise found, or every token equally likely. None has dropout or batch
-statistics. Every one runs in the dtype of its weights, whatever the dtype of x_t and u, and answers in it.
+layer, so an untrained network says 0: no noise found, or every token equally likely. None has batch statistics, and
+dropout only where it is asked for. Every one runs in the dtype of its weights, whatever the dtype of x_t and u, and
+answers in it.
 """
 
 import math
@@ -12,7 +13,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .layers import TimeEmbedding, around, convolution, zero
+from .layers import (
+    TiedHead,
+    TimeEmbedding,
+    TokenEmbedding,
+    around,
+    convolution,
+    zero,
+)
 from .shapes import Mask, Network, PerExample, Tokens, describe
 from .transformer import KVCache, Transformer
 
@@ -206,6 +214,8 @@ class TokenNet(nn.Module):
     K_in, K_out  how many tokens there are to be read, and to be answered with: MASK is read only
     radius       > 0 adds a depthwise convolution over that many tokens to either side of the embedding, so that the
                  trunk starts from pieces of words
+    dropout      what share of the embedding's entries, and of each branch's, is dropped in training
+    tied         the last layer has the embedding's weights (`TiedHead`): for vocabularies of words
     """
 
     takes_at = True  # says to a process that it may ask for some positions
@@ -218,12 +228,19 @@ class TokenNet(nn.Module):
         heads: int = 4,
         depth: int = 4,
         radius: int = 0,
+        dropout: float = 0.0,
+        tied: bool = False,
     ):
         super().__init__()
-        self.embedding = nn.Embedding(K_in, width)
+        if tied and K_out > K_in:
+            raise ValueError(
+                f"K_out must be at most K_in = {K_in} where they are tied, not {K_out}"
+            )
+        self.tied = tied
+        self.embedding = (TokenEmbedding if tied else nn.Embedding)(K_in, width)
         self.spread = convolution(width, radius)  # the name that shipped weights have
-        self.trunk = Transformer(width, heads, depth)
-        self.head = zero(nn.Linear(width, K_out))
+        self.trunk = Transformer(width, heads, depth, dropout=dropout)
+        self.head = TiedHead(width, K_out) if tied else zero(nn.Linear(width, K_out))
 
     def forward(
         self, x: Tokens, u: PerExample, mask: Mask | None = None, at: Mask | None = None
@@ -234,30 +251,39 @@ class TokenNet(nn.Module):
         """
         h = self.trunk(around(self.spread, self.embedding(x), mask), u, mask)
         if at is None:
-            return self.head(h)
-        many = (
-            self.head.out_features >= 1024
-        )  # for fewer, picking first costs what it saves
-        return self.head(h[at]) if many else self.head(h)[at]
+            return self.read(h)
+        # for fewer, picking first costs what it saves
+        many = self.head.out_features >= 1024
+        return self.read(h[at]) if many else self.read(h)[at]
+
+    def read(self, h: Float[Tensor, "*places width"]) -> Float[Tensor, "*places K_out"]:
+        """What the last layer says of the trunk's features."""
+        return self.head(h, self.embedding.weight) if self.tied else self.head(h)
 
 
 class CausalNet(nn.Module):
-    """Tokens in, logits of the next token out: what stands at position i is said from the tokens before i only."""
+    """Tokens in, logits of the next token out: what stands at position i is said from the tokens before i only.
 
-    takes_cache = (
-        True  # says to a process that it may be asked for the new positions only
-    )
+    dropout, tied  as in TokenNet
+    """
 
-    def __init__(self, K: int, width: int = 128, heads: int = 4, depth: int = 4):
+    takes_cache = True  # says to a process that it may be asked for new positions only
+
+    def __init__(
+        self,
+        K: int,
+        width: int = 128,
+        heads: int = 4,
+        depth: int = 4,
+        dropout: float = 0.0,
+        tied: bool = False,
+    ):
         super().__init__()
-        self.K, self.embedding = (
-            K,
-            nn.Embedding(K + 1, width),
-        )  # K stands before the first token
-        self.trunk, self.head = (
-            Transformer(width, heads, depth, causal=True),
-            zero(nn.Linear(width, K)),
-        )
+        self.K, self.tied = K, tied
+        # K stands before the first token
+        self.embedding = (TokenEmbedding if tied else nn.Embedding)(K + 1, width)
+        self.trunk = Transformer(width, heads, depth, causal=True, dropout=dropout)
+        self.head = TiedHead(width, K) if tied else zero(nn.Linear(width, K))
 
     def forward(
         self, x: Tokens, u: PerExample | None = None, cache: KVCache | None = None
@@ -270,7 +296,8 @@ class CausalNet(nn.Module):
         if cache is not None:
             before = before[:, cache.length :]
         start = torch.zeros(len(x), device=x.device)
-        return self.head(self.trunk(self.embedding(before), start, cache=cache))
+        h = self.trunk(self.embedding(before), start, cache=cache)
+        return self.head(h, self.embedding.weight) if self.tied else self.head(h)
 
 
 # Networks around networks

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .layers import TimeEmbedding, only, zero
+from .layers import TimeEmbedding, dropping, only, zero
 from .shapes import Mask, PerExample, check_count
 
 Heads = Float[Tensor, "B heads L d"]
@@ -91,10 +91,12 @@ class Block(nn.Module):
     """Attention and MLP, each shifted, scaled and gated by the time; the gates start at 0.
 
     adaLN-zero: Peebles & Xie 2023 (arXiv:2212.09748), section 3.2.
+    dropout  what share of what each of the two adds is dropped in training
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
         super().__init__()
+        self.drop = dropping(dropout)
         self.heads = heads
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -128,18 +130,24 @@ class Block(nn.Module):
         if extend is not None:
             k, v = extend(k, v)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
-        h = h + gate1 * self.proj(attended.transpose(1, 2).flatten(2))
-        return h + gate2 * self.mlp(self.norm(h) * (1 + scale2) + shift2)
+        h = h + gate1 * self.drop(self.proj(attended.transpose(1, 2).flatten(2)))
+        return h + gate2 * self.drop(self.mlp(self.norm(h) * (1 + scale2) + shift2))
 
 
 class Transformer(nn.Module):
     """Trunk: (B, L, H) and a time in, (B, L, H) out. What stands where mask is False changes nothing elsewhere.
 
-    causal  no position sees a later one
+    causal   no position sees a later one
+    dropout  what share of what comes in, and of what each branch adds, is dropped in training
     """
 
     def __init__(
-        self, width: int = 128, heads: int = 4, depth: int = 4, causal: bool = False
+        self,
+        width: int = 128,
+        heads: int = 4,
+        depth: int = 4,
+        causal: bool = False,
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.causal = causal
@@ -148,7 +156,8 @@ class Transformer(nn.Module):
                 f"width must be a multiple of 2 x heads = {2 * heads}, not {width}"
             )
         self.time = TimeEmbedding(width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.drop = dropping(dropout)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
     def forward(
@@ -162,7 +171,7 @@ class Transformer(nn.Module):
 
         cache  h is what comes behind the positions in it, all of which are seen; without a mask
         """
-        h, start = only(h, mask), 0
+        h, start = self.drop(only(h, mask)), 0
         if cache is not None:
             if mask is not None:
                 raise ValueError("mask must be None where a cache is given")
