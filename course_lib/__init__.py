@@ -3,7 +3,7 @@
     shapes   finite   files                     what every tensor is called; NaN noticed; safe writing
     schedules   layers transformer nets         foundations; none knows what diffusion is
     data   sentences
-    image_judge   distances
+    image_judge   distances   joint
     verses   pronunciations   pairs             texts, and how they are packed
     ngram   text_metrics                        judges of pictures, laws and text; they know no model
     embeddings   word_nets                      networks of words
@@ -24,8 +24,14 @@
     diffusion_lm diffuseq autoregressive
     guidance proofread                          words: guided, chosen, read again
     d3pm ordered mdlm sedd                      systems: one paper, one file, one notebook
+    block_diffusion                             by blocks, each a diffusion given those before
+    duo   insertion                             uniform noise from Gaussian; any length
     mask_count                                  the number of masks as the time
     first_hitting                               masks opened at their exact times
+    samplers                                    what samplers beside the systems are; what they ask
+    decoding   remasking   correctors           masks in an order; masked again; drawn again
+    discrete_flow   token_guidance              rates forwards, and guided
+    speculative                                 a draft, judged
     identity   weights                          whose weights they are, and how they are kept
     training_input   checkpoint                 what train is given; a run stopped and continued
     train      evaluate

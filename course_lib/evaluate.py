@@ -4,7 +4,7 @@ Pictures are judged in image_judge.py and distances.py, text in ngram.py and tex
 """
 
 import math
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .finite import Watch, check_finite
+from .joint import Joint, check_joint
 from .process import Process, check_process, evaluating
 from .shapes import Network, PerExample, Times, check_count, describe
 from .wrapper import times_fit
@@ -158,6 +159,124 @@ def bound_by_time(
         ]
         watch.read()
     return torch.stack(means)
+
+
+# What a sampler writes, exactly
+
+
+@torch.no_grad()
+def exact_law(
+    sampler, model: Network, start: Joint | None = None, states: int | None = None
+) -> Joint:
+    """The exact distribution of what a sampler writes, (V,) * L, by following every outcome of every draw.
+
+    sampler  one of `samplers`, or your own with start, rounds and step: all that is random must go through `draw`
+    model    a network, or a perfect one such as `TableOracle`
+    start    the distribution of the states it starts from, (states,) * L; without it, `sampler.start`
+    states   how many values a token may have, MASK included; that many the answer has, too. By default the answer is
+             over the V tokens, and a state that still holds MASK is an error
+
+    For tiny worlds: equal states are merged after each step, and a step may have at most 2^20 outcomes in all.
+    """
+    x, w = starts(sampler, start)
+    with evaluating(model), Watch() as watch:
+        for now in sampler.rounds():
+            x, w = outcomes(
+                lambda x, draw, now=now: sampler.step(model, x, now, draw), x, w
+            )
+        watch.read()
+    K = states or start_states(sampler, start)
+    if (x >= K).any():
+        raise ValueError(
+            f"sampler must leave no MASK, but {w[(x >= K).any(1)].sum():.3g} of its probability is on states with one"
+        )
+    law = torch.zeros((K,) * x.shape[1], dtype=torch.float64)
+    return law.index_put(tuple(x.T), w, accumulate=True)
+
+
+def starts(sampler, start: Joint | None) -> tuple[Tensor, Tensor]:
+    """The states to start from, and their probabilities."""
+    if start is None:
+        x = sampler.start(64)
+        if (x != x[0]).any():
+            raise ValueError(
+                "start must be given for a sampler that starts from random states"
+            )
+        return x[:1], torch.ones(1, dtype=torch.float64)
+    check_joint("start", start)
+    x = (start > 0).nonzero()
+    return x, start[tuple(x.T)]
+
+
+def start_states(sampler, start: Joint | None) -> int:
+    """V of a masked sampler; as many as the start has otherwise."""
+    return start.shape[0] if start is not None else sampler.V
+
+
+def outcomes(
+    step: Callable[[Tensor, Callable], Tensor], x: Tensor, w: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All that one random step makes of states x (N, L) of probabilities w (N,): states, each once, and theirs.
+
+    The step is run again and again: each time its next draw is answered with every outcome that has a probability.
+    """
+    source, given = torch.arange(len(x)), []
+    while True:
+        try:
+            y = step(x[source], Answers(given))
+        except Asked as asked:
+            rows, w, answer = every_answer(asked.p, w)
+            source, given = source[rows], [a[rows] for a in given] + [answer]
+            continue
+        y, same = y.unique(dim=0, return_inverse=True)
+        return y, torch.zeros(len(y), dtype=torch.float64).index_add(0, same, w)
+
+
+class Asked(Exception):
+    """A draw that has no answer yet."""
+
+    def __init__(self, p: Tensor):
+        super().__init__(
+            "a step must not catch this: its draw is answered when it is run again"
+        )
+        self.p = p
+
+
+class Answers:
+    """`draw` with given answers, in their order; raises Asked at the first draw beyond them."""
+
+    def __init__(self, given: list[Tensor]):
+        self.given, self.count = given, 0
+
+    def __call__(self, p: Tensor) -> Tensor:
+        self.count += 1
+        if self.count > len(self.given):
+            raise Asked(p)
+        return self.given[self.count - 1]
+
+
+def every_answer(
+    p: Float[Tensor, "R *shape K"], w: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Every joint outcome of independent draws: its row of p, its probability, and the outcome (R2, *shape)."""
+    if not (p.isfinite().all() and (p >= 0).all() and (p.sum(-1) > 0).all()):
+        raise FloatingPointError(
+            "each distribution to draw from must be finite, not negative and not 0 everywhere"
+        )
+    shape, flat = p.shape[1:-1], p.double().reshape(len(p), -1, p.shape[-1])
+    flat = flat / flat.sum(-1, keepdim=True)
+    rows = torch.arange(len(p))
+    answer = torch.zeros(len(p), 0, dtype=torch.long)
+    for i in range(flat.shape[1]):
+        q = flat[rows, i]
+        row, outcome = (q > 0).nonzero(as_tuple=True)
+        rows, w = rows[row], w[row] * q[row, outcome]
+        answer = torch.cat([answer[row], outcome[:, None]], 1)
+        if len(rows) > 2**20:
+            raise ValueError(
+                "sampler must have at most 2^20 outcomes in a step: make the world smaller"
+            )
+    return rows, w, answer.reshape(-1, *shape)
 
 
 @contextmanager

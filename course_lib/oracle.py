@@ -192,6 +192,50 @@ class MarkovOracle(nn.Module):
         )  # of an x_t that cannot be, where any answer is right
 
 
+class TableOracle(nn.Module):
+    """The perfect network for a joint distribution that is written out, by adding up all sequences. float64.
+
+    Called like a network, it answers as the process asks: log p(x_0 at i | the other tokens of x_t), and so on.
+
+    process  MDLM, D3PM, SEDD or BlockDiffusion
+    p        (V,) * length, p[x] the probability of the sequence x
+    """
+
+    def __init__(self, process: TokenProcess, p: Float[Tensor, "..."]):
+        super().__init__()
+        wanted = (process.noise.V,) * process.length
+        if tuple(p.shape) != wanted:
+            raise ValueError(f"p must have shape {wanted}, not {tuple(p.shape)}")
+        self.process = process
+        self.register_buffer("p", widest(p))
+
+    def loo(self, x: Tokens, t: Tensor) -> Float[Tensor, "B L V"]:
+        """log p(x_0 at i | the other tokens of x_t); of tokens that cannot be, NaN."""
+        noise, L = self.process.noise, self.process.length
+        seen = noise.likelihood(x, torch.zeros_like(t), t)[..., : noise.V]
+        said = torch.nn.functional.one_hot(x, noise.K)[..., : noise.V]
+        # At a time when no token is left, one that a sampler has put there says what it is.
+        seen = normalised(torch.where(seen.amax(-1, keepdim=True) > 0, seen, said))
+        out = []
+        for i in range(L):
+            joint = self.p.expand(len(x), *self.p.shape)
+            for j in set(range(L)) - {i}:
+                joint = joint * seen[:, j].reshape(
+                    -1, *[1] * j, noise.V, *[1] * (L - 1 - j)
+                )
+            others = [j + 1 for j in range(L) if j != i]
+            out.append(normalised(joint.sum(others) if others else joint))
+        return torch.stack(out, 1).log()
+
+    def forward(
+        self, x: Tokens, u: PerExample, mask: Mask | None = None
+    ) -> Float[Tensor, "B L V"]:
+        T = self.process.T
+        t = (u * T).round().long() if isinstance(T, int) else u
+        answer = self.process.answer(self.loo(x, t), x, t)
+        return torch.where(answer.isnan(), 0, answer)
+
+
 def from_others(
     language: MarkovLanguage, seen: Float[Tensor, "B L K"]
 ) -> Float[Tensor, "B L K"]:

@@ -9,6 +9,7 @@ from course_lib import schedules as S
 from course_lib import solvers
 from course_lib.absorbing import Absorbing
 from course_lib.autoregressive import Autoregressive
+from course_lib.block_diffusion import AllBlocks, BlockDiffusion
 from course_lib.d3pm import D3PM
 from course_lib.ddim import DDIM, Renoise
 from course_lib.ddpm import DDPM
@@ -108,6 +109,7 @@ SYSTEMS = {  # name: (process, network, batch of data)
     "sedd, absorbing, not scaled": lambda: ratios(Absorbing(5, S.geometric()), scaled=False),
     "sedd, absorbing, mass known": lambda: ratios(Absorbing(5, S.log_linear()), mass="known"),
     "sedd, mask and uniform": lambda: ratios(MaskUniform(5, S.log_linear())),
+    "block diffusion": lambda: ratios(Absorbing(5, S.log_linear(0.0)), BlockDiffusion, block=2),
     "mdlm": lambda: ratios(Absorbing(5, S.log_linear(0.01)), MDLM),
     "d3pm, mask count": lambda: counted(lambda noise, n: D3PM(noise, n), S.table(S.log_linear(), 50)),
     "sedd, mask count": lambda: counted(SEDD, S.log_linear()),

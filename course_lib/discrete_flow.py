@@ -1,0 +1,67 @@
+"""Discrete flow matching from masks (Campbell et al. 2024, arXiv:2402.04997; Gat et al. 2024, arXiv:2407.15595).
+
+Time runs forwards here: kappa goes from 0 (all masks) to 1 (data), kappa = alpha of absorbing noise. A mask becomes y
+at the rate
+
+    u(MASK -> y) = (kappa' + eta kappa) / (1 - kappa) p(x_1 = y | x),      u(y -> MASK) = eta.
+
+eta = 0 is absorbing diffusion run backwards. Any eta >= 0 has the same p_t at every time: the two rates that it adds
+carry as much one way as the other (detailed balance). That is what is free to choose.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from .categorical import Law
+from .samplers import Draw, MaskedSampler
+from .shapes import Network, Tokens
+from .tokens import TokenProcess
+
+
+def velocity(
+    p1: Float[Tensor, "B L V"], x: Tokens, kappa: float, slope: float, eta: float = 0.0
+) -> Law:
+    """u(x -> y) at each position, (B, L, V + 1), MASK last: rates >= 0, and minus their sum at y = x.
+
+    p1     p(x_1 at i = y | x)
+    kappa  share of tokens that are there; slope is its derivative in time
+    eta    how fast tokens become masks again
+    """
+    V = p1.shape[-1]
+    opens = (slope + eta * kappa) / (1 - kappa)
+    from_mask = F.pad(opens * p1, (0, 1), value=-opens)
+    stays = -eta * F.one_hot(x, V + 1)[..., :V].to(p1)
+    from_token = F.pad(stays, (0, 1), value=eta)
+    return torch.where((x == V)[..., None], from_mask, from_token)
+
+
+class Euler(MaskedSampler):
+    """x moves with the probabilities delta_x + h u, position by position; the step is halved into what has room.
+
+    process  with absorbing noise; kappa = 1 - t, the linear path
+    steps    of equal length h in kappa
+    eta      how fast tokens become masks again; not in the last step
+    """
+
+    def __init__(self, process: TokenProcess, steps: int, eta: float = 0.0):
+        super().__init__(process)
+        if not eta >= 0:
+            raise ValueError(f"eta must not be negative, not {eta}")
+        self.kappas, self.eta = [k / steps for k in range(steps + 1)], eta
+
+    def rounds(self) -> list[tuple[float, float]]:
+        """kappa at the beginning and at the end of each step."""
+        return list(pairwise(self.kappas))
+
+    def step(self, model: Network, x: Tokens, now, draw: Draw) -> Tokens:
+        """Each position on its own."""
+        kappa, then = now
+        eta = self.eta if then < 1 else 0.0
+        u = velocity(self.conditionals(model, x), x, kappa, 1.0, eta)
+        stays = F.one_hot(x, self.V + 1).to(u)
+        p = (stays + (then - kappa) * u).clamp(min=0)
+        return draw(p / p.sum(-1, keepdim=True))

@@ -1,0 +1,99 @@
+"""Speculative decoding (Leviathan et al. 2023, arXiv:2211.17192; Chen et al. 2023, arXiv:2302.01318).
+
+A cheap draft q proposes a token, the model p judges it: accepted with probability min(1, p / q), else drawn from
+(p - q)+ normalised. The token has the distribution p exactly, and is accepted with probability 1 - TV(p, q). With
+the model itself as a draft, opening several masks at once, it is self-speculative (arXiv:2510.03929, 2510.04147).
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .categorical import pick
+from .samplers import Draw, MaskedSampler, happens
+from .shapes import Network, PerExample, Tokens, check_count
+from .tokens import TokenProcess
+
+
+def judge(
+    p: Float[Tensor, "B V"], q: Float[Tensor, "B V"], y: Int[Tensor, " B"], draw: Draw
+) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
+    """A token from p, out of a token y drawn from q; and whether it is y.  (arXiv:2211.17192, section 2.3)"""
+    ratio = pick(p[:, None], y[:, None]) / pick(q[:, None], y[:, None])
+    accepted = happens(ratio[:, 0].clamp(max=1), draw)
+    rest = residual(p, q)
+    rest = torch.where(accepted[:, None], F.one_hot(y, p.shape[-1]).to(p), rest)
+    return draw(rest), accepted
+
+
+def residual(
+    p: Float[Tensor, "*n V"], q: Float[Tensor, "*n V"]
+) -> Float[Tensor, "*n V"]:
+    """(p - q)+ normalised; p itself where p = q, when nothing is ever rejected."""
+    rest = (p - q).clamp(min=0)
+    total = rest.sum(-1, keepdim=True)
+    return torch.where(total > 0, rest / total.clamp(min=1e-300), p)
+
+
+def acceptance(
+    p: Float[Tensor, "*n V"], q: Float[Tensor, "*n V"]
+) -> Float[Tensor, "*n"]:
+    """sum min(p, q) = 1 - TV(p, q): how often a token of q is kept."""
+    return torch.minimum(p, q).sum(-1)
+
+
+class Speculative(MaskedSampler):
+    """Left to right: the model itself opens the next `ahead` masks at once, then judges its own draft.
+
+    The draft of position i is p(x_i | what was visible), its judge p(x_i | also the drafted tokens before it). Up to
+    the first rejection, whose token is drawn anew, the tokens have the distribution of one-at-a-time decoding. The
+    judges stand here in `ahead` calls; a network with causal attention over the draft gives them in one.
+    """
+
+    def __init__(self, process: TokenProcess, ahead: int):
+        super().__init__(process)
+        check_count("ahead", ahead)
+        self.ahead = ahead
+
+    def rounds(self) -> range:
+        """As many as there are tokens: each settles one at least."""
+        return range(self.length)
+
+    def step(self, model: Network, x: Tokens, now: int, draw: Draw) -> Tokens:
+        """One draft and its judges; rows without masks stay."""
+        q = self.conditionals(model, x)
+        going = (x == self.mask).any(1)
+        for _ in range(self.ahead):
+            masks = x == self.mask
+            going = going & masks.any(1)
+            i = masks.to(torch.uint8).argmax(1)  # the first mask
+            rows = torch.arange(len(x), device=x.device)
+            p_i = self.conditionals(model, x)[rows, i]
+            y = draw(certain_unless(going, q[rows, i]))
+            y, accepted = judge(
+                certain_unless(going, p_i), certain_unless(going, q[rows, i]), y, draw
+            )
+            x = torch.where(going[:, None], x.scatter(1, i[:, None], y[:, None]), x)
+            going = going & accepted
+        return x
+
+
+def certain_unless(going: Bool[Tensor, " B"], p: Float[Tensor, "B V"]) -> Tensor:
+    """p in rows that go on; certainty in the others, where what is drawn is not used."""
+    certain = torch.zeros_like(p)
+    certain[:, 0] = 1
+    return torch.where(going[:, None], p, certain)
+
+
+def expected_length(accept: float, ahead: int) -> float:
+    """(1 - a^ahead) / (1 - a): tokens settled by a draft of `ahead`, each accepted with probability a.  (eq. 1)"""
+    if not 0 <= accept <= 1:
+        raise ValueError(f"accept must lie in 0..1, not {accept}")
+    check_count("ahead", ahead)
+    return float(sum(accept**k for k in range(ahead)))
+
+
+def agreement(p: PerExample, q: PerExample) -> float:
+    """`acceptance` of two distributions as a number."""
+    return acceptance(p, q).item()

@@ -1,0 +1,86 @@
+"""Guidance for tokens (Nisonoff et al. 2024, arXiv:2406.01572; Schiff et al. 2024, arXiv:2412.10193).
+
+Given the class c, a chain whose rates are R runs backwards with the rates
+
+    R_gamma(x -> y) = R(x -> y) [p(c | y) / p(c | x)]^gamma,
+
+x and y differing at one position. gamma = 1 is Bayes' rule and exact. Other powers do not give p(x) p(c | x)^gamma.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .categorical import Law
+from .samplers import Draw, MaskedSampler
+from .shapes import Network, PerExample, Tokens, describe
+from .tokens import TokenProcess
+
+Classifier = Callable[[Tensor], Tensor]  # states (N, L) -> log p(c | x), (N,)
+
+
+def guided(
+    rates: Float[Tensor, "*n K"], log_ratio: Float[Tensor, "*n K"], gamma: float
+) -> Float[Tensor, "*n K"]:
+    """rates x exp(gamma log_ratio), log_ratio = log p(c | y) - log p(c | x); 0 where the rate is 0.  (eq. 5)"""
+    factor = torch.where(rates > 0, gamma * log_ratio, 0).exp()
+    return rates * factor
+
+
+def neighbours(x: Tokens, V: int) -> Int[Tensor, "B L V L"]:
+    """All sequences with one position replaced: (B, L, V, L), [b, i, y] is x[b] with y at i."""
+    B, L = x.shape
+    out = x[:, None, None].expand(B, L, V, L).clone()
+    place = torch.arange(L, device=x.device)
+    out[:, place, :, place] = torch.arange(V, device=x.device)
+    return out
+
+
+def log_ratios(classifier: Classifier, x: Tokens, V: int) -> Float[Tensor, "B L V"]:
+    """log p(c | y) - log p(c | x) for the neighbours y of x: L x V calls a state."""
+    here = classifier(x)
+    if not isinstance(here, Tensor) or here.shape != (len(x),):
+        raise ValueError(
+            f"classifier must return one log p(c | x) per state, ({len(x)},), not {describe(here)}"
+        )
+    there = classifier(neighbours(x, V).reshape(-1, x.shape[1]))
+    return there.reshape(*x.shape, V) - here[:, None, None]
+
+
+class Guided(MaskedSampler):
+    """Masks opened one at a time at guided rates: which mask opens is guided, too.
+
+    Under absorbing noise all rates have the factor w(t) in common. It says when a mask opens, not which, so the chain
+    of jumps is drawn: position and token in proportion to p(y at i | x) [p(c | y) / p(c | x)]^gamma.
+    """
+
+    def __init__(self, process: TokenProcess, classifier: Classifier, gamma: float):
+        super().__init__(process)
+        self.classifier, self.gamma = classifier, gamma
+
+    def rounds(self) -> range:
+        """One jump for each position."""
+        return range(self.length)
+
+    def step(self, model: Network, x: Tokens, now: int, draw: Draw) -> Tokens:
+        """One jump of each row that has a mask."""
+        w = self.rates(model, x)
+        masks = (x == self.mask).any(1)
+        w = torch.where(masks[:, None, None], w, 1.0).flatten(1)
+        jump = draw(w / w.sum(1, keepdim=True))
+        i, y = jump // self.V, jump % self.V
+        moved = x.scatter(1, i[:, None], y[:, None])
+        return torch.where(masks[:, None], moved, x)
+
+    def rates(self, model: Network, x: Tokens) -> Law:
+        """Guided rates of each mask into each token, up to w(t): (B, L, V); 0 at tokens."""
+        p = self.conditionals(model, x)
+        p = torch.where((x == self.mask)[..., None], p, 0.0)
+        return guided(p, log_ratios(self.classifier, x, self.V), self.gamma)
+
+
+def total_rate(rates: Float[Tensor, "B L V"]) -> PerExample:
+    """How fast anything happens."""
+    return rates.flatten(1).sum(1)

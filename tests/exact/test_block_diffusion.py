@@ -1,0 +1,235 @@
+"""Block diffusion: between autoregression and masked diffusion, by enumeration."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import tensor
+
+from course_lib import joint as J
+from course_lib import schedules as S
+from course_lib.absorbing import Absorbing
+from course_lib.block_diffusion import AllBlocks, BlockDiffusion, mask_weight
+from course_lib.mdlm import MDLM
+from course_lib.nets import TokenNet
+from course_lib.oracle import TableOracle
+from course_lib.ordered import Ordered
+from course_lib.process import last, sample
+from course_lib.stationary import Uniform
+
+V, L = 3, 4
+LINE = S.log_linear(0.0)
+
+
+def system(block):
+    return BlockDiffusion(Absorbing(V, LINE), L, block)
+
+
+def exact_bound(process, net, x0):
+    """The bound of one sequence: over all masks of each block, E[cost | n masks] / n summed over n = 1..block."""
+    total, L_b = 0.0, process.block
+    for b in range(process.blocks):
+        places = range(b * L_b, (b + 1) * L_b)
+        for n in range(1, L_b + 1):
+            sets = list(itertools.combinations(places, n))
+            x_t = x0.repeat(len(sets), 1)
+            x_t[:, (b + 1) * L_b :] = V
+            for row, places_masked in zip(x_t, sets, strict=True):
+                row[list(places_masked)] = V
+            t = torch.full((len(sets),), (process.blocks - b - 1 + n / L_b) / process.blocks).double()
+            cost = process.masks_of_block(net, x0.expand(len(sets), -1), x_t, t).sum(1)
+            total += cost.mean().item() / n
+    return total
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_with_exact_conditionals_the_bound_is_the_likelihood(block):
+    p = J.random_joint(V, L, 0.4, 5)
+    process = system(block)
+    net = TableOracle(process, p)
+    for x in list(itertools.product(range(V), repeat=L))[::7]:
+        assert exact_bound(process, net, tensor([x])) == pytest.approx(-math.log(p[x]), abs=1e-9)
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_the_mean_of_the_bound_over_time_is_that_sum(block):
+    """By 4,000 stratified times and draws, within five standard errors; the network is not perfect."""
+    torch.manual_seed(1)
+    process, net = system(block), TokenNet(V + 1, V, 16, 2, 1)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+    x0 = tensor([[2, 0, 1, 1]])
+
+    def timeless(x, u, **given):  # so that the network does not see the time, and the sum is the same
+        return net(x, torch.zeros_like(u), **given)
+
+    t = process.sample_t(4000)
+    with torch.no_grad():
+        each = process.bound(timeless, x0.expand(4000, -1), t)
+        want = exact_bound(process, timeless, x0)
+    assert abs(each.mean().item() - want) < 5 * each.std().item() / 4000**0.5
+
+
+def test_blocks_of_one_are_autoregression_and_one_block_is_mdlm():
+    net = TokenNet(V + 1, V, 16, 2, 1)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+
+    def timeless(x, u, **given):
+        return net(x, torch.zeros_like(u), **given)
+
+    x0 = torch.randint(V, (1, L))
+    ordered = Ordered(V, L)
+    t = torch.arange(1, L + 1)
+    rows = x0.expand(L, -1)
+    nll = ordered.bound(timeless, rows, t).mean().item()
+    assert exact_bound(system(1), timeless, x0) == pytest.approx(nll, rel=1e-5)
+    mdlm, one = MDLM(Absorbing(V, LINE), L), system(L)
+    t = torch.rand(50) * 0.98 + 0.01
+    x_t = one.corrupt(x0.expand(50, -1), t)
+    ours = one.bound_at(timeless, x0.expand(50, -1), x_t, t)
+    torch.testing.assert_close(ours, mdlm.bound_at(timeless, x0.expand(50, -1), x_t, t))
+    torch.testing.assert_close(mask_weight(one.noise, t), mdlm.weight(t))
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_the_forward_process_masks_the_last_block_first(block):
+    process = system(block)
+    x0 = torch.randint(V, (20000, L))
+    for t in (0.15, 0.5, 0.9):
+        x_t = process.corrupt(x0, torch.full((20000,), t).double())
+        masked = (x_t == V).double().mean(0)
+        for i in range(L):
+            own = (t * process.blocks - (process.blocks - 1 - i // block)) if block < L else t
+            want = min(max(own, 0.0), 1.0)
+            assert masked[i].item() == pytest.approx(want, abs=5 * 0.5 / 20000**0.5 + 1e-9)
+        assert ((x_t == x0) | (x_t == V)).all()
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_sampling_in_small_steps_draws_from_the_data(block):
+    p = J.random_joint(V, 2 * 2, 0.3, 5)
+    process = system(block)
+    n = 3000
+    x = last(sample(process, TableOracle(process, p), n, 16))[1]
+    seen = torch.zeros_like(p).index_put(tuple(x.T), tensor(1.0).double() / n, accumulate=True)
+    floor = (p * (1 - p) / n).sqrt()
+    slack = 0 if block == 1 else 0.04  # tokens that open in one step do not see each other
+    assert ((seen - p).abs() < 5 * floor + slack).all()
+    assert J.total_variation(seen, p) < 0.15
+
+
+def test_blocks_opened_in_one_step_are_opened_one_after_the_other():
+    """Blocks of one: even a single step from T to 0 is exact."""
+    p = J.random_joint(V, L, 0.3, 5)
+    process, n = system(1), 3000
+    x = last(sample(process, TableOracle(process, p), n, 1))[1]
+    seen = torch.zeros_like(p).index_put(tuple(x.T), tensor(1.0).double() / n, accumulate=True)
+    assert ((seen - p).abs() < 5 * (p * (1 - p) / n).sqrt() + 1e-9).all()
+
+
+def two_streams(process, p):
+    """A network that takes clean=: exact, from the noisy block and the clean blocks before it."""
+    oracle = TableOracle(process, p)
+
+    def net(x, u, clean):
+        out = torch.zeros(*x.shape, V).double()
+        for b in range(process.blocks):
+            here = process.of == b
+            state = torch.where(process.of < b, clean, torch.where(here, x, V))
+            out[:, here] = oracle(state, torch.ones_like(u) * 0.5)[:, here]
+        return out
+
+    return net
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_all_blocks_at_once_have_the_same_bound(block):
+    p = J.random_joint(V, L, 0.4, 5)
+    process = system(block)
+    both = AllBlocks(process)
+    net = two_streams(process, p)
+    x0 = tensor([[2, 0, 1, 1]])
+    total, blocks = 0.0, list(itertools.product((False, True), repeat=L))
+    u, weight = numbers(64)
+    for t, w in zip(u, weight, strict=True):
+        rows = tensor([[V if m else a for m, a in zip(ms, x0[0].tolist(), strict=True)] for ms in blocks])
+        chance = tensor([math.prod(t.item() if m else 1 - t.item() for m in ms) for ms in blocks]).double()
+        at = t.expand(len(blocks))
+        cost = both.bound_at(net, x0.expand(len(blocks), -1), rows, at)
+        total += w.item() * (chance * cost).sum().item()
+    assert total == pytest.approx(-math.log(p[tuple(x0[0])]), rel=1e-6)
+
+
+def numbers(n):
+    """Gauss-Legendre on (0, 1)."""
+    import numpy as np
+
+    x, w = np.polynomial.legendre.leggauss(n)
+    return torch.from_numpy((x + 1) / 2), torch.from_numpy(w / 2)
+
+
+def test_rows_that_end_early_are_scored_to_their_end():
+    process = system(2)
+    short, full = tensor([[1, 2, -1, -1]]), tensor([[1, 2, 0, 0]])
+    t = tensor([0.9]).double()
+    x_t = tensor([[3, 2, -1, -1]])
+
+    def net(x, u, mask=None):
+        return torch.linspace(0, 1, V).expand(*x.shape, V)
+
+    one = process.bound_at(net, short, x_t, t)
+    other = process.bound_at(net, full, tensor([[3, 2, 3, 3]]), t)
+    torch.testing.assert_close(one, other)
+    assert (process.corrupt(short.expand(50, -1), torch.rand(50)) == tensor([9, 9, -1, -1]))[:, 2:].all()
+
+
+def test_bounds_of_two_block_lengths_are_not_equally_tight():
+    """Of a network that is not perfect, the bound is exact at blocks of 1 and loose at 4: the order of the bounds need
+    not be that of the models. bound - (-log of what the sampler writes) is 0 at 1 and above 0 at 4."""
+    p, other = J.random_joint(V, L, 0.4, 5), J.random_joint(V, L, 0.4, 6)
+    process = {b: system(b) for b in (1, 4)}
+
+    def blunt(b):
+        exact, wrong = TableOracle(process[b], p), TableOracle(process[b], other)
+        return lambda x, u: (0.5 * exact(x, u).exp() + 0.5 * wrong(x, u).exp()).log()
+
+    from course_lib.decoding import Unmask, left_to_right, random_order
+    from course_lib.evaluate import exact_law
+
+    gaps = {}
+    for b, order in ((1, left_to_right), (4, random_order)):
+        written = exact_law(Unmask(MDLM(Absorbing(V, LINE), L), order), blunt(4))
+        x = (2, 0, 1, 1)
+        gaps[b] = exact_bound(process[b], blunt(b), tensor([x])) + math.log(written[x])
+    assert abs(gaps[1]) < 1e-6 and gaps[4] > 1e-3
+
+
+@pytest.mark.parametrize(
+    "call, error, words",
+    [
+        (
+            lambda: BlockDiffusion(Absorbing(V, LINE), 4, 3),
+            ValueError,
+            "block must divide length = 4, but is 3",
+        ),
+        (lambda: BlockDiffusion(Uniform(V, LINE), 4, 2), ValueError, "noise must be absorbing, not Uniform"),
+        (
+            lambda: BlockDiffusion(Absorbing(V, S.log_linear()), 4, 2),
+            ValueError,
+            "noise must have alpha = 1 at time 0 and 0 at time 1, as log_linear(0.0)",
+        ),
+        (
+            lambda: AllBlocks(MDLM(Absorbing(V, LINE), 4)),
+            TypeError,
+            "process must be a BlockDiffusion, not MDLM",
+        ),
+    ],
+)
+def test_bad_input_is_named(unchecked, call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    assert words in str(caught.value)

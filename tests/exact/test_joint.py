@@ -1,0 +1,67 @@
+"""Joint distributions written out: entropy, distances, total correlation."""
+
+import math
+
+import pytest
+import torch
+from torch import tensor
+
+from course_lib import joint as J
+
+HALF = tensor([[0.5, 0.0], [0.0, 0.5]], dtype=torch.float64)  # two equal coins
+FREE = torch.full((2, 2), 0.25, dtype=torch.float64)
+
+
+def test_two_coins():
+    assert J.entropy(HALF) == pytest.approx(math.log(2))
+    assert J.total_variation(HALF, FREE) == pytest.approx(0.5)
+    assert J.kl(HALF, FREE) == pytest.approx(math.log(2))
+    assert J.kl(FREE, HALF) == math.inf
+    assert J.total_correlation(HALF, [0, 1]) == pytest.approx(math.log(2))
+    assert J.conditional_entropy(HALF, [1], [0]) == pytest.approx(0.0)
+    assert J.conditional_entropy(FREE, [1], [0]) == pytest.approx(math.log(2))
+
+
+def test_total_correlation_is_a_divergence_and_has_the_bound():
+    """KL(p || product of marginals), given others its mean; at most sum H - max H."""
+    for seed in range(200):
+        p = J.random_joint(3, 3, 0.3, seed)
+        a, b, c = (J.marginal(p, [i]) for i in range(3))
+        product = a[:, None, None] * b[None, :, None] * c
+        assert J.total_correlation(p, [0, 1, 2]) == pytest.approx(J.kl(p, product), abs=1e-12)
+        H = [J.entropy(m) for m in (a, b, c)]
+        assert J.total_correlation(p, [0, 1, 2]) <= sum(H) - max(H) + 1e-12
+    given = sum(
+        a[x].item() * J.total_correlation((p[x] / a[x]).contiguous(), [0, 1]) for x in range(3) if a[x] > 0
+    )
+    assert J.total_correlation(p, [1, 2], [0]) == pytest.approx(given)
+
+
+def test_marginals_keep_the_order_of_positions():
+    p = J.random_joint(3, 3, 1.0, 0)
+    torch.testing.assert_close(J.marginal(p, [0, 2]), p.sum(1))
+    torch.testing.assert_close(J.marginal(p, [0, 1, 2]), p)
+
+
+def test_random_joints_are_distributions_and_reproducible():
+    p = J.random_joint(3, 2, 0.5, 7)
+    assert p.shape == (3, 3) and p.sum().item() == pytest.approx(1.0)
+    torch.testing.assert_close(p, J.random_joint(3, 2, 0.5, 7))
+    flat, peaked = (J.entropy(J.random_joint(3, 4, c, 0)) for c in (50.0, 0.1))
+    assert peaked < 3 < flat
+
+
+@pytest.mark.parametrize(
+    "call, error, words",
+    [
+        (lambda: J.entropy(HALF * 2), ValueError, "p must not be negative and must sum to 1, but sums to 2"),
+        (lambda: J.entropy(HALF.float()), TypeError, "p must be a float64 tensor"),
+        (lambda: J.kl(HALF, torch.full((4,), 0.25).double()), ValueError, "one shape, not (2, 2) and (4,)"),
+        (lambda: J.marginal(HALF, [0, 0]), ValueError, "positions must be different numbers in 0..1"),
+        (lambda: J.random_joint(3, 2, 0.0, 0), ValueError, "concentration must be above 0"),
+    ],
+)
+def test_bad_input_is_named(unchecked, call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    assert words in str(caught.value)
