@@ -9,7 +9,7 @@ from course_lib import schedules as S
 from course_lib import solvers
 from course_lib.absorbing import Absorbing
 from course_lib.autoregressive import Autoregressive
-from course_lib.block_diffusion import AllBlocks, BlockDiffusion
+from course_lib.block_diffusion import BlockDiffusion
 from course_lib.d3pm import D3PM
 from course_lib.ddim import DDIM, Renoise
 from course_lib.ddpm import DDPM

@@ -41,7 +41,7 @@ def generator(process, net, kappa, eta):
 
 
 def test_velocities_are_rates():
-    p, process, net = masked(V, L)
+    _, process, net = masked(V, L)
     R = generator(process, net, 0.4, 0.7)
     torch.testing.assert_close(R.sum(1), torch.zeros(len(R)).double())
     assert (R - R.diag().diag() >= 0).all()
@@ -90,9 +90,7 @@ def test_a_matrix_exponential_over_the_rates_ends_in_the_data():
     start[-1] = 1
     for tau in (0.3, 1.0, 40.0):
         law = start @ torch.matrix_exp(tau * R)
-        torch.testing.assert_close(
-            law, at_kappa(p, -math.expm1(-tau)).flatten(), rtol=0, atol=1e-9
-        )
+        torch.testing.assert_close(law, at_kappa(p, -math.expm1(-tau)).flatten(), rtol=0, atol=1e-9)
 
 
 def test_euler_comes_nearer_with_more_steps():

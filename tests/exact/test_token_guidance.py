@@ -16,7 +16,7 @@ from course_lib.token_guidance import Guided, guided, log_ratios, neighbours, to
 
 def classifier(p, pc):
     """log p(c | x) of any state with masks, from p(c | x_0): exact."""
-    V, L = p.shape[0], p.ndim
+    V = p.shape[0]
 
     def log_p(x):
         out = []
