@@ -9,6 +9,7 @@ import contextlib
 import copy
 import inspect
 import linecache
+import pkgutil
 import random
 import re
 import signal
@@ -17,9 +18,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from course_lib import solutions
 from course_lib.exercise import Exercise, grade, of_chapter
 
-CHAPTERS = ["ddpm", "optimal_variance", "sde", "diffusion_lm", "diffuseq", "d3pm", "sedd"]
+CHAPTERS = [module.name for module in pkgutil.iter_modules(solutions.__path__)]
 BARE = re.compile(r"^it gives \S+ where \S+ is expected")  # two numbers, and no word about the mistake
 CRASH = re.compile(r"^\w*(Error|Exception)\b|, in line \d+: ")
 
