@@ -32,6 +32,7 @@
     decoding   remasking   correctors           masks in an order; masked again; drawn again
     discrete_flow   token_guidance              rates forwards, and guided
     speculative                                 a draft, judged
+    released                                    networks of the released codes of SEDD and MDLM
     identity   weights                          whose weights they are, and how they are kept
     training_input   checkpoint                 what train is given; a run stopped and continued
     train      evaluate

@@ -31,6 +31,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Sample with another solver": "ddim solvers dpm_solver",
     "Choose the variance of the way back": "optimal_variance learned_variance sn_npr diagonal_variance",
     "Fill in what is missing": "infilling",
+    "Compare with published code": "released",
     "Guide": "guidance",
     "Choose among samples and mend them": "proofread",
     "Measure": "evaluate joint likelihood image_judge distances ngram text_metrics",
