@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 NB ?=
+N ?=
+SEED ?=
 LAB_ARGS ?=
 
 VENV := $(or $(COURSE_VENV),.venv)
@@ -18,7 +20,7 @@ EMPTY :=
 READY := $(subst $(EMPTY) ,\ ,$(VENV)/.ready)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint unit matrix oldest notebooks slides bench environment clean
+.PHONY: help lab test lint unit matrix oldest mutants notebooks slides bench environment clean
 
 help: ## Show this list
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +45,9 @@ matrix: ## Lint and unit tests on every Python from 3.11 to 3.13 found here
 
 oldest: ## Unit tests with the oldest versions that pyproject.toml allows
 	@sh tools/matrix.sh oldest
+
+mutants: environment ## Plant random bugs in the library and see whether the tests notice, or N=10, SEED=1
+	$(PY) -m tools.mutants $(N) $(SEED:%=--seed %)
 
 notebooks: environment ## Run the notebooks that changed, or NB=06_d3pm, and store their outputs
 	$(PY) -m tools.notebooks $(NB:%=notebooks/%.ipynb)

@@ -45,6 +45,10 @@ METHODS = {
     "softmax": "log_softmax", "log_softmax": "softmax", "randn_like": "zeros_like", "zeros_like": "ones_like",
     "double": "float", "detach": "clone",
 }  # fmt: skip
+CHANGED = (
+    ast.Compare, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Constant, ast.IfExp, ast.Expr, ast.AugAssign, ast.Attribute,
+    ast.Call,
+)  # fmt: skip
 
 
 class Bug(NamedTuple):
@@ -109,12 +113,16 @@ def skipped(tree: ast.Module) -> set[int]:
 
 def bugs(source: str, file: str) -> list[Bug]:
     """Every bug that can be planted in a file, in the order of its places."""
-    tree = ast.parse(source)
-    skip, found = skipped(tree), []
+    tree, text = ast.parse(source), source.encode()
+    starts, skip, found = starts_of(source), skipped(tree), []
     for node in ast.walk(tree):
-        if id(node) in skip or not hasattr(node, "lineno"):
+        if id(node) in skip or not isinstance(node, CHANGED):
             continue
-        before = ast.get_source_segment(source, node)
+        first, last = (
+            starts[node.lineno - 1] + node.col_offset,
+            starts[node.end_lineno - 1] + node.end_col_offset,
+        )
+        before = text[first:last].decode()
         for kind, new in changes(node):
             after = ast.unparse(new)
             if kind not in ("statement dropped", "method"):
@@ -123,10 +131,15 @@ def bugs(source: str, file: str) -> list[Bug]:
     return sorted(found)
 
 
+def starts_of(source: str) -> list[int]:
+    """At which byte each line starts: the syntax tree counts columns in bytes."""
+    lengths = [len(line.encode()) for line in source.split("\n")]
+    return [sum(lengths[:n]) + n for n in range(len(lengths))]
+
+
 def planted(source: str, bug: Bug) -> str:
     """The file with the bug. Raises ValueError where the place no longer holds what the bug changes."""
-    lines = source.splitlines(keepends=True)
-    start = sum(len(line.encode()) for line in lines[: bug.line - 1]) + bug.column
+    start = starts_of(source)[bug.line - 1] + bug.column
     text, before = source.encode(), bug.before.encode()
     if text[start : start + len(before)] != before:
         raise ValueError(f"{bug.file}:{bug.line} no longer holds {bug.before!r}")
