@@ -33,7 +33,9 @@
     discrete_flow   token_guidance              rates forwards, and guided
     speculative                                 a draft, judged
     released                                    networks of the released codes of SEDD and MDLM
-    identity   weights                          whose weights they are, and how they are kept
+    identity   parallel   random_state          whose weights they are; processes, and what they draw
+    weights    learning_rate   budget           how weights are kept; how fast and how long to train
+    validation   shares                         held-out data; a batch cut into parts
     training_input   checkpoint                 what train is given; a run stopped and continued
     train      evaluate
     plots      widgets                          tools; they know the contract, never a system

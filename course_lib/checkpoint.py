@@ -1,11 +1,15 @@
 """A training run written to one file and continued from it: weights, averages, optimiser, random state.
 
-Batches are skipped on resuming, not stored, so they must come in the same order again.
+The file is the same whatever ran: names are plain and tensors whole, so that one process goes on where several stopped
+and the other way round. Batches go on where they were if they know it (state_dict), and else are skipped, so that they
+must come in the same order again.
 """
 
 import warnings
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,25 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__
+from .budget import Budget
 from .files import about_path, load_tensors, save_tensors
 from .identity import class_of, differences, identity
+from .parallel import together
 from .process import Process
-from .weights import Averaged, bare, put, weights_of
+from .random_state import random_state, restore
+from .shares import Shares
+from .validation import Validation
+from .weights import (
+    Kept,
+    Swappable,
+    bare,
+    placed,
+    plain,
+    put,
+    tensors_of,
+    weights_of,
+    whole,
+)
 
 
 class Resumable:
@@ -24,54 +43,105 @@ class Resumable:
 
     process: Process
     model: nn.Module
-    average: Averaged
+    average: Swappable
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    lr: Callable[[int], float]
+    budget: Budget
+    shares: Shares
+    validation: Validation | None
     ema: float
     clip: float
     precision: torch.dtype | None
     device: torch.device
-    seed: int
-    random: dict[str, Tensor]  # random state to go back to
     last: Any  # the Record of the last step
+    random: dict[str, Tensor] | None = None  # random state to go back to
+    source: Any = None  # the batches, if they know where they are
+    place: dict | None = None  # where they were at the checkpoint
+
+    def rate(self, step: int) -> float | None:
+        """The learning rate of a step."""
+        raise NotImplementedError
+
+    def rest_of(self, batches: Iterable) -> Iterator:
+        """The batches after the last step, and torch's random state as it was then."""
+        knows = hasattr(batches, "state_dict") and hasattr(batches, "load_state_dict")
+        self.source = batches if knows else None
+        if knows and self.place is not None:
+            batches.load_state_dict(self.place)
+        stream = iter(batches)
+        if not knows or self.place is None:
+            # Batches used before the interruption are skipped first: making them may draw numbers.
+            deque(islice(stream, self.last.step), maxlen=0)
+        if self.random is not None:
+            restore(self.random, self.device)
+        return stream
 
     def description(self, step: int) -> dict:
         """Whose checkpoint it is: what a run that continues it must agree with."""
         return {
             "process": identity(self.process),
             "network": class_of(bare(self.model)),
-            "lr": float(self.lr(step)) if step else None,
+            "optimizer": settings(self.optimizer),
+            "lr": self.rate(step) if step else None,
             "ema": self.ema,
             "clip": self.clip,
             "precision": str(self.precision),
+            "micro": self.shares.micro,
+            "draws": "torch's random state"
+            if self.shares.seed is None
+            else f"seed {self.shares.seed}",
         }
 
+    # Writing
+
     def save(self, path: str | Path) -> None:
-        """Write everything to path."""
-        step = self.last.step
-        tensors = {"last/t": self.last.t, "last/loss": self.last.loss}
-        tensors |= {f"random/{k}": v for k, v in random_state(self.device).items()}
-        tensors |= {f"process/{k}": v for k, v in remembered(self.process).items()}
-        for part, module in (("model", self.model), ("average", self.average)):
-            tensors |= {f"{part}/{k}": v for k, v in weights_of(module).items()}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{i}/{k}": v for k, v in state.items()}
+        """Write everything to path. All processes call it, and the first one writes."""
+        step, last = self.last.step, self.last
+        tensors = {"last/t": last.t, "last/loss": last.loss, "last/norm": last.norm}
+        tensors |= under("random", random_state(self.device))
+        tensors |= under("process", remembered(self.process))
+        model = {k: whole(v) for k, v in weights_of(self.model).items()}
+        tensors |= under("model", model) | under(
+            "average", self.average.in_full(self.model)
+        )
+        states, numbers = self.optimizer_state()
+        tensors |= under("optimizer", states)
         about = {
             "kind": "checkpoint",
             "step": step,
             "scaler": self.scaler.state_dict(),
+            "optimizer": numbers,
             "of": self.description(step),
-            "seed": self.seed,
+            "seed": self.shares.start,
             "versions": versions(),
         }
+        if self.budget.minutes is not None:
+            about["elapsed"] = last.elapsed
+        if self.source is not None:
+            about["batches"] = self.source.state_dict()
+        if self.validation is not None and self.validation.curve:
+            about["validation"] = self.validation.curve
+            tensors |= under("best", self.validation.kept.in_full(self.model))
         try:
-            save_tensors(path, tensors, about)
+            together(lambda: save_tensors(path, tensors, about))
         except OSError as error:
             raise about_path(
                 error, f"the checkpoint of step {step} was not written", path
             ) from error
+
+    def optimizer_state(self) -> tuple[dict[str, Tensor], dict]:
+        """The optimiser's tensors and numbers, as name of the parameter / name of the value."""
+        tensors, numbers = {}, {}
+        for name, p in named(self.model).items():
+            for key, value in self.optimizer.state.get(p, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}/{key}"] = whole(value)
+                else:
+                    numbers[f"{name}/{key}"] = value
+        return tensors, numbers
+
+    # Reading
 
     def load(self, path: str | Path, changed: Collection[str] = ()) -> None:
         """Continue from path. ValueError if it is damaged or of another run; nothing has changed then."""
@@ -80,26 +150,52 @@ class Resumable:
             raise ValueError(
                 f"{path} holds {about.get('kind', 'something else')}, not a training checkpoint"
             )
+        self.budget.elapsed = about.get("elapsed", 0.0)
         self.check_same(path, about, changed)
+        # The model's own last: on the way it has other weights, for those who take them from it.
+        if self.validation is not None and "validation" in about:
+            put(self.model, select(tensors, "best/"), path)
+            self.validation.curve = [(k, v) for k, v in about["validation"]]
+            self.validation.kept = Kept(tensors_of(self.model))
+        put(self.model, select(tensors, "average/"), path)
+        self.average.take(self.model)
         put(self.model, select(tensors, "model/"), path)
-        put(self.average, select(tensors, "average/"), path)
         for name, value in remembered(self.process).items():
             value.copy_(tensors[f"process/{name}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in select(tensors, "optimizer/").items():
-            i, key = name.split("/")
-            p = self.parameters[int(i)]
-            # The fused step needs the parameter's memory order, say channels_last.
-            if value.shape == p.shape:
-                value = torch.empty_like(p).copy_(value)
-            state.setdefault(int(i), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self.put_optimizer(select(tensors, "optimizer/"), about["optimizer"])
         self.scaler.load_state_dict(about["scaler"])
-        self.random, self.seed = select(tensors, "random/"), about["seed"]
-        t = tensors["last/t"].to(self.device)
-        loss = tensors["last/loss"].to(self.device)
-        self.last = replace(self.last, step=about["step"], t=t, loss=loss)
+        self.random, self.shares.start = select(tensors, "random/"), about["seed"]
+        self.place = about.get("batches")
+        t, loss, norm = (
+            tensors[f"last/{k}"].to(self.device) for k in ("t", "loss", "norm")
+        )
+        step = about["step"]
+        self.last = replace(
+            self.last,
+            step=step,
+            t=t,
+            loss=loss,
+            norm=norm,
+            lr=about["of"]["lr"],
+            elapsed=self.budget.elapsed,
+            progress=self.budget.progress(step),
+            dev=dict(about.get("validation", ())).get(step),
+        )
+
+    def put_optimizer(self, tensors: dict[str, Tensor], numbers: dict) -> None:
+        """Give the optimiser its state back, each parameter's by the parameter's name."""
+        parameters, whose = named(self.model), self.optimizer.state_dict()
+        order = [p for group in self.optimizer.param_groups for p in group["params"]]
+        place = {id(p): i for i, p in enumerate(order)}
+        state: dict[int, dict] = {}
+        for name, value in (tensors | numbers).items():
+            name, key = name.rsplit("/", 1)
+            p = parameters[name]
+            # The fused step needs the parameter's memory order, say channels_last.
+            if isinstance(value, Tensor) and value.shape == p.shape:
+                value = placed(value, p.detach())
+            state.setdefault(place[id(p)], {})[key] = value
+        self.optimizer.load_state_dict({**whose, "state": state})
 
     def check_same(
         self, path: str | Path, about: dict, changed: Collection[str]
@@ -130,12 +226,27 @@ class Resumable:
                 stacklevel=4,
             )
 
-    def restore_random(self) -> None:
-        """Put torch's random state back to what it was at the checkpoint, if the run continues from one."""
-        if "cpu" in self.random:
-            torch.set_rng_state(self.random["cpu"])
-        if "cuda" in self.random:
-            torch.cuda.set_rng_state(self.random["cuda"], self.device)
+
+def named(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The model's parameters by their plain names."""
+    return {plain(k): p for k, p in bare(model).named_parameters()}
+
+
+def settings(optimizer: torch.optim.Optimizer) -> dict:
+    """The optimiser's class and settings, but for the learning rate; of each group."""
+    groups = [
+        {k: v for k, v in group.items() if k not in ("params", "lr", "initial_lr")}
+        for group in optimizer.param_groups
+    ]
+    said = {
+        f"group {i}": {k: str(v) for k, v in g.items()} for i, g in enumerate(groups)
+    }
+    return {"class": type(optimizer).__name__, **said}
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with a prefix before their names."""
+    return {f"{prefix}/{k}": v for k, v in tensors.items()}
 
 
 def select(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -152,14 +263,6 @@ def remembered(process: Process) -> dict[str, Tensor]:
         for name, module in process.named_modules()
         for table in getattr(module, "remembers", ())
     }
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """torch's random state, of the CPU and of the CUDA device in use."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
 
 
 def versions() -> dict[str, str]:

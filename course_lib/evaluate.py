@@ -4,8 +4,7 @@ Pictures are judged in image_judge.py and distances.py, text in ngram.py and tex
 """
 
 import math
-from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Sized
 from typing import NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from .finite import Watch, check_finite
 from .joint import Joint, check_joint
 from .process import Process, check_process, evaluating
+from .random_state import drawing_from
 from .shapes import Network, PerExample, Times, check_count, describe
 from .wrapper import times_fit
 
@@ -277,23 +277,6 @@ def every_answer(
                 "sampler must have at most 2^20 outcomes in a step: make the world smaller"
             )
     return rows, w, answer.reshape(-1, *shape)
-
-
-@contextmanager
-def drawing_from(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Inside, torch draws from this seed; afterwards it goes on as if nothing had been drawn. None changes nothing."""
-    if seed is None:
-        yield
-        return
-    check_count("seed", seed, least=0)
-    on_cpu = device.type == "cpu"
-    index = [] if on_cpu else [device.index or 0]
-    with torch.random.fork_rng(index, device_type="cuda" if on_cpu else device.type):
-        # Not torch.manual_seed, which seeds all devices, also those that are not restored.
-        torch.random.default_generator.manual_seed(seed)
-        if not on_cpu:
-            torch.get_device_module(device).manual_seed(seed)
-        yield
 
 
 # Bad input

@@ -65,8 +65,10 @@ def fingerprint(table: Tensor) -> dict:
 
 
 def class_of(model: nn.Module) -> str:
-    """The name of a network's class."""
-    return type(model).__name__
+    """The name of a network's class; what fully_shard (FSDP2) made of it is the same one."""
+    names = [cls.__name__ for cls in type(model).__mro__]
+    spread = "FSDPModule" in names
+    return names[names.index("FSDPModule") + 1] if spread else names[0]
 
 
 def _of(value: object, above: tuple[int, ...]) -> object:

@@ -6,9 +6,14 @@ from numbers import Real
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
+from .identity import class_of
+from .learning_rate import OfProgress
 from .process import Process
 from .shapes import describe
+from .weights import bare, spread
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -47,17 +52,79 @@ def check_gradients() -> None:
         )
 
 
-def as_schedule(lr: float | Callable[[int], float]) -> Callable[[int], float]:
-    """The learning rate as a function of the step."""
+def as_schedule(
+    lr: float | Callable[[int], float] | OfProgress | None, keeps_its_own: bool
+) -> Callable[[int, float], float | None]:
+    """The learning rate as a function of the step and the progress; None leaves the optimiser's own as it is."""
+    if lr is None:
+        rate = None if keeps_its_own else 1e-3
+        return lambda step, progress: rate
+    if isinstance(lr, OfProgress):
+        return lambda step, progress: lr.rate(progress)
     if callable(lr):
-        return lr
+        return lambda step, progress: lr(step)
     if not isinstance(lr, Real) or isinstance(lr, bool):
         raise TypeError(
-            f"lr must be a number or a function of the step, not {describe(lr)}"
+            f"lr must be a number, a function of the step or OfProgress, not {describe(lr)}"
         )
     if not 0 < lr < math.inf:
         raise ValueError(f"lr must be positive and finite, not {lr}")
-    return lambda step: lr
+    return lambda step, progress: lr
+
+
+def as_optimizer(
+    optimizer: Optimizer | Callable[[list[nn.Parameter]], Optimizer] | None,
+    model: nn.Module,
+) -> Optimizer:
+    """The optimiser; AdamW without weight decay if there is none. ValueError unless it has what is to be trained."""
+    parameters = list(model.parameters())
+    if optimizer is None:
+        return torch.optim.AdamW(parameters, weight_decay=0.0, fused=True)
+    if not isinstance(optimizer, Optimizer):
+        if not callable(optimizer):
+            raise TypeError(
+                f"optimizer must be a torch Optimizer or a function that makes one, not {describe(optimizer)}"
+            )
+        optimizer = optimizer(parameters)
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"optimizer must give a torch Optimizer, not {describe(optimizer)}"
+        )
+    has = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    lost = [
+        k for k, p in model.named_parameters() if p.requires_grad and id(p) not in has
+    ]
+    if lost:
+        raise ValueError(
+            f"optimizer must have all parameters of the model that need a gradient, but it lacks {lost[0]!r}"
+        )
+    if has - {id(p) for p in parameters}:
+        raise ValueError("optimizer must have parameters of the model only")
+    return optimizer
+
+
+def check_alone(
+    process: Process, model: nn.Module, parts: int, precision: torch.dtype | None
+) -> None:
+    """Raise for what cannot be cut into parts, or shared by processes."""
+    memory = [part for part in process.modules() if getattr(part, "remembers", ())]
+    if parts > 1 and memory:
+        raise ValueError(
+            f"{type(memory[0]).__name__} remembers the losses of whole batches: micro must be 1, on one process"
+        )
+    if spread(model) and precision == torch.float16:
+        raise ValueError(
+            "precision must not be torch.float16 for a model under FSDP2: use torch.bfloat16"
+        )
+    inside = bare(model)
+    parallel = any(
+        isinstance(part, DistributedDataParallel) for part in model.modules()
+    )
+    if parallel and hasattr(inside, "explain"):
+        raise TypeError(
+            f"{class_of(inside)} is asked by `explain`, of which DistributedDataParallel knows nothing: "
+            "give the model itself to train, which averages its gradients over the processes"
+        )
 
 
 def check_real(name: str, value: object) -> None:
@@ -66,8 +133,10 @@ def check_real(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a number, not {describe(value)}")
 
 
-def checked_rate(rate: float, step: int) -> float:
+def checked_rate(rate: float | None, step: int) -> float | None:
     """A learning rate that a function gave, or ValueError: it may be 0, but not negative or NaN."""
+    if rate is None:
+        return None
     if not 0 <= rate < math.inf:
         raise ValueError(f"lr must give a rate >= 0, but lr({step}) is {rate}")
     return float(rate)

@@ -1,4 +1,4 @@
-"""A network's weights: by their plain names, averaged, in a narrower float; and the network at a lower precision."""
+"""Weights of a network: by their plain names, averaged, swapped in, in a file; and the network at a lower precision."""
 
 import copy
 from collections.abc import Iterator
@@ -10,49 +10,99 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from .files import load_tensors, save_tensors
+from .identity import class_of, differences, identity
 from .nets import Wrapped
-from .process import evaluating
+from .parallel import together
+from .process import Process, check_process, evaluating
 
 
-class Averaged:
-    """What a network of averaged weights is beside being a network of its class: it can be swapped into the model."""
+class Swappable:
+    """Weights and buffers of a network that can be swapped into it; a subclass says which, by their plain names."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights and buffers themselves: changing them in place changes these."""
+        raise NotImplementedError
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
         """The model with these weights and buffers, in eval mode; afterwards it has its own and its modes again.
 
-        For a model that is compiled, or spread over processes: that one is asked, and not a copy of it.
+        For any model, also one that is compiled or spread over processes: that one is asked, and not a copy of it.
         """
-        own = {
-            name: value.detach().clone() for name, value in tensors_of(model).items()
-        }
-        put_into(model, tensors_of(self))
+        gather_back(model)
+        own = copied(tensors_of(model))
+        put_into(model, self.tensors())
         try:
             with evaluating(model):
                 yield model
         finally:
+            gather_back(model)
             put_into(model, own)
+
+    def take(self, model: nn.Module) -> None:
+        """Become the model's."""
+        mine = self.tensors()
+        for name, value in tensors_of(model).items():
+            local(mine[name]).copy_(local(value.detach()))
+
+    def in_full(self, model: nn.Module) -> dict[str, Tensor]:
+        """What a file holds: as `weights_of`, nothing spread over processes. All processes must ask."""
+        with self.applied(model):
+            return {name: whole(v).clone() for name, v in weights_of(model).items()}
 
     def follow(self, model: nn.Module, decay: float) -> None:
         """average <- decay average + (1 - decay) model for the parameters. Buffers are the model's: counts and
         running statistics are averages already, or nothing to average."""
-        mine, theirs = bare(self), bare(model)
-        weights = [p.detach() for p in theirs.parameters()]
-        torch._foreach_lerp_(list(mine.parameters()), weights, 1 - decay)
-        buffers = list(mine.buffers())
+        mine, theirs = self.tensors(), bare(model)
+        names = [plain(k) for k, _ in theirs.named_parameters()]
+        weights = [local(p.detach()) for p in theirs.parameters()]
+        torch._foreach_lerp_([local(mine[k]) for k in names], weights, 1 - decay)
+        buffers = {plain(k): v for k, v in theirs.named_buffers()}
         if buffers:
-            torch._foreach_copy_(buffers, list(theirs.buffers()))
+            torch._foreach_copy_([mine[k] for k in buffers], list(buffers.values()))
+
+
+class Kept(Swappable):
+    """Weights and buffers as tensors alone: of a model whose parts lie on several processes, each its own part."""
+
+    def __init__(self, tensors: dict[str, Tensor]):
+        self.kept = copied(tensors)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them."""
+        return self.kept
+
+    def __call__(self, *_, **__):
+        raise TypeError(
+            "these averaged weights are no network: use `with record.average.applied(model):` and call model"
+        )
+
+
+class Averaged(Swappable):
+    """What a network of averaged weights is beside being a network of its class."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its parameters and buffers."""
+        return tensors_of(self)
+
+    def in_full(self, model: nn.Module) -> dict[str, Tensor]:
+        """What a file holds: its own."""
+        return weights_of(self)
 
     def __reduce__(self):
         # For copy and pickle: the class was made at run time, and nobody else finds it by its name.
-        return _empty, (type(self).__mro__[2],), self.__dict__
+        return _empty, (type(self).__bases__[1],), self.__dict__
 
 
-def averaged(model: nn.Module) -> nn.Module:
+def averaged(model: nn.Module) -> nn.Module | Kept:
     """A copy of the model in eval mode, of the model's own class and `Averaged`; without gradients.
 
-    A copy of what is inside a compiled or distributed model, so that its names are the plain ones.
+    A copy of what is inside a compiled or distributed model, so that its names are the plain ones. Where the weights
+    lie on several processes (FSDP2), they alone are copied.
     """
+    if spread(model):
+        return Kept(tensors_of(model))
     average = copy.deepcopy(bare(model)).requires_grad_(False).eval()
     if isinstance(average, Averaged):
         return average
@@ -87,6 +137,24 @@ class Autocast(Wrapped):
         """Both answers of a network that explains itself."""
         with torch.autocast(x.device.type, self.precision):
             return widened(self.inner.explain(x, *given, **more))
+
+
+class Reached(Wrapped):
+    """A network in DistributedDataParallel, with what the network inside has (takes_rows, embed, table)."""
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("__") or "inner" not in self._modules:
+                raise
+            return getattr(bare(self._modules["inner"]), name)
+
+
+def reached(model: nn.Module, precision: torch.dtype | None) -> nn.Module:
+    """The model as training asks it: at its precision, and with all that the network inside has."""
+    asked = model if bare(model) is model else Reached(model)
+    return Autocast(asked, precision) if precision else asked
 
 
 def widened(answer):
@@ -129,7 +197,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def put_into(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Copy values by plain name into the model's own tensors."""
     for name, value in tensors_of(model).items():
-        value.copy_(tensors[name])
+        local(value).copy_(local(tensors[name]))
 
 
 def put(
@@ -150,7 +218,12 @@ def put(
         raise ValueError(
             f"{path} belongs to another model: {name} {misfit(have.get(name), want.get(name))}"
         )
-    inside.load_state_dict({own[k]: v for k, v in tensors.items()})
+    if not spread(model):
+        inside.load_state_dict({own[k]: v for k, v in tensors.items()})
+        return
+    with torch.no_grad():
+        for name, value in inside.state_dict().items():
+            local(value).copy_(local(placed(tensors[plain(name)], value)))
 
 
 def misfit(there: tuple[int, ...] | None, here: tuple[int, ...] | None) -> str:
@@ -170,7 +243,116 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {plain(k): v for k, v in bare(model).state_dict().items()}
 
 
+# Weights that lie on several processes (FSDP2): each has its own part of a tensor
+
+
+def spread(model: nn.Module) -> bool:
+    """True if a parameter's parts lie on several processes."""
+    return any(is_spread(p) for p in model.parameters())
+
+
+def is_spread(value: Tensor) -> bool:
+    """True for a DTensor."""
+    return hasattr(value, "full_tensor")
+
+
+def local(value: Tensor) -> Tensor:
+    """The part of a tensor that this process has: all of it, unless it is spread."""
+    return value.to_local() if is_spread(value) else value
+
+
+def whole(value: Tensor) -> Tensor:
+    """All of a tensor. If it is spread, all processes must ask."""
+    return value.full_tensor() if is_spread(value) else value
+
+
+def placed(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor as one that lies where `like` does, in its type and memory order."""
+    if is_spread(like):
+        # Only here: it takes a second to import.
+        from torch.distributed.tensor import distribute_tensor
+
+        value = value.to(like.device, like.dtype)
+        return distribute_tensor(value, like.device_mesh, like.placements)
+    return torch.empty_like(like).copy_(value)
+
+
+def gather_back(model: nn.Module) -> None:
+    """Leave each process its own part only: FSDP2 may keep the whole of some weights after a forward pass."""
+    for part in model.modules():
+        if hasattr(part, "reshard"):
+            part.reshard()
+
+
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies, apart from the model."""
+    return {name: value.detach().clone() for name, value in tensors.items()}
+
+
 # In a file
+
+
+def save_weights(
+    path: str | Path,
+    model: nn.Module,
+    about: dict,
+    dtype: torch.dtype | None = None,
+    process: Process | None = None,
+) -> None:
+    """The model's weights as safetensors, with a dict that says where they come from.
+
+    Where there are many processes all of them call this, and the first one writes.
+
+    dtype    that of the parameters in the file; None keeps the model's own. Buffers keep theirs
+    process  what they were trained for, for `load_weights` to compare
+
+    Raises OverflowError where dtype cannot hold a parameter (see `narrowed`), ValueError for about = {"kind": ...}.
+    """
+    reserved = {"kind", "network", "process"}
+    if taken := sorted(reserved & set(about)):
+        raise ValueError(
+            f"about must not hold {taken[0]!r}: the library says that itself"
+        )
+    about = {**about, "kind": "weights", "network": class_of(bare(model))}
+    if process is not None:
+        check_process(process)
+        about["process"] = identity(process)
+    # All processes gather what is spread over them; the first one writes.
+    weights = {name: whole(value) for name, value in weights_of(model).items()}
+    parameters = {plain(k) for k, _ in bare(model).named_parameters()}
+    if dtype is not None:
+        weights = {
+            k: narrowed(k, v, dtype) if k in parameters else v
+            for k, v in weights.items()
+        }
+    together(lambda: save_tensors(path, weights, about))
+
+
+def load_weights(
+    path: str | Path, model: nn.Module, process: Process | None = None
+) -> dict:
+    """Put saved weights into the model (in its own dtype) and return what was said about them.
+
+    FileNotFoundError if path is missing, ValueError if it is damaged, belongs to another model or, where both are
+    known, was trained for another process than this.
+    """
+    if process is not None:
+        check_process(process)
+    tensors, about = load_tensors(path)
+    if about.get("kind") != "weights":
+        raise ValueError(
+            f"{path} holds {about.get('kind', 'something else')}, not weights"
+        )
+    if process is not None and "process" in about:
+        found = differences(
+            {"process": about["process"]}, {"process": identity(process)}
+        )
+        if found:
+            raise ValueError(
+                f"{path} was trained for another process: {'; '.join(found)}"
+            )
+    put(model, tensors, path)
+    return about
 
 
 def narrowed(

@@ -22,9 +22,11 @@ from torch import Tensor, nn
 from .. import __version__
 from ..data import batches
 from ..files import write_json
+from ..learning_rate import warmup_cosine
 from ..process import Process, last, sample
 from ..shapes import Network, Times
-from ..train import Record, load_weights, save_weights, train, warmup_cosine
+from ..train import Record, train
+from ..weights import load_weights, save_weights
 from .budget import Budget
 from .sitting import Sitting, every_100, mean
 

@@ -15,6 +15,7 @@ from ..dpm_solver import DPMSolver
 from ..embeddings import nearest
 from ..evaluate import Estimate
 from ..guidance import ClassifierFree, ClassifierGuided, NoisyClassifierTraining
+from ..learning_rate import warmup_cosine
 from ..nets import Given
 from ..ngram import SentenceJudge
 from ..process import Process, last, sample
@@ -29,7 +30,7 @@ from ..sentences import (
 )
 from ..shapes import Mask, Tokens
 from ..text_metrics import distinct, self_bleu
-from ..train import train, warmup_cosine
+from ..train import train
 from ..verses import GENRES
 from ..word_nets import SentenceClassifier
 from .run import Recipe, spaced

@@ -15,11 +15,13 @@ from course_lib.data import batches, two_bumps
 from course_lib.ddpm import DDPM
 from course_lib.files import load_tensors, save_tensors
 from course_lib.learned_variance import LossAware
+from course_lib.learning_rate import warmup_cosine
 from course_lib.mdlm import MDLM
 from course_lib.nets import MLP
 from course_lib.schedules import cosine, log_linear, table
 from course_lib.sedd import SEDD
-from course_lib.train import load_weights, save_weights, train, warmup_cosine
+from course_lib.train import train
+from course_lib.weights import load_weights, save_weights
 
 
 def process(cls=DDPM, s=0.008, **options):

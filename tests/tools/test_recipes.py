@@ -18,6 +18,7 @@ from course_lib.distances import frechet
 from course_lib.evaluate import bound
 from course_lib.files import load_tensors, read_json
 from course_lib.image_judge import Judge
+from course_lib.learning_rate import warmup_cosine
 from course_lib.nets import MLP, UNet
 from course_lib.process import last, sample
 from course_lib.recipes import command, ddpm, several, sitting
@@ -26,7 +27,7 @@ from course_lib.recipes.command import main
 from course_lib.recipes.run import Recipe, find, run
 from course_lib.recipes.sitting import mean
 from course_lib.schedules import cosine, table
-from course_lib.train import load_weights, warmup_cosine
+from course_lib.weights import load_weights
 
 STEPS = 7
 

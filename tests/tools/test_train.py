@@ -18,16 +18,17 @@ from torch import nn
 
 from course_lib import finite
 from course_lib import train as module
-from course_lib.checkpoint import random_state
 from course_lib.d3pm import D3PM
 from course_lib.data import batches, two_bumps
 from course_lib.ddpm import DDPM
 from course_lib.files import load_tensors, save_tensors
+from course_lib.learning_rate import warmup_cosine
 from course_lib.nets import MLP, UNet
+from course_lib.random_state import random_state, restore
 from course_lib.schedules import cosine, table
 from course_lib.stationary import Uniform
-from course_lib.train import Run, load_weights, save_weights, train, warmup_cosine
-from course_lib.weights import Autocast
+from course_lib.train import Run, train
+from course_lib.weights import Autocast, load_weights, save_weights
 
 STEPS, EVERY = 23, 5
 
@@ -161,7 +162,7 @@ def test_default_checkpoint_interval(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(Run, "save", lambda self, path: saved.append(self.last.step))
     monkeypatch.setattr(
-        Run, "step", lambda self, step, data: setattr(self, "last", replace(self.last, step=step))
+        Run, "step", lambda self, data: setattr(self, "last", replace(self.last, step=self.last.step + 1))
     )
     monkeypatch.setattr(Run, "check_finite", lambda self: None)
     list(train(process(), network(), shuffled(), 2500, checkpoint=tmp_path / "f"))
@@ -210,10 +211,9 @@ def test_a_gpus_random_state_is_kept_and_put_back(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state_there if device is gpu else None)
     put_back = []
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *arguments: put_back.append(arguments))
-    run = Run(process(), network(), 1e-3, 0.9, 1.0, None)
-    run.device, run.random = gpu, random_state(gpu)
+    random = random_state(gpu)
     wanted = torch.rand(3)
-    run.restore_random()
+    restore(random, gpu)
     assert torch.rand(3).equal(wanted) and len(put_back) == 1
     assert put_back[0][0].equal(state_there) and put_back[0][1] is gpu
     assert set(random_state(torch.device("cpu"))) == {"cpu"}
@@ -587,8 +587,8 @@ def made_in_inference_mode():
         ({"lr": 0.0}, ValueError, "lr must be positive and finite, not 0.0"),
         ({"lr": -1e-3}, ValueError, "lr must be positive and finite, not -0.001"),
         ({"lr": math.nan}, ValueError, "lr must be positive and finite, not nan"),
-        ({"lr": "1e-3"}, TypeError, "lr must be a number or a function of the step, not str"),
-        ({"lr": None}, TypeError, "lr must be a number or a function of the step, not NoneType"),
+        ({"lr": "1e-3"}, TypeError, "lr must be a number, a function of the step or OfProgress, not str"),
+        ({"lr": [1e-3]}, TypeError, "lr must be a number, a function of the step or OfProgress, not list"),
         (
             {"precision": "bf16"},
             TypeError,

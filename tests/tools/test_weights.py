@@ -13,8 +13,20 @@ from course_lib.files import load_tensors
 from course_lib.nets import MLP, Wrapped
 from course_lib.process import last, sample
 from course_lib.schedules import cosine, table
-from course_lib.train import load_weights, save_weights, train
-from course_lib.weights import Autocast, Averaged, averaged, bare, plain, put, tensors_of, weights_of, widened
+from course_lib.train import train
+from course_lib.weights import (
+    Autocast,
+    Averaged,
+    averaged,
+    bare,
+    load_weights,
+    plain,
+    put,
+    save_weights,
+    tensors_of,
+    weights_of,
+    widened,
+)
 
 
 class Busy(nn.Module):
