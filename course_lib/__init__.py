@@ -6,7 +6,7 @@
     image_judge   distances   joint
     verses   pronunciations   pairs             texts, and how they are packed
     ngram   text_metrics                        judges of pictures, laws and text; they know no model
-    embeddings   word_nets                      networks of words
+    embeddings   word_nets   block_nets         networks of words, and of blocks
     process_checks                              what processes are given, checked
     token_checks                                what noises and systems of tokens are given, checked
     categorical                                 noise on tokens: the base, drawing

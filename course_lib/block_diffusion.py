@@ -23,7 +23,6 @@ from .shapes import (
     Tokens,
     check_count,
     describe,
-    per_example,
     widest,
 )
 from .tokens import TokenProcess, cross_entropy, tokens_in
@@ -131,10 +130,13 @@ class BlockDiffusion(TokenProcess):
 
 
 class AllBlocks(Wrapper):
-    """The same bound from all blocks of a row at once, each at the time t: what BD3-LM trains with.
+    """The same bound from all blocks of a row at once, by the number of masks: what to train and to measure with.
 
+    In place of a time in each block, n = 1..block of its tokens are masked, all sets equally likely, and the bound is
+    the mean over n of block / n x what they cost: far less variance, and autoregression's loss itself at blocks of 1.
     The network must take `clean`: model(x_t, u, clean=x0) answers at block b from the noisy block b and the *clean*
-    blocks before it, as `BlockNet` does in one pass of twice the length. Sampling is that of the process inside.
+    blocks before it, as `block_nets.BlockNet` does in one pass. Sampling is that of the process inside. Rows without
+    PAD only.
     """
 
     def __init__(self, process: BlockDiffusion):
@@ -144,14 +146,16 @@ class AllBlocks(Wrapper):
             )
         super().__init__(process)
 
+    def count(self, t: Times) -> Tensor:
+        """n = 1..block, how many tokens of each block are masked at t in (0, 1]: (B,)."""
+        return (widest(t) * self.block).ceil().long().clamp(1, self.block)
+
     def corrupt(self, x0: Tokens, t: Times) -> Tokens:
-        """Every token on its own at time t, as in MDLM."""
-        x0 = self.check_state("x0", x0, self.noise.V, padded=True)
-        lost = 1 - self.noise.log_alpha(t).exp()
-        masked = torch.rand(x0.shape, dtype=lost.dtype, device=x0.device) < per_example(
-            lost, x0
-        )
-        return torch.where(masked & (x0 >= 0), self.noise.mask, x0)
+        """n tokens of each block masked."""
+        x0 = self.check_state("x0", x0, self.noise.V)
+        order = torch.rand(len(x0), self.blocks, self.block, device=x0.device)
+        masked = order.argsort(-1).argsort(-1) < self.count(t)[:, None, None]
+        return torch.where(masked.flatten(1), self.noise.mask, x0)
 
     def loss(self, model: Network, data: Tokens, t: Times) -> PerExample:
         """`loss_at` at one draw."""
@@ -159,23 +163,23 @@ class AllBlocks(Wrapper):
 
     def loss_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
         """The bound's term per token of the row, nats."""
-        return (self.bound_at(model, x0, x_t, t) / tokens_in(x0)).float()
+        return (self.bound_at(model, x0, x_t, t) / self.length).float()
 
     def bound(self, model: Network, data: Tokens, t: Times) -> PerExample:
         """`bound_at` at one draw."""
         return self.bound_at(model, data, self.corrupt(data, t), t)
 
     def bound_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
-        """weight(t) x what all masks cost, each given its block and the clean ones before: nats per sequence."""
+        """block / n x what all masks cost, each given its block and the clean ones before: nats per sequence."""
         x0, x_t = self.process.check_pair(x0, x_t, t)
-        known = x0.clamp(min=0)
 
-        def told(x, u, **given):
-            return model(x, u, clean=known, **given)
+        def told(x, u):
+            return model(x, u, clean=x0)
 
-        f = self.process.ask(told, x_t, t, padded=True)
-        cost = torch.where(x_t == self.noise.mask, widest(cross_entropy(f, known)), 0)
-        return mask_weight(self.noise, t) * cost.sum(1)
+        f = self.process.ask(told, x_t, t)
+        nll = widest(cross_entropy(f, x0))
+        cost = torch.where(x_t == self.noise.mask, nll, 0).sum(1)
+        return self.block / self.count(t) * cost
 
 
 def mask_weight(noise: Absorbing, u: Times) -> PerExample:

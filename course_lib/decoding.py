@@ -141,6 +141,21 @@ def entropy_bounded(gamma: float) -> Order:
     return order
 
 
+def by_blocks(block: int, order: Order) -> Order:
+    """Left to right by blocks, and inside the first block that has masks as `order` says: block decoding.
+
+    The semi-autoregressive decoding of LLaDA. Of a masked model it is one more order; of `BlockDiffusion` the only one.
+    """
+    check_count("block", block)
+
+    def inside(p: Law, masks: Mask, k: int, draw: Draw) -> Mask:
+        of = torch.arange(masks.shape[1], device=masks.device) // block
+        first = of[masks.to(torch.uint8).argmax(1)]
+        return order(p, masks & (of == first[:, None]), k, draw)
+
+    return inside
+
+
 def entropies(p: Law) -> PerToken:
     """-sum p log p at each position, nats."""
     return torch.special.entr(p).sum(-1)

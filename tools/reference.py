@@ -25,7 +25,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Go beyond one length and one noise": "block_diffusion insertion duo",
     "Look into SEDD": "score_entropy tweedie",
     "Choose a system for words": "diffusion_lm diffuseq self_conditioning clamping",
-    "Build a network": "nets transformer layers embeddings word_nets",
+    "Build a network": "nets transformer layers embeddings word_nets block_nets",
     "Load data": "data sentences verses pronunciations pairs",
     "Train": "train validation learning_rate budget training_input checkpoint weights identity files",
     "Train as many processes": "parallel shares random_state",

@@ -11,6 +11,16 @@ from course_lib import joint as J
 from course_lib import schedules as S
 from course_lib.absorbing import Absorbing
 from course_lib.block_diffusion import AllBlocks, BlockDiffusion, mask_weight
+from course_lib.block_nets import BlockNet
+from course_lib.decoding import (
+    Unmask,
+    by_blocks,
+    largest_margin,
+    left_to_right,
+    lowest_entropy,
+    random_order,
+)
+from course_lib.evaluate import exact_law
 from course_lib.mdlm import MDLM
 from course_lib.nets import TokenNet
 from course_lib.oracle import TableOracle
@@ -148,28 +158,98 @@ def two_streams(process, p):
 
 @pytest.mark.parametrize("block", [1, 2, 4])
 def test_all_blocks_at_once_have_the_same_bound(block):
+    """All numbers and all sets of masks of each block, all equally likely: with a perfect network -log p."""
     p = J.random_joint(V, L, 0.4, 5)
     process = system(block)
-    both = AllBlocks(process)
-    net = two_streams(process, p)
-    x0 = tensor([[2, 0, 1, 1]])
-    total, blocks = 0.0, list(itertools.product((False, True), repeat=L))
-    u, weight = numbers(64)
-    for t, w in zip(u, weight, strict=True):
-        rows = tensor([[V if m else a for m, a in zip(ms, x0[0].tolist(), strict=True)] for ms in blocks])
-        chance = tensor([math.prod(t.item() if m else 1 - t.item() for m in ms) for ms in blocks]).double()
-        at = t.expand(len(blocks))
-        cost = both.bound_at(net, x0.expand(len(blocks), -1), rows, at)
-        total += w.item() * (chance * cost).sum().item()
-    assert total == pytest.approx(-math.log(p[tuple(x0[0])]), rel=1e-6)
+    both, net = AllBlocks(process), two_streams(process, p)
+    x0, total = tensor([[2, 0, 1, 1]]), 0.0
+    for n in range(1, block + 1):
+        sets = list(itertools.combinations(range(block), n))
+        rows = x0.repeat(len(sets) ** process.blocks, 1)
+        for row, chosen in zip(rows, itertools.product(sets, repeat=process.blocks), strict=True):
+            for b, places in enumerate(chosen):
+                row[[b * block + i for i in places]] = V
+        t = torch.full((len(rows),), n / block).double()
+        total += both.bound_at(net, x0.expand(len(rows), -1), rows, t).mean().item() / block
+    assert total == pytest.approx(-math.log(p[tuple(x0[0])]), abs=1e-6)
 
 
-def numbers(n):
-    """Gauss-Legendre on (0, 1)."""
-    import numpy as np
+def test_so_many_tokens_of_each_block_are_masked():
+    both = AllBlocks(system(2))
+    x0 = torch.randint(V, (4000, L))
+    for t, n in ((0.3, 1), (0.5, 1), (0.51, 2), (1.0, 2)):
+        masks = both.corrupt(x0, torch.full((4000,), t)) == V
+        assert (masks.reshape(-1, 2, 2).sum(-1) == n).all()
+    one = (both.corrupt(x0, torch.full((4000,), 0.5)) == V).double().mean(0)
+    assert ((one - 0.5).abs() < 5 * 0.5 / 4000**0.5).all()
 
-    x, w = np.polynomial.legendre.leggauss(n)
-    return torch.from_numpy((x + 1) / 2), torch.from_numpy(w / 2)
+
+def trained_a_little(block, K=7, length=6):
+    net = BlockNet(K + 1, K, length, block, 16, 2, 2)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+    return net
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 6])
+def test_the_network_of_blocks_sees_what_it_may(block):
+    """A noisy token changes the answers of its own block only, a clean one those of later blocks only."""
+    net, u = trained_a_little(block), torch.ones(1)
+    noisy, clean = torch.randint(8, (1, 6)), torch.randint(7, (1, 6))
+    before = net(noisy, u, clean=clean)
+    for i in range(6):
+        for which, x in (("noisy", noisy.clone()), ("clean", clean.clone())):
+            x[0, i] = (x[0, i] + 1) % 7
+            after = net(x, u, clean=clean) if which == "noisy" else net(noisy, u, clean=x)
+            moved = (after - before).abs().amax(-1)[0] > 1e-7
+            of = torch.arange(6) // block
+            wanted = of == i // block if which == "noisy" else of > i // block
+            assert torch.equal(moved, wanted)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3])
+def test_a_cache_of_finished_blocks_is_exact(block):
+    net, u = trained_a_little(block), torch.ones(3)
+    x = torch.randint(7, (3, 6))
+    noisy = torch.where(torch.rand(3, 6) < 0.5, 7, x)
+    with torch.no_grad():
+        whole, cache = net(noisy, u, clean=x), net.cache()
+        for b in range(6 // block):
+            here = slice(b * block, (b + 1) * block)
+            for _ in range(2):  # asked twice: nothing noisy stays in the cache
+                torch.testing.assert_close(
+                    net.logits(noisy[:, here], cache), whole[:, here], rtol=1e-4, atol=1e-5
+                )
+            net.append(x[:, here], cache)
+    with pytest.raises(ValueError, match="x must be a block of"):
+        net.append(torch.zeros(3, block + 1, dtype=torch.long), net.cache())
+
+
+def test_without_clean_the_tokens_of_earlier_blocks_are():
+    net, u = trained_a_little(2), torch.ones(1)
+    state = tensor([[3, 1, 2, 7, 7, 7]])
+    torch.testing.assert_close(
+        net(state, u)[:, 2:4], net(state, u, clean=tensor([[3, 1, 2, 2, 0, 0]]))[:, 2:4]
+    )
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_block_decoding_draws_from_the_model_of_blocks(block):
+    """A network of blocks has a distribution for each block given those before; one position at a time keeps it."""
+    process = BlockDiffusion(Absorbing(V, LINE), L, block)
+    p = J.random_joint(V, L, 0.3, 5)
+    sampler = Unmask(process, by_blocks(block, lowest_entropy))
+    assert J.total_variation(p, exact_law(sampler, TableOracle(process, p))) < 1e-12
+    opened = []
+
+    def watched(p, masks, k, draw):
+        opens = by_blocks(block, largest_margin)(p, masks, k, draw)
+        opened.append(opens.nonzero()[:, 1] // block)
+        return opens
+
+    Unmask(process, watched).sample(TableOracle(process, p), 1)
+    assert torch.cat(opened).tolist() == sorted(torch.cat(opened).tolist())
 
 
 def test_rows_that_end_early_are_scored_to_their_end():
@@ -196,9 +276,6 @@ def test_bounds_of_two_block_lengths_are_not_equally_tight():
     def blunt(b):
         exact, wrong = TableOracle(process[b], p), TableOracle(process[b], other)
         return lambda x, u: (0.5 * exact(x, u).exp() + 0.5 * wrong(x, u).exp()).log()
-
-    from course_lib.decoding import Unmask, left_to_right, random_order
-    from course_lib.evaluate import exact_law
 
     gaps = {}
     for b, order in ((1, left_to_right), (4, random_order)):
