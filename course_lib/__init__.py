@@ -4,6 +4,7 @@
     schedules   layers transformer nets         foundations; none knows what diffusion is
     data   sentences
     image_judge   distances   joint
+    downloads                                   data that no package holds, fetched when it is asked for
     verses   pronunciations   pairs             texts, and how they are packed
     ngram   text_metrics                        judges of pictures, laws and text; they know no model
     embeddings   word_nets   block_nets         networks of words, and of blocks

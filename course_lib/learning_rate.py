@@ -45,6 +45,8 @@ def warmup_cosine(
 
     warmup   100 if not given, but never more than half of the steps
     restart  after so many steps it has fallen to 0, and does all of it again until `steps`.  (arXiv:1608.03983)
+
+    It may be asked between two steps.
     """
     check_count("steps", steps)
     check_peak(peak)
@@ -60,7 +62,7 @@ def warmup_cosine(
                 f"warmup must be at most the {min(parts)} steps there are, not {warmup}"
             )
 
-    def lr(step: int) -> float:
+    def lr(step: int | float) -> float:
         last = parts[0]
         if len(parts) == 2 and step > last:
             step, last = step - last, parts[1]

@@ -6,6 +6,7 @@ go over the CPU, so that no device has to wait; gradients and losses go from dev
 
 import os
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -13,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 Value = TypeVar("Value")
+# While process 0 measures the others wait. One that dies is noticed at once, by its closed connections.
+PATIENCE = timedelta(hours=24)
 
 
 def join() -> torch.device:
@@ -25,7 +28,8 @@ def join() -> torch.device:
     if cuda:
         torch.cuda.set_device(place)
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
     return torch.device("cuda", place) if cuda else torch.device("cpu")
 
 

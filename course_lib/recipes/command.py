@@ -8,12 +8,14 @@
     python -m course_lib.recipes run ddpm.mnist --set batch=128 --set lr=1e-3
     python -m course_lib.recipes run ddpm.mnist --measure    train nothing: measure the weights that are there
     python -m course_lib.recipes table                       what was reached
+    torchrun --nproc_per_node=2 -m course_lib.recipes run ddpm.mnist    the same run, on two processes or GPUs
 
 `run` may be left out. Everything is checked before anything runs. Nothing is written into assets/ without --force.
 """
 
 import argparse
 import ctypes
+import os
 import sys
 from dataclasses import replace
 from inspect import Parameter, signature
@@ -21,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from .. import parallel
 from ..files import check_writable
 from ..train import train
 from . import tables
@@ -33,7 +36,7 @@ from .run import (
     measure,
     nearest,
 )
-from .several import NEVER, Job, run_all
+from .several import NEVER, Job, run_all, say
 
 PROGRAM = "python -m course_lib.recipes"
 VERBS = ("list", "run", "table")
@@ -56,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         keep_memory()
         try:
+            chosen.device = device_for(chosen.device)
             jobs = plan(chosen)
         except (ValueError, OSError) as error:
             parser.error(str(error))
@@ -63,6 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
             carry_out(jobs, chosen)
         except (ValueError, OSError, FloatingPointError) as error:
             parser.exit(1, f"{parser.prog}: {error}\n")
+        finally:
+            parallel.leave()
 
 
 def options() -> argparse.ArgumentParser:
@@ -115,7 +121,6 @@ def plan(chosen: argparse.Namespace) -> list[Job]:
     shares = dict(share_of(word) for word in chosen.recipes)
     if len(shares) < len(chosen.recipes):
         raise ValueError("each recipe may be named once only")
-    check_device(chosen.device)
     if chosen.minutes is not None and not chosen.minutes > 0:
         raise ValueError(f"--minutes must be positive, not {chosen.minutes:g}")
     if chosen.steps is not None and chosen.steps < 1:
@@ -129,7 +134,8 @@ def plan(chosen: argparse.Namespace) -> list[Job]:
             changes = settings(chosen.set, recipe)
             recipe = changed(recipe, changes)
             about = {"set": changes} if changes else {}
-        check_writable("--out", out / f"{recipe.name}.log.json")
+        path = out / f"{recipe.name}.log.json"
+        parallel.together(lambda path=path: check_writable("--out", path))
         jobs.append(Job(name, recipe, out, shares[name], about, chosen.steps))
     if chosen.set and not any(isinstance(job.recipe, Recipe) for job in jobs):
         raise ValueError("--set changes a recipe, but only measurements were named")
@@ -148,13 +154,18 @@ def share_of(word: str) -> tuple[str, float]:
     return name, value
 
 
-def check_device(device: str) -> None:
-    """ValueError for a device that is not there."""
+def device_for(asked: str | None) -> str:
+    """The device to work on; under torchrun a GPU for each process. ValueError for one that is not there."""
+    device = asked or ("cuda" if torch.cuda.is_available() else "cpu")
+    if "RANK" in os.environ:
+        mine = parallel.join()
+        device = str(mine) if device == mine.type else device
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device {device} cannot be used: {reason}") from error
+    return device
 
 
 def settings(words: list[str], recipe: Recipe) -> dict[str, int | float]:
@@ -238,7 +249,7 @@ def carry_out(jobs: list[Job], chosen: argparse.Namespace) -> None:
     if chosen.measure:
         for job in jobs:
             weights = job.out if chosen.out else ASSETS / job.recipe.chapter
-            if isinstance(job.recipe, Recipe):
+            if isinstance(job.recipe, Recipe) and parallel.first():
                 print(measure(job.recipe, job.out, chosen.device, weights))
         return
     where = chosen.out or base(chosen.force)
@@ -253,7 +264,7 @@ def carry_out(jobs: list[Job], chosen: argparse.Namespace) -> None:
         fresh=where if len(jobs) > 1 or chosen.out is None else None,
     )
     if late := [name for name, how in became.items() if how == NEVER]:
-        print(f"not begun, for want of time: {', '.join(late)}")
+        say(f"{NEVER}: {', '.join(late)}")
 
 
 def said(chosen: argparse.Namespace) -> str:

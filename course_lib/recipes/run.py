@@ -22,19 +22,20 @@ from torch import Tensor, nn
 from .. import __version__
 from ..data import batches
 from ..files import write_json
-from ..learning_rate import warmup_cosine
+from ..learning_rate import OfProgress, warmup_cosine
+from ..parallel import first, together, world
 from ..process import Process, last, sample
 from ..shapes import Network, Times
 from ..train import Record, train
 from ..weights import load_weights, save_weights
-from .budget import Budget
-from .sitting import Sitting, every_100, mean
+from .sitting import Sitting, mean
 
 # Files beside the recipes that hold none: what they read, what they measure, what runs them.
-SHARED = {"run", "sitting", "budget", "several", "command", "tables"}
+SHARED = {"run", "sitting", "several", "command", "tables"}
 SHARED |= {"verse_sets", "sentence_measures", "tasks", "target_measures"}
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "assets"
+RISE = 0.05  # share of a run by minutes in which the learning rate rises, at least
 # Where `shipped` looks first: chapters' folders with weights that were made just now.
 FRESH: ContextVar[Path | None] = ContextVar("FRESH", default=None)
 
@@ -82,20 +83,33 @@ class Recipe:
         restart = self.restart if steps == self.steps else None
         return warmup_cosine(self.lr, steps, restart=restart)
 
+    def rate_of_progress(self) -> OfProgress:
+        """That of the whole run, stretched or squeezed to any length; a short run still rises slowly."""
+        own = self.rate(self.steps)
+        return OfProgress(
+            lambda done: min(own(done * self.steps), self.lr * done / RISE)
+        )
+
     def train(
-        self, model: nn.Module, steps: int | None = None, device="cpu", **options
+        self,
+        model: nn.Module,
+        steps: int | None = None,
+        device="cpu",
+        minutes: int | float | None = None,
+        **options,
     ) -> Iterator[Record]:
         """Records of the recipe's training; `steps` shortens it, learning-rate schedule included.
 
+        minutes  as many steps as fit into them, in place of a number of steps
         options  those of `train`, in place of the recipe's own
         """
-        steps = self.steps if steps is None else steps
         stream = self.stream(self.data("train")[0], self.batch, self.seed)
-        options = {"ema": self.ema, **self.options, **options}
-        if "lr" not in options:
-            options["lr"] = self.rate(steps)
+        if minutes is None:
+            steps = self.steps if steps is None else steps
+        lr = self.rate(steps) if minutes is None else self.rate_of_progress()
+        options = {"lr": lr, "ema": self.ema, **self.options, **options}
         loss = (self.trains or self.process)().to(device)
-        return train(loss, model, stream, steps, **options)
+        return train(loss, model, stream, steps, minutes=minutes, **options)
 
 
 @dataclass(frozen=True)
@@ -130,16 +144,16 @@ def make(
     command: str,
     steps: int | None = None,
     device: str = "cpu",
-    budget: Budget | None = None,
+    minutes: int | float | None = None,
     about: Mapping | None = None,
 ) -> Sitting:
     """Train, and write weights and log, unless an interrupted run had done so; `clear()` the sitting at the end.
 
-    steps   in place of the recipe's
-    budget  decides how many steps there are, and how the learning rate falls
-    about   what else the log says
+    steps    in place of the recipe's
+    minutes  in place of any number of steps
+    about    what else the log says
     """
-    sitting = Sitting(recipe, Path(out), steps, budget)
+    sitting = Sitting(recipe, Path(out), steps, minutes)
     if not sitting.trained:
         weights = train_and_log(recipe, sitting, command, device, dict(about or {}))
         said = {
@@ -149,8 +163,6 @@ def make(
         }
         path = sitting.file("safetensors")
         save_weights(path, weights, said, torch.float16, recipe.process())
-        # Those of other weights, if there were any.
-        sitting.file("results.json").unlink(missing_ok=True)
         sitting.write(trained=True)
     return sitting
 
@@ -159,19 +171,18 @@ def train_and_log(
     recipe: Recipe, sitting: Sitting, command: str, device: str, about: dict
 ) -> nn.Module:
     """The averaged network after all steps; writes the log."""
+    if world() > 1:
+        together(lambda: recipe.data("train") and None)  # fetched or derived once
     model = recipe.fresh_model().to(device)
     for record in recipe.train(
         model,
         sitting.steps,
         device,
-        lr=sitting.rate,
+        sitting.minutes,
         checkpoint=sitting.file("checkpoint"),
         every=sitting.every,
     ):
         sitting.note(record)
-        if sitting.over(record.step):
-            break
-    check_weights(record.average, record.step)
     log = {
         "recipe": full_name(recipe),
         "steps": sitting.done,
@@ -179,27 +190,17 @@ def train_and_log(
         **made_on(device, sitting.seconds),
         **about,
         "batch": recipe.batch,
-        "lr_every_100_steps": [
-            float(f"{sitting.rate(n):.5g}") for n in every_100(sitting.done)
-        ],
+        "lr_every_100_steps": sitting.rates,
         "loss_every_100_steps": [
             round(mean(sitting.losses[i : i + 100]), 5)
             for i in range(0, sitting.done, 100)
         ],
     }
-    if sitting.budget is not None:
-        log["progress"] = sitting.budget.knots
-    write_json(sitting.file("log.json"), log)
+    if first():
+        # Those of other weights, if there were any.
+        sitting.file("results.json").unlink(missing_ok=True)
+        write_json(sitting.file("log.json"), log)
     return record.average
-
-
-def check_weights(model: nn.Module, step: int) -> None:
-    """FloatingPointError for weights that are not finite: a run by minutes stops between the trainer's own looks."""
-    for name, value in model.named_parameters():
-        if not value.isfinite().all():
-            raise FloatingPointError(
-                f"the weights must be finite, but after step {step} {name} is not"
-            )
 
 
 def measure(
@@ -293,9 +294,10 @@ def spaced(total: int, n: int) -> Tensor:
 def made_on(device: str, seconds: float) -> dict:
     """How long it took, on what, and with which versions."""
     cpu = f"{device}, {torch.get_num_threads()} thread(s)"
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else cpu
     return {
         "seconds": round(seconds),
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu,
+        "device": name if world() == 1 else f"{name}, {world()} processes",
         "versions": {
             "course_lib": __version__,
             "torch": torch.__version__,

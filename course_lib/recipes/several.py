@@ -12,10 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from ..files import check_writable, read_json, write_json
-from .budget import Budget
+from ..parallel import agreed, first, together
 from .run import Measurement, Recipe, fresh_weights, make, measure, take
 
 KEPT = 0.2  # share of a run's time for measuring
@@ -40,30 +38,33 @@ class Job:
 
 
 class Session:
-    """What of a command is done, in a file, until all of it is: the same command goes on where it stopped."""
+    """What of a command is done, in a file, until all of it is: the same command goes on where it stopped.
+
+    Of many processes the first one reads and writes.
+    """
 
     def __init__(self, path: Path, command: str):
         self.path, self.command, self.start = path, command, time.perf_counter()
-        check_writable("out", path)
-        past = known(path)
+        together(lambda: check_writable("out", path))
+        past = together(lambda: known(path))
         if past.get("command") != command:
             past = {}
         self.done: list[str] = past.get("done", [])
         self.spent: float = past.get("spent", 0.0)
-        # Of the run that was interrupted: its name and the seconds that it had for training.
+        # Of the run that was interrupted: its name and the minutes that it had for training.
         self.now: dict = past.get("now", {})
 
     @property
     def elapsed(self) -> float:
         """Seconds of all sittings; of an interrupted run those since then only."""
-        return self.spent + time.perf_counter() - self.start
+        return agreed(self.spent + time.perf_counter() - self.start)
 
-    def begins(self, job: Job, seconds: float | None) -> float | None:
-        """Note that the job begins; the seconds that it has, which are those of before if it goes on."""
+    def begins(self, job: Job, minutes: int | float | None) -> float | None:
+        """Note that the job begins; the minutes that it has, which are those of before if it goes on."""
         if self.now.get("called") != job.called:
-            self.now = {"called": job.called, "seconds": seconds}
+            self.now = {"called": job.called, "minutes": minutes}
         self.write()
-        return self.now["seconds"]
+        return self.now["minutes"]
 
     def ends(self, job: Job) -> None:
         """Note that the job is done."""
@@ -73,7 +74,13 @@ class Session:
     def write(self) -> None:
         """As it is now."""
         known = {"command": self.command, "done": self.done, "now": self.now}
-        write_json(self.path, {**known, "spent": self.elapsed})
+        known["spent"] = self.elapsed
+        together(lambda: write_json(self.path, known))
+
+    def clear(self) -> None:
+        """All is done."""
+        if first():
+            self.path.unlink(missing_ok=True)
 
 
 def known(path: Path) -> dict:
@@ -89,7 +96,7 @@ def run_all(
     jobs: list[Job],
     command: str,
     session: Path,
-    minutes: float | None = None,
+    minutes: int | float | None = None,
     device: str = "cpu",
     measured: bool = True,
     fresh: Path | None = None,
@@ -113,12 +120,10 @@ def run_all(
                 continue
             seconds = max(left, 0) * job.share / sum(j.share for j in jobs[i:])
         with fresh_weights(fresh):
-            became[job.called] = one(
-                job, command, noted, seconds, device, measured, began=noted.elapsed
-            )
+            became[job.called] = one(job, command, noted, seconds, device, measured)
         noted.ends(job)
-        print(f"{job.called}: {became[job.called]}", flush=True)
-    session.unlink(missing_ok=True)
+        say(f"{job.called}: {became[job.called]}")
+    noted.clear()
     return became
 
 
@@ -126,48 +131,48 @@ def one(
     job: Job,
     command: str,
     noted: Session,
-    seconds: float | None,
+    seconds: int | float | None,
     device: str,
     measured: bool,
-    began: float,
 ) -> str:
     """Run one job, in so many seconds if they are given, and say what became of it."""
-    recipe, about, budget = job.recipe, dict(job.about), None
+    recipe, about, began, minutes = job.recipe, dict(job.about), noted.elapsed, None
+    if seconds is not None and isinstance(recipe, Recipe):
+        minutes = seconds * (1 - KEPT if measured else 1) / 60
+    minutes = noted.begins(job, minutes)
     if isinstance(recipe, Measurement):
-        noted.begins(job, None)
-        with at_most(seconds) as late:
-            take(recipe, job.out, command, device)
-            print(job.out / f"{recipe.name}.results.json", flush=True)
-        return LATE if late() else DONE
-    if seconds is not None:
-        training = noted.begins(job, seconds * (1 - KEPT) if measured else seconds)
-        budget = Budget(training, clock(device))
-        about["minutes"] = round(training / 60, 3)
-    else:
-        noted.begins(job, None)
-    made = make(recipe, job.out, command, job.steps, device, budget, about)
-    late = None
+        ready = within(seconds, lambda: take(recipe, job.out, command, device))
+        say(job.out / f"{recipe.name}.results.json")
+        return DONE if ready else LATE
+    if minutes is not None:
+        about["minutes"] = round(minutes, 3)
+    made = make(recipe, job.out, command, job.steps, device, minutes, about)
+    ready = True
     if measured:
         left = None
         if seconds is not None:
             left = max(seconds - (noted.elapsed - began), seconds * KEPT)
-        with at_most(left) as late:
-            print(measure(recipe, job.out, device), flush=True)
+        ready = within(left, lambda: say(measure(recipe, job.out, device)))
     made.clear()
-    print(made.file("safetensors"), flush=True)
-    return LATE if late and late() else DONE
+    say(made.file("safetensors"))
+    return DONE if ready else LATE
 
 
-def clock(device: str) -> Callable[[], float]:
-    """Seconds, once the device has done what it was asked to."""
-    if not device.startswith("cuda"):
-        return time.perf_counter
+def say(what: object) -> None:
+    """Print it, on the first process."""
+    if first():
+        print(what, flush=True)
 
-    def done() -> float:
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
 
-    return done
+def within(seconds: int | float | None, what: Callable[[], object]) -> bool:
+    """Do something on the first process, in so many seconds; False if it took longer and was stopped."""
+
+    def timed() -> bool:
+        with at_most(seconds) as late:
+            what()
+        return not late()
+
+    return together(timed)
 
 
 class OutOfTime(BaseException):
@@ -175,7 +180,7 @@ class OutOfTime(BaseException):
 
 
 @contextmanager
-def at_most(seconds: float | None) -> Iterator[Callable[[], bool]]:
+def at_most(seconds: int | float | None) -> Iterator[Callable[[], bool]]:
     """Stop what runs inside after so many seconds, where the system has timers; the value says whether it did.
 
     None, or another thread than the main one, sets no limit.

@@ -172,7 +172,7 @@ def test_a_budget_is_kept_and_shared(tmp_path, capsys):
     for made in (first, second):
         rates = made["lr_every_100_steps"]
         assert len(rates) == len(made["loss_every_100_steps"]) == -(-made["steps"] // 100)
-        assert max(rates) <= TINY.lr and rates[-1] == 0 < rates[0]
+        assert max(rates) <= TINY.lr and rates[-1] < 0.1 * TINY.lr
         assert made["command"].endswith("run ddpm.tiny:3 ddpm.other --minutes 0.05")
 
 
@@ -265,3 +265,19 @@ def test_a_damaged_checkpoint_is_an_error_and_stays(tmp_path, monkeypatch, capsy
     code, said = fails(capsys, *words, "--set", "ema=0.5")
     assert code == 1 and "damaged" in said
     assert not (tmp_path / "tiny.safetensors").exists()
+
+
+# The learning rate of a run by minutes
+
+
+def test_the_recipes_own_rate_is_stretched_and_never_starts_at_once():
+    own = replace(TINY, steps=1000, lr=0.5, restart=600)
+    rate, whole = own.rate_of_progress().rate, own.rate(1000)
+    for done in (0.2, 0.35, 0.6, 0.6045, 0.8, 1.0):
+        assert rate(done) == whole(1000 * done) <= 0.5
+    assert whole(100) == 0.5 and rate(0.1) == whole(100)
+    assert rate(0.01) == whole(10) == pytest.approx(0.05)
+    quick = replace(own, steps=100_000, restart=None)  # rises in a thousandth of its steps
+    assert quick.rate(100_000)(100) == 0.5
+    assert quick.rate_of_progress().rate(0.001) == pytest.approx(0.5 * 0.001 / 0.05)
+    assert quick.rate_of_progress().rate(0.05) == quick.rate(100_000)(5000) > 0.49
