@@ -42,7 +42,10 @@
     plots      widgets                          tools; they know the contract, never a system
     oracle   word_oracle                        perfect networks, for tests and first experiments
     predictions
-    checks   exercise   solutions   notebook    what happens inside a notebook
+    answers   relations   slips   turns         an answer, called and compared; what may be wrong with it
+    checks   gradients   trial
+    diagnosis   exercise
+    solutions   notebook                        what happens inside a notebook
     recipes                                     named full runs that make the shipped weights and tables
 
 Imports point upwards in this list only (tests/test_layers.py). Nothing is re-exported: the import line

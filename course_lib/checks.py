@@ -1,56 +1,286 @@
-"""What the checks of exercises are made of: comparing an answer with the reference and with classic mistakes."""
+"""What an exercise is: a reference, the cases that it is tried in, what holds of every answer, and listed mistakes."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-# the reader's function -> None if it is right, else a hint
-Check = Callable[[Callable], str | None]
-Mistakes = dict[str, tuple[Callable, str]]  # label -> (wrong answer, its hint)
+from .answers import copied
+from .slips import edited
+
+Check = Callable[
+    [Callable], str | None
+]  # the reader's function -> None if it is right, else a hint
+# label -> (wrong answer, its hint); a wrong answer is a function, or the reference's text changed: "old -> new ; ..."
+Mistakes = Mapping[str, tuple[Callable | str, str]]
+Change = Mapping[
+    str, Any
+]  # argument -> its new value, or a function of the case's arguments that gives it
+Property = Callable[
+    [Any, SimpleNamespace], str | None
+]  # (answer, arguments by name) -> what is broken
 
 
-def overwritten(name: str) -> str:
-    """The hint for a function that changes an argument in place."""
+@dataclass
+class Case:
+    """Arguments that an answer is tried with.
+
+    name      how the case is called where its arguments say little
+    because   for a limit: why the answer is what it is there
+    want      the right answer, where it was made together with the arguments
+    """
+
+    args: tuple
+    name: str = ""
+    because: str = ""
+    want: Any = None
+
+    @staticmethod
+    def of(given: Any) -> "Case":
+        """A case, or a tuple of arguments as one."""
+        return given if isinstance(given, Case) else Case(tuple(given))
+
+    def changed(self, parameters: list[str], change: Change) -> tuple:
+        """The arguments with some of them replaced."""
+        a = SimpleNamespace(**dict(zip(parameters, copied(self.args), strict=True)))
+        row = [
+            change.get(name, value)
+            for name, value in zip(parameters, self.args, strict=True)
+        ]
+        return tuple(
+            v(a) if name in change and callable(v) else v
+            for name, v in zip(parameters, row, strict=True)
+        )
+
+    def size(self) -> int:
+        """How much there is to read in it."""
+        return sum(
+            v.numel()
+            if isinstance(v, Tensor)
+            else len(v)
+            if isinstance(v, list | str | dict)
+            else 1
+            for v in self.args
+        )
+
+    def said(self) -> str:
+        """The case in a few words."""
+        return f"for {self.name or self.listing}"
+
+    listing: str = ""
+
+
+def case(*args: Any, name: str = "", want: Any = None) -> Case:
+    """A case with a name, or with its answer."""
+    return Case(args, name, want=want)
+
+
+@dataclass
+class Exercise:
+    """One exercise, and how far the reader got in this session: TODO, FAIL or PASS. `define` explains the parts."""
+
+    name: str
+    reference: Callable
+    mistakes: Mistakes
+    check: Check | None = None
+    cases: Callable[[], list] | None = None
+    truth: Callable | None = None
+    limits: Mapping[str, Change] = field(default_factory=dict)
+    ignores: Mapping[str, Change] = field(default_factory=dict)
+    linear_in: tuple[str, ...] = ()
+    properties: tuple[Property, ...] = ()
+    gradients: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    factors: Mapping[str, Callable] = field(default_factory=dict)
+    read: Callable | None = None
+    tol: float = 1e-4
+    also: Check | None = None
+    state: str = "TODO"
+    stub: Any = None
+    attempted: bool = False
+
+    def __post_init__(self):
+        self.truth = self.truth or self.reference
+        self.parameters = list(inspect.signature(self.reference).parameters)
+
+    @cached_property
+    def wrong(self) -> dict[str, Callable]:
+        """The listed wrong answers by label."""
+        return {
+            label: edited(self.reference, wrong) if isinstance(wrong, str) else wrong
+            for label, (wrong, _) in self.mistakes.items()
+        }
+
+    @property
+    def hints(self) -> dict[str, str]:
+        """The hint of each listed mistake."""
+        return hints_of(self.mistakes)
+
+    def all_cases(self) -> list[Case]:
+        """The cases, then the limits, which change some arguments of the first."""
+        found = [Case.of(given) for given in self.cases()]
+        found += [
+            Case(found[0].changed(self.parameters, change), because=sentence)
+            for sentence, change in self.limits.items()
+        ]
+        for one in found:
+            one.listing = arguments(self.parameters, one.args)
+        return found
+
+
+# --- how values are shown ---
+
+
+def shown(x: Any) -> str:
+    """A value in a few words: numbers to four digits, what is large by its shape."""
+    if isinstance(x, Tensor):
+        if x.numel() > 8:
+            return f"shape {tuple(x.shape)}"
+        return _numbers(x.detach().tolist())
+    if isinstance(x, list | tuple) and not all(
+        isinstance(v, int | float | str) for v in x
+    ):
+        return "(" + ", ".join(map(shown, x)) + ")"
+    if isinstance(x, list | tuple):
+        return str(x) if len(x) <= 12 else f"{list(x[:4])} and {len(x) - 4} more"
     return (
-        f"your function writes into {name}, which is not its own: the cells below would go on with what it left "
-        f"there. Which line changes {name} in place (*=, +=, [...] =, or a method that ends in _)?"
+        f"{x:.4g}"
+        if isinstance(x, float)
+        else repr(x)
+        if isinstance(x, str | int | bool)
+        else type(x).__name__
     )
 
 
-def copied(x: Any) -> Any:
-    """x with every tensor and array in it copied; gradients still flow. What is no container stays itself."""
-    if isinstance(x, Tensor):
-        return x.clone()
-    if isinstance(x, np.ndarray):
-        return x.copy()
-    if isinstance(x, dict):
-        return {key: copied(value) for key, value in x.items()}
-    if isinstance(x, tuple) and hasattr(x, "_fields"):
-        return type(x)(*map(copied, x))
-    return type(x)(map(copied, x)) if type(x) in (list, tuple) else x
+def _numbers(x: Any) -> str:
+    if isinstance(x, list):
+        return "[" + ", ".join(map(_numbers, x)) + "]"
+    return f"{x:.4g}" if isinstance(x, float) else str(x)
 
 
-def unchanged(x: Any, y: Any) -> bool:
-    """True when y, a copy made by `copied`, still holds what x does. NaN equals NaN."""
-    if isinstance(x, Tensor):
-        x, y = x.detach(), y.detach()
-        alike = x.shape == y.shape and x.dtype == y.dtype
-        return alike and bool(((x == y) | ((x != x) & (y != y))).all())
-    if isinstance(x, np.ndarray):
-        return np.array_equal(x, y)
-    if isinstance(x, dict):
-        return x.keys() == y.keys() and all(unchanged(x[key], y[key]) for key in x)
-    if isinstance(x, list | tuple):
-        return len(x) == len(y) and all(map(unchanged, x, y))
-    return x is y
+def arguments(parameters: list[str], args: tuple) -> str:
+    """name = value, for what can be shown in a line."""
+    small, large = [], []
+    for name, value in zip(parameters, args, strict=True):
+        if isinstance(value, Tensor | int | float | str | list | tuple):
+            text = shown(value)
+            where = large if text.startswith("shape") or len(text) > 60 else small
+            where.append(f"{name} of {text}" if where is large else f"{name} = {text}")
+    told = small or large
+    return (
+        ", ".join(told if len(", ".join(told)) <= 160 else told[:2]) or "the case tried"
+    )
+
+
+# --- properties ---
+
+
+def law(axis: int = -1) -> Property:
+    """Every number at least 0, and their sum over the axis 1."""
+
+    def ask(got: Any, a: SimpleNamespace) -> str | None:
+        if not isinstance(got, Tensor) or got.ndim == 0:
+            return None
+        sums = got.detach().double().sum(axis)
+        off = (sums - 1).abs()
+        if got.min() < -1e-6:
+            return (
+                f"your answer holds {got.min().item():.4g}: no probability is negative"
+            )
+        if off.max() > 1e-4:
+            return f"your numbers sum to {sums.flatten()[off.argmax()].item():.4g}, and a distribution sums to 1"
+        return None
+
+    return ask
+
+
+def at_least(low: float, why: str = "") -> Property:
+    """No number below."""
+
+    def ask(got: Any, a: SimpleNamespace) -> str | None:
+        least = torch.as_tensor(got).double().min().item()
+        return (
+            f"your answer holds {least:.4g}, and it cannot be below {low:g}{why and ': ' + why}"
+            if least < low - 1e-6
+            else None
+        )
+
+    return ask
+
+
+def at_most(high: float, why: str = "") -> Property:
+    """No number above."""
+
+    def ask(got: Any, a: SimpleNamespace) -> str | None:
+        most = torch.as_tensor(got).double().max().item()
+        return (
+            f"your answer holds {most:.4g}, and it cannot be above {high:g}{why and ': ' + why}"
+            if most > high + 1e-6
+            else None
+        )
+
+    return ask
+
+
+def one_of(*answers: Any) -> Property:
+    """One of these answers."""
+
+    def ask(got: Any, a: SimpleNamespace) -> str | None:
+        allowed = ", ".join(map(repr, answers))
+        return (
+            None
+            if got in answers
+            else f"it returned {got!r}, and the answer is one of {allowed}"
+        )
+
+    return ask
+
+
+def falling(got: Any, a: SimpleNamespace) -> str | None:
+    """Each number below the one before it."""
+    x = torch.as_tensor(got).double()
+    return (
+        None
+        if (x.diff() < 0).all()
+        else "your numbers must fall from each to the next, and do not"
+    )
+
+
+def rising(got: Any, a: SimpleNamespace) -> str | None:
+    """Each number above the one before it."""
+    x = torch.as_tensor(got).double()
+    return (
+        None
+        if (x.diff() > 0).all()
+        else "your numbers must rise from each to the next, and do not"
+    )
+
+
+def like(name: str) -> Property:
+    """The dtype of an argument."""
+
+    def ask(got: Any, a: SimpleNamespace) -> str | None:
+        want = getattr(a, name).dtype
+        return (
+            None
+            if got.dtype == want
+            else f"your answer is in {got.dtype}, and {name} in {want}: what comes next expects the same"
+        )
+
+    return ask
 
 
 def hints_of(mistakes: Mistakes) -> dict[str, str]:
     """Label -> hint."""
     return {label: hint for label, (_, hint) in mistakes.items()}
+
+
+# --- comparing, for checks written by hand ---
 
 
 def compare(

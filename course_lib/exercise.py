@@ -1,58 +1,46 @@
 """Exercises that check themselves. A wrong answer stops nothing."""
 
-import ast
-import contextlib
+import html
 import importlib.util
 import inspect
-import linecache
 import os
-import random
 import re
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from types import CodeType
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
 from IPython.display import display
 
-from .checks import Check, Mistakes, copied, hints_of, overwritten, unchanged
-
-
-@dataclass
-class Exercise:
-    """One exercise, and how far the reader got in this session: TODO, FAIL or PASS."""
-
-    name: str
-    reference: Callable
-    check: Check
-    mistakes: Mistakes
-    state: str = "TODO"
-    stub: CodeType | None = None
-    attempted: bool = False
-
-    @property
-    def wrong(self) -> dict[str, Callable]:
-        """The classic wrong answers by label."""
-        return {label: wrong for label, (wrong, _) in self.mistakes.items()}
-
-    @property
-    def hints(self) -> dict[str, str]:
-        """The hint of each classic mistake."""
-        return hints_of(self.mistakes)
-
+from .answers import Answer, crash, is_stub, overwritten, seeded
+from .checks import Check, Exercise, Mistakes
+from .diagnosis import judge
+from .widgets import live
 
 REGISTRY: dict[str, Exercise] = {}
 
 
-def define(reference: Callable, check: Check, mistakes: Mistakes) -> None:
+def define(
+    reference: Callable,
+    check: Check | None = None,
+    mistakes: Mistakes | None = None,
+    **parts: Any,
+) -> None:
     """Register the exercise `<chapter>.<function>`, named after the reference and its module.
 
-    check(fn) returns None for a right answer, else a hint aimed at the mistake made; mistakes holds three or more
-    classic ones. A test proves that the check answers each with its own hint.
+    cases       () -> tuples of arguments, drawn anew at each call: small ones first, all sizes different
+    truth       another way to the right answer, not through the formula; the reference if there is none
+    limits      sentence -> arguments of the first case that change: a value, or a function of the case's arguments
+    ignores     sentence -> a change that must not move the answer
+    linear_in   arguments in which the answer is linear: they are judged one at a time
+    properties  (answer, arguments) -> what is broken: `law()`, `at_least(0)` and others of checks.py
+    gradients   arguments, or models, by which the answer must have the reference's gradient
+    parts       the names of what a tuple holds;  factors: name -> function of the arguments, a number to look for
+    read        (answer, arguments) -> the answer in the form of the truth;  tol: what right answers may differ by
+    also        a check by hand, for answers that are drawn: (function) -> None or a hint
+    mistakes    label -> (wrong answer, hint), three or more: a function, or "old -> new" in the reference's text
+
+    A test proves that each mistake gets its own hint.
     """
+    mistakes = mistakes or {}
     name = f"{reference.__module__.rpartition('.')[2]}.{reference.__name__}"
     if not reference.__name__.isidentifier():
         raise ValueError(
@@ -62,7 +50,7 @@ def define(reference: Callable, check: Check, mistakes: Mistakes) -> None:
         raise ValueError(
             f"mistakes must hold at least 3 wrong answers to {name}, not {len(mistakes)}"
         )
-    REGISTRY[name] = Exercise(name, reference, check, mistakes)
+    REGISTRY[name] = Exercise(name, reference, mistakes, check, **parts)
 
 
 def of_chapter(chapter: str) -> list[Exercise]:
@@ -109,14 +97,38 @@ def exercise(name: str) -> Callable[[Callable], Callable]:
             spec.state != "TODO" or fn.__code__ != spec.stub
         )
         if spec.state == "PASS":
-            print(f"[PASS] {name}" + " (by the reference: COURSE_SOLUTIONS=1)" * solved)
+            tell("PASS", name, " (by the reference: COURSE_SOLUTIONS=1)" * solved)
             return spec.reference if solved else fn
-        print(
-            f"[{spec.state}] {name}: {text} (the reference is used below until this passes)"
+        tell(
+            spec.state,
+            name,
+            f": {text} (the reference is used below until this passes)",
         )
         return spec.reference
 
     return judge
+
+
+# colours of JupyterLab's theme, light or dark
+COLOURS = {
+    "TODO": "var(--jp-warn-color1, #b45309)",
+    "FAIL": "var(--jp-error-color1, #b91c1c)",
+    "PASS": "var(--jp-success-color1, #15803d)",
+}
+
+
+def tell(state: str, name: str, text: str) -> None:
+    """Print the state and what is said; in a live notebook with colour."""
+    plain = f"[{state}] {name}" + text.replace("\n", "\n  ")
+    if not live():
+        print(plain)
+        return
+    colour, body = COLOURS[state], html.escape(text).replace("\n", "<br>")
+    rich = (
+        f'<div style="border-left: 4px solid {colour}; padding-left: 0.6em">'
+        f'<b style="color: {colour}">[{state}]</b> <code>{html.escape(name)}</code>{body}</div>'
+    )
+    display({"text/plain": plain, "text/html": rich}, raw=True)
 
 
 def grade(spec: Exercise, fn: Callable) -> tuple[str, str]:
@@ -127,128 +139,12 @@ def grade(spec: Exercise, fn: Callable) -> tuple[str, str]:
     answer = Answer(fn)
     try:
         with seeded():
-            hint = spec.check(answer)
+            hint = spec.check(answer) if spec.check else judge(spec, answer)
     except Exception as error:
         return crash(error, inner.__code__, answer.returned)
     if not hint and answer.overwrote:  # a hint of the exercise's own comes first
         hint = overwritten(answer.overwrote)
     return ("FAIL", hint) if hint else ("PASS", "")
-
-
-NOTHING = object()  # what a call of the reader's function has returned so far
-
-
-class Answer:
-    """The reader's function as a check calls it: on copies of the arguments, since these are not its own to change.
-
-    returned   what each call gave; NOTHING for one that did not end
-    overwrote  the name of the first argument that a call changed in place
-    """
-
-    def __init__(self, fn: Callable):
-        self.fn, self.returned, self.overwrote = fn, [], None
-
-    def __call__(self, *args, **kwargs) -> Any:
-        self.returned.append(NOTHING)
-        lent, lent_by_name = copied(args), copied(kwargs)
-        result = self.fn(*lent, **lent_by_name)
-        self.returned[-1] = result
-        if result is None:
-            raise TypeError("your function returned None: is a return missing?")
-        if self.overwrote is None:
-            given, left = (
-                named(self.fn, args, kwargs),
-                named(self.fn, lent, lent_by_name),
-            )
-            self.overwrote = next(
-                (name for name in given if not unchanged(given[name], left[name])), None
-            )
-        return result
-
-
-def named(fn: Callable, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """The arguments of a call by the names that fn gives them."""
-    return inspect.signature(fn).bind(*args, **kwargs).arguments
-
-
-def is_stub(fn: Callable) -> bool:
-    """True for a body that does nothing: `...`, `pass`, a docstring alone, or their return."""
-    try:
-        source = inspect.getsource(fn)
-        block = (
-            "if True:\n" + source if source[0].isspace() else source
-        )  # a function inside another block
-        found = [
-            node
-            for node in ast.walk(ast.parse(block))
-            if isinstance(node, ast.FunctionDef)
-        ]
-    except (OSError, TypeError, SyntaxError):  # no source, or a part of a statement
-        return False
-    return bool(found) and all(map(does_nothing, found[0].body))
-
-
-def does_nothing(statement: ast.stmt) -> bool:
-    """True for `pass`, for a constant that stands alone, and for the return of None or `...`."""
-    if isinstance(statement, ast.Expr):
-        return isinstance(statement.value, ast.Constant)
-    if isinstance(statement, ast.Return):
-        value = statement.value or ast.Constant(None)
-        return isinstance(value, ast.Constant) and value.value in (None, ...)
-    return isinstance(statement, ast.Pass)
-
-
-def crash(error: Exception, inner: CodeType, returned: list) -> tuple[str, str]:
-    """What an exception says: still to do, an error in the reader's line, or a result of the wrong kind."""
-    frames = [
-        (frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)
-    ]
-    codes = [code for code, _ in frames]
-    if (
-        isinstance(error, NotImplementedError)
-        and "NotImplementedError" in codes[-1].co_names
-    ):
-        return "TODO", "not attempted yet"
-    message = " ".join(f"{type(error).__name__}: {error}".split())
-    if inner in codes:
-        file = inner.co_filename
-        line = [
-            line
-            for code, line in frames[codes.index(inner) :]
-            if code.co_filename == file
-        ][-1]
-        return (
-            "FAIL",
-            f"{message}, in line {line}: {linecache.getline(file, line).strip()}",
-        )
-    if not returned:
-        raise error
-    if returned[-1] is None or returned[-1] is NOTHING:
-        return "FAIL", message
-    return (
-        "FAIL",
-        f"the check cannot use the {type(returned[-1]).__name__} that you returned ({message})",
-    )
-
-
-@contextlib.contextmanager
-def seeded() -> Iterator[None]:
-    """Inside: torch, numpy and random start from seed 0. After: they go on as if nothing had been drawn."""
-    devices = (
-        list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    )
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices):
-        torch.random.default_generator.manual_seed(0)
-        for device in devices:
-            torch.cuda.default_generators[device].manual_seed(0)
-        random.seed(0)
-        np.random.seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 def progress(chapter: str) -> None:

@@ -38,7 +38,8 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Measure": "evaluate joint likelihood image_judge distances ngram text_metrics",
     "Check against a perfect network": "oracle word_oracle",
     "Draw and move": "plots widgets",
-    "Teach: notebooks and exercises": "notebook predictions exercise checks",
+    "Teach: notebooks and exercises": "notebook predictions exercise checks diagnosis trial gradients "
+    "relations slips turns answers",
     "Make the shipped weights": "recipes",
 }
 MORE = "More"

@@ -1,15 +1,17 @@
-"""Chapter 6, D3PM: the reference answers, their checks and the classic wrong answers.
+"""Chapter 6, D3PM: the reference answers, what is asked of an answer, and the classic wrong ones.
 
 Rows are "from", columns are "to": Q[i, j] = q(next = j | now = i). Tokens are 0..K-1; MASK, where there is one, is K.
-The checks do not trust the formulas: they add up paths, apply Bayes' rule to all states, or count draws.
+The truths do not trust the formulas: they add up paths, apply Bayes' rule to all states, or count draws.
+A wrong answer in quotes is the reference with that text changed.
 """
 
 import math
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
 
-from ..checks import Mistakes, compare, hints_of
+from ..checks import case, law, one_of
 from ..exercise import define
 
 
@@ -20,6 +22,11 @@ def _hot(x, K):
 
 def _normalised(p):
     return p / p.sum(-1, keepdim=True)
+
+
+def tokens(K, *shape):
+    """Random tokens, every one of the K among them where there is room."""
+    return torch.randint(K, shape)
 
 
 # What the checks believe in: matrices entry by entry, from the story that they tell
@@ -60,9 +67,9 @@ def spread(K, beta):
 
 def uniform_marginal(x0, alpha_bar, K):
     """q(x_t | x_0) = alpha_bar [x_t = x_0] + (1 - alpha_bar) / K, one law over K tokens per position."""
-    return (
-        alpha_bar * F.one_hot(x0, K).double() + (1 - alpha_bar) / K
-    )  # the fresh token may be x_0 again
+    stays = F.one_hot(x0, K).double()
+    fresh = (1 - alpha_bar) / K  # the fresh token may be x_0 again
+    return alpha_bar * stays + fresh
 
 
 def three_steps(x0, alpha_bar, K):
@@ -70,45 +77,42 @@ def three_steps(x0, alpha_bar, K):
     return torch.linalg.matrix_power(replaced(K, alpha_bar ** (1 / 3)), 3)[x0]
 
 
-UNIFORM_MARGINAL: Mistakes = {
-    "the fresh token is never x_0": (
-        lambda x0, a, K: torch.where(
-            F.one_hot(x0, K) == 1, a, (1 - a) / (K - 1)
-        ).double(),
-        "you share 1 - alpha_bar among the K - 1 other tokens. The fresh token is drawn from all K: "
-        "it may be x_0 again, so x_0 has more than alpha_bar",
-    ),
-    "x_0 gets no share of the noise": (
-        lambda x0, a, K: torch.where(F.one_hot(x0, K) == 1, a, (1 - a) / K).double(),
-        "your laws sum to less than 1: the share (1 - alpha_bar) / K that falls on x_0 itself is missing",
-    ),
-    "the root of alpha_bar": (
-        lambda x0, a, K: uniform_marginal(x0, a**0.5, K),
-        "you keep the token with probability sqrt(alpha_bar). The root belongs to Gaussian noise, where alpha_bar "
-        "is a share of the variance; here it is a probability",
-    ),
-    "kept and lost swapped": (
-        lambda x0, a, K: uniform_marginal(x0, 1 - a, K),
-        "at alpha_bar = 1 your law is uniform although nothing has happened to x_0. "
-        "Which of the two terms has which factor?",
-    ),
-    "the noise not divided by K": (
-        lambda x0, a, K: a * _hot(x0, K) + (1 - a),
-        "your laws sum to more than 1: the mass 1 - alpha_bar is shared by K tokens, and you give it to each of them",
-    ),
-}
-
-
-def check_uniform_marginal(fn):
-    for K in (5, 2):
-        for alpha_bar in (0.6, 0.05, 1.0, 0.0):
-            x0 = torch.randint(K, (3, 4))
-            if hint := compare(fn, three_steps, UNIFORM_MARGINAL, x0, alpha_bar, K):
-                return hint
-    return None
-
-
-define(uniform_marginal, check_uniform_marginal, UNIFORM_MARGINAL)
+define(
+    uniform_marginal,
+    truth=three_steps,
+    cases=lambda: [(tokens(5, 2, 3), 0.6, 5), (tokens(2, 3, 4), 0.05, 2)],
+    limits={
+        "at alpha_bar = 1 nothing has happened to x_0": {"alpha_bar": 1.0},
+        "at alpha_bar = 0 nothing is left of x_0": {"alpha_bar": 0.0},
+    },
+    properties=(law(),),
+    mistakes={
+        "the fresh token is never x_0": (
+            "/ K -> / (K - 1) * (1 - stays)",
+            "you share 1 - alpha_bar among the K - 1 other tokens. The fresh token is drawn from all K: "
+            "it may be x_0 again, so x_0 has more than alpha_bar",
+        ),
+        "x_0 gets no share of the noise": (
+            "/ K -> / K * (1 - stays)",
+            "your laws sum to less than 1: the share (1 - alpha_bar) / K that falls on x_0 itself is missing",
+        ),
+        "the root of alpha_bar": (
+            "stays = -> alpha_bar = alpha_bar**0.5; stays =",
+            "you keep the token with probability sqrt(alpha_bar). The root belongs to Gaussian noise, where alpha_bar "
+            "is a share of the variance; here it is a probability",
+        ),
+        "kept and lost swapped": (
+            "stays = -> alpha_bar = 1 - alpha_bar; stays =",
+            "at alpha_bar = 1 your law is uniform although nothing has happened to x_0. "
+            "Which of the two terms has which factor?",
+        ),
+        "the noise not divided by K": (
+            "/ K -> / 1",
+            "your laws sum to more than 1: the mass 1 - alpha_bar is shared by K tokens, and "
+            "you give it to each of them",
+        ),
+    },
+)
 
 
 # --- multinomial_posterior ---
@@ -116,68 +120,63 @@ define(uniform_marginal, check_uniform_marginal, UNIFORM_MARGINAL)
 
 def multinomial_posterior(x_t, x0, alpha, alpha_bar_s, K):
     """q(x_s | x_t, x_0): [alpha x_t + (1 - alpha) / K] times [alpha_bar_s x_0 + (1 - alpha_bar_s) / K], normalised."""
-    back = (
-        alpha * F.one_hot(x_t, K).double() + (1 - alpha) / K
-    )  # q(x_t | x_s = k) for every k
-    there = (
-        alpha_bar_s * F.one_hot(x0, K).double() + (1 - alpha_bar_s) / K
-    )  # q(x_s = k | x_0)
-    joint = back * there
+    back = alpha * F.one_hot(x_t, K).double() + (1 - alpha) / K  # q(x_t | x_s = k)
+    there = alpha_bar_s * F.one_hot(x0, K).double() + (1 - alpha_bar_s) / K
+    joint = back * there  # of x_s = k and x_t, given x_0
     return joint / joint.sum(-1, keepdim=True)
 
 
 def by_bayes(x_t, x0, alpha, alpha_bar_s, K):
     """All K states that x_s can have: the chance of x_0 -> x_s -> x_t, over their sum."""
-    way = (
-        replaced(K, alpha_bar_s)[:, :, None] * replaced(K, alpha)[None]
-    )  # (x_0, x_s, x_t)
+    way = replaced(K, alpha_bar_s)[:, :, None] * replaced(K, alpha)  # (x_0, x_s, x_t)
     return (way / way.sum(1, keepdim=True))[x0, :, x_t]
 
 
-MULTINOMIAL_POSTERIOR: Mistakes = {
-    "the two brackets swapped": (
-        lambda x_t, x0, a, b, K: multinomial_posterior(x0, x_t, a, b, K),
-        "alpha stands by x_0 and alpha_bar_s by x_t. Which of the two is one step away from x_s, "
-        "and which is all the way from the data?",
-    ),
-    "a sum instead of a product": (
-        lambda x_t, x0, a, b, K: _normalised(
-            uniform_marginal(x_t, a, K) + uniform_marginal(x0, b, K)
+define(
+    multinomial_posterior,
+    truth=by_bayes,
+    cases=lambda: [
+        (tokens(4, 2, 5), tokens(4, 2, 5), 0.8, 0.55, 4),
+        (tokens(3, 4, 2), tokens(3, 4, 2), 0.3, 0.9, 3),
+    ],
+    limits={
+        "at alpha_bar_s = 1, s is 0, and x_s is x_0": {"alpha_bar_s": 1.0},
+        "at alpha = 1 nothing happens from s to t, and x_s is x_t": {"alpha": 1.0},
+        "at alpha = 0, x_t says nothing: what is left is q(x_s | x_0)": {"alpha": 0.0},
+    },
+    properties=(law(),),
+    mistakes={
+        "the two brackets swapped": (
+            "back = -> x_t, x0 = x0, x_t; back =",
+            "alpha stands by x_0 and alpha_bar_s by x_t. Which of the two is one step away from x_s, "
+            "and which is all the way from the data?",
         ),
-        "the two brackets are added. x_s must agree with x_0 and with x_t: both at once, so multiply",
-    ),
-    "not normalised": (
-        lambda x_t, x0, a, b, K: (
-            uniform_marginal(x_t, a, K) * uniform_marginal(x0, b, K)
+        "a sum instead of a product": (
+            "back * there -> back + there",
+            "the two brackets are added. x_s must agree with x_0 and with x_t: both at once, so multiply",
         ),
-        "your product does not sum to 1: it is the chance of x_s and x_t together. Divide by its sum over x_s",
-    ),
-    "alpha_bar_s in both brackets": (
-        lambda x_t, x0, a, b, K: multinomial_posterior(x_t, x0, b, b, K),
-        "the bracket with x_t holds alpha_bar_s: from x_s to x_t only the one step's alpha is at work",
-    ),
-    "alpha_bar_t in the second bracket": (
-        lambda x_t, x0, a, b, K: multinomial_posterior(x_t, x0, a, a * b, K),
-        "the bracket with x_0 holds alpha_bar_t = alpha alpha_bar_s: x_s has not been through the step to x_t",
-    ),
-}
-
-
-def check_multinomial_posterior(fn):
-    for K, alpha, alpha_bar_s in (
-        (4, 0.8, 0.55),
-        (3, 0.3, 0.9),
-        (3, 0.5, 1.0),
-    ):  # at s = 0, x_s is x_0
-        x_t, x0 = torch.randint(K, (2, 5, 6))
-        if hint := compare(
-            fn, by_bayes, MULTINOMIAL_POSTERIOR, x_t, x0, alpha, alpha_bar_s, K
-        ):
-            return hint
-    return None
-
-
-define(multinomial_posterior, check_multinomial_posterior, MULTINOMIAL_POSTERIOR)
+        "not normalised": (
+            "joint / joint.sum(-1, keepdim=True) -> joint",
+            "your product does not sum to 1: it is the chance of x_s and x_t together. Divide by its sum over x_s",
+        ),
+        "a softmax": (
+            "joint / joint.sum(-1, keepdim=True) -> joint.softmax(-1)",
+            "a softmax takes exponentials first, and these are probabilities already: divide by their sum",
+        ),
+        "one sum for the batch": (
+            "joint.sum(-1, keepdim=True) -> joint.sum()",
+            "all your numbers together sum to 1. Each position has a law of its own: over which axis goes the sum?",
+        ),
+        "alpha_bar_s in both brackets": (
+            "back = -> alpha = alpha_bar_s; back =",
+            "the bracket with x_t holds alpha_bar_s: from x_s to x_t only the one step's alpha is at work",
+        ),
+        "alpha_bar_t in the second bracket": (
+            "back = -> alpha_bar_s = alpha * alpha_bar_s; back =",
+            "the bracket with x_0 holds alpha_bar_t = alpha alpha_bar_s: x_s has not been through the step to x_t",
+        ),
+    },
+)
 
 
 # --- absorbing_step ---
@@ -190,59 +189,45 @@ def absorbing_step(K, beta):
     return Q
 
 
-def _leaking(K, beta):
-    Q = absorbing_step(K, beta)
-    Q[K] = torch.tensor([beta / K] * K + [1 - beta])
-    return Q
-
-
 def _over_tokens(K, beta):
     Q = F.pad((1 - beta) * torch.eye(K) + beta / K, (0, 1, 0, 1)).double()
     Q[K, K] = 1
     return Q
 
 
-def _mask_vanishes(K, beta):
-    Q = (1 - beta) * torch.eye(K + 1, dtype=torch.float64)
-    Q[:K, K] = beta
-    return Q
-
-
-ABSORBING_STEP: Mistakes = {
-    "transposed": (
-        lambda K, beta: absorbing_step(K, beta).T,
-        "your columns are laws and your rows are not: row i must say what may follow i. "
-        "(Some papers write the transpose, and symmetric noise hides the mix-up)",
-    ),
-    "MASK leaks back": (
-        _leaking,
-        "your MASK turns into tokens again with probability beta: absorbing means that it stays",
-    ),
-    "beta spread over the tokens": (
-        _over_tokens,
-        "beta is shared among the K tokens, which is uniform noise: here all of it goes to MASK",
-    ),
-    "MASK's row does not sum to 1": (
-        _mask_vanishes,
-        "the last row sums to 1 - beta: the diagonal holds 1 - beta for tokens, but what is it for MASK?",
-    ),
-    "one state too few": (
-        lambda K, beta: absorbing_step(K - 1, beta),
-        "the matrix has K rows: MASK is a state of its own after the K tokens, number K",
-    ),
-}
-
-
-def check_absorbing_step(fn):
-    for K, beta in ((3, 0.2), (5, 0.7), (2, 0.0), (4, 1.0)):
-        if torch.as_tensor(fn(K, beta)).shape == (K, K):
-            return hints_of(ABSORBING_STEP)["one state too few"]
-        if hint := compare(fn, masked, ABSORBING_STEP, K, beta):
-            return hint
-    return None
-
-
-define(absorbing_step, check_absorbing_step, ABSORBING_STEP)
+define(
+    absorbing_step,
+    truth=masked,
+    cases=lambda: [(2, 0.2), (3, 0.7), (5, 0.35)],
+    limits={
+        "at beta = 0 everything stays": {"beta": 0.0},
+        "at beta = 1 every token is MASK after the step": {"beta": 1.0},
+    },
+    properties=(law(),),
+    mistakes={
+        "transposed": (
+            "return Q -> return Q.T",
+            "your columns are laws and your rows are not: row i must say what may follow i. "
+            "(Some papers write the transpose, and symmetric noise hides the mix-up)",
+        ),
+        "MASK leaks back": (
+            "return Q -> Q[K] = torch.tensor([beta / K] * K + [1 - beta]); return Q",
+            "your MASK turns into tokens again with probability beta: absorbing means that it stays",
+        ),
+        "beta spread over the tokens": (
+            _over_tokens,
+            "beta is shared among the K tokens, which is uniform noise: here all of it goes to MASK",
+        ),
+        "MASK's row does not sum to 1": (
+            "Q[:, K] += -> Q[:K, K] +=",
+            "the last row sums to 1 - beta: the diagonal holds 1 - beta for tokens, but what is it for MASK?",
+        ),
+        "one state too few": (
+            "Q = -> K = K - 1; Q =",
+            "the matrix has K rows: MASK is a state of its own after the K tokens, number K",
+        ),
+    },
+)
 
 
 # --- gaussian_step ---
@@ -250,82 +235,48 @@ define(absorbing_step, check_absorbing_step, ABSORBING_STEP)
 
 def gaussian_step(K, beta):
     """Q[i, j] = exp(-4 (i - j)^2 / ((K - 1)^2 beta)) / its sum over all 2K - 1 offsets; the rest is on the diagonal."""
-    offset = torch.arange(-(K - 1), K, dtype=torch.float64)
-    Z = (
-        (-4 * offset**2 / ((K - 1) ** 2 * beta)).exp().sum()
-    )  # one constant for all rows
     i = torch.arange(K, dtype=torch.float64)
-    Q = (-4 * (i[:, None] - i) ** 2 / ((K - 1) ** 2 * beta)).exp() / Z
-    Q.fill_diagonal_(0)
+    weights = (-4 * (i[:, None] - i) ** 2 / ((K - 1) ** 2 * beta)).exp()
+    Z = 2 * weights[0].sum() - 1  # offsets of both signs, 0 once: one constant for all
+    Q = (weights / Z).fill_diagonal_(0)
     return Q + torch.diag(1 - Q.sum(1))
 
 
-def _weights(K, beta, scale):
-    i = torch.arange(K, dtype=torch.float64)
-    return (-4 * (i[:, None] - i) ** 2 / (scale**2 * beta)).exp()
-
-
-def _rest_on_diagonal(Q):
-    Q = Q.fill_diagonal_(0)
-    return Q + torch.diag(1 - Q.sum(1))
-
-
-def _full_sum(w):
-    return 2 * w[0].sum() - 1  # offsets of both signs, 0 once
-
-
-def _wrong_scale(K, beta):
-    w = _weights(K, beta, K)
-    return _rest_on_diagonal(w / _full_sum(w))
-
-
-def _plain_diagonal(K, beta):
-    w = _weights(K, beta, K - 1)
-    return w / _full_sum(w)
-
-
-def _half_sum(K, beta):
-    w = _weights(K, beta, K - 1)
-    return _rest_on_diagonal(w / w[0].sum())
-
-
-def _no_four(K, beta):
-    return gaussian_step(K, 4 * beta)
-
-
-GAUSSIAN_STEP: Mistakes = {
-    "a softmax of each row": (
-        lambda K, beta: _normalised(_weights(K, beta, K - 1)),
-        "each row is divided by its own sum, and rows at the edge have a smaller one. Then Q is not symmetric, "
-        "its columns do not sum to 1, and the uniform law is not kept: divide by one constant",
-    ),
-    "K instead of K - 1": (
-        _wrong_scale,
-        "your distances are measured in units of K. From the first token to the last it is K - 1",
-    ),
-    "the diagonal left as it was": (
-        _plain_diagonal,
-        "your rows do not sum to 1: the diagonal is not the weight at offset 0 but what the other entries leave",
-    ),
-    "offsets of one sign only": (
-        _half_sum,
-        "the constant sums K offsets, from 0 to K - 1. A token may move either way: there are 2K - 1 offsets",
-    ),
-    "no factor 4": (
-        _no_four,
-        "your weights fall too slowly: the exponent has the factor 4",
-    ),
-}
-
-
-def check_gaussian_step(fn):
-    for K, beta in ((6, 0.5), (8, 0.1), (3, 2.0), (2, 1.0)):
-        if hint := compare(fn, spread, GAUSSIAN_STEP, K, beta):
-            return hint
-    return None
-
-
-define(gaussian_step, check_gaussian_step, GAUSSIAN_STEP)
+define(
+    gaussian_step,
+    truth=spread,
+    cases=lambda: [(3, 2.0), (6, 0.5), (8, 0.1)],
+    limits={"with two tokens only the offset 1 is left": {"K": 2}},
+    properties=(law(), law(0)),
+    mistakes={
+        "a softmax of each row": (
+            "Z = 2 * weights[0].sum() - 1 -> return _normalised(weights)",
+            "each row is divided by its own sum, and rows at the edge have a smaller one. Then Q is not symmetric, "
+            "its columns do not sum to 1, and the uniform law is not kept: divide by one constant",
+        ),
+        "the largest row's sum": (
+            "Z = 2 * weights[0].sum() - 1 -> Z = weights.sum(1).max()",
+            "your constant is the sum of the row in the middle, which holds nearly half of the 2K - 1 offsets. "
+            "Offsets beyond the edge count too",
+        ),
+        "K instead of K - 1": (
+            "(K - 1) ** 2 -> K**2",
+            "your distances are measured in units of K. From the first token to the last it is K - 1",
+        ),
+        "the diagonal left as it was": (
+            "Q = (weights / Z).fill_diagonal_(0) -> return weights / Z",
+            "your rows do not sum to 1: the diagonal is not the weight at offset 0 but what the other entries leave",
+        ),
+        "offsets of one sign only": (
+            "2 * weights[0].sum() - 1 -> weights[0].sum()",
+            "the constant sums K offsets, from 0 to K - 1. A token may move either way: there are 2K - 1 offsets",
+        ),
+        "no factor 4": (
+            "-4 * (i -> -1 * (i",
+            "your weights fall too slowly: the exponent has the factor 4",
+        ),
+    },
+)
 
 
 # --- absorbing_loss ---
@@ -335,9 +286,8 @@ def absorbing_loss(log_p0, x0, x_t, t, T):
     """T KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) at alpha_bar_t = 1 - t / T: T / t times -log p0(x_0) on masks."""
     nll = -log_p0.gather(-1, x0[..., None]).squeeze(-1)
     masks = x_t == log_p0.shape[-1]
-    return (
-        T / t * torch.where(masks, nll, 0).sum(1)
-    )  # a mask opens in this step with probability 1 / t
+    weight = T / t  # a mask opens in this step with probability 1 / t
+    return weight * torch.where(masks, nll, 0).sum(1)
 
 
 def by_full_laws(log_p0, x0, x_t, t, T):
@@ -361,63 +311,65 @@ def _one_kl(K, p0, x0, x_t, t, T):
     return (torch.xlogy(q, q) - torch.xlogy(q, p)).sum()
 
 
-def _loss_with(weight, mean=False, everywhere=False):
-    """A loss with a mistake: its weight, a mean over the masks, or a sum over all positions."""
-
-    def wrong(log_p0, x0, x_t, t, T):
-        nll = -log_p0.gather(-1, x0[..., None]).squeeze(-1)
-        where = (
-            torch.ones_like(nll) if everywhere else (x_t == log_p0.shape[-1]).double()
-        )
-        return weight(t, T) * (nll * where).sum(1) / (where.sum(1) if mean else 1)
-
-    return wrong
+def _loss_cases():
+    """Sequences half masked, at times that need not be T."""
+    for B, L, K, T, t in ((2, 3, 4, 9, [2, 7]), (4, 5, 3, 8, [1, 3, 6, 8])):
+        log_p0 = torch.randn(B, L, K, dtype=torch.float64).log_softmax(-1)
+        x0, hidden = tokens(K, B, L), torch.rand(B, L) < 0.5
+        hidden[:, 0], hidden[0, 1] = True, False
+        hidden[torch.tensor(t) == T] = True  # at T all is masked
+        yield log_p0, x0, torch.where(hidden, K, x0), torch.tensor(t), T
 
 
-ABSORBING_LOSS: Mistakes = {
-    "all positions": (
-        _loss_with(lambda t, T: T / t, everywhere=True),
-        "tokens that are not masked are counted too: x_t shows them, both laws are certain of them, and their KL is 0",
-    ),
-    "mean over the masks": (
-        _loss_with(lambda t, T: T / t, mean=True),
-        "you take the mean over the masks. The KL of independent positions is a sum",
-    ),
-    "no weight": (
-        _loss_with(lambda t, T: 1),
-        "this is the cross-entropy on the masks alone. In one step a mask opens only with some chance, "
-        "and the sum over T steps is estimated by one: both are factors",
-    ),
-    "the weight upside down": (
-        _loss_with(lambda t, T: t / T),
-        "your weight is t / T, largest where all is masked. A mask at t = 1 opens for certain, "
-        "one at t = T hardly ever: where must the weight be large?",
-    ),
-    "T forgotten": (
-        _loss_with(lambda t, T: 1 / t),
-        "this is one step's KL: the bound has T of them, so one drawn at random counts T times",
-    ),
-}
-
-
-def check_absorbing_loss(fn):
-    K, T, t = 3, 8, torch.tensor([1, 3, 6, 8])
-    log_p0 = torch.randn(4, 5, K, dtype=torch.float64).log_softmax(-1)
-    x0 = torch.randint(K, (4, 5))
-    hidden = (
-        torch.tensor(
-            [[0, 1, 0, 1, 0], [1, 1, 0, 0, 0], [0, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
-        )
-        == 1
-    )
-    x_t = torch.where(hidden, K, x0)
-    hint = compare(fn, by_full_laws, ABSORBING_LOSS, log_p0, x0, x_t, t, T)
-    return hint or compare(
-        fn, by_full_laws, {}, log_p0, x0, x0, t.clamp(max=T - 1), T
-    )  # nothing masked: 0
-
-
-define(absorbing_loss, check_absorbing_loss, ABSORBING_LOSS)
+define(
+    absorbing_loss,
+    truth=by_full_laws,
+    cases=lambda: list(_loss_cases()),
+    limits={"where nothing is masked nothing is left to pay": {"x_t": lambda a: a.x0}},
+    ignores={
+        "what the network says where x_t shows the token has no say": {
+            "log_p0": lambda a: torch.where(
+                (a.x_t == a.log_p0.shape[-1])[..., None],
+                a.log_p0,
+                a.log_p0.flip(-1),
+            )
+        },
+    },
+    factors={"the number of masks": lambda a: (a.x_t == a.log_p0.shape[-1]).sum(1)},
+    properties=(),
+    gradients=("log_p0",),
+    mistakes={
+        "all positions": (
+            "torch.where(masks, nll, 0) -> nll",
+            "tokens that are not masked are counted too: x_t shows them, both laws are certain "
+            "of them, and their KL is 0",
+        ),
+        "mean over the masks": (
+            ".sum(1) -> .sum(1) / masks.sum(1)",
+            "you take the mean over the masks. The KL of independent positions is a sum",
+        ),
+        "no weight": (
+            "weight * torch -> torch",
+            "this is the cross-entropy on the masks alone. In one step a mask opens only with some chance, "
+            "and the sum over T steps is estimated by one: both are factors",
+        ),
+        "the weight upside down": (
+            "weight = T / t -> weight = t / T",
+            "your weight is t / T, largest where all is masked. A mask at t = 1 opens for certain, "
+            "one at t = T hardly ever: where must the weight be large?",
+        ),
+        "T forgotten": (
+            "weight = T / t -> weight = 1 / t",
+            "this is one step's KL: the bound has T of them, so one drawn at random counts T times",
+        ),
+        "the noise of the step": (
+            "weight = T / t -> weight = T / (T - t + 1)",
+            "your weight is T / (T - t + 1), from beta_t = 1 / (T - t + 1), the chance that a "
+            "token is masked in step t. "
+            "What is the chance that a mask of x_t became one in just this step?",
+        ),
+    },
+)
 
 
 # --- leave_one_out ---
@@ -426,9 +378,8 @@ define(absorbing_loss, check_absorbing_loss, ABSORBING_LOSS)
 def leave_one_out(post, x_t, alpha_bar_t):
     """p(x_0 = k | the other tokens of x_t): the posterior p(x_0 = k | x_t) over q(x_t | x_0 = k), normalised."""
     K = post.shape[-1]
-    evidence = (
-        alpha_bar_t * F.one_hot(x_t, K).to(post) + (1 - alpha_bar_t) / K
-    )  # q(x_t | k) for every k
+    stays = F.one_hot(x_t, K).to(post)
+    evidence = alpha_bar_t * stays + (1 - alpha_bar_t) / K  # q(x_t | k) for every k
     loo = post / evidence
     return loo / loo.sum(-1, keepdim=True)
 
@@ -449,53 +400,52 @@ def two_laws(p, alpha_bar):
     return _normalised(post), _normalised(loo), x_t
 
 
-def _no_share(post, x_t, a):
-    K = post.shape[-1]
-    return _normalised(post / torch.where(F.one_hot(x_t, K) == 1, a, (1 - a) / K))
+def _two_tokens(K, alpha_bar):
+    p = torch.rand(K, K, dtype=torch.float64) ** 3
+    post, loo, x_t = two_laws(p / p.sum(), alpha_bar)
+    return case(post, x_t, alpha_bar, want=loo)
 
 
-LEAVE_ONE_OUT: Mistakes = {
-    "multiplied": (
-        lambda post, x_t, a: _normalised(
-            post * uniform_marginal(x_t, a, post.shape[-1])
+define(
+    leave_one_out,
+    cases=lambda: [_two_tokens(3, 0.4), _two_tokens(4, 0.8)],
+    limits={
+        "at alpha_bar = 0, x_t says nothing about its token, and there is nothing to take off": {
+            "alpha_bar_t": 0.0
+        }
+    },
+    properties=(law(),),
+    mistakes={
+        "multiplied": (
+            "post / evidence -> post * evidence",
+            "you count x_t a second time: the posterior holds its evidence already, and the task is to take it off",
         ),
-        "you count x_t a second time: the posterior holds its evidence already, and the task is to take it off",
-    ),
-    "not normalised": (
-        lambda post, x_t, a: post / uniform_marginal(x_t, a, post.shape[-1]),
-        "your result does not sum to 1: after the division, divide by the sum over k",
-    ),
-    "the noise forgotten": (
-        lambda post, x_t, a: _normalised(post / (a * _hot(x_t, post.shape[-1]))),
-        "not finite: your q(x_t | k) is 0 for every k but x_t. Noise may have turned any token into x_t: "
-        "where is (1 - alpha_bar) / K?",
-    ),
-    "no noise at x_t itself": (
-        _no_share,
-        "your q(x_t | k) is alpha_bar at k = x_t. The fresh token may be the same one: "
-        "(1 - alpha_bar) / K belongs there too",
-    ),
-    "left as it is": (
-        lambda post, x_t, a: post,
-        "you return the posterior. With uniform noise x_t says something about its own token, and that must come off",
-    ),
-}
-
-
-def check_leave_one_out(fn):
-    for K, alpha_bar in ((3, 0.4), (4, 0.8)):
-        p = torch.rand(K, K, dtype=torch.float64) ** 3
-        post, loo, x_t = two_laws(p / p.sum(), alpha_bar)
-        if not torch.as_tensor(fn(post, x_t, alpha_bar)).isfinite().all():
-            return hints_of(LEAVE_ONE_OUT)["the noise forgotten"]
-        if hint := compare(
-            fn, lambda *_, loo=loo: loo, LEAVE_ONE_OUT, post, x_t, alpha_bar
-        ):
-            return hint
-    return None
-
-
-define(leave_one_out, check_leave_one_out, LEAVE_ONE_OUT)
+        "not normalised": (
+            "loo / loo.sum(-1, keepdim=True) -> loo",
+            "your result does not sum to 1: after the division, divide by the sum over k",
+        ),
+        "the noise forgotten": (
+            "+ (1 - alpha_bar_t) / K -> ",
+            "not finite: your q(x_t | k) is 0 for every k but x_t. Noise may have turned any token into x_t: "
+            "where is (1 - alpha_bar) / K?",
+        ),
+        "no noise at x_t itself": (
+            "(1 - alpha_bar_t) / K -> (1 - alpha_bar_t) / K * (1 - stays)",
+            "your q(x_t | k) is alpha_bar at k = x_t. The fresh token may be the same one: "
+            "(1 - alpha_bar) / K belongs there too",
+        ),
+        "x_t struck out": (
+            "post / evidence -> post * (1 - stays)",
+            "you give x_t itself the probability 0. x_0 may well be that token: what x_t says "
+            "is to be forgotten, not refuted",
+        ),
+        "left as it is": (
+            "loo = post / evidence -> return post",
+            "you return the posterior. With uniform noise x_t says something about its own "
+            "token, and that must come off",
+        ),
+    },
+)
 
 
 # --- hybrid ---
@@ -506,49 +456,47 @@ def hybrid(kl, ce, ce_weight, T):
     return T * (kl + ce_weight * ce)
 
 
-def one_by_one(kl, ce, ce_weight, T):
+def step_by_step(kl, ce, ce_weight, T):
     """T times over: one step's KL, and a share of the cross-entropy on top; each example on its own."""
     return torch.stack(
         [sum([k, ce_weight * c] * T) for k, c in zip(kl, ce, strict=True)]
     )
 
 
-HYBRID: Mistakes = {
-    "the weight on the wrong term": (
-        lambda kl, ce, w, T: T * (w * kl + ce),
-        "at ce_weight = 0 nothing is left of the KL: your weight is on the bound, "
-        "and the cross-entropy has all the say. Which of the two terms is the helper?",
-    ),
-    "T on the KL only": (
-        lambda kl, ce, w, T: T * kl + w * ce,
-        "T multiplies the KL but not the cross-entropy, so the helper is T times weaker than the paper's",
-    ),
-    "one number for the batch": (
-        lambda kl, ce, w, T: (T * (kl + w * ce)).mean(),
-        "one number for the whole batch: keep one per example, so that the time can be drawn by importance",
-    ),
-    "a mix of the two": (
-        lambda kl, ce, w, T: T * ((1 - w) * kl + w * ce),
-        "you take 1 - ce_weight of the KL. The helper is added to the whole bound, nothing is taken from it",
-    ),
-    "T forgotten": (
-        lambda kl, ce, w, T: kl + w * ce,
-        "too small by T: the bound is a sum over T times, and here is one of them",
-    ),
-}
-
-
-def check_hybrid(fn):
-    kl, ce = torch.rand(2, 6, dtype=torch.float64) + 0.5
-    if torch.as_tensor(fn(kl, ce, 0.05, 20)).shape == ():
-        return hints_of(HYBRID)["one number for the batch"]
-    for ce_weight, T in ((0.05, 20), (0.0, 7), (1.0, 3)):
-        if hint := compare(fn, one_by_one, HYBRID, kl, ce, ce_weight, T):
-            return hint
-    return None
-
-
-define(hybrid, check_hybrid, HYBRID)
+define(
+    hybrid,
+    truth=step_by_step,
+    cases=lambda: [
+        (*torch.rand(2, B, dtype=torch.float64) + 0.5, weight, T)
+        for B, weight, T in ((2, 0.05, 20), (5, 0.3, 7))
+    ],
+    limits={"at ce_weight = 0 the bound alone is left": {"ce_weight": 0.0}},
+    linear_in=("kl", "ce"),
+    gradients=("kl", "ce"),
+    mistakes={
+        "the weight on the wrong term": (
+            "kl + ce_weight * ce -> ce_weight * kl + ce",
+            "at ce_weight = 0 nothing is left of the KL: your weight is on the bound, "
+            "and the cross-entropy has all the say. Which of the two terms is the helper?",
+        ),
+        "T on the KL only": (
+            "T * (kl + ce_weight * ce) -> T * kl + ce_weight * ce",
+            "T multiplies the KL but not the cross-entropy, so the helper is T times weaker than the paper's",
+        ),
+        "one number for the batch": (
+            "T * (kl + ce_weight * ce) -> (T * (kl + ce_weight * ce)).mean()",
+            "one number for the whole batch: keep one per example, so that the time can be drawn by importance",
+        ),
+        "a mix of the two": (
+            "kl + ce_weight * ce -> (1 - ce_weight) * kl + ce_weight * ce",
+            "you take 1 - ce_weight of the KL. The helper is added to the whole bound, nothing is taken from it",
+        ),
+        "T forgotten": (
+            "T * (kl -> (kl",
+            "too small by T: the bound is a sum over T times, and here is one of them",
+        ),
+    },
+)
 
 
 # --- fault ---
@@ -573,7 +521,10 @@ def bands(K, share):
 def patients():
     """name -> (matrix, whether it is to end uniform, what is wrong with it)."""
     turning = 0.8 * torch.eye(4).double() + 0.2 * torch.eye(4).double().roll(1, 1)
-    gauss, mask, soft = spread(6, 0.5), masked(4, 0.3), _normalised(_weights(6, 0.5, 5))
+    gauss, mask = spread(6, 0.5), masked(4, 0.3)
+    i = torch.arange(6, dtype=torch.float64)
+    weights = (-8 * (i[:, None] - i) ** 2 / 25).exp()
+    soft, undrawn = _normalised(weights), weights / (2 * weights[0].sum() - 1)
     return {
         "uniform noise": (replaced(5, 0.7), True, "none"),
         "Gaussian noise": (gauss, True, "none"),
@@ -582,7 +533,7 @@ def patients():
         "a step around a ring": (turning, True, "none"),
         "Gaussian noise, off by rounding": (gauss + 1e-9, True, "none"),
         "absorbing noise, transposed": (mask.T, False, "rows"),
-        "Gaussian noise without its diagonal": (_plain_diagonal(6, 0.5), True, "rows"),
+        "Gaussian noise without its diagonal": (undrawn, True, "rows"),
         "uniform noise, rows off by 1e-4": (replaced(5, 0.7) * 1.0001, True, "rows"),
         "Gaussian noise, each row by its own sum": (soft, True, "law"),
         "absorbing noise where uniform noise is wanted": (mask, True, "law"),
@@ -596,76 +547,49 @@ def patients():
     }
 
 
-def _fault_by(
-    rows=lambda Q: Q.sum(1),
-    law=lambda Q: Q.sum(0),
-    negative=True,
-    always=False,
-    first="negative",
-):
-    """A detector with a mistake: the sum taken for rows, the test of the law, what is asked, and in which order."""
-
-    def wrong(Q, uniform_in_the_end):
-        bad = ((rows(Q) - 1).abs() > 1e-6).any()
-        if first == "rows" and bad:
-            return "rows"
-        if negative and (Q < 0).any():
-            return "negative"
-        if bad:
-            return "rows"
-        lost = ((law(Q) - 1).abs() > 1e-6).any()
-        return "law" if (always or uniform_in_the_end) and lost else "none"
-
-    return wrong
+def _rows_first(Q, uniform_in_the_end):
+    rows = ((Q.sum(1) - 1).abs() > 1e-6).any()
+    return "rows" if rows else fault(Q, uniform_in_the_end)
 
 
-FAULT: Mistakes = {
-    "columns instead of rows": (
-        _fault_by(rows=lambda Q: Q.sum(0)),
-        "you call absorbing noise broken and let its transpose pass: sum(0) goes down a column. "
-        "Row i is the law of what follows i",
-    ),
-    "rows only": (
-        _fault_by(law=lambda Q: Q.sum(1)),
-        "a Gaussian with each row divided by its own sum passes. Its rows are laws, but uniform @ Q is not uniform: "
-        "look at the columns as well",
-    ),
-    "demands a symmetric matrix": (
-        _fault_by(law=lambda Q: 1 + (Q - Q.T).abs().sum(0)),
-        "a step around a ring is not symmetric and still keeps the uniform law: "
-        "symmetric is enough, but only the columns' sums are needed",
-    ),
-    "wants a uniform end from every noise": (
-        _fault_by(always=True),
-        "absorbing noise ends at MASK and need not keep the uniform law: ask for that only if uniform_in_the_end",
-    ),
-    "never looks for negative entries": (
-        _fault_by(negative=False),
-        "a band that moves too much has rows that sum to 1 and a negative diagonal: no probability is negative",
-    ),
-    "rows asked first": (
-        _fault_by(first="rows"),
-        "where an entry is negative and a row is off, the task wants 'negative': that is asked first",
-    ),
-}
-
-
-def check_fault(fn):
-    cases = patients()
-    said = {name: fn(Q.clone(), uniform) for name, (Q, uniform, _) in cases.items()}
-    for name, answer in said.items():
-        if answer not in ("negative", "rows", "law", "none"):
-            return f"for {name} it returned {answer!r}: the answer is 'negative', 'rows', 'law' or 'none'"
-    for wrong, hint in FAULT.values():
-        if said == {name: wrong(Q, uniform) for name, (Q, uniform, _) in cases.items()}:
-            return hint
-    missed = [name for name, (_, _, truth) in cases.items() if said[name] != truth]
-    if missed:
-        return f"for {missed[0]} you say {said[missed[0]]!r}, and it is {cases[missed[0]][2]!r}"
-    return None
-
-
-define(fault, check_fault, FAULT)
+define(
+    fault,
+    cases=lambda: [
+        case(Q, uniform, name=name, want=truth)
+        for name, (Q, uniform, truth) in patients().items()
+    ],
+    properties=(one_of("negative", "rows", "law", "none"),),
+    mistakes={
+        "columns instead of rows": (
+            "Q.sum(1) -> Q.sum(0)",
+            "you call absorbing noise broken and let its transpose pass: sum(0) goes down a column. "
+            "Row i is the law of what follows i",
+        ),
+        "rows only": (
+            "Q.sum(0) -> Q.sum(1)",
+            "a Gaussian with each row divided by its own sum passes. Its rows are laws, but "
+            "uniform @ Q is not uniform: "
+            "look at the columns as well",
+        ),
+        "demands a symmetric matrix": (
+            "(Q.sum(0) - 1).abs() -> (Q - Q.T).abs()",
+            "a step around a ring is not symmetric and still keeps the uniform law: "
+            "symmetric is enough, but only the columns' sums are needed",
+        ),
+        "wants a uniform end from every noise": (
+            "uniform_in_the_end and not kept -> not kept",
+            "absorbing noise ends at MASK and need not keep the uniform law: ask for that only if uniform_in_the_end",
+        ),
+        "never looks for negative entries": (
+            "(Q < 0).any() -> False",
+            "a band that moves too much has rows that sum to 1 and a negative diagonal: no probability is negative",
+        ),
+        "rows asked first": (
+            _rows_first,
+            "where an entry is negative and a row is off, the task wants 'negative': that is asked first",
+        ),
+    },
+)
 
 
 # --- reveal ---
@@ -673,105 +597,141 @@ define(fault, check_fault, FAULT)
 
 def reveal(p0, x_t, chance, mask):
     """x_s for absorbing noise, in two stages: each mask opens with probability `chance`, then shows a draw from p0."""
-    opens = (x_t == mask) & (
-        torch.rand(x_t.shape) < chance
-    )  # a coin of its own for each position
-    tokens = torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape)
-    return torch.where(opens, tokens, x_t)
+    coins = torch.rand(x_t.shape)  # one for each position
+    opens = (x_t == mask) & (coins < chance)
+    drawn = torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape)
+    return torch.where(opens, drawn, x_t)
 
 
-def _draws(p0):
-    return torch.multinomial(p0.flatten(0, 1), 1).reshape(p0.shape[:2])
-
-
-def _whole_sequences(p0, x_t, chance, mask):
-    return torch.where(
-        (x_t == mask) & (torch.rand(len(x_t), 1) < chance), _draws(p0), x_t
-    )
-
-
-REVEAL: Mistakes = {
+REVEAL = {
     "tokens redrawn": (
-        lambda p0, x_t, chance, mask: torch.where(
-            torch.rand(x_t.shape) < chance, _draws(p0), x_t
-        ),
+        "(x_t == mask) & (coins < chance) -> coins < chance",
         "tokens that were not masked have changed: absorbing noise only ever masks, so what is visible is the data",
     ),
     "every mask opened": (
-        lambda p0, x_t, chance, mask: torch.where(x_t == mask, _draws(p0), x_t),
+        "& (coins < chance) -> ",
         "all masks are open after one step: each should open with probability `chance` only",
     ),
     "the coin turned round": (
-        lambda p0, x_t, chance, mask: reveal(p0, x_t, 1 - chance, mask),
+        "coins < chance -> coins > chance",
         "masks stay with probability `chance`: it is the chance to open",
     ),
     "one coin for a sequence": (
-        _whole_sequences,
+        "torch.rand(x_t.shape) -> torch.rand(len(x_t), 1)",
         "the masks of a sequence open all or not at all: each position needs a coin of its own",
     ),
     "the likeliest token": (
-        lambda p0, x_t, chance, mask: torch.where(
-            reveal(p0, x_t, chance, mask) != x_t, p0.argmax(-1), x_t
-        ),
+        "torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape) -> p0.argmax(-1)",
         "a position always shows its likeliest token: draw from p0, else the samples have less variety than the data",
+    ),
+    "one token for a sequence": (
+        "torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape) -> "
+        "(torch.rand(len(x_t), 1, 1) > p0.cumsum(-1)).sum(-1).clamp(max=p0.shape[-1] - 1)",
+        "the tokens of a sequence are made of one random number: two positions agree more often than two draws do",
+    ),
+    "coin and token in one": (
+        "coins = torch.rand(x_t.shape) -> coins = torch.rand(x_t.shape); "
+        "return torch.where((x_t == mask) & (coins < chance), (coins[..., None] > p0.cumsum(-1)).sum(-1), x_t)",
+        "when all masks open your tokens follow p0, and when some do they do not: coin and token come from one random "
+        "number. Those that open have small ones",
     ),
 }
 
 LAWS = torch.tensor(
-    [[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.3, 0.5, 0.2], [0.45, 0.1, 0.45]]
-).double()
+    [[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.3, 0.5, 0.2], [0.45, 0.1, 0.45]],
+    dtype=torch.float64,
+)
 
 
 def check_reveal(fn):
-    hints, (L, K), B, chance = hints_of(REVEAL), LAWS.shape, 4000, 0.3
+    """Counts over 6000 sequences, half of them with the laws of the positions turned round."""
+    hints = {label: hint for label, (_, hint) in REVEAL.items()}
+    (L, K), B, chance = LAWS.shape, 6000, 0.3
     p0 = torch.cat([LAWS.expand(B // 2, L, K), LAWS.flip(0).expand(B // 2, L, K)])
-    hidden = (
-        torch.arange(B)[:, None] + torch.arange(L)
-    ) % 4 > 0  # not drawn: the reader may set the seed
-    x_t = torch.where(hidden, K, torch.randint(K, (B, L)))
-    x_s = fn(p0.clone(), x_t.clone(), chance, K)
+    hidden = (torch.arange(B)[:, None] + torch.arange(L)) % 4 > 0
+    x_t = torch.where(hidden, K, tokens(K, B, L))
+    x_s = fn(p0, x_t, chance, K)
     if x_s.shape != x_t.shape:
         return (
             f"the shape is {tuple(x_s.shape)}, expected that of x_t, {tuple(x_t.shape)}"
         )
     if (x_s != x_t)[~hidden].any():
         return hints["tokens redrawn"]
-    return _check_coins(hidden, hidden & (x_s != K), chance, hints) or _check_tokens(
-        fn, p0, x_s, hints
+    if ((x_s < 0) | (x_s > K)).any():
+        return f"your x_s holds {x_s.max().item()}, and there are {K} tokens and MASK"
+    return (
+        _coins(hidden, hidden & (x_s != K), chance, hints)
+        or _tokens_of_all(fn(p0, torch.full((B, L), K), 1.0, K), p0, hints)
+        or _tokens_of_some(x_s, hidden & (x_s != K), p0, hints)
     )
 
 
-def _check_coins(hidden, opened, chance, hints):
+def _off(seen, want, n):
+    """Whether a share of n draws is not what is wanted: by more than five standard deviations."""
+    return (seen - want).abs() > 5 * (want * (1 - want) / n).sqrt() + 1e-9
+
+
+def _coins(hidden, opened, chance, hints):
     """Each mask of its own accord, with probability chance."""
-    share = (opened.sum() / hidden.sum()).item()
-    if share == 1:
-        return hints["every mask opened"]
-    if not (hidden & opened).any(1).logical_and((hidden & ~opened).any(1)).any():
-        return hints["one coin for a sequence"] if share > 0 else "no mask opens at all"
-    if abs(share - (1 - chance)) < 0.025:
+    share, both = (opened.sum() / hidden.sum()).item(), torch.tensor(chance**2)
+    mixed = (hidden & opened).any(1) & (hidden & ~opened).any(1)
+    if share in (0, 1):
+        return hints["every mask opened"] if share else "no mask opens at all"
+    if not mixed.any():
+        return hints["one coin for a sequence"]
+    if abs(share - (1 - chance)) < 0.03:
         return hints["the coin turned round"]
-    if abs(share - chance) > 0.025:
+    if abs(share - chance) > 0.03:
         return f"{share:.2f} of the masks open, and chance is {chance}"
+    for i in range(hidden.shape[1]):
+        seen = opened[hidden[:, i], i].float().mean()
+        if _off(seen, torch.tensor(chance), hidden[:, i].sum()):
+            return f"at position {i} {seen:.2f} of the masks open, and chance is {chance} at every position"
+    for i, j in combinations(range(hidden.shape[1]), 2):
+        rows = hidden[:, i] & hidden[:, j]
+        seen = (opened[:, i] & opened[:, j])[rows].float().mean()
+        if _off(seen, both, rows.sum()):
+            return (
+                f"masks {i} and {j} of a sequence open together in {seen:.2f} of the cases, and two coins would show "
+                f"{both:.2f}: does each have its own?"
+            )
     return None
 
 
-def _check_tokens(fn, p0, x_s, hints):
-    """Every position open: what is shown there has the law of its own position."""
-    (L, K), B = LAWS.shape, len(p0)
-    x_s = fn(p0.clone(), torch.full((B, L), K), 1.0, K)
+def _tokens_of_all(x_s, p0, hints):
+    """Every position open: what is shown there has the law of its position, and owes nothing to the others."""
+    (L, K), n = LAWS.shape, len(p0) // 2
     if (x_s == K).any():
         return "with chance = 1 every mask must open"
-    seen = torch.stack(
-        [_hot(half, K).mean(0) for half in x_s.split(B // 2)]
-    )  # (half, position, token)
-    want = torch.stack([LAWS, LAWS.flip(0)])
-    if (seen == 1).any():
+    if torch.equal(x_s, p0.argmax(-1)):
         return hints["the likeliest token"]
-    off = (seen - want).abs()
-    if off.max() < 0.06:
-        return None
-    half, i, k = (int(v) for v in (off == off.max()).nonzero()[0])
-    return f"token {k} has p0 = {want[half, i, k]:.2f} at position {i} but comes up with {seen[half, i, k]:.2f}"
+    if (x_s == x_s[:, :1]).all():
+        return "all positions of a sequence show the same token: each needs a draw of its own"
+    if (x_s[:n] == x_s[:1]).all():
+        return "all sequences of the batch are the same: each needs draws of its own"
+    for half, laws in zip(x_s.split(n), (LAWS, LAWS.flip(0)), strict=True):
+        shares = _hot(half, K).mean(0)
+        if _off(shares, laws, n).any():
+            i, k = divmod((shares - laws).abs().argmax().item(), K)
+            return f"token {k} has p0 = {laws[i, k]:.2f} at position {i} but comes up with {shares[i, k]:.2f}"
+        for i, j in combinations(range(L), 2):
+            seen = (_hot(half[:, i], K).T @ _hot(half[:, j], K)) / n
+            if _off(seen, laws[i][:, None] * laws[j], n).any():
+                return hints["one token for a sequence"]
+    return None
 
 
-define(reveal, check_reveal, REVEAL)
+def _tokens_of_some(x_s, opened, p0, hints):
+    """Among those that open at a small chance the tokens follow p0, too."""
+    n = len(p0) // 2
+    for half, seen, laws in zip(
+        x_s.split(n), opened.split(n), (LAWS, LAWS.flip(0)), strict=True
+    ):
+        for i, p in enumerate(laws):
+            shown = half[seen[:, i], i]
+            if _off(_hot(shown, len(p)).mean(0), p, len(shown)).any():
+                return hints["coin and token in one"]
+    return None
+
+
+define(reveal, also=check_reveal, mistakes=REVEAL)

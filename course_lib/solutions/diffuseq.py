@@ -10,7 +10,8 @@ from itertools import zip_longest
 
 import torch
 
-from ..checks import Mistakes, close, compare, diagnose, overwritten
+from ..answers import overwritten
+from ..checks import Mistakes, close, compare, diagnose
 from ..exercise import define
 
 

@@ -45,7 +45,8 @@ SAID = {  # in the order of each table
         [1, 0.64, 0.64],
     ],
     "d3pm.multinomial_posterior": [
-        [0.75, 0.25], [0.425, 0.575], [0.075, 0.225], [0.5, 0.5], [0.5625, 0.4375],
+        [0.75, 0.25], [0.425, 0.575], [0.075, 0.225], [1 / (1 + math.exp(0.15)), 1 / (1 + math.exp(-0.15))],
+        [0.25, 0.75], [0.5, 0.5], [0.5625, 0.4375],
     ],
     "d3pm.absorbing_step": [
         [[0.7, 0, 0], [0, 0.7, 0], [0.3, 0.3, 1]], [[0.7, 0, 0.3], [0, 0.7, 0.3], [0.15, 0.15, 0.7]],
@@ -54,14 +55,16 @@ SAID = {  # in the order of each table
     ],
     "d3pm.gaussian_step": [  # first two rows; the third is the first one turned round
         [[0.64, 0.32, 0.04], [0.25, 0.5, 0.25]],
+        [[23 / 32, 0.25, 1 / 32], [0.25, 0.5, 0.25]],
         [[(1 + A + B) / Z, A / Z, B / Z], [A / Z, (1 + 2 * B) / Z, A / Z]],
         [[16 / 34, 8 / 34, 1 / 34], [8 / 34, 16 / 34, 8 / 34]],
         [[0.64, 0.32, 0.04], [0.32, 0.36, 0.32]],
         [[(1.5 + C) / Y, C / Y, 0.5 / Y], [C / Y, 2 / Y, C / Y]],
     ],
-    "d3pm.absorbing_loss": [[12 * LN2], [4.5 * LN2], [3 * LN2], [LN2], [1.5 * LN2]],
+    "d3pm.absorbing_loss": [[12 * LN2], [4.5 * LN2], [3 * LN2], [LN2], [1.5 * LN2], [3.6 * LN2]],
     "d3pm.leave_one_out": [
-        [0.75, 0.15, 0.1], [0.5 / 0.6, 1.5, 1], [0, NAN, NAN], [1 / 3, 0.4, 4 / 15], [0.5, 0.3, 0.2],
+        [0.75, 0.15, 0.1], [0.5 / 0.6, 1.5, 1], [0, NAN, NAN], [1 / 3, 0.4, 4 / 15], [0, 0.6, 0.4],
+        [0.5, 0.3, 0.2],
     ],
     "d3pm.hybrid": [[32], [20.3], 23, [21], [2.3]],
 }  # fmt: skip
@@ -98,7 +101,7 @@ MISJUDGED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("label", d3pm.FAULT)
+@pytest.mark.parametrize("label", SPECS["d3pm.fault"].wrong)
 def test_wrong_detectors_misjudge_what_their_hint_speaks_of(label):
     wrong, cases = SPECS["d3pm.fault"].wrong[label], d3pm.patients()
     said = {name: wrong(Q, uniform) for name, (Q, uniform, _) in cases.items()}
@@ -194,35 +197,61 @@ def other_fault(Q, uniform_in_the_end):
     return "none" if answer == "rows" else answer
 
 
+K_OF = d3pm._hot
+
+
 @pytest.mark.parametrize("name, answer, hint", [
-    ("d3pm.uniform_marginal", lambda x0, a, K: d3pm.uniform_marginal(x0, a, K)[0], "the shape is (4, 5)"),
-    ("d3pm.uniform_marginal", lambda x0, a, K: d3pm.uniform_marginal(x0, a**2, K), "is expected"),
-    ("d3pm.multinomial_posterior", lambda x_t, x0, a, b, K: d3pm.uniform_marginal(x0, b, K), "is expected"),
-    ("d3pm.absorbing_step", lambda K, beta: torch.eye(K + 1), "is expected"),
-    ("d3pm.absorbing_step", lambda K, beta: d3pm.absorbing_step(K, max(beta, 0.1)), "is expected"),
-    ("d3pm.gaussian_step", lambda K, beta: d3pm.gaussian_step(K, beta**2), "is expected"),
-    ("d3pm.absorbing_loss", lambda p, x0, x_t, t, T: d3pm.absorbing_loss(p, x0, x_t, t + 1, T), "is expected"),
-    ("d3pm.absorbing_loss", lambda p, x0, x_t, t, T: d3pm.absorbing_loss(p, x0, x_t, t, T).sum(), "the shape is ()"),
-    ("d3pm.absorbing_loss",
-     lambda p, x0, x_t, t, T: d3pm.absorbing_loss(p, x0, x_t, t, T) + (x_t == x0).all(), "where 0 is"),
-    ("d3pm.leave_one_out", lambda post, x_t, a: d3pm.leave_one_out(post, x_t, a**2), "is expected"),
-    ("d3pm.hybrid", lambda kl, ce, w, T: T * (kl + ce), "is expected"),
-    ("d3pm.hybrid", lambda kl, ce, w, T: [1.0], "it returned list"),
-    ("d3pm.hybrid", lambda kl, ce, w, T: T * (kl + (w if T > 5 else 0) * ce), "is expected"),
-    ("d3pm.fault", lambda Q, uniform: "fine", "for uniform noise it returned 'fine'"),
-    ("d3pm.fault", other_fault, "for absorbing noise, transposed you say 'none', and it is 'rows'"),
-    ("d3pm.reveal", lambda p0, x, c, m: d3pm.reveal(p0, x, c, m)[:1], "expected that of x_t, (4000, 4)"),
-    ("d3pm.reveal", lambda p0, x, c, m: x, "no mask opens at all"),
-    ("d3pm.reveal", lambda p0, x, c, m: d3pm.reveal(p0, x, c / 2, m), "of the masks open, and chance is 0.3"),
-    ("d3pm.reveal", lambda p0, x, c, m: d3pm.reveal(p0, x, 0.3, m), "with chance = 1 every mask must open"),
-    ("d3pm.reveal", lambda p0, x, c, m: d3pm.reveal(p0.flip(0), x, c, m), "has p0 ="),
-    ("d3pm.reveal", lambda p0, x, c, m: d3pm.reveal(p0.flip(1), x, c, m), "has p0 ="),
-    ("d3pm.reveal", lambda p0, x, c, m: d3pm.reveal(p0**0.5, x, c, m), "has p0 ="),
+    ("uniform_marginal", lambda x0, a, K: d3pm.uniform_marginal(x0, a, K)[0], "(3, 5), expected (2, 3, 5)"),
+    ("uniform_marginal", lambda x0, a, K: d3pm.uniform_marginal(x0, a**2, K), "alpha_bar^2 in the place of alpha_bar"),
+    ("uniform_marginal", lambda x0, a, K: a * K_OF(x0, K) + (1 - a) / (K - 1), "sum to 1.1"),
+    ("uniform_marginal", lambda x0, a, K: a * K_OF(x0, K) + (1 - a) / (K - 1), "K - 1 stands in one place"),
+    ("multinomial_posterior", lambda x_t, x0, a, b, K: d3pm.uniform_marginal(x0, b, K), "at alpha = 1 nothing happens"),
+    ("absorbing_step", lambda K, beta: torch.eye(K + 1), "for 0 in the place of beta"),
+    ("absorbing_step", lambda K, beta: d3pm.absorbing_step(K, max(beta, 0.1)), "at beta = 0 everything stays"),
+    ("gaussian_step", lambda K, beta: d3pm.gaussian_step(K, beta**2), "beta^2 in the place of beta"),
+    ("absorbing_loss", lambda p, x0, x_t, t, T: d3pm.absorbing_loss(p, x0, x_t, t + 1, T), "t + 1 in the place of t"),
+    ("absorbing_loss", lambda p, x0, x_t, t, T: d3pm.absorbing_loss(p, x0, x_t, t, t.max()), "not change when T does"),
+    ("absorbing_loss", lambda p, x0, x_t, t, T: d3pm.absorbing_loss(p, x0, x_t, t, T) / LN2, "1 / ln 2 = 1.443 times"),
+    ("absorbing_loss", lambda p, x0, x_t, t, T: d3pm.absorbing_loss(p, x0, x_t, t, T).sum(), "summed over all"),
+    ("absorbing_loss", lambda p, x0, x_t, t, T: d3pm.absorbing_loss(p.detach(), x0, x_t, t, T), "no gradient"),
+    ("absorbing_loss",
+     lambda p, x0, x_t, t, T: d3pm.absorbing_loss(p, x0, x_t, t, T) + (x_t == x0).all(), "nothing is masked"),
+    ("leave_one_out", lambda post, x_t, a: d3pm.leave_one_out(post, x_t, a**2), "alpha_bar_t^2 in the place of"),
+    ("hybrid", lambda kl, ce, w, T: T * (kl + ce), "kl is right; ce is 1 / ce_weight times"),
+    ("hybrid", lambda kl, ce, w, T: T * (2 * kl + w * T * ce), "kl is 2 times what it should be; ce is T times"),
+    ("hybrid", lambda kl, ce, w, T: T * (kl + w * ce.detach()), "no gradient reaches ce"),
+    ("hybrid", lambda kl, ce, w, T: [1.0], "it returned list"),
+    ("fault", lambda Q, uniform: "fine", "it returned 'fine'"),
+    ("fault", other_fault, "for absorbing noise, transposed it gives 'none' where 'rows' is expected"),
+    ("reveal", lambda p0, x, c, m: d3pm.reveal(p0, x, c, m)[:1], "expected that of x_t, (6000, 4)"),
+    ("reveal", lambda p0, x, c, m: x, "no mask opens at all"),
+    ("reveal", lambda p0, x, c, m: d3pm.reveal(p0, x, c / 2, m), "of the masks open, and chance is 0.3"),
+    ("reveal", lambda p0, x, c, m: d3pm.reveal(p0, x, 0.3, m), "with chance = 1 every mask must open"),
+    ("reveal", lambda p0, x, c, m: d3pm.reveal(p0.flip(0), x, c, m), "has p0 ="),
+    ("reveal", lambda p0, x, c, m: d3pm.reveal(p0.flip(1), x, c, m), "has p0 ="),
+    ("reveal", lambda p0, x, c, m: d3pm.reveal(p0**0.5, x, c, m), "has p0 ="),
+    ("reveal", lambda p0, x, c, m: d3pm.reveal(p0[:1], x[:1], c, m).expand_as(x), "tokens that were not masked"),
 ])  # fmt: skip
-def test_unknown_mistakes_get_a_plain_description(name, answer, hint):
-    state, text = grade(find(name), answer)
+def test_mistakes_that_no_list_holds_are_described(name, answer, hint):
+    state, text = grade(find(f"d3pm.{name}"), answer)
     assert state == "FAIL" and hint in text
-    assert text not in [known for _, known in getattr(d3pm, name.removeprefix("d3pm.").upper()).values()]
+    assert text not in find(f"d3pm.{name}").hints.values() or name == "reveal"
+
+
+def test_two_listed_mistakes_are_told_as_two():
+    text = grade(find("d3pm.hybrid"), lambda kl, ce, w, T: (kl + w * ce).mean())[1]
+    hints = find("d3pm.hybrid").hints
+    assert hints["one number for the batch"] in text and hints["T forgotten"] in text
+
+    def weak(Q, uniform_in_the_end):
+        if ((Q.sum(0) - 1).abs() > 1e-6).any():
+            return "rows"
+        return "law" if uniform_in_the_end and not ((Q.sum(0) - 1).abs() <= 1e-6).all() else "none"
+
+    hints = find("d3pm.fault").hints
+    text = grade(find("d3pm.fault"), weak)[1]
+    assert text.startswith("two mistakes at once. The first: ")
+    assert hints["columns instead of rows"] in text and hints["never looks for negative entries"] in text
 
 
 @pytest.mark.parametrize("seed", range(5))

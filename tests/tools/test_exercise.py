@@ -11,6 +11,7 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 
+from course_lib import answers as A
 from course_lib import checks as C
 from course_lib import exercise as E
 
@@ -114,7 +115,7 @@ def counts(x):
 
 @pytest.mark.parametrize("answer", [constant, counts])
 def test_a_body_that_does_something_is_an_attempt(answer):
-    assert not E.is_stub(answer) and not E.is_stub(lambda x: ...)  # of a lambda there is no body to read
+    assert not A.is_stub(answer) and not A.is_stub(lambda x: ...)  # of a lambda there is no body to read
 
 
 def test_a_stub_is_known_in_a_notebook_cell():
@@ -122,12 +123,12 @@ def test_a_stub_is_known_in_a_notebook_cell():
     try:
         for body, stub in (("...", True), ('"""To do."""', True), ("return 2 * x", False), ("x *= 2", False)):
             shell.run_cell(f"if True:\n    def mine(x):\n        {body}\n")
-            assert E.is_stub(shell.user_ns["mine"]) is stub
+            assert A.is_stub(shell.user_ns["mine"]) is stub
     finally:
         InteractiveShell.clear_instance()
     space = {}
     exec("def mine(x): ...", space)  # without a source nothing can be said
-    assert not E.is_stub(space["mine"])
+    assert not A.is_stub(space["mine"])
 
 
 # --- arguments are lent ---
@@ -166,24 +167,24 @@ def test_a_hint_of_the_exercise_comes_before_the_one_about_writing():
     ],
 )
 def test_whatever_holds_numbers_is_lent_as_a_copy(given, write):
-    before = C.copied(given)
-    answer = E.Answer(lambda v: (write(v), 1))
+    before = A.copied(given)
+    answer = A.Answer(lambda v: (write(v), 1))
     answer(given)
-    assert answer.overwrote == "v" and C.unchanged(given, before)
-    quiet = E.Answer(lambda v: 1)
+    assert answer.overwrote == "v" and A.unchanged(given, before)
+    quiet = A.Answer(lambda v: 1)
     quiet(given)
     assert quiet.overwrote is None
 
 
 def test_a_copy_keeps_its_kind_and_its_gradient():
     point = collections.namedtuple("point", "x y")
-    got = C.copied(point(X, [X]))
+    got = A.copied(point(X, [X]))
     assert type(got) is point and got.x is not X and got.y[0].equal(X)
     leaf = X.clone().requires_grad_()
-    (2 * C.copied([leaf])[0]).sum().backward()
+    (2 * A.copied([leaf])[0]).sum().backward()
     assert leaf.grad.tolist() == [2, 2, 2]
     model = torch.nn.Linear(1, 1)
-    assert C.copied((model,))[0] is model
+    assert A.copied((model,))[0] is model
 
 
 def test_compare_lends_copies_too():
@@ -370,7 +371,7 @@ def test_cuda_is_seeded_and_restored_where_the_notebook_uses_it(monkeypatch, ini
         torch.random, "fork_rng", lambda which: forked.append(which) or contextlib.nullcontext()
     )
     state = torch.get_rng_state()
-    with E.seeded():
+    with A.seeded():
         assert torch.initial_seed() == 0
     torch.set_rng_state(state)
     assert forked == [devices] and seeds == [0] * len(devices)

@@ -1,0 +1,497 @@
+"""What is wrong with an answer: one set of questions for all exercises, from the listed mistakes to the bare numbers.
+
+A sentence is told only if it is true in every case that was tried. In this order: listed mistakes, and two of them at
+once; crashes; shape, properties and limits; which argument; one slip in the formula; how got and wanted are related;
+the smallest case that fails.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .answers import Answer, copied, overwritten
+from .checks import Case, Exercise
+from .gradients import of_gradients
+from .relations import (
+    Pair,
+    amount,
+    close,
+    common,
+    relation,
+    same,
+    tensor,
+    where,
+)
+from .slips import edited, slips
+from .trial import Trial
+from .turns import TURNS
+
+Function = Callable[..., Any]
+
+
+def judge(spec: Exercise, answer: Answer) -> str | None:
+    """None for a right answer, else what is wrong with it."""
+    if spec.cases and (hint := Diagnosis(spec, answer).hint()):
+        return hint
+    if spec.also and (hint := spec.also(answer)):
+        return hint
+    if answer.overwrote:
+        return overwritten(answer.overwrote)
+    return of_gradients(spec, answer) if spec.gradients else None
+
+
+class Diagnosis(Trial):
+    """The questions, in their order."""
+
+    def hint(self) -> str | None:
+        """The whole diagnosis; None when all cases are right."""
+        if not self.wrong:
+            return self.twice()
+        if listed := self.listed():
+            return listed
+        self.crashes()
+        return told([_sentence(text) for text in self.sentences() if text])
+
+    # --- listed mistakes ---
+
+    def listed(self) -> str | None:
+        """The hint of the mistake that the answer equals everywhere, or those of two."""
+        for loose in (False, True):
+            for label, (_, hint) in self.spec.mistakes.items():
+                if self.equals(self.spec.wrong[label], loose=loose):
+                    return hint
+        edits = [
+            (wrong, hint)
+            for wrong, hint in self.spec.mistakes.values()
+            if isinstance(wrong, str)
+        ]
+        for i, (one, hint) in enumerate(edits):
+            for two, other in edits[i + 1 :]:
+                if (both := _both(self.spec.reference, one, two)) and self.equals(both):
+                    return (
+                        f"two mistakes at once. The first: {hint} The second: {other}"
+                    )
+        return None
+
+    # --- crashes ---
+
+    def crashes(self) -> None:
+        """Raise what the answer raised, if nothing was wrong before; later crashes leave the cases before them."""
+        first = self.wrong[0]
+        if isinstance(self.got[first], Exception):
+            error = self.got[first]
+            if first:
+                error.add_note(
+                    f"it is right in the case before, and stops {self.cases[first].said()}"
+                )
+            raise error
+        keep = [
+            i for i in range(len(self.cases)) if not isinstance(self.got[i], Exception)
+        ]
+        for name in ("cases", "other", "want", "got"):
+            setattr(self, name, [getattr(self, name)[i] for i in keep])
+        self.wrong = [keep.index(i) for i in self.wrong if i in keep]
+
+    # --- the questions ---
+
+    def sentences(self) -> Iterator[str]:
+        """What is wrong, where it shows, and a question."""
+        broken = self.kind() or self.properties() or self.limits()
+        if broken:
+            yield broken
+        if self.strange():
+            return
+        cause = self.cause()
+        if cause:
+            yield cause
+        if not broken:
+            yield self.numbers()
+        if not cause and not broken:
+            yield "Do this case by hand: at which line of yours do the two part?"
+
+    def strange(self) -> bool:
+        """True where an answer is of another kind than the truth: there is nothing more to ask."""
+        return any(
+            tensor(w) is not None and tensor(g) is None
+            for g, w in zip(self.got, self.want, strict=True)
+        )
+
+    def cause(self) -> str | None:
+        """Which argument, which place of the formula, or which relation."""
+        return (
+            self.twice()
+            or self.ignored()
+            or self.exchanged()
+            or self.one_at_a_time()
+            or self.changed()
+            or self.part()
+            or self.slip()
+            or self.related()
+            or self.alone()
+            or self.precision()
+            or self.moves()
+            or self.related(common)
+            or self.related(where)
+        )
+
+    def kind(self) -> str | None:
+        """Type, numbers that are not finite, shape."""
+        for i in self.wrong:
+            got, want = self.got[i], self.want[i]
+            a, b = tensor(got), tensor(want)
+            if b is None:
+                if type(got) is not type(want) and not isinstance(want, Exception):
+                    return f"it returned {type(got).__name__}, expected {_kind(want)}"
+                continue
+            if a is None:
+                return f"it returned {type(got).__name__}, expected {_kind(want)}"
+            if a.shape != b.shape:
+                reason = relation(self.pairs())
+                return f"the shape is {tuple(a.shape)}, expected {tuple(b.shape)}" + (
+                    f": {reason}" if reason else ""
+                )
+            if (
+                isinstance(want, Tensor)
+                and not want.is_floating_point()
+                and isinstance(got, Tensor)
+                and got.is_floating_point()
+            ):
+                return f"it returned numbers of {got.dtype}, expected integers"
+            if b.isfinite().all() and not a.isfinite().all():
+                bad = a[~a.isfinite()][0].item()
+                return (
+                    f"{self.cases[i].said()} your answer holds {bad}: what is divided by 0 "
+                    f"there, or what is the logarithm of 0?"
+                )
+        return None
+
+    def properties(self) -> str | None:
+        """The first property that an answer lacks."""
+        for ask in self.spec.properties:
+            for case, got in zip(self.cases, self.got, strict=True):
+                if tensor(got) is not None or not isinstance(got, int | float | Tensor):
+                    broken = ask(got, self.named(case.args))
+                    if broken:
+                        return f"{broken} ({case.said()})"
+        return None
+
+    def limits(self) -> str | None:
+        """The first limit that is missed, with what the answer is there."""
+        for i in self.wrong:
+            if self.cases[i].because:
+                got, want = self.values(i)
+                return f"{self.cases[i].because}. There yours gives {got}, and it is {want}"
+        return None
+
+    def twice(self) -> str | None:
+        """Whether the same arguments give the same answer."""
+        case, got = self.cases[0], self.got[0]
+        again = self.outcome(self.answer, case.args)
+        if isinstance(again, Exception) or same(again, got, self.spec.tol):
+            return None
+        return (
+            "two calls with the same arguments give different answers: what in it is drawn, "
+            "or left over from the last call?"
+        )
+
+    # --- which argument ---
+
+    def ignored(self) -> str | None:
+        """What must have no say and has."""
+        for sentence, change in self.spec.ignores.items():
+            for case, got in zip(self.cases, self.got, strict=True):
+                try:
+                    args = case.changed(self.spec.parameters, change)
+                except Exception:
+                    continue
+                if not same(self.outcome(self.answer, args), got, self.spec.tol):
+                    return f"{sentence}, and your answer moves with it"
+        return None
+
+    def exchanged(self) -> str | None:
+        """One argument in the place of another."""
+        for a, b, i, j in self.alike_pairs():
+
+            def swap(args: tuple, i: int = i, j: int = j) -> tuple:
+                row = list(args)
+                row[i], row[j] = row[j], row[i]
+                return tuple(row)
+
+            def both(args: tuple, i: int = i, j: int = j) -> tuple:
+                return tuple(args[j] if k == i else v for k, v in enumerate(args))
+
+            if i < j and self.equals(self.spec.reference, swap):
+                return f"{a} and {b} have changed places: your answer is right for the two exchanged"
+            if self.equals(self.spec.reference, both):
+                return (
+                    f"your answer is the one for {b} in the place of {a}: {a} is not used, "
+                    f"and {b} stands twice. Where does {a} enter?"
+                )
+        return None
+
+    def changed(self) -> str | None:
+        """The right answer to another value of one argument."""
+        for i, name in enumerate(self.spec.parameters):
+            for text, turn in TURNS:
+
+                def other(args: tuple, i: int = i, turn: Function = turn) -> tuple:
+                    return tuple(turn(v) if k == i else v for k, v in enumerate(args))
+
+                if self.equals(self.spec.reference, other):
+                    return (
+                        f"your answer is the right one for {text.format(name)} in the place "
+                        f"of {name}: where does {name} enter, and in which form?"
+                    )
+        return None
+
+    def one_at_a_time(self) -> str | None:
+        """The arguments in which the answer is linear, each alone, the others 0."""
+        names, found, wrong = self.spec.linear_in, {}, []
+        cases = [case for case in self.cases if not case.because]
+        for name in (*names, None):
+            pairs = []
+            for case in cases:
+                args = tuple(
+                    v if n == name or n not in names else v * 0
+                    for n, v in zip(self.spec.parameters, case.args, strict=True)
+                )
+                pairs.append(
+                    Pair(
+                        self.outcome(self.answer, args),
+                        self.spec.truth(*copied(args)),
+                        self.factors(case),
+                    )
+                )
+            if any(
+                tensor(p.got) is None or tensor(p.got).shape != tensor(p.want).shape
+                for p in pairs
+            ):
+                return None
+            found[name] = pairs
+        if not names or not self.adds_up(found, cases):
+            return None
+        rest = found.pop(None)
+        for name, pairs in found.items():
+            pairs = [
+                Pair(
+                    tensor(p.got) - tensor(r.got),
+                    tensor(p.want) - tensor(r.want),
+                    p.factors,
+                )
+                for p, r in zip(pairs, rest, strict=True)
+            ]
+            if not all(same(p.got, p.want, self.spec.tol) for p in pairs):
+                wrong.append((name, _share(pairs)))
+        right = [name for name in names if name not in [n for n, _ in wrong]]
+        still = not all(
+            same(tensor(r.got), tensor(r.want), self.spec.tol) for r in rest
+        )
+        if (not right and not still) or not (wrong or still):
+            return (
+                None
+                if len({text for _, text in wrong}) < 2
+                else _told(right, wrong, still)
+            )
+        return _told(right, wrong, still)
+
+    def adds_up(self, found: dict, cases: list[Case]) -> bool:
+        """True where the whole answer is the sum of its parts: then each part may be judged alone."""
+        n = len(found) - 2
+        for k, case in enumerate(cases):
+            whole = tensor(self.outcome(self.answer, case.args))
+            parts = sum(
+                tensor(pairs[k].got) for name, pairs in found.items() if name
+            ) - n * tensor(found[None][k].got)
+            if (
+                whole is None
+                or whole.shape != parts.shape
+                or not close(parts, whole, 1e-3).all()
+            ):
+                return False
+        return True
+
+    def moves(self) -> str | None:
+        """An argument that moves the truth and not the answer, or the answer and not the truth."""
+        for i, name in enumerate(self.spec.parameters):
+            told, seen = set(), 0
+            for k, case in enumerate(self.cases):
+                for value in self.elsewhere(i, k):
+                    args = tuple(
+                        value if j == i else v for j, v in enumerate(case.args)
+                    )
+                    try:
+                        want = self.spec.reference(*copied(args))
+                    except Exception:
+                        continue
+                    got = self.outcome(self.answer, args)
+                    if isinstance(got, Exception):
+                        continue
+                    told.add(
+                        (same(got, self.got[k], 1e-9), same(want, self.want[k], 1e-6))
+                    )
+                    seen += not same(want, self.want[k], 1e-6)
+            if seen and told and all(still for still, _ in told):
+                return f"your answer does not change when {name} does, and it should: where does {name} enter?"
+            if told and not seen and not all(still for still, _ in told):
+                return f"your answer changes with {name} where it should not"
+        return None
+
+    # --- the formula, the relation ---
+
+    def slip(self) -> str | None:
+        """One change of the reference that explains the answer."""
+        for slip in _slips(self.spec.reference):
+            if self.equals(slip.wrong):
+                return f"your answer is what comes out when {slip.text}. Where in your formula is that?"
+        return None
+
+    def related(self, how: Function = relation) -> str | None:
+        """How got and wanted are related, in all cases."""
+        pairs = self.pairs()
+        if any(isinstance(p.want, tuple) for p in pairs) and self.spec.parts:
+            return None
+        if any(
+            tensor(p.got) is not None and tensor(p.got).shape != tensor(p.want).shape
+            for p in pairs
+            if tensor(p.want) is not None
+        ):
+            return None
+        if how is not relation and any(tensor(p.want) is None for p in pairs):
+            return None
+        return how(pairs)
+
+    def part(self) -> str | None:
+        """Of a tuple, the part that is wrong, and how."""
+        names = self.spec.parts
+        if not names or any(
+            not isinstance(g, tuple | list) or len(g) != len(names) for g in self.got
+        ):
+            return None
+        told = []
+        for k, name in enumerate(names):
+            pairs = [Pair(p.got[k], p.want[k], p.factors) for p in self.pairs()]
+            if all(same(p.got, p.want, self.spec.tol) for p in pairs):
+                told.append(f"the {name} is right")
+            else:
+                how = relation(pairs)
+                told.append(
+                    f"the {name} is wrong"
+                    + (f": {how.replace('your answer', 'it')}" if how else "")
+                )
+        return "; ".join(told) if any("right" in t or ":" in t for t in told) else None
+
+    def precision(self) -> str | None:
+        """Right in float64 and wrong in float32."""
+        narrow = [
+            k
+            for k in self.wrong
+            if any(
+                isinstance(v, Tensor) and v.dtype == torch.float32
+                for v in self.cases[k].args
+            )
+        ]
+        if not narrow or len(narrow) != len(self.wrong):
+            return None
+        wide = [
+            tuple(
+                v.double() if isinstance(v, Tensor) and v.dtype == torch.float32 else v
+                for v in self.cases[k].args
+            )
+            for k in narrow
+        ]
+        if all(
+            same(
+                self.outcome(self.answer, args),
+                self.spec.truth(*copied(args)),
+                self.spec.tol,
+            )
+            for args in wide
+        ):
+            return (
+                "your answer is right in float64 and wrong in float32: which difference of "
+                "nearly equal numbers loses the digits?"
+            )
+        return None
+
+    def alone(self) -> str | None:
+        """Right for each example alone, wrong in a batch."""
+        k = self.wrong[0]
+        want = tensor(self.want[k])
+        if want is None or want.ndim == 0 or len(want) < 2:
+            return None
+        for i in range(len(want)):
+            args = _example(self.cases[k].args, i, len(want))
+            got = tensor(self.outcome(self.answer, args))
+            if got is None or not same(got, want[i : i + 1], self.spec.tol):
+                return None
+        return "your answer is right for each example alone and wrong for a batch: where do the examples meet?"
+
+    # --- numbers ---
+
+
+# --- small parts ---
+
+
+def _kind(want: Any) -> str:
+    if isinstance(want, Tensor):
+        return "a tensor"
+    return {float: "a number", int: "an integer", str: "a word", list: "a list"}.get(
+        type(want), type(want).__name__
+    )
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(("?", ".")) else text + "."
+
+
+def told(sentences: list[str]) -> str:
+    """The sentences below one another, all but the first with a capital letter."""
+    later = [
+        s
+        if s[:2].rstrip("_").islower() and "_" in s.split()[0]
+        else s[:1].upper() + s[1:]
+        for s in sentences[1:]
+    ]
+    return "\n".join([*sentences[:1], *later])
+
+
+def _share(pairs: list[Pair]) -> str:
+    """How one argument's part of the answer is off."""
+    if all(close(tensor(p.got), torch.zeros(())).all() for p in pairs):
+        return "has no part in your answer"
+    return amount(pairs) or "is wrong"
+
+
+def _told(right: list[str], wrong: list[tuple[str, str]], still: bool) -> str:
+    told = (
+        [f"{', '.join(right)} {'is' if len(right) == 1 else 'are'} right"]
+        if right
+        else []
+    )
+    told += [f"{name} {text}" for name, text in wrong]
+    told += ["what remains when all of them are 0 is wrong"] if still else []
+    return "one argument at a time, the others 0: " + "; ".join(told)
+
+
+def _example(args: tuple, i: int, B: int) -> tuple:
+    """The arguments of one example."""
+    return tuple(
+        v[i : i + 1] if isinstance(v, Tensor) and v.ndim and len(v) == B else v
+        for v in args
+    )
+
+
+@functools.cache
+def _both(reference: Function, one: str, two: str) -> Function | None:
+    try:
+        return edited(reference, f"{one} ; {two}")
+    except (ValueError, SyntaxError):
+        return None
+
+
+@functools.cache
+def _slips(reference: Function) -> list:
+    return slips(reference)

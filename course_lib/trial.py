@@ -1,0 +1,151 @@
+"""An answer tried in all cases: what it gave, what is wanted there, and how the smallest case that fails reads."""
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .answers import copied
+from .checks import Case, Exercise, shown
+from .relations import Pair, quantities, same, tensor
+from .turns import alike
+
+Function = Callable[..., Any]
+
+
+class Trial:
+    """An answer and what it gave in every case, beside what is wanted there."""
+
+    def __init__(self, spec: Exercise, answer: Function):
+        self.spec, self.answer = spec, answer
+        self.cases = spec.all_cases()
+        self.other = spec.all_cases()  # the same cases, drawn again
+        self.want = [
+            spec.truth(*copied(case.args)) if case.want is None else case.want
+            for case in self.cases
+        ]
+        self.got = [self.outcome(answer, case.args) for case in self.cases]
+        self.wrong = [
+            i
+            for i, (g, w) in enumerate(zip(self.got, self.want, strict=True))
+            if not self.right(g, w)
+        ]
+
+    def outcome(self, fn: Function, args: tuple) -> Any:
+        """What fn gives, in the form of the truth; or what it raises."""
+        try:
+            got = fn(*copied(args))
+            return self.spec.read(got, self.named(args)) if self.spec.read else got
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            return error
+
+    def right(self, got: Any, want: Any) -> bool:
+        whole = (
+            isinstance(want, Tensor)
+            and not want.is_floating_point()
+            and want.dtype != torch.bool
+        )
+        if whole and isinstance(got, Tensor) and got.is_floating_point():
+            return False
+        return same(got, want, self.spec.tol)
+
+    def named(self, args: tuple) -> SimpleNamespace:
+        return SimpleNamespace(**dict(zip(self.spec.parameters, args, strict=True)))
+
+    def equals(
+        self, fn: Function, change: Function = lambda args: args, loose: bool = False
+    ) -> bool:
+        """True when the answer is that of fn in every case, of the arguments as changed.
+
+        loose: what fn gives where it is not finite does not count, as long as something does.
+        """
+        counted = False
+        for k, (case, got) in enumerate(zip(self.cases, self.got, strict=True)):
+            try:
+                args = change(case.args)
+            except Exception:
+                return False
+            said = self.outcome(fn, args)
+            value = tensor(said)
+            if loose and (
+                isinstance(said, Exception)
+                or (value is not None and not value.isfinite().all())
+            ):
+                continue
+            if not same(got, said, self.spec.tol):
+                return False
+            counted |= k in self.wrong
+        return counted or not loose
+
+    def alike_pairs(self) -> Iterator[tuple[str, str, int, int]]:
+        """Pairs of arguments that could be taken for each other in every case."""
+        names = self.spec.parameters
+        for i, a in enumerate(names):
+            for j, b in enumerate(names):
+                if i != j and all(
+                    alike(case.args[i], case.args[j]) for case in self.cases
+                ):
+                    yield a, b, i, j
+
+    def elsewhere(self, i: int, k: int) -> Iterator[Any]:
+        """Other values of argument i: from the second draw, and from other cases."""
+        value = self.cases[k].args[i]
+        for case in (self.other[k], *self.cases):
+            other = case.args[i]
+            if alike(value, other) and not same(other, value, 1e-9):
+                yield other
+
+    def pairs(self) -> list[Pair]:
+        return [
+            Pair(g, w, self.factors(case))
+            for g, w, case in zip(self.got, self.want, self.cases, strict=True)
+        ]
+
+    def factors(self, case: Case) -> dict[str, Any]:
+        named = dict(zip(self.spec.parameters, case.args, strict=True))
+        own = {
+            name: of(SimpleNamespace(**named)) for name, of in self.spec.factors.items()
+        }
+        return own | quantities(named)
+
+    def numbers(self) -> str:
+        """The smallest case that fails."""
+        k = min(self.wrong, key=lambda k: self.cases[k].size())
+        got, want = self.values(k)
+        return f"{self.cases[k].said()} it gives {got} where {want} is expected{self.contrast(k)}"
+
+    def contrast(self, k: int) -> str:
+        """A case of the same sizes that is right, by what is different in it."""
+        for i, case in enumerate(self.cases):
+            pairs = list(
+                zip(self.spec.parameters, case.args, self.cases[k].args, strict=True)
+            )
+            if i in self.wrong or not all(
+                alike(v, w) for _, v, w in pairs if isinstance(v, Tensor)
+            ):
+                continue
+            other = [
+                f"{name} = {shown(v)}" for name, v, w in pairs if not same(v, w, 1e-9)
+            ]
+            if other and len(", ".join(other)) < 60 and "shape" not in str(other):
+                return f"; for {', '.join(other)} it is right"
+        return ""
+
+    def values(self, k: int) -> tuple[str, str]:
+        """Got and wanted of a case: whole if short, else where they differ most."""
+        got, want = self.got[k], self.want[k]
+        a, b = tensor(got), tensor(want)
+        if a is None or b is None or a.shape != b.shape:
+            return shown(got), shown(want)
+        if b.numel() <= 6:
+            return shown(a), shown(b)
+        at = (a - b).abs().nan_to_num(nan=torch.inf).argmax()
+        place = [v.item() for v in torch.unravel_index(at, b.shape)]
+        return (
+            f"{a.flatten()[at].item():.4g} at {place}",
+            f"{b.flatten()[at].item():.4g}",
+        )
