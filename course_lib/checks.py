@@ -199,7 +199,7 @@ def law(axis: int = -1) -> Property:
     return ask
 
 
-def at_least(low: float, why: str = "") -> Property:
+def at_least(low: int | float, why: str = "") -> Property:
     """No number below."""
 
     def ask(got: Any, a: SimpleNamespace) -> str | None:
@@ -213,7 +213,7 @@ def at_least(low: float, why: str = "") -> Property:
     return ask
 
 
-def at_most(high: float, why: str = "") -> Property:
+def at_most(high: int | float, why: str = "") -> Property:
     """No number above."""
 
     def ask(got: Any, a: SimpleNamespace) -> str | None:

@@ -1,7 +1,7 @@
-"""Chapter 7, SEDD: the reference answers, their checks and the classic wrong answers.
+"""Chapter 7, SEDD: the reference answers, what is asked of an answer, and the classic wrong ones.
 
-Rows are "from", columns are "to": R[i, j] is the rate at which i turns into j. The checks add up laws of whole
-sentences, take exponentials of rate matrices, or count.
+Rows are "from", columns are "to": R[i, j] is the rate at which i turns into j. The truths add up laws of whole
+sentences, take exponentials of rate matrices, or count. A wrong answer in quotes is the reference, changed like that.
 """
 
 import math
@@ -9,15 +9,23 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ..checks import Mistakes, compare
+from ..checks import at_least, law
 from ..exercise import define
+
+
+def double(*values):
+    """The values as a float64 tensor."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def drawn(*shape, low=0.1):
+    """Uniform numbers above `low`, in float64."""
+    return torch.rand(shape, dtype=torch.float64) + low
 
 
 def uniform_rates(K):
     """R = 11^T / K - I."""
-    return torch.full((K, K), 1 / K, dtype=torch.float64) - torch.eye(
-        K, dtype=torch.float64
-    )
+    return torch.full((K, K), 1 / K, dtype=torch.float64) - torch.eye(K).double()
 
 
 # --- concrete_score ---
@@ -31,47 +39,52 @@ def concrete_score(p):
 def one_by_one(p):
     """The same, entry by entry."""
     K = len(p)
-    rows = [
-        [[(p[y, b] / p[a, b]).item() for y in range(K)] for b in range(K)]
-        for a in range(K)
-    ]
+    rows = [[[p[y, b] / p[a, b] for y in range(K)] for b in range(K)] for a in range(K)]
     return torch.tensor(rows, dtype=torch.float64)
 
 
-CONCRETE_SCORE: Mistakes = {
-    "upside down": (
-        lambda p: p[:, :, None] / p.T[None, :, :],
-        "your ratios are upside down: the sentence with y in it stands above, the one at hand below",
-    ),
-    "the second token replaced": (
-        lambda p: p[:, None, :] / p[:, :, None],
-        "you replace the second token: s[a, b, y] is about the sentence (y, b)",
-    ),
-    "normalised": (
-        lambda p: (p.T / p.T.sum(1, keepdim=True)).expand(len(p), -1, -1),
-        "your numbers sum to 1 over y: this is the conditional law of the first token. A score is a ratio of two "
-        "probabilities, 1 at y = a",
-    ),
-    "logs": (
-        lambda p: (p.T[None, :, :] / p[:, :, None]).log(),
-        "some of your numbers are negative: this is log s, which a network gives; the score is s",
-    ),
-    "differences": (
-        lambda p: p.T[None, :, :] / p[:, :, None] - 1,
-        "your score of staying (y = a) is 0: this is s - 1, a relative difference. The ratio there is 1",
-    ),
-}
+def stays_at_1(got, a):
+    """A sentence beside itself has the ratio 1."""
+    at_a = torch.diagonal(got, dim1=0, dim2=2) if got.ndim == 3 else got[..., :0]
+    if (at_a - 1).abs().max() < 1e-4:
+        return None
+    return f"where y is the token that stands there already your score is {at_a.flatten()[0].item():.4g}, not 1"
 
 
-def check_concrete_score(fn):
-    for K in (3, 4):
-        p = torch.rand(K, K, dtype=torch.float64) + 0.1
-        if hint := compare(fn, one_by_one, CONCRETE_SCORE, p / p.sum()):
-            return hint
-    return None
-
-
-define(concrete_score, check_concrete_score, CONCRETE_SCORE)
+define(
+    concrete_score,
+    truth=one_by_one,
+    cases=lambda: [((p := drawn(K, K)) / p.sum(),) for K in (2, 3, 4)],
+    limits={
+        "where all sentences are equally likely every ratio is 1": {
+            "p": lambda a: torch.full_like(a.p, 0.25)
+        }
+    },
+    properties=(stays_at_1,),
+    mistakes={
+        "upside down": (
+            "p.T[None, :, :] / p[:, :, None] -> p[:, :, None] / p.T[None, :, :]",
+            "your ratios are upside down: the sentence with y in it stands above, the one at hand below",
+        ),
+        "the second token replaced": (
+            "p.T[None, :, :] -> p[:, None, :]",
+            "you replace the second token: s[a, b, y] is about the sentence (y, b)",
+        ),
+        "normalised": (
+            "/ p[:, :, None] -> / p.sum(0)[None, :, None] * torch.ones_like(p)[:, :, None]",
+            "your numbers sum to 1 over y: this is the conditional law of the first token. A score is a ratio of two "
+            "probabilities, 1 at y = a",
+        ),
+        "logs": (
+            "p.T[None, :, :] / p[:, :, None] -> (p.T[None, :, :] / p[:, :, None]).log()",
+            "some of your numbers are negative: this is log s, which a network gives; the score is s",
+        ),
+        "differences": (
+            "/ p[:, :, None] -> / p[:, :, None] - 1",
+            "your score of staying (y = a) is 0: this is s - 1, a relative difference. The ratio there is 1",
+        ),
+    },
+)
 
 
 # --- score_entropy ---
@@ -79,63 +92,62 @@ define(concrete_score, check_concrete_score, CONCRETE_SCORE)
 
 def score_entropy(log_s, rho):
     """s - rho log s + rho (log rho - 1), elementwise; rho > 0."""
-    return log_s.exp() - rho * log_s + rho * (rho.log() - 1)
+    s = log_s.exp()
+    K = rho * (rho.log() - 1)  # of rho alone: it makes the loss 0 at s = rho
+    return s - rho * log_s + K
 
 
 def integrated(log_s, rho):
     """The loss whose slope in s is 1 - rho / s and which is 0 at s = rho, summed up in small steps."""
     grid = torch.linspace(0, 1, 20001, dtype=torch.float64)
-    path = rho.log() + grid[:, None] * (log_s - rho.log())  # from log rho to log s
+    grid = grid.reshape(-1, *[1] * log_s.ndim)
+    path = rho.log() + grid * (log_s - rho.log())  # from log rho to log s
     slope = (path.exp() - rho) * (log_s - rho.log())  # d/dlog s = s - rho
-    return torch.trapezoid(slope, grid, dim=0)
+    return torch.trapezoid(slope, dx=1 / 20000, dim=0)
 
 
-SCORE_ENTROPY: Mistakes = {
-    "without K(rho)": (
-        lambda log_s, rho: log_s.exp() - rho * log_s,
-        "your loss is not 0 at s = rho, and negative in places: the term that depends on rho alone is missing. "
-        "It moves no gradient, and it is what makes the loss a bound",
-    ),
-    "K without the -1": (
-        lambda log_s, rho: log_s.exp() - rho * log_s + rho * rho.log(),
-        "at s = rho your loss is rho: K(rho) = rho (log rho - 1), and the -1 is missing",
-    ),
-    "s and rho swapped": (
-        lambda log_s, rho: score_entropy(rho.log(), log_s.exp()),
-        "s and rho have changed places. Score entropy is not symmetric: the true ratio stands before the logarithm",
-    ),
-    "the log not weighted": (
-        lambda log_s, rho: log_s.exp() - log_s + rho * (rho.log() - 1),
-        "your minimum is at s = 1 whatever rho is: the logarithm of s has the weight rho",
-    ),
-    "squares": (
-        lambda log_s, rho: (log_s.exp() - rho) ** 2 / 2,
-        "these are squares: they hardly mind a score near 0, where a ratio may be wrong by any factor",
-    ),
-    "log_s taken for s": (
-        lambda log_s, rho: log_s - rho * log_s.abs().log() + rho * (rho.log() - 1),
-        "the network gives log s: take its exponential before it stands for s",
-    ),
-}
-
-
-def check_score_entropy(fn):
-    log_s = torch.tensor([-1.5, 0.3, 2.0, -0.2], dtype=torch.float64)
-    rho = torch.tensor([0.5, 2.0, 0.7, 1.6], dtype=torch.float64)
-    return compare(fn, _rounded(integrated), SCORE_ENTROPY, log_s, rho)
-
-
-def _rounded(fn):
-    """The answer of a numerical integral, to what it is good for: the closed form where they agree."""
-
-    def call(log_s, rho):
-        rough, fine = fn(log_s, rho), score_entropy(log_s, rho)
-        return fine if (rough - fine).abs().max() < 1e-6 else rough
-
-    return call
-
-
-define(score_entropy, check_score_entropy, SCORE_ENTROPY)
+define(
+    score_entropy,
+    truth=integrated,
+    cases=lambda: [
+        (double(-1.5, 0.3, 2.0), double(0.5, 2.0, 0.7)),
+        (torch.randn(2, 4, dtype=torch.float64), drawn(2, 4, low=0.3)),
+    ],
+    limits={
+        "at s = rho the score is right and costs nothing": {
+            "log_s": lambda a: a.rho.log()
+        }
+    },
+    properties=(at_least(0, "at s = rho it is 0, and a wrong score costs more"),),
+    gradients=("log_s",),
+    mistakes={
+        "without K(rho)": (
+            "* log_s + K -> * log_s",
+            "your loss is not 0 at s = rho, and negative in places: the term that depends on rho alone is missing. "
+            "It moves no gradient, and it is what makes the loss a bound",
+        ),
+        "K without the -1": (
+            "rho.log() - 1 -> rho.log()",
+            "at s = rho your loss is rho: K(rho) = rho (log rho - 1), and the -1 is missing",
+        ),
+        "s and rho swapped": (
+            "s = log_s.exp() -> log_s, rho = rho.log(), log_s.exp(); s = log_s.exp()",
+            "s and rho have changed places. Score entropy is not symmetric: the true ratio stands before the logarithm",
+        ),
+        "the log not weighted": (
+            "rho * log_s -> log_s",
+            "your minimum is at s = 1 whatever rho is: the logarithm of s has the weight rho",
+        ),
+        "squares": (
+            "s - rho * log_s + K -> (s - rho) ** 2 / 2",
+            "these are squares: they hardly mind a score near 0, where a ratio may be wrong by any factor",
+        ),
+        "log_s taken for s": (
+            "s = log_s.exp() -> s, log_s = log_s, log_s.abs().log()",
+            "the network gives log s: take its exponential before it stands for s",
+        ),
+    },
+)
 
 
 # --- reverse_rates ---
@@ -150,51 +162,64 @@ def reverse_rates(R, s, x):
 
 def by_flow(R, s, x):
     """From the flow of probability: p(y) R[y, x] goes from y to x, so p(x) times the reverse rate is the same."""
-    K = len(R)
-    return torch.tensor(
-        [0.0 if y == x else (s[y] * R[y, x]).item() for y in range(K)],
-        dtype=torch.float64,
+    flow = [0.0 if y == x else (s[y] * R[y, x]).item() for y in range(len(R))]
+    return torch.tensor(flow, dtype=torch.float64)
+
+
+def no_rate_to_itself(got, a):
+    """The rate at y = x is 0."""
+    stays = got[a.x].item()
+    return (
+        f"your rate from x to x itself is {stays:.4g}, and staying is no jump"
+        if stays
+        else None
     )
 
 
-REVERSE_RATES: Mistakes = {
-    "the rate from x to y": (
-        lambda R, s, x: reverse_rates(R.T, s, x),
-        "you weigh s_y with R[x, y], the rate from x to y. Backwards in time the arrow is turned: what counts is how "
-        "often y came to x. Symmetric noise hides this; a MASK that opens does not",
-    ),
-    "divided by the score": (
-        lambda R, s, x: reverse_rates(R, 1 / s, x),
-        "likely neighbours get small rates: multiply by the ratio p(y) / p(x)",
-    ),
-    "no score": (
-        lambda R, s, x: reverse_rates(R, torch.ones_like(s), x),
-        "these are the forward rates read backwards: without the score the process does not know the data",
-    ),
-    "the diagonal left in": (
-        lambda R, s, x: s * R[:, x],
-        "your rate at y = x is negative: staying is no jump, set it to 0",
-    ),
-    "one weight for all pairs": (
-        lambda R, s, x: s * (torch.arange(len(s)) != x),
-        "all pairs weigh the same. That is what the paper's algorithm 1 prints; for masks the weight is 0 wherever "
-        "y cannot turn into x",
-    ),
-}
-
-
-def check_reverse_rates(fn):
+def _rate_cases():
+    ring = double(-3, 2, 1, 1, -3, 2, 2, 1, -3).reshape(3, 3)
     masks = F.pad(torch.diag(-torch.ones(3)), (0, 1, 0, 1)).double()
     masks[:3, 3] = 1.0  # tokens 0..2 turn into MASK = 3
-    ring = torch.tensor([[-3.0, 2, 1], [1, -3, 2], [2, 1, -3]]).double()
     for R, x in ((ring, 0), (masks, 3), (masks, 1)):
-        s = torch.tensor([0.4, 2.5, 1.7, 0.8], dtype=torch.float64)[: len(R)]
-        if hint := compare(fn, by_flow, REVERSE_RATES, R, s, x):
-            return hint
-    return None
+        yield R, double(0.4, 2.5, 1.7, 0.8)[: len(R)], x
 
 
-define(reverse_rates, check_reverse_rates, REVERSE_RATES)
+define(
+    reverse_rates,
+    truth=by_flow,
+    cases=lambda: list(_rate_cases()),
+    linear_in=("R", "s"),
+    properties=(no_rate_to_itself, at_least(0, "it is how often something happens")),
+    mistakes={
+        "the rate from x to y": (
+            "R[:, x] -> R[x]",
+            "you weigh s_y with R[x, y], the rate from x to y. Backwards in time the arrow is "
+            "turned: what counts is how "
+            "often y came to x. Symmetric noise hides this; a MASK that opens does not",
+        ),
+        "divided by the score": (
+            "s * R[:, x] -> R[:, x] / s",
+            "likely neighbours get small rates: multiply by the ratio p(y) / p(x)",
+        ),
+        "no score": (
+            "s * R[:, x] -> R[:, x].clone()",
+            "these are the forward rates read backwards: without the score the process does not know the data",
+        ),
+        "the diagonal left in": (
+            "rates[x] = 0 -> pass",
+            "your rate at y = x is negative: staying is no jump, set it to 0",
+        ),
+        "the whole row of a generator": (
+            "rates[x] = 0 -> rates[x] = 0; rates[x] = -rates.sum()",
+            "your numbers sum to 0, as a row of a generator does: what is asked for are the rates of jumps, 0 at y = x",
+        ),
+        "one weight for all pairs": (
+            "R[:, x] -> torch.ones_like(s)",
+            "all pairs weigh the same. That is what the paper's algorithm 1 prints; for masks the weight is 0 wherever "
+            "y cannot turn into x",
+        ),
+    },
+)
 
 
 # --- uniform_ratio ---
@@ -208,52 +233,68 @@ def uniform_ratio(sigma, K):
 
 def by_matrix(sigma, K):
     """From exp(sigma R), written out (small K), in float64; beyond, from its two entries."""
+    sigma = sigma.double()
     if K <= 8:
-        Q = torch.stack(
-            [torch.matrix_exp(v * uniform_rates(K)) for v in sigma.double()]
-        )
-        return (Q[:, 0, 1] / Q[:, 0, 0]).to(sigma.dtype)
-    lost = -torch.expm1(-sigma.double()) / K
-    return (lost / ((-sigma.double()).exp() + lost)).to(sigma.dtype)
+        Q = torch.stack([torch.matrix_exp(v * uniform_rates(K)) for v in sigma])
+        return Q[:, 0, 1] / Q[:, 0, 0]
+    lost = -torch.expm1(-sigma) / K
+    return lost / ((-sigma).exp() + lost)
 
 
-UNIFORM_RATIO: Mistakes = {
-    "a difference of ones": (
-        lambda sigma, K: 1 - K / (sigma.exp() - 1 + K),
-        "right on paper; but in float32 with 65,536 tokens it is 0 for small sigma, and its logarithm -inf: "
-        "1 minus nearly 1 has no digits left. Bring it to one fraction, and use expm1",
-    ),
-    "the rates of the paper": (
-        lambda sigma, K: uniform_ratio(K * sigma, K),
-        "you have exp(sigma K R): the paper prints 11^T - K I, its code divides by K, and so do we. "
-        "A token is kept with probability e^-sigma",
-    ),
-    "upside down": (
-        lambda sigma, K: 1 / uniform_ratio(sigma, K),
-        "your ratio is above 1: x_0 itself is the likeliest token, and stands below",
-    ),
-    "the fresh token is never x_0": (
-        lambda sigma, K: torch.expm1(sigma) / (K - 1),
-        "your ratio passes 1 as sigma grows: the fresh token may be x_0 again, so the lower probability has a share "
-        "of the noise, too",
-    ),
-    "K forgotten": (
-        lambda sigma, K: torch.expm1(sigma) / (torch.expm1(sigma) + 1),
-        "your ratio does not depend on K: the noise is shared by K tokens",
-    ),
-}
+NO_DIGITS = (
+    "right for numbers with many digits; but with 65,536 tokens and small sigma float32 has none left where 1 minus "
+    "nearly 1 is taken: the ratio comes out 0, or off by more than a thousandth. Bring it to one fraction"
+)
 
 
-def check_uniform_ratio(fn):
-    sigma = torch.tensor([0.1, 1.0, 5.0], dtype=torch.float64)
-    if hint := compare(fn, by_matrix, UNIFORM_RATIO, sigma, 5):
-        return hint
-    small = torch.tensor([1e-4, 1e-3], dtype=torch.float32)
-    off = (fn(small, 65_536) / by_matrix(small, 65_536) - 1).abs().max()
-    return None if off < 1e-4 else UNIFORM_RATIO["a difference of ones"][1]
+def few_digits(fn):
+    """Small sigma in float32, many tokens: a thousandth may be lost."""
+    small = torch.tensor([1e-4, 1e-3, 3e-2])
+    off = (
+        (torch.as_tensor(fn(small, 65_536)).double() / by_matrix(small, 65_536) - 1)
+        .abs()
+        .max()
+    )
+    return None if off < 1e-3 else NO_DIGITS
 
 
-define(uniform_ratio, check_uniform_ratio, UNIFORM_RATIO)
+define(
+    uniform_ratio,
+    truth=by_matrix,
+    cases=lambda: [(double(0.1, 1.0, 5.0), 5), (double(0.7, 2.0), 2)],
+    limits={
+        "at sigma = 0 nothing has happened: another token has probability 0": {
+            "sigma": double(0.0, 0.0)
+        },
+        "for large sigma all tokens are equally likely, and the ratio is 1": {
+            "sigma": double(40.0)
+        },
+    },
+    properties=(at_least(0),),
+    also=few_digits,
+    mistakes={
+        "a difference of ones": ("e1 / (e1 + K) -> 1 - K / (e1 + K)", NO_DIGITS),
+        "the rates of the paper": (
+            "torch.expm1(sigma) -> torch.expm1(K * sigma)",
+            "you have exp(sigma K R): the paper prints 11^T - K I, its code divides by K, and so do we. "
+            "A token is kept with probability e^-sigma",
+        ),
+        "upside down": (
+            "e1 / (e1 + K) -> (e1 + K) / e1",
+            "your ratio is above 1: x_0 itself is the likeliest token, and stands below",
+        ),
+        "the fresh token is never x_0": (
+            "e1 / (e1 + K) -> e1 / (K - 1)",
+            "your ratio passes 1 as sigma grows: the fresh token may be x_0 again, so the lower "
+            "probability has a share "
+            "of the noise, too",
+        ),
+        "K forgotten": (
+            "e1 + K -> e1 + 1",
+            "your ratio does not depend on K: the noise is shared by K tokens",
+        ),
+    },
+)
 
 
 # --- tweedie ---
@@ -261,9 +302,9 @@ define(uniform_ratio, check_uniform_ratio, UNIFORM_RATIO)
 
 def tweedie(s, x_t, D):
     """p(x_s = y | x_t) for uniform noise: (s exp(-D R))_y exp(D R)[y, x_t]. s (B, K) with s[x_t] = 1, x_t (B,)."""
-    K = s.shape[-1]
-    before = math.exp(D) * s + (1 - math.exp(D)) / K * s.sum(-1, keepdim=True)
-    there = math.exp(-D) * F.one_hot(x_t, K) + (1 - math.exp(-D)) / K
+    K, kept = s.shape[-1], math.exp(-D)
+    before = s / kept + (1 - 1 / kept) / K * s.sum(-1, keepdim=True)
+    there = kept * F.one_hot(x_t, K) + (1 - kept) / K
     return before * there
 
 
@@ -273,54 +314,53 @@ def by_exponentials(s, x_t, D):
     return (s @ torch.matrix_exp(-D * R)) * torch.matrix_exp(D * R)[:, x_t].T
 
 
-TWEEDIE: Mistakes = {
-    "noise added to the score, not taken off": (
-        lambda s, x_t, D: by_exponentials(
-            s @ torch.matrix_exp(2 * D * uniform_rates(s.shape[-1])), x_t, D
+def _score_cases():
+    """Scores of a law that has been through noise, at every token."""
+    for B, K, D in ((5, 3, 0.4), (3, 4, 1.1)):
+        p = drawn(K, low=0.5) @ torch.matrix_exp(2 * uniform_rates(K))
+        x_t = torch.randint(K, (B,))
+        yield p / p[x_t, None], x_t, D
+
+
+define(
+    tweedie,
+    truth=by_exponentials,
+    cases=lambda: list(_score_cases()),
+    limits={"at D = 0 no time has passed, and x_s is x_t": {"D": 0.0}},
+    properties=(law(),),
+    mistakes={
+        "noise added to the score, not taken off": (
+            "s / kept + (1 - 1 / kept) / K -> s * kept + (1 - kept) / K",
+            "you multiply s by exp(+D R): that makes it the score of a later time. To go back, exp(-D R)",
         ),
-        "you multiply s by exp(+D R): that makes it the score of a later time. To go back, exp(-D R)",
-    ),
-    "the score left as it is": (
-        lambda s, x_t, D: by_exponentials(
-            s @ torch.matrix_exp(D * uniform_rates(s.shape[-1])), x_t, D
+        "the score left as it is": (
+            "before * there -> s * there",
+            "s holds ratios at time t, and you need p_s(y) / p_t(x_t): multiply by exp(-D R) first",
         ),
-        "s holds ratios at time t, and you need p_s(y) / p_t(x_t): multiply by exp(-D R) first",
-    ),
-    "the second factor missing": (
-        lambda s, x_t, D: s @ torch.matrix_exp(-D * uniform_rates(s.shape[-1])),
-        "your laws do not sum to 1: p_s(y) / p_t(x_t) must be multiplied by the chance that y became x_t",
-    ),
-    "Euler": (
-        lambda s, x_t, D: _euler(s, x_t, D),
-        "this is Euler's step, D times the rates: exact only as D goes to 0",
-    ),
-    "K times the rates": (
-        lambda s, x_t, D: by_exponentials(s, x_t, s.shape[-1] * D),
-        "your D is K times too large: R is normalised, a token is kept with probability e^-D",
-    ),
-}
+        "the second factor missing": (
+            "before * there -> before",
+            "your laws do not sum to 1: p_s(y) / p_t(x_t) must be multiplied by the chance that y became x_t",
+        ),
+        "s taken for a law": (
+            "/ K * s.sum(-1, keepdim=True) -> / K",
+            "you take the sum of s for 1. s holds ratios, 1 at x_t, and sums to 1 / p(x_t): what does s 11^T give?",
+        ),
+        "Euler": (
+            "K, kept = -> return _euler(s, x_t, D); K, kept =",
+            "this is Euler's step, D times the rates: exact only as D goes to 0",
+        ),
+        "K times the rates": (
+            "math.exp(-D) -> math.exp(-D * s.shape[-1])",
+            "your D is K times too large: R is normalised, a token is kept with probability e^-D",
+        ),
+    },
+)
 
 
 def _euler(s, x_t, D):
     K = s.shape[-1]
     jump = D / K * s * (1 - F.one_hot(x_t, K))
     return jump + (1 - jump.sum(-1, keepdim=True)) * F.one_hot(x_t, K)
-
-
-def check_tweedie(fn):
-    for K, D in ((4, 0.4), (3, 1.5)):
-        p = torch.rand(K, dtype=torch.float64) + 0.5
-        x_t = torch.arange(K).repeat(2)[
-            :-1
-        ]  # 2 K - 1 examples: the batch must not pass for the vocabulary
-        s = (p @ torch.matrix_exp(2 * uniform_rates(K))) / p.sum()
-        s = s[None] / s[x_t, None]
-        if hint := compare(fn, by_exponentials, TWEEDIE, s, x_t, D):
-            return hint
-    return None
-
-
-define(tweedie, check_tweedie, TWEEDIE)
 
 
 # --- masks_loss ---
@@ -331,64 +371,76 @@ def masks_loss(f, x0, x_t, weight):
     V = f.shape[-1]
     at_x0 = f.gather(-1, x0[..., None]).squeeze(-1)
     each = f.exp().mean(-1) - 1 - at_x0 + math.log(V)
-    return weight * torch.where(x_t == V, each, 0).sum(1)
+    masks = x_t == V
+    return weight * torch.where(masks, each, 0).sum(1)
 
 
 def by_definition(f, x0, x_t, weight):
     """Score entropy of s = r e^f / V at an r of its own, over r: r drops out."""
     V, r = f.shape[-1], 0.37
     s, hot = r * f.exp() / V, F.one_hot(x0, V).double()
-    each = (s - torch.where(hot == 1, r * s.log() - r * (math.log(r) - 1), 0)).sum(
-        -1
-    ) / r
-    return weight * (each * (x_t == V)).sum(1)
+    each = s - torch.where(hot == 1, r * s.log() - r * (math.log(r) - 1), 0)
+    return weight * (each.sum(-1) / r * (x_t == V)).sum(1)
 
 
-MASKS_LOSS: Mistakes = {
-    "all positions": (
-        lambda f, x0, x_t, w: masks_loss(f, x0, torch.full_like(x_t, f.shape[-1]), w),
-        "tokens that are not masked are counted too: nothing can turn into them, their rate is 0",
-    ),
-    "MDLM's loss": (
-        lambda f, x0, x_t, w: masks_loss(
-            f.log_softmax(-1) + math.log(f.shape[-1]), x0, x_t, w
+def _mask_cases():
+    for B, L, V in ((2, 3, 5), (4, 6, 3)):
+        x0, hidden = torch.randint(V, (B, L)), torch.rand(B, L) < 0.5
+        hidden[:, 0], hidden[:, 1] = True, False
+        f = torch.randn(B, L, V, dtype=torch.float64)
+        yield f, x0, torch.where(hidden, V, x0), drawn(B, low=1.0)
+
+
+define(
+    masks_loss,
+    truth=by_definition,
+    cases=lambda: list(_mask_cases()),
+    limits={
+        "where nothing is masked nothing can jump, and nothing is to pay": {
+            "x_t": lambda a: a.x0
+        },
+        "a network that says 0 knows nothing but the mass, and pays log V per mask": {
+            "f": lambda a: 0 * a.f
+        },
+    },
+    ignores={
+        "what the network says where nothing is masked has no say": {
+            "f": lambda a: torch.where((a.x_t == a.f.shape[-1])[..., None], a.f, -a.f)
+        }
+    },
+    linear_in=("weight",),
+    factors={"the number of masks": lambda a: (a.x_t == a.f.shape[-1]).sum(1)},
+    gradients=("f",),
+    mistakes={
+        "all positions": (
+            "torch.where(masks, each, 0) -> each",
+            "tokens that are not masked are counted too: nothing can turn into them, their rate is 0",
         ),
-        "this is cross-entropy, MDLM's loss: it is blind to the total mass of e^f, which SEDD's scores must get right",
-    ),
-    "a sum for the mean": (
-        lambda f, x0, x_t, w: (
-            masks_loss(f, x0, x_t, w)
-            + w * ((x_t == f.shape[-1]) * (f.exp().sum(-1) - f.exp().mean(-1))).sum(1)
+        "MDLM's loss": (
+            "each = -> f = f.log_softmax(-1) + math.log(V); at_x0 = f.gather(-1, x0[..., None]).squeeze(-1); each =",
+            "this is cross-entropy, MDLM's loss: it is blind to the total mass of e^f, which "
+            "SEDD's scores must get right",
         ),
-        "a network that says 0 pays V - 1 too much per mask: log s = log r - log V + f, so the sum of e^f is over V",
-    ),
-    "log V forgotten": (
-        lambda f, x0, x_t, w: (
-            masks_loss(f, x0, x_t, w)
-            - w * (x_t == f.shape[-1]).sum(1) * math.log(f.shape[-1])
+        "a sum for the mean": (
+            "f.exp().mean(-1) -> f.exp().sum(-1)",
+            "a network that says 0 pays V - 1 too much per mask: log s = log r - log V + f, so "
+            "the sum of e^f is over V",
         ),
-        "a network that says 0 pays nothing: it must pay log V per mask, since log s = f - log V + log r",
-    ),
-    "mean over the masks": (
-        lambda f, x0, x_t, w: masks_loss(f, x0, x_t, w) / (x_t == f.shape[-1]).sum(1),
-        "you take the mean over the masks; the bound is a sum over positions",
-    ),
-}
-
-
-def check_masks_loss(fn):
-    f, weight = (
-        torch.randn(3, 5, 4, dtype=torch.float64),
-        torch.tensor([2.0, 1.0, 3.5]).double(),
-    )
-    x0 = torch.randint(4, (3, 5))
-    hidden = torch.tensor([[0, 1, 0, 1, 0], [1, 1, 0, 0, 1], [0, 0, 1, 0, 1]]) == 1
-    return compare(
-        fn, by_definition, MASKS_LOSS, f, x0, torch.where(hidden, 4, x0), weight
-    )
-
-
-define(masks_loss, check_masks_loss, MASKS_LOSS)
+        "log V forgotten": (
+            "- at_x0 + math.log(V) -> - at_x0",
+            "a network that says 0 pays nothing: it must pay log V per mask, since log s = f - log V + log r",
+        ),
+        "x_0 left out of the mean": (
+            "f.exp().mean(-1) - 1 -> (f.exp().sum(-1) - at_x0.exp()) / V - 1",
+            "x_0 has no part in your sum of scores. The rate of the jump that did happen counts like the others: "
+            "each s_y stands in the loss, and one of them in its logarithm, too",
+        ),
+        "mean over the masks": (
+            ".sum(1) -> .sum(1) / masks.sum(1)",
+            "you take the mean over the masks; the bound is a sum over positions",
+        ),
+    },
+)
 
 
 # --- euler_steps ---
@@ -400,45 +452,47 @@ def euler_steps(rate, K):
 
 
 def by_trying(rate, K):
-    """Count up."""
+    """Count up; 1e-9 for the rounding of a chance that is 0."""
     N = 1
-    while 1 - (1 / N) * rate * sum(1 / K for _ in range(K - 1)) < 0:
+    while 1 - (1 / N) * rate * sum(1 / K for _ in range(K - 1)) < -1e-9:
         N += 1
     return N
 
 
-EULER_STEPS: Mistakes = {
-    "the token may jump to itself": (
-        lambda rate, K: math.ceil(rate),
-        "you count a jump from a token to itself: there are K - 1 others, each at rate / K",
-    ),
-    "rounded down": (
-        lambda rate, K: math.floor(rate * (K - 1) / K),
-        "with one step fewer than you need the chance of staying is negative: round up",
-    ),
-    "one neighbour only": (
-        lambda rate, K: math.ceil(rate / K),
-        "you count one of the K - 1 tokens to which it may jump",
-    ),
-    "the rates of the paper": (
-        lambda rate, K: math.ceil(rate * (K - 1)),
-        "your rates are K times too large: R is normalised, its entries off the diagonal are 1 / K",
-    ),
-}
-
-
-def check_euler_steps(fn):
-    for rate, K in ((244.121, 27), (12.3, 3), (92.1, 2)):
-        got, want = fn(rate, K), by_trying(rate, K)
-        if got != want:
-            for wrong, hint in EULER_STEPS.values():
-                if got == wrong(rate, K):
-                    return hint
-            return f"for rate {rate} and K = {K} you say {got}, and counting up gives {want}"
-    return None
-
-
-define(euler_steps, check_euler_steps, EULER_STEPS)
+define(
+    euler_steps,
+    truth=by_trying,
+    cases=lambda: [(12.3, 3), (244.121, 27), (92.1, 2), (57.4, 8)],
+    limits={
+        "where rate (K - 1) / K is a whole number N, the chance of staying is 0 in N steps, not below": {
+            "rate": 28.0,
+            "K": 4,
+        }
+    },
+    read=lambda got, a: int(got) if got == int(got) else got,
+    mistakes={
+        "the token may jump to itself": (
+            "(K - 1) / K -> 1",
+            "you count a jump from a token to itself: there are K - 1 others, each at rate / K",
+        ),
+        "rounded down": (
+            "math.ceil -> math.floor",
+            "with one step fewer than you need the chance of staying is negative: round up",
+        ),
+        "one more in any case": (
+            "math.ceil(rate * (K - 1) / K) -> math.floor(rate * (K - 1) / K) + 1",
+            "right but for whole numbers: a chance of staying of 0 is not negative, so no step is to be added there",
+        ),
+        "one neighbour only": (
+            "(K - 1) / K -> 1 / K",
+            "you count one of the K - 1 tokens to which it may jump",
+        ),
+        "the rates of the paper": (
+            "(K - 1) / K -> (K - 1)",
+            "your rates are K times too large: R is normalised, its entries off the diagonal are 1 / K",
+        ),
+    },
+)
 
 
 # --- next_level ---
@@ -459,33 +513,34 @@ def by_largest(level, masks, u):
     return (low + high) / 2
 
 
-NEXT_LEVEL: Mistakes = {
-    "the last mask": (
-        lambda level, masks, u: level * (1 - u ** (1 / masks)),
-        "this is near 0 when there are many masks: it is the level of the last one to open. Time runs backwards, "
-        "and the first has the largest level",
-    ),
-    "u to the number of masks": (
-        lambda level, masks, u: level * u**masks,
-        "with many masks your level falls at once to 0. The more masks, the sooner one opens, the less the level falls",
-    ),
-    "one mask": (
-        lambda level, masks, u: level * u,
-        "the number of masks plays no part: this is the level of a given mask, not of the first",
-    ),
-    "the level itself in the root": (
-        lambda level, masks, u: (level * u) ** (1 / masks),
-        "with u = 1 your level is not the old one: the root is of u alone",
-    ),
-}
-
-
-def check_next_level(fn):
-    u = torch.tensor([0.1, 0.5, 0.93], dtype=torch.float64)
-    for level, masks in ((0.8, 5), (0.3, 2), (0.9, 1)):
-        if hint := compare(fn, by_largest, NEXT_LEVEL, level, masks, u):
-            return hint
-    return None
-
-
-define(next_level, check_next_level, NEXT_LEVEL)
+define(
+    next_level,
+    truth=by_largest,
+    cases=lambda: [(0.8, 5, double(0.1, 0.5, 0.93)), (0.3, 2, drawn(4, low=0.0))],
+    limits={
+        "with u = 1 a mask opens at once, at the old level": {"u": double(1.0, 1.0)},
+        "a single mask opens at a level uniform on (0, level)": {"masks": 1},
+    },
+    linear_in=("level",),
+    properties=(at_least(0),),
+    mistakes={
+        "the last mask": (
+            "u ** (1 / masks) -> (1 - u ** (1 / masks))",
+            "this is near 0 when there are many masks: it is the level of the last one to open. Time runs backwards, "
+            "and the first has the largest level",
+        ),
+        "u to the number of masks": (
+            "(1 / masks) -> masks",
+            "with many masks your level falls at once to 0. The more masks, the sooner one "
+            "opens, the less the level falls",
+        ),
+        "one mask": (
+            "u ** (1 / masks) -> u",
+            "the number of masks plays no part: this is the level of a given mask, not of the first",
+        ),
+        "the level itself in the root": (
+            "level * u ** (1 / masks) -> (level * u) ** (1 / masks)",
+            "with u = 1 your level is not the old one: the root is of u alone",
+        ),
+    },
+)

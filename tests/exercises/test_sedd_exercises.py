@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -33,9 +34,27 @@ def test_other_right_answers_pass():
         assert grade(find(name), fn) == ("PASS", ""), name
 
 
-def test_an_answer_that_fits_no_mistake_is_described():
-    state, text = grade(find("sedd.euler_steps"), lambda rate, K: 7)
-    assert state == "FAIL" and "you say 7, and counting up gives 236" in text
+@pytest.mark.parametrize("name, answer, hint", [
+    ("euler_steps", lambda rate, K: 7, "There yours gives 7, and it is 21"),
+    ("euler_steps", lambda rate, K: math.floor(rate * (K - 1) / K) + 1, "right but for whole numbers"),
+    ("concrete_score", lambda p: p.T[None] / p[:, :, None] ** 2, "FAIL"),
+    ("score_entropy", lambda log_s, rho: 2 * sedd.score_entropy(log_s, rho), "your answer is 2 times what is expected"),
+    ("score_entropy", lambda log_s, rho: sedd.score_entropy(log_s.detach(), rho), "no gradient"),
+    ("reverse_rates", lambda R, s, x: sedd.reverse_rates(R, s.exp(), x), "exp(s) in the place of s"),
+    ("reverse_rates", lambda R, s, x: sedd.reverse_rates(R, s - 1, x), "s - 1 in the place of s"),
+    ("uniform_ratio", lambda sigma, K: sedd.uniform_ratio(sigma**2, K), "sigma^2 in the place of sigma"),
+    ("tweedie", lambda s, x_t, D: sedd.tweedie(s, x_t, -D), "-D in the place of D"),
+    ("masks_loss", lambda f, x0, x_t, w: sedd.masks_loss(f, x0, x_t, w / w), "for 1 in the place of weight"),
+    ("masks_loss", lambda f, x0, x_t, w: sedd.masks_loss(f, x0, x_t, w) / 7, "0.1429 times what is expected"),
+    ("next_level", lambda level, masks, u: level * (1 - u) ** (1 / masks), "1 - u in the place of u"),
+])  # fmt: skip
+def test_mistakes_that_no_list_holds_are_described(name, answer, hint):
+    state, text = grade(find(f"sedd.{name}"), answer)
+    assert state == "FAIL" and (hint in text or hint == state), text
+
+
+def test_one_fraction_without_expm1_has_digits_enough():
+    assert grade(find("sedd.uniform_ratio"), lambda s, K: (s.exp() - 1) / (s.exp() - 1 + K)) == ("PASS", "")
 
 
 def test_references_are_the_librarys_formulas():
