@@ -123,11 +123,11 @@ class Noise(NoiseChecks):
 
     def mix(self, p: Float[Tensor, "B L _"], s: Times, t: Times) -> Law:
         """p Q_{s->t}: the law of x_t if x_s has the law p, float64. p may have V entries instead of K."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no mix")
 
     def likelihood(self, x_t: Tokens, s: Times, t: Times) -> Law:
         """Column x_t of Q_{s->t}: q(x_t | x_s = k) for every k, float64. No law over k."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no likelihood")
 
     def row(self, x_s: Tokens, s: Times, t: Times) -> Law:
         """Row x_s of Q_{s->t}: the law of x_t given x_s."""
@@ -297,15 +297,15 @@ class Semigroup(Noise):
 
     def after(self, p: Law, log_alpha: PerExample) -> Law:
         """p Q(alpha), p in float64. alpha > 1 undoes noise: Q(1 / alpha) is the inverse of Q(alpha)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no after")
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
         """Column x of Q(alpha)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no column")
 
     def rates(self, x: Tokens) -> Law:
         """Column x of R, but 0 at x itself: how fast each other state becomes x; Q = expm(-log alpha R)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no rates")
 
 
 def kept_and_lost(log_alpha: PerExample, x: Tensor) -> tuple[Tensor, Tensor]:

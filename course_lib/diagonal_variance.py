@@ -69,7 +69,7 @@ class DiagonalVariance(DDIM):
         self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition
     ) -> Variance:
         """The variance of p(x_s | x_t) per coordinate that the second answer means; float64."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no best_variance")
 
     def variance_from(
         self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .finite import Watch, check_finite
 from .joint import Joint, check_joint
-from .process import Process, check_process, evaluating
+from .process import Process, check_process, check_together, evaluating, has_tables
 from .random_state import drawing_from
 from .shapes import Network, PerExample, Times, check_count, describe
 from .wrapper import times_fit
@@ -80,8 +80,8 @@ def bound(
     check_count("repeats", repeats)
     check_count("batch", batch)
     check_process(process)
-    check_model(model)
-    check_data(data)
+    check_together(process, model)
+    check_data(data, process)
     method = method_for(process, term)
     values = torch.zeros(len(data), dtype=torch.float64)
     with evaluating(model), drawing_from(seed, process.device), Watch() as watch:
@@ -145,8 +145,8 @@ def bound_by_time(
     Plain terms, whose mean is the bound, also of a process that draws some times more often than others.
     """
     check_process(process)
-    check_model(model)
-    check_data(x0, least=1)
+    check_together(process, model)
+    check_data(x0, process, least=1)
     process = process.evenly()
     if not isinstance(process.T, int):
         raise ValueError(f"process must have discrete time 1..T, not T = {process.T}")
@@ -299,22 +299,20 @@ def method_for(process: Process, term: str):
     return method
 
 
-def check_model(model: Network) -> None:
-    """Raise TypeError for what cannot be called, or for a process in the model's place."""
-    if isinstance(model, Process) or not callable(model):
-        raise TypeError(
-            f"model must be callable as model(x_t, u), not {describe(model)}"
-        )
-
-
-def check_data(data: Tensor | Sized, least: int = 2) -> None:
-    """Raise unless the data can be counted and sliced, holds enough examples, and no number that is not finite."""
+def check_data(data: Tensor | Sized, process: Process, least: int = 2) -> None:
+    """Raise unless the data can be counted and sliced, is where the process is, and has enough, finite examples."""
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise TypeError(
             f"data must be a tensor or a data set that can be sliced, not {describe(data)}"
         )
     if len(data) < least:
         raise ValueError(f"data must hold at least {least} examples, not {len(data)}")
+    tensor = data if isinstance(data, Tensor) else getattr(data, "tokens", None)
+    there = isinstance(tensor, Tensor) and has_tables(process)
+    if there and tensor.device != process.device:
+        raise ValueError(
+            f"data must be on the process's device, {process.device}, not on {tensor.device}: use .to(device)"
+        )
     if isinstance(data, Tensor) and data.is_floating_point():
         bad = ~data.isfinite().flatten(1).all(1) if data.ndim > 1 else ~data.isfinite()
         if bad.any():

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .absorbing import Absorbing
 from .finite import Watch
-from .mask_count import moment
+from .mask_count import moment, of_noise
 from .mdlm import MDLM
-from .process import clamped, evaluating
-from .shapes import Mask, Network, PerExample, State, check_count, describe, widest
+from .process import check_together, clamped, evaluating
+from .shapes import Mask, Network, PerExample, State, check_count, widest
 
 
 def first_hitting(
@@ -32,8 +32,10 @@ def first_hitting(
     noise = getattr(process, "noise", None)
     if not isinstance(noise, Absorbing) or noise.schedule is None:
         raise ValueError(
-            f"process must have absorbing noise, not {describe(process if noise is None else noise)}"
+            "process must have absorbing noise in continuous time, as MDLM and SEDD on masks have, "
+            f"not be {of_noise(process)}"
         )
+    check_together(process, model)
     if clamp is not None:
         process.check_clamp(clamp)
     return _first_hitting(process, model, n, clamp)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .diffusion_lm import DiffusionLM
-from .embeddings import LogLaw, Vectors
+from .embeddings import LogLaw, Vectors, check_word_network
 from .finite import check_finite
 from .nets import Wrapped
 from .process import Process
@@ -26,6 +26,7 @@ from .shapes import (
     PerExample,
     State,
     Times,
+    check_answer,
     check_count,
     describe,
     per_example,
@@ -140,6 +141,9 @@ class NoisyClassifierTraining(Process):
 
     def __init__(self, process: DiffusionLM, model: Network):
         super().__init__()
+        if not hasattr(process, "diffuse"):
+            raise TypeError(f"process must be a DiffusionLM, not {describe(process)}")
+        check_word_network(model, "embed")
         self.process, self.T = process, process.T
         self.__dict__["model"] = (
             model  # not a part of this module: its weights are not this process's
@@ -147,6 +151,8 @@ class NoisyClassifierTraining(Process):
 
     def loss(self, model: nn.Module, data: Labelled, t: Times) -> PerExample:
         """At one draw of x_t."""
+        if not isinstance(data, Labelled):
+            raise TypeError(f"data must be Labelled, not {describe(data)}")
         with torch.no_grad():
             _, _, x0, x_t = self.process.diffuse(self.model, data.tokens, t)
         return self.loss_at(model, data, x0, x_t, t)
@@ -156,9 +162,26 @@ class NoisyClassifierTraining(Process):
     ) -> PerExample:
         """At this x_t."""
         mask = self.process.unpack(data.tokens)[2]
-        logits = model(x_t, self.u(t), mask)
-        return F.cross_entropy(
-            check_finite("the classifier's output", logits, t),
-            data.labels,
-            reduction="none",
+        logits = check_finite(
+            "the classifier's output",
+            self.checked(model(x_t, self.u(t), mask), data.labels),
+            t,
         )
+        return F.cross_entropy(logits, data.labels.long(), reduction="none")
+
+    @staticmethod
+    def checked(logits: Tensor, labels: Tensor) -> Float[Tensor, "B classes"]:
+        """The classifier's answer, or an error: floats (B, classes) on the labels' device, a class for each label."""
+        rows = len(labels)
+        wide = isinstance(logits, Tensor) and logits.ndim == 2
+        check_answer(logits, (rows, logits.shape[1] if wide else "classes"), labels)
+        classes = logits.shape[1]
+        if (
+            labels.device.type == "cpu"
+            and not 0 <= labels.min() <= labels.max() < classes
+        ):
+            raise ValueError(
+                f"labels must lie in 0..{classes - 1}, as the model has {classes} classes, "
+                f"not {labels.min()}..{labels.max()}"
+            )
+        return logits

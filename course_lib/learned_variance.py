@@ -6,6 +6,7 @@ Nichol & Dhariwal 2021 (arXiv:2102.09672), whose equation numbers these are.
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -131,41 +132,43 @@ class LossAware(Wrapper):
     def bound(self, model: Network, data, t: Times) -> PerExample:
         """The process's bound over T p_t, so that its mean over these times is the bound; nothing is remembered."""
         plain = self.process.bound(model, data, t)
-        return self.weight(t).to(plain.dtype) * plain
+        return self.time_weight(t).to(plain.dtype) * plain
 
     def bound_at(self, model: Network, *drawn) -> PerExample:
         """The same at this x_t."""
         plain = self.process.bound_at(model, *drawn)
-        return self.weight(drawn[-1]).to(plain.dtype) * plain
+        return self.time_weight(drawn[-1]).to(plain.dtype) * plain
 
     def evenly(self) -> Process:
         """The process inside: whoever looks at each time as often as any other wants plain terms."""
         return self.process.evenly()
 
-    def weight(self, t: Times) -> PerExample:
+    def time_weight(self, t: Times) -> PerExample:
         """1 / (T p_t), by the law that drew t."""
         return 1 / (self.T * self.p()[t - 1])
 
     def weighted(self, plain: PerExample, t: Times) -> PerExample:
         """The plain loss over T p_t; then remembered, if it is finite."""
-        weight = self.weight(t)  # before this loss is remembered
+        weight = self.time_weight(t)  # before this loss is remembered
         self.remember(t, check_finite("the loss", plain.detach(), t))
         return weight.to(plain.dtype) * plain
 
     def remember(self, t: Times, loss: PerExample) -> None:
         """Write losses over the oldest entries of their times; of one time's many, in the order given."""
-        history = self.losses.shape[1]
+        history, nowhere = self.losses.shape[1], self.T
+        # Tables with one row more, for what is not kept: picking the others by a mask would make a GPU wait.
+        losses, seen = F.pad(self.losses, (0, 0, 0, 1)), F.pad(self.seen, (0, 1))
         # Off the CPU the loop raises only later: until then what is not finite must not get in.
-        finite = loss.isfinite()
-        t, loss = t[finite], loss[finite]
-        order = t.argsort(stable=True)
-        row, loss = t[order] - 1, loss[order].to(self.losses.dtype)
+        row = torch.where(loss.isfinite(), t - 1, nowhere)
+        order = row.argsort(stable=True)
+        row, loss = row[order], loss[order].to(losses.dtype)
         first_of_row = torch.searchsorted(row, row)
         rank = (
             torch.arange(len(row), device=row.device) - first_of_row
         )  # 0, 1, ... within each time
-        count = torch.zeros_like(self.seen).index_add_(0, row, torch.ones_like(row))
+        count = torch.zeros_like(seen).index_add_(0, row, torch.ones_like(row))
         kept = rank >= count[row] - history  # of more than fit, the newest
-        column = (self.seen[row] + rank) % history
-        self.losses[row[kept], column[kept]] = loss[kept]
-        self.seen += count
+        column = (seen[row] + rank) % history
+        losses[torch.where(kept, row, nowhere), column] = loss
+        self.losses.copy_(losses[:-1])
+        self.seen += count[:-1]

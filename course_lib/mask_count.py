@@ -37,7 +37,7 @@ class MaskCount(Wrapper):
         noise = getattr(process, "noise", None)
         if not isinstance(noise, Absorbing) or not hasattr(process, "mask_cost"):
             raise ValueError(
-                f"process must have absorbing noise, not {described(process)}"
+                f"process must be MaskedD3PM, MDLM or SEDD on absorbing noise, not {of_noise(process)}"
             )
         self.T = process.length
         by_step = isinstance(noise.T, int)
@@ -116,7 +116,8 @@ class MaskCount(Wrapper):
         if x0.device.type == "cpu" and (x0 == PAD).any():
             short = int(tokens_in(x0).min())
             raise ValueError(
-                f"x0 must have {self.T} tokens in each row to count masks by, but one has {short}: take process itself"
+                f"x0 must have {self.T} tokens in each row, but one has {short}: what a number of masks says of the "
+                "time depends on how many tokens there are. Take the process itself, without MaskCount"
             )
         return x0
 
@@ -204,7 +205,7 @@ def moment(schedule: Schedule, level: PerExample) -> Times:
     return schedule.inverse(torch.log1p(-level)).float().clamp(min=FIRST)
 
 
-def described(process: Process) -> str:
-    """What came in place of a masked process."""
+def of_noise(process: Process) -> str:
+    """What came in place of a masked process: `D3PM of Uniform`."""
     noise = getattr(process, "noise", None)
-    return describe(process) if noise is None else describe(noise)
+    return describe(process) + ("" if noise is None else f" of {describe(noise)}")

@@ -31,7 +31,7 @@ class Oracle(nn.Module):
         self, x: Float[Tensor, "B *event"], alpha_bar: PerExample
     ) -> Float[Tensor, "B *event"]:
         """E[x_0 | x_t = x]."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no posterior_mean")
 
     def forward(
         self, x: Float[Tensor, "B *event"], u: PerExample

@@ -50,9 +50,15 @@ class Ordered(TokenProcess):
         nll = self.on_masks(model, x0, x_t, t, cross_entropy)
         return torch.where(self.between(t, t - 1), nll, 0).sum(1)
 
-    def bound_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
+    def diffusion_term_at(
+        self, model: Network, x0: Tokens, x_t: Tokens, t: Times
+    ) -> PerExample:
         """length x loss: its mean over t = 1..length is exactly -log p(x_0) of the autoregressive model, nats."""
         return self.length * self.loss_at(model, x0, x_t, t)
+
+    def bound_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
+        """The same: all is masked at T, and at 0 nothing, so no other term is left."""
+        return self.diffusion_term_at(model, x0, x_t, t)
 
     def prior(self, n: int) -> Tokens:
         """All MASK."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +42,11 @@ class Process(ProcessChecks):
 
     def corrupt(self, x0: State, t: Times) -> State:
         """Draw x_t ~ q(x_t | x_0)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no corrupt")
 
     def prior(self, n: int) -> State:
         """Draw n states x_T from pure noise."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no prior")
 
     # Scoring: `loss` and `bound` draw x_t; `loss_at` and `bound_at` are given it
 
@@ -55,7 +56,7 @@ class Process(ProcessChecks):
 
     def loss_at(self, model: Network, x0, x_t: State, t: Times) -> PerExample:
         """The training loss at this x_t."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no loss_at")
 
     def bound(self, model: Network, data, t: Times) -> PerExample:
         """What to report: its mean over t is an upper bound on -log p(data), in nats per example."""
@@ -69,7 +70,7 @@ class Process(ProcessChecks):
 
     def step(self, model: Network, x: State, t: Times, s: Times) -> State:
         """Draw x_s ~ p(x_s | x_t) for any earlier time s < t."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no step")
 
     def fresh(self) -> "Process":
         """What one run of `sample` steps with: itself, or a copy for a process that remembers its last steps."""
@@ -152,15 +153,12 @@ def sample(
     """
     check_process(process)
     check_count("n", n)
-    if not callable(model):
-        raise TypeError(
-            f"model must be callable as model(x_t, u), not {describe(model)}"
-        )
-    times = (
-        process.check_times(steps)
-        if isinstance(steps, Tensor)
-        else process.times(steps)
-    )
+    check_together(process, model)
+    if isinstance(steps, Tensor):
+        times = process.check_times(steps)
+    else:
+        check_steps(steps)
+        times = process.times(steps)
     if clamp is not None:
         process.check_clamp(clamp)
     return _sample(process.fresh(), model, n, times, clamp)
@@ -223,4 +221,32 @@ def check_process(process: Process) -> None:
     if not isinstance(process, Process):
         raise TypeError(
             f"process must be a Process, such as DDPM(...), not {type(process).__name__}"
+        )
+
+
+def check_steps(steps: object) -> None:
+    """Raise TypeError for what is neither a number of steps nor a tensor of times."""
+    if not isinstance(steps, Integral):
+        raise TypeError(
+            f"steps must be an int or a tensor of falling times, not {describe(steps)}"
+        )
+
+
+def has_tables(process: Process) -> bool:
+    """Whether the process is on a device at all: one that only counts, such as autoregression, is on none."""
+    return next(process.buffers(), None) is not None
+
+
+def check_together(process: Process, model: Network) -> None:
+    """Raise unless the model can be called, and its weights are where the process's tables are."""
+    if isinstance(model, Process) or not callable(model):
+        raise TypeError(
+            f"model must be callable as model(x_t, u), not {describe(model)}"
+        )
+    if process.device.type == "meta":
+        raise ValueError("process must be on a device that holds numbers, not on meta")
+    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if weight is not None and has_tables(process) and weight.device != process.device:
+        raise ValueError(
+            f"model and process must be on one device, not on {weight.device} and {process.device}: use .to(device)"
         )

@@ -88,9 +88,8 @@ class ProcessChecks(Tables):
     def check_state(self, name: str, x: Tensor) -> None:
         """Raise unless x is a floating (B, *shape) with B >= 1. For systems that set `shape`."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(
-                f"{name} must be a float tensor, not {getattr(x, 'dtype', type(x).__name__)}"
-            )
+            came = x.dtype if isinstance(x, Tensor) else describe(x)
+            raise TypeError(f"{name} must be a float tensor, not {came}")
         if tuple(x.shape[1:]) != self.shape or len(x) < 1:
             want = ", ".join(["B >= 1", *map(str, self.shape)])
             raise ValueError(f"{name} must have shape ({want}), not {tuple(x.shape)}")

@@ -39,15 +39,15 @@ class Sampler:
 
     def start(self, n: int) -> Tokens:
         """What n sequences begin as, (n, L)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no start")
 
     def rounds(self) -> Iterable:
         """What each step is given: a count, a pair of times, a position."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no rounds")
 
     def step(self, model: Network, x: Tokens, now, draw: Draw) -> Tokens:
         """The next state of each row of x; all that is random goes through draw."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no step")
 
     def sample(self, model: Network, start: int | Tokens) -> Tokens:
         """Sequences (n, L): n of them from scratch, or from given states, as prompts (with MASK where to write)."""

@@ -37,6 +37,13 @@ class Tables(nn.Module):
             f"{type(self).__name__} must not have parameters, but got {name}: what is learned lives in the network"
         )
 
+    def register_buffer(self, name: str, tensor: Tensor | None, *args, **more) -> None:
+        """As nn.Module does; a table made under torch.inference_mode() is copied, to serve in training as well."""
+        if tensor is not None and tensor.is_inference():
+            with torch.inference_mode(False):
+                tensor = tensor.clone()
+        super().register_buffer(name, tensor, *args, **more)
+
     def _apply(self, fn, recurse: bool = True):
         """Move tables between devices without losing digits: float64 stays, except on MPS, which has none."""
         for child in self.children():

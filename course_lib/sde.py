@@ -116,19 +116,19 @@ class SDE(Process):
 
     def log_mean(self, t: Tensor) -> Tensor:
         """log m(t)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no log_mean")
 
     def log_std(self, t: Tensor) -> Tensor:
         """log std(t), -inf at t = 0."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no log_std")
 
     def drift(self, t: Tensor) -> Tensor:
         """f(t) in dx = f x dt + g dw."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no drift")
 
     def diffusion2(self, t: Tensor) -> Tensor:
         """g(t)^2."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no diffusion2")
 
     # Times and numbers
 

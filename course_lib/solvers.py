@@ -40,7 +40,7 @@ class Solver(Wrapper):
 
     def move(self, model: Network, x: Batch, t: Times, s: Times) -> Batch:
         """x_s from x_t."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no move")
 
 
 def core(process: Process) -> Process:

@@ -106,7 +106,7 @@ class TokenProcess(TokenChecks, Process):
         self, model: Network, x0: Tokens, x_t: Tokens, t: Times
     ) -> PerExample:
         """The same at this x_t, float64."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no diffusion_term_at")
 
     def reconstruction_term(self, model: Network, x0: Tokens) -> PerExample:
         """-log p(x_0 | x just after 0) by the last denoising step, nats per sequence; 0 if there is no noise at once.
@@ -122,7 +122,9 @@ class TokenProcess(TokenChecks, Process):
         self, model: Network, x0: Tokens, x: Tokens
     ) -> PerExample:
         """The same at this x, drawn just after time 0."""
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(self).__name__} has no reconstruction_term_at"
+        )
 
     # The network
 

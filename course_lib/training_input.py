@@ -5,7 +5,7 @@ from collections.abc import Callable
 from numbers import Real
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -62,7 +62,7 @@ def as_schedule(
     if isinstance(lr, OfProgress):
         return lambda step, progress: lr.rate(progress)
     if callable(lr):
-        return lambda step, progress: lr(step)
+        return lambda step, progress: given_rate(lr(step), step)
     if not isinstance(lr, Real) or isinstance(lr, bool):
         raise TypeError(
             f"lr must be a number, a function of the step or OfProgress, not {describe(lr)}"
@@ -131,6 +131,14 @@ def check_real(name: str, value: object) -> None:
     """Raise TypeError unless value is a number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, not {describe(value)}")
+
+
+def given_rate(rate: object, step: int) -> Real:
+    """What a function of the step gave, as a number, or TypeError: a tensor of one number will do."""
+    if isinstance(rate, Tensor) and rate.numel() == 1:
+        rate = rate.item()
+    check_real(f"lr({step})", rate)
+    return rate
 
 
 def checked_rate(rate: float | None, step: int) -> float | None:

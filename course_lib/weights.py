@@ -15,6 +15,7 @@ from .identity import class_of, differences, identity
 from .nets import Wrapped
 from .parallel import together
 from .process import Process, check_process, evaluating
+from .shapes import describe
 
 
 class Swappable:
@@ -31,6 +32,7 @@ class Swappable:
         For any model, also one that is compiled or spread over processes: that one is asked, and not a copy of it.
         """
         gather_back(model)
+        check_alike(self.tensors(), model)
         own = copied(tensors_of(model))
         put_into(model, self.tensors())
         try:
@@ -191,6 +193,24 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {
         plain(k): v for k, v in [*inside.named_parameters(), *inside.named_buffers()]
     }
+
+
+def check_alike(tensors: dict[str, Tensor], model: nn.Module) -> None:
+    """Raise unless the model has these tensors, by name and shape."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be the network that was trained, not {describe(model)}"
+        )
+    want, have = (
+        {name: tuple(value.shape) for name, value in some.items()}
+        for some in (tensors, tensors_of(model))
+    )
+    for name in [*want, *have]:
+        if want.get(name) != have.get(name):
+            raise ValueError(
+                f"model must be the network that was trained: its {name} is {have.get(name, 'missing')}, "
+                f"but that of the average is {want.get(name, 'missing')}"
+            )
 
 
 @torch.no_grad()

@@ -324,7 +324,7 @@ def test_sample_is_lazy_and_last_keeps_one():
     (0, 5, ValueError, "n must be at least 1, not 0"),
     (2, 0, ValueError, "steps must be at least 1, not 0"),
     (2, 51, ValueError, "steps must be at most T = 50, not 51"),
-    (2, 2.0, TypeError, "steps must be an int, not float"),
+    (2, 2.0, TypeError, "steps must be an int or a tensor of falling times, not float"),
     (True, 2, TypeError, "n must be an int, not bool"),
 ])  # fmt: skip
 def test_sample_names_bad_input_at_the_call(n, steps, error, words, unchecked):

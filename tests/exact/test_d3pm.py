@@ -612,7 +612,7 @@ def test_prior_is_drawn_from_the_noise(noise):
     (lambda: D3PM(Uniform(V, CURVE), L).corrupt(tensor([[0, 1]]), tensor([5])), ValueError, r"t must lie in \[0, 4\]"),
     (lambda: D3PM(Uniform(V, CURVE), L).loss(None, tensor([[0, 1]]), tensor([0])), ValueError, r"t must lie in \(0, 4\], but t = 0"),
     (lambda: D3PM(Uniform(V, CURVE), L).step(None, tensor([[0, 1]]), tensor([2]), tensor([2])), ValueError, "s must be before t"),
-    (lambda: MaskCount(D3PM(Uniform(V, CURVE), L)), ValueError, "process must have absorbing noise, not Uniform"),
+    (lambda: MaskCount(D3PM(Uniform(V, CURVE), L)), ValueError, "on absorbing noise, not D3PM of Uniform"),
     (lambda: MaskCount(D3PM(Absorbing(V, CURVE), L)).corrupt(tensor([[0, V]]), tensor([1])), ValueError, "x0 must lie in 0..2"),
     (lambda: MaskCount(D3PM(Absorbing(V, CURVE), L)).corrupt(tensor([[0, 1]]), tensor([3])), ValueError, r"t must lie in \[0, 2\]"),
     (lambda: MaskCount(D3PM(Absorbing(V, CURVE), L)).bound(None, tensor([[0, 1]]), tensor([0])), ValueError, r"t must lie in \[1, 2\]"),

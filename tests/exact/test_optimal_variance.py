@@ -1026,7 +1026,7 @@ def test_loss_aware_trains_and_is_otherwise_the_process(device):
     for ask in (
         lambda p: p.corrupt(data, t), lambda p: p.prior(3), lambda p: p.step(model, data, t, t - 2),
         lambda p: p.times(4), lambda p: p.encode(model, data),
-        lambda p: p.decode(model, data), lambda p: p.bound_at(model, data, data, t), lambda p: p.weight(t),
+        lambda p: p.decode(model, data), lambda p: p.weight(t),
     ):  # fmt: skip
         values = []
         for p in (process, inner):
@@ -1037,6 +1037,8 @@ def test_loss_aware_trains_and_is_otherwise_the_process(device):
     weighted = process.bound(model, data, t) * (20 * process.p()[t - 1])
     torch.manual_seed(0)
     torch.testing.assert_close(weighted, inner.bound(model, data, t))
+    given = process.bound_at(model, data, data, t) * (20 * process.p()[t - 1])
+    torch.testing.assert_close(given, inner.bound_at(model, data, data, t))
     assert process.T == 20 and last(sample(process, model, 3, 5))[1].shape == (3, 2)
 
 
@@ -1136,7 +1138,7 @@ def estimate(n=4, estimator="residual", **settings):
     (times_error(I([60, 30, 1])), ValueError, "must run from at most T = 60 to 0, not from 60 to 1"),
     (times_error(I([61, 30, 0])), ValueError, "not from 61 to 0"),
     (times_error(I([60.0, 0.0])), TypeError, "times must be integers, not torch.float32"),
-    (times_error([60, 0]), TypeError, "steps must be an int, not list"),
+    (times_error([60, 0]), TypeError, "steps must be an int or a tensor of falling times, not list"),
     (times_error(I([True, False])), TypeError, "torch.bool"),
     (times_error(I([60])), ValueError, r"at least 2 times, not torch.int64 of shape \(1,\)"),
     (times_error(I([[60, 0]])), ValueError, r"not torch.int64 of shape \(1, 2\)"),

@@ -312,7 +312,7 @@ def test_padding_that_cannot_be_right_is_refused(unchecked):
         ):
             process.loss(says(0.0), rows, t)
     with pytest.raises(
-        ValueError, match="x0 must have 4 tokens in each row to count masks by, but one has 1"
+        ValueError, match="x0 must have 4 tokens in each row, but one has 1: what a number of masks says"
     ):
         MaskCount(process).loss(says(0.0), ROWS, torch.ones(4).long())
     with pytest.raises(ValueError, match="x_t must hold PAD where x0 does"):
@@ -470,7 +470,7 @@ def test_a_count_masks_and_samples_as_the_process_inside():
 
 @pytest.mark.parametrize("name", ["d3pm, uniform", "sedd, uniform", "ordered", "sedd, mask and uniform"])
 def test_only_masked_processes_are_counted(name, unchecked):
-    with pytest.raises(ValueError, match="process must have absorbing noise, not"):
+    with pytest.raises(ValueError, match="process must be MaskedD3PM, MDLM or SEDD on absorbing noise"):
         MaskCount(SYSTEMS[name]())
 
 
