@@ -31,8 +31,8 @@ class Swappable:
 
         For any model, also one that is compiled or spread over processes: that one is asked, and not a copy of it.
         """
-        gather_back(model)
         check_alike(self.tensors(), model)
+        gather_back(model)
         own = copied(tensors_of(model))
         put_into(model, self.tensors())
         try:
