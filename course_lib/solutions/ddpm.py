@@ -1,7 +1,8 @@
-"""Chapter 1, DDPM: the reference answers, their checks and the classic wrong answers.
+"""Chapter 1, DDPM: the reference answers, what is asked of an answer, and the classic wrong ones.
 
 alpha_bar is a table of T + 1 entries with alpha_bar[0] = 1; a network is called model(x_t, u), u = t / T.
-The checks probe small cases whose answer is known exactly; only the sampler is judged by moments.
+The truths do not trust the formulas. What an answer draws by itself is seen by its networks, which keep what they hear.
+A wrong answer in quotes is the reference with that text changed.
 """
 
 import math
@@ -9,12 +10,17 @@ from itertools import pairwise
 
 import torch
 
-from ..checks import Mistakes, close, compare, diagnose, hear, hints_of
+from ..checks import at_least, close, hear, hints_of
 from ..exercise import define
-from ..shapes import per_example
+from ..relations import Pair, relation
 
 ALPHA_BAR = torch.tensor([1.0, 0.9, 0.7, 0.45, 0.2, 0.05], dtype=torch.float64)  # T = 5
 T = len(ALPHA_BAR) - 1
+
+
+def numbers(*values: float) -> torch.Tensor:
+    """The values as a float64 tensor."""
+    return torch.tensor(values, dtype=torch.float64)
 
 
 # --- q_sample ---
@@ -22,66 +28,72 @@ T = len(ALPHA_BAR) - 1
 
 def q_sample(x0, t, alpha_bar, eps):
     """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, one time per example."""
-    abar = alpha_bar[t]  # not t - 1: entry 0 is the data
-    abar = abar.reshape(
-        -1, *[1] * (x0.ndim - 1)
-    )  # (B, 1, ..., 1): else it may land on the wrong axis
-    x_t = (
-        abar.sqrt() * x0 + (1 - abar).sqrt() * eps
-    )  # roots: alpha_bar is a share of the variance
+    abar = alpha_bar[t]  # entry 0 is the data
+    # (B, 1, ..., 1): else it may land on the wrong axis
+    abar = abar.reshape(-1, *[1] * (x0.ndim - 1))
+    # roots: alpha_bar is a share of the variance
+    x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * eps
     return x_t.to(x0.dtype)
 
 
-Q_SAMPLE: Mistakes = {
-    "alpha_bar without its root": (
-        lambda x0, t, a, eps: (
-            per_example(a[t], x0) * x0 + per_example(1 - a[t], x0).sqrt() * eps
-        ),
-        "the data is multiplied by alpha_bar itself. alpha_bar is the share of the variance that is left: "
-        "what does that make the factor on x0?",
-    ),
-    "noise scaled by the variance": (
-        lambda x0, t, a, eps: (
-            per_example(a[t], x0).sqrt() * x0 + per_example(1 - a[t], x0) * eps
-        ),
-        "the noise is multiplied by 1 - alpha_bar, so its standard deviation is what should be its variance",
-    ),
-    "the two roots swapped": (
-        lambda x0, t, a, eps: (
-            per_example(1 - a[t], x0).sqrt() * x0 + per_example(a[t], x0).sqrt() * eps
-        ),
-        "at t = 0 you return pure noise. Which of the two roots must be 1 there?",
-    ),
-    "the table read at t - 1": (
-        lambda x0, t, a, eps: q_sample(x0, t - 1, a, eps),
-        "you give x_{t-1}: the table has T + 1 entries and entry 0 is the data, so which entry belongs to t?",
-    ),
-    "one coefficient per column": (
-        lambda x0, t, a, eps: a[t].sqrt() * x0 + (1 - a[t]).sqrt() * eps,
-        "the times run along the last axis of x0, one per column. Which axis holds the examples, "
-        "and what shape does alpha_bar[t] need?",
-    ),
-    "one coefficient per channel": (
-        lambda x0, t, a, eps: (
-            a[t].sqrt()[:, None] * x0 + (1 - a[t]).sqrt()[:, None] * eps
-        ),
-        "alpha_bar[t] is right for points and lands on the second axis of images: "
-        "how many axes of size 1 must follow the first?",
-    ),
-}
+def one_by_one(x0, t, alpha_bar, eps):
+    """The same, an example at a time, with plain numbers."""
+    table = alpha_bar.tolist()
+    rows = [
+        math.sqrt(table[k]) * x + math.sqrt(1 - table[k]) * e
+        for x, k, e in zip(x0, t.tolist(), eps, strict=True)
+    ]
+    return torch.stack(rows)
 
 
-def check_q_sample(fn):
-    t = torch.tensor([0, 2, 5])
-    for shape in ((3, 3), (3, 3, 3)):  # all axes alike: a wrong one raises no error
+def _noised():
+    """Shapes of different sizes, and of equal ones, where a wrong axis raises no error."""
+    for shape, t in (
+        ((2, 3), [1, 3]),
+        ((3, 2, 4), [4, 0, 2]),
+        ((3, 3), [5, 1, 4]),
+        ((3, 3, 3), [2, 3, 5]),
+    ):
         x0, eps = torch.randn(2, *shape)
-        for noise in (0 * eps, eps):  # first the signal alone
-            if hint := compare(fn, q_sample, Q_SAMPLE, x0, t, ALPHA_BAR, noise):
-                return hint
-    return None
+        yield x0, torch.tensor(t), ALPHA_BAR, eps
 
 
-define(q_sample, check_q_sample, Q_SAMPLE)
+define(
+    q_sample,
+    truth=one_by_one,
+    cases=lambda: list(_noised()),
+    limits={"at t = 0 nothing has happened to x_0": {"t": torch.tensor([0, 0])}},
+    linear_in=("x0", "eps"),
+    mistakes={
+        "alpha_bar without its root": (
+            "abar.sqrt() * x0 -> abar * x0",
+            "the data is multiplied by alpha_bar itself. alpha_bar is the share of the variance that is left: "
+            "what does that make the factor on x0?",
+        ),
+        "noise scaled by the variance": (
+            "(1 - abar).sqrt() * eps -> (1 - abar) * eps",
+            "the noise is multiplied by 1 - alpha_bar, so its standard deviation is what should be its variance",
+        ),
+        "the two roots swapped": (
+            "abar.sqrt() * x0 + (1 - abar).sqrt() -> (1 - abar).sqrt() * x0 + abar.sqrt()",
+            "at t = 0 you return pure noise. Which of the two roots must be 1 there?",
+        ),
+        "the table read at t - 1": (
+            "alpha_bar[t] -> alpha_bar[t - 1]",
+            "you give x_{t-1}: the table has T + 1 entries and entry 0 is the data, so which entry belongs to t?",
+        ),
+        "one coefficient per column": (
+            "abar.reshape(-1, *[1] * (x0.ndim - 1)) -> abar",
+            "the times run along the last axis of x0, one per column. Which axis holds the examples, "
+            "and what shape does alpha_bar[t] need?",
+        ),
+        "one coefficient per channel": (
+            "abar.reshape(-1, *[1] * (x0.ndim - 1)) -> abar[:, None]",
+            "alpha_bar[t] is right for points and lands on the second axis of images: "
+            "how many axes of size 1 must follow the first?",
+        ),
+    },
+)
 
 
 # --- schedule ---
@@ -93,15 +105,12 @@ def schedule(T):
     return (1 - beta) ** torch.arange(T + 1, dtype=torch.float64)  # entry 0 is the data
 
 
-def _linear_table(T):
-    return (
-        torch.cat([torch.ones(1), 1 - torch.linspace(1e-4, 0.02, T)])
-        .double()
-        .cumprod(0)
-    )
+def _multiplied(beta):
+    """The table of these betas."""
+    return torch.cat([torch.ones(1), 1 - beta]).double().cumprod(0)
 
 
-SCHEDULE: Mistakes = {
+SCHEDULE = {
     "T entries": (
         lambda T: schedule(T)[1:],
         "there must be T + 1 entries: one for each t = 0, 1, ..., T. Which one is missing?",
@@ -110,59 +119,63 @@ SCHEDULE: Mistakes = {
         lambda T: torch.cat([torch.zeros(1), torch.full((T,), 0.2)]).double(),
         "entry 0 is not 1. Are these the betas? The table is what is left after them: a cumulative product",
     ),
-    "DDPM's betas, too few steps": (
-        _linear_table,
-        "too much of the data is left at T: the betas of a thousand steps do not add up to enough in T steps",
-    ),
     "a table that stops falling": (
         lambda T: schedule(T).clamp(min=5e-4),
         "alpha_bar must fall at every step, and yours stays the same somewhere",
     ),
-    "rising betas": (
-        lambda T: (
-            torch.cat([torch.ones(1), 1 - torch.linspace(0.01, 0.5, T)])
-            .double()
-            .cumprod(0)
-        ),
-        "this is a good schedule, but its betas rise all the way. The task is to show that they need not",
-    ),
     "nothing left at T": (
         lambda T: torch.cat([schedule(T)[:-1], torch.zeros(1, dtype=torch.float64)]),
-        "alpha_bar_T is 0, not just small: then x_0 cannot be computed from x_T, since (1.14) divides by its root",
+        "alpha_bar_T is 0, not just small (your last beta is 1, all is lost at once): then x_0 cannot be computed "
+        "from x_T, since (1.14) divides by its root",
     ),
     "one giant step": (
         lambda T: torch.cat([schedule(T)[:-1], schedule(T)[-1:] * 0.1]),
         "one of your steps has beta > 0.5: it destroys more than half of what is left at once",
     ),
+    "DDPM's betas, too few steps": (
+        lambda T: _multiplied(torch.linspace(1e-4, 0.02, T)),
+        "too much of the data is left at T: your alpha_bar_T is above 1e-3. How large must the betas be to get there "
+        "in T steps?",
+    ),
+    "rising betas": (
+        lambda T: _multiplied(torch.linspace(0.01, 0.5, T)),
+        "this is a good schedule, but its betas rise all the way. The task is to show that they need not",
+    ),
 }
 
 
 def check_schedule(fn):
-    hints = [hint for _, hint in SCHEDULE.values()]
+    """All that is asked of a table, for two T; the betas last, since they mean something only then."""
+    hints = hints_of(SCHEDULE)
     for T in (50, 100):
         a = torch.as_tensor(fn(T)).double()
+        if a.shape == (T,):
+            return hints["T entries"]
         if a.shape != (T + 1,):
-            return (
-                hints[0]
-                if a.shape == (T,)
-                else f"the shape is {tuple(a.shape)}, expected ({T + 1},)"
-            )
+            return f"the shape is {tuple(a.shape)}, expected ({T + 1},)"
+        if not a.isfinite().all() or (a < 0).any():
+            return "your table holds numbers that are no share of a variance: each must lie between 0 and 1"
+        if a[0] != 1:
+            return hints["the betas instead of the table"]
+        if (a.diff() > 0).any():
+            t = (a.diff() > 0).int().argmax().item()
+            return f"alpha_bar must fall at every step, and for T = {T} yours rises from t = {t} to {t + 1}"
+        if a[-1] == 0:
+            return hints["nothing left at T"]
         beta = 1 - a[1:] / a[:-1]
-        broken = [
-            a[0] != 1,
-            a[-1] >= 1e-3,
-            (beta <= 0).any(),
-            (beta.diff() > 0).all(),
-            a[-1] <= 0,
-            (beta > 0.5).any(),
-        ]
-        for hint, fault in zip(hints[1:], broken, strict=True):
+        broken = {
+            "a table that stops falling": (beta <= 0).any(),
+            "one giant step": (beta > 0.5).any(),
+            "DDPM's betas, too few steps": a[-1] >= 1e-3,
+            "rising betas": (beta.diff() > 0).all(),
+        }
+        for label, fault in broken.items():
             if fault:
-                return hint
+                return hints[label]
     return None
 
 
-define(schedule, check_schedule, SCHEDULE)
+define(schedule, also=check_schedule, mistakes=SCHEDULE)
 
 
 # --- posterior_mean ---
@@ -176,62 +189,82 @@ def posterior_mean(x0, x_t, abar_s, abar_t):
     return (from_x0 + from_xt) / (1 - abar_t)
 
 
+def by_surprise(x0, x_t, abar_s, abar_t):
+    """x_s as x_0 lets expect it, moved by what x_t says beyond that: covariance over variance, times the surprise."""
+    kept, guess, spread = abar_t / abar_s, abar_s.sqrt() * x0, 1 - abar_s
+    covariance, variance = kept.sqrt() * spread, kept * spread + 1 - kept
+    return guess + covariance / variance * (x_t - kept.sqrt() * guess)
+
+
 def _by_precision(x0, x_t, abar_s, abar_t):
     ts = abar_t / abar_s
     precision = ts / (1 - ts) + 1 / (1 - abar_s)
     return (ts.sqrt() / (1 - ts) * x_t + abar_s.sqrt() / (1 - abar_s) * x0) / precision
 
 
-def _no_root(x0, x_t, abar_s, abar_t):
-    ts = abar_t / abar_s
-    return (abar_s.sqrt() * (1 - ts) * x0 + ts * (1 - abar_s) * x_t) / (1 - abar_t)
+def _ddim(x0, x_t, abar_s, abar_t):
+    eps = (x_t - abar_t.sqrt() * x0) / (1 - abar_t).sqrt()
+    return abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * eps
 
 
-def _whole_noise(x0, x_t, abar_s, abar_t):
-    ts = abar_t / abar_s
-    return (abar_s.sqrt() * (1 - abar_t) * x0 + ts.sqrt() * (1 - abar_s) * x_t) / (
-        1 - abar_t
-    )
+def _posteriors():
+    for shape, s, t in (((3,), 0.8, 0.3), ((4,), 0.6, 0.55), ((2, 5), 0.2, 0.1)):
+        yield *torch.randn(2, *shape, dtype=torch.float64), *numbers(s, t)
+    x0, x_t = torch.randn(2, 2, 3, dtype=torch.float64)
+    yield x0, x_t, numbers(0.9, 0.35)[:, None], numbers(0.7, 0.15)[:, None]
 
 
-POSTERIOR_MEAN: Mistakes = {
-    "NaN in the last step": (
-        _by_precision,
-        "right for s > 0, and NaN at s = 0, where 1 - abar_s is 0. Which fraction is infinite there, "
-        "and what multiplies it?",
-    ),
-    "the two weights swapped": (
-        lambda x0, x_t, a, b: posterior_mean(x_t, x0, a, b),
-        "at s = 0 your answer is x_t. Which of the two must be left when all noise is gone?",
-    ),
-    "alpha_ts without its root": (
-        _no_root,
-        "the weight of x_t is too small by a square root: x_t holds sqrt(alpha_ts) x_s",
-    ),
-    "1 - abar_t for the noise of the step": (
-        _whole_noise,
-        "the weight of x_0 counts all the noise up to t. How much was added between s and t?",
-    ),
-    "divided by 1 - abar_s": (
-        lambda x0, x_t, a, b: posterior_mean(x0, x_t, a, b) * (1 - b) / (1 - a),
-        "the denominator belongs to the wrong time: as s goes to 0 yours vanishes",
-    ),
-}
-
-
-def check_posterior_mean(fn):
-    x0, x_t = torch.randn(2, 4, dtype=torch.float64)
-    abar_t = torch.tensor([0.5, 0.3, 0.7, 0.1], dtype=torch.float64)
-    inside = (x0, x_t, torch.tensor([0.8, 0.6, 0.9, 0.2], dtype=torch.float64), abar_t)
-    at_zero = (x0, x_t, torch.ones(4, dtype=torch.float64), abar_t)
-    later = {k: v for k, v in POSTERIOR_MEAN.items() if "NaN" not in k}
-    hint = compare(fn, posterior_mean, later, *inside)
-    if hint is None and not torch.as_tensor(fn(*at_zero)).isfinite().all():
-        return POSTERIOR_MEAN["NaN in the last step"][1]
-    return hint or compare(fn, posterior_mean, {}, *at_zero)
-
-
-define(posterior_mean, check_posterior_mean, POSTERIOR_MEAN)
+define(
+    posterior_mean,
+    truth=by_surprise,
+    cases=lambda: list(_posteriors()),
+    limits={
+        "at s = 0, where abar_s = 1, x_0 is all that is left": {
+            "abar_s": numbers(1.0)[0]
+        }
+    },
+    linear_in=("x0", "x_t"),
+    mistakes={
+        "NaN in the last step": (
+            _by_precision,
+            "right for s > 0, and NaN at s = 0, where 1 - abar_s is 0. Which fraction is infinite there, "
+            "and what multiplies it?",
+        ),
+        "the two weights swapped": (
+            lambda x0, x_t, a, b: posterior_mean(x_t, x0, a, b),
+            "at s = 0 your answer is x_t. Which of the two must be left when all noise is gone?",
+        ),
+        "alpha_ts without its root": (
+            "alpha_ts.sqrt() -> alpha_ts",
+            "the weight of x_t is too small by a square root: x_t holds sqrt(alpha_ts) x_s",
+        ),
+        "sqrt(abar_t) for sqrt(alpha_ts)": (
+            "alpha_ts.sqrt() -> abar_t.sqrt()",
+            "the weight of x_t holds sqrt(abar_t), what is left of x_0. How much of x_s is left in x_t?",
+        ),
+        "abar_s without its root": (
+            "abar_s.sqrt() * (1 -> abar_s * (1",
+            "the weight of x_0 is too small by a square root: x_s holds sqrt(abar_s) x_0",
+        ),
+        "1 - abar_t for the noise of the step": (
+            "(1 - alpha_ts) -> (1 - abar_t)",
+            "the weight of x_0 counts all the noise up to t. How much was added between s and t?",
+        ),
+        "divided by 1 - abar_s": (
+            "/ (1 - abar_t) -> / (1 - abar_s)",
+            "the denominator belongs to the wrong time: yours is 0 at s = 0, where x_0 is all that is left",
+        ),
+        "DDIM's mean": (
+            _ddim,
+            "this is DDIM's step: it keeps all the noise of x_t, scaled to time s. The mean of q(x_s | x_t, x_0) keeps "
+            "less, since a part is drawn anew",
+        ),
+        "x_t not read": (
+            "(from_x0 + from_xt) / (1 - abar_t) -> abar_s.sqrt() * x0 + 0 * x_t",
+            "this is the mean of q(x_s | x_0): what does x_t say about x_s on top?",
+        ),
+    },
+)
 
 
 # --- gaussian_kl ---
@@ -240,58 +273,84 @@ define(posterior_mean, check_posterior_mean, POSTERIOR_MEAN)
 def gaussian_kl(mean1, var1, mean2, var2):
     """KL(N(mean1, var1) || N(mean2, var2)) in nats, summed over the last dimension; arguments are variances."""
     ratio = var1 / var2
-    return 0.5 * (ratio + (mean1 - mean2) ** 2 / var2 - 1 - ratio.log()).sum(-1)
+    each = ratio + (mean1 - mean2) ** 2 / var2 - 1 - ratio.log()
+    return 0.5 * each.sum(-1)
 
 
-GAUSSIAN_KL: Mistakes = {
-    "arguments reversed": (
-        lambda m1, v1, m2, v2: gaussian_kl(m2, v2, m1, v1),
-        "this is KL(N2 || N1): the difference of the means is measured in units of the second variance",
-    ),
-    "standard deviations": (
-        lambda m1, v1, m2, v2: gaussian_kl(m1, v1**2, m2, v2**2),
-        "you square what is a variance already: the arguments are not standard deviations",
-    ),
-    "log ratio upside down": (
-        lambda m1, v1, m2, v2: gaussian_kl(m1, v1, m2, v2) + (v1 / v2).log().sum(-1),
-        "the logarithm has the wrong sign: for equal means the KL is 0 only if the variances agree, never below",
-    ),
-    "the -1 missing": (
-        lambda m1, v1, m2, v2: gaussian_kl(m1, v1, m2, v2) + 0.5 * m1.shape[-1],
-        "two equal Gaussians have KL 0, and yours is half the number of dimensions. Which constant is missing?",
-    ),
-    "mean over dimensions": (
-        lambda m1, v1, m2, v2: gaussian_kl(m1, v1, m2, v2) / m1.shape[-1],
-        "too small by the number of dimensions: independent dimensions add",
-    ),
-    "no half": (
-        lambda m1, v1, m2, v2: 2 * gaussian_kl(m1, v1, m2, v2),
-        "twice too large: look at the factor in front of the bracket",
-    ),
-}
-
-
-SHARED_VARIANCE = (
-    "a variance of shape (B, 1) belongs to every dimension, and yours counts it once"
-)
+def by_quadrature(mean1, var1, mean2, var2):
+    """E[log N1 - log N2] under N1, by a rule that is exact for polynomials: 9 nodes of Gauss and Hermite."""
+    u = numbers(0.0, 0.7235510188, 1.4685532892, 2.2665805845, 3.1909932018)
+    w = numbers(0.7202352156, 0.4326515590, 0.0884745274, 0.0049436243, 0.0000396070)
+    nodes, weights = torch.cat([-u[1:], u]), torch.cat([w[1:], w]) / math.sqrt(math.pi)
+    x = mean1[..., None] + (2 * var1).sqrt()[..., None] * nodes
+    log1, log2 = (
+        -((x - m[..., None]) ** 2) / (2 * v[..., None]) - v[..., None].log() / 2
+        for m, v in ((mean1, var1), (mean2, var2))
+    )
+    return ((log1 - log2) * weights).sum(-1).sum(-1)
 
 
 def _sum_before_broadcast(m1, v1, m2, v2):
-    return 0.5 * ((m1 - m2) ** 2 / v2).sum(-1) + 0.5 * (
-        v1 / v2 - 1 - (v1 / v2).log()
-    ).sum(-1)
+    squares = ((m1 - m2) ** 2 / v2).sum(-1)
+    return 0.5 * squares + 0.5 * (v1 / v2 - 1 - (v1 / v2).log()).sum(-1)
 
 
-def check_gaussian_kl(fn):
-    m1, m2 = torch.randn(2, 5, 3, dtype=torch.float64)
-    v1, v2 = torch.rand(2, 5, 3, dtype=torch.float64) + 0.2
-    if hint := compare(fn, gaussian_kl, GAUSSIAN_KL, m1, v1, m2, v2):
-        return hint
-    shared = {"one variance for all": (_sum_before_broadcast, SHARED_VARIANCE)}
-    return compare(fn, gaussian_kl, shared, m1, v1[:, :1], m2, v2[:, :1])
+def _gaussians():
+    for shape, shared in (((2, 3), (2, 3)), ((5, 4), (5, 4)), ((3, 2), (3, 1))):
+        (m1, m2) = torch.randn(2, *shape, dtype=torch.float64)
+        (v1, v2) = torch.rand(2, *shared, dtype=torch.float64) + 0.2
+        yield m1, v1, m2, v2
 
 
-define(gaussian_kl, check_gaussian_kl, GAUSSIAN_KL)
+define(
+    gaussian_kl,
+    truth=by_quadrature,
+    cases=lambda: list(_gaussians()),
+    limits={
+        "two equal Gaussians have KL 0": {
+            "mean2": lambda a: a.mean1,
+            "var2": lambda a: a.var1,
+        },
+        "for equal variances it is the squared distance of the means over twice the variance": {
+            "var2": lambda a: a.var1
+        },
+        "for equal means only the ratio of the variances counts": {
+            "mean2": lambda a: a.mean1
+        },
+    },
+    properties=(at_least(0.0, "a KL never is"),),
+    gradients=("mean1", "var1", "mean2", "var2"),
+    mistakes={
+        "arguments reversed": (
+            lambda m1, v1, m2, v2: gaussian_kl(m2, v2, m1, v1),
+            "this is KL(N2 || N1): the difference of the means is measured in units of the second variance",
+        ),
+        "standard deviations": (
+            lambda m1, v1, m2, v2: gaussian_kl(m1, v1**2, m2, v2**2),
+            "you square what is a variance already: the arguments are not standard deviations",
+        ),
+        "log ratio upside down": (
+            "- ratio.log() -> + ratio.log()",
+            "the logarithm has the wrong sign: for equal means the KL is 0 only if the variances agree, never below",
+        ),
+        "the -1 missing": (
+            "- 1 - ratio -> - ratio",
+            "two equal Gaussians have KL 0, and yours is half the number of dimensions. Which constant is missing?",
+        ),
+        "mean over dimensions": (
+            "each.sum(-1) -> each.mean(-1)",
+            "too small by the number of dimensions: independent dimensions add",
+        ),
+        "no half": (
+            "0.5 * each -> each",
+            "twice too large: look at the factor in front of the bracket",
+        ),
+        "one variance for all": (
+            _sum_before_broadcast,
+            "a variance of shape (B, 1) belongs to every dimension, and yours counts it once",
+        ),
+    },
+)
 
 
 # --- simple_loss ---
@@ -305,125 +364,167 @@ def simple_loss(model, x0, t, alpha_bar):
     return (eps - model(x_t, u)).square().flatten(1).mean(1)
 
 
-def _fresh_noise(model, x0, t, a):
-    x_t = q_sample(x0, t, a, torch.randn_like(x0))
-    return (
-        (torch.randn_like(x0) - model(x_t, t / (len(a) - 1)))
-        .square()
-        .flatten(1)
-        .mean(1)
-    )
+class Ear:
+    """A network that is wrong by `off` everywhere, and keeps what it was asked. It knows x_0, so it finds the noise."""
+
+    def __init__(self, x0, t, off):
+        self.x0, self.t, self.off = x0, t, off
+        self.a = ALPHA_BAR[t].reshape(-1, *[1] * (x0.ndim - 1))
+        self.heard = []
+
+    def __call__(self, x_t, u):
+        hear(x_t, u)
+        eps = ((x_t - self.a.sqrt() * self.x0) / (1 - self.a).sqrt()).float()
+        self.heard.append((x_t.detach(), u, eps.detach()))
+        return eps + self.off
 
 
-def _shared_noise(model, x0, t, a):
-    eps = torch.randn_like(x0[:1]).expand_as(x0)
-    return (
-        (eps - model(q_sample(x0, t, a, eps), t / (len(a) - 1)))
-        .square()
-        .flatten(1)
-        .mean(1)
-    )
-
-
-def _uniform_noise(model, x0, t, a):
-    eps = torch.rand_like(x0)
-    return (
-        (eps - model(q_sample(x0, t, a, eps), t / (len(a) - 1)))
-        .square()
-        .flatten(1)
-        .mean(1)
-    )
-
-
-def _against_x0(model, x0, t, a):
-    x_t = q_sample(x0, t, a, torch.randn_like(x0))
-    return (x0 - model(x_t, t / (len(a) - 1))).square().flatten(1).mean(1)
-
-
-def _raw_time(model, x0, t, a):
-    eps = torch.randn_like(x0)
-    return (eps - model(q_sample(x0, t, a, eps), t.float())).square().flatten(1).mean(1)
-
-
-SIMPLE_LOSS: Mistakes = {
+SIMPLE_LOSS = {
     "one number for the batch": (
-        lambda model, x0, t, a: simple_loss(model, x0, t, a).mean(),
+        "return (eps - model(x_t, u)).square().flatten(1).mean(1) -> "
+        "return (eps - model(x_t, u)).square().mean()",
         "one number for the whole batch: keep one per example, reduce over every axis but the first",
     ),
     "t instead of t / T": (
-        _raw_time,
-        "the network was not given u = t / T: it expects a share of T, 1 at the last time of the table",
+        "u = t / (len(alpha_bar) - 1) -> u = t.float()",
+        "the network was told t itself: it expects a share of T, 1 at the last time of the table",
     ),
     "compared with x0": (
-        _against_x0,
+        "(eps - model -> (x0 - model",
         "the prediction is compared with x_0, but this network says which noise was mixed in",
     ),
     "other noise in the target": (
-        _fresh_noise,
+        "(eps - model -> (torch.randn_like(x0) - model",
         "a network that finds the noise exactly has a loss of about 2: is the noise in x_t the one in the target?",
     ),
     "uniform noise": (
-        _uniform_noise,
+        "torch.randn_like(x0) -> torch.rand_like(x0)",
         "the noise in x_t has mean 0.5: torch.rand_like is uniform on [0, 1], the forward process is Gaussian",
     ),
     "detached": (
-        lambda model, x0, t, a: simple_loss(model, x0, t, a).detach(),
+        ".flatten(1).mean(1) -> .flatten(1).mean(1).detach()",
         "the loss has no gradient: nothing would be learned. Is there a detach, an item or a no_grad in the way?",
     ),
     "one noise for the batch": (
-        _shared_noise,
+        "torch.randn_like(x0) -> torch.randn_like(x0[:1]).expand_as(x0)",
         "all examples of the batch got the same noise: draw it in the shape of x0",
     ),
     "sum over dimensions": (
-        lambda model, x0, t, a: simple_loss(model, x0, t, a) * x0[0].numel(),
+        ".mean(1) -> .sum(1)",
         "too large by the number of dimensions: take the mean over them, so that losses compare across image sizes",
+    ),
+    "absolute error": (
+        ".square() -> .abs()",
+        "this is the mean of |error|: which power has the bound, and which value would the best network give for each?",
+    ),
+    "times drawn inside": (
+        "eps = torch -> t = torch.randint_like(t, 1, len(alpha_bar)); eps = torch",
+        "the network was asked about other times than those given: t is an argument, not to be drawn here",
     ),
 }
 
 
 def check_simple_loss(fn):
-    hints = hints_of(SIMPLE_LOSS)
-    x0, t, seen = torch.randn(5, 40, 30), torch.tensor([1, 2, 3, 4, 5]), {}
+    """Three shapes, two without T among the times; what the network hears, then what the loss is."""
+    own = torch.Generator().manual_seed(
+        19
+    )  # not the numbers that a seed set inside would give
+    for shape, t in (
+        ((4, 30, 20), [1, 2, 4, 3]),
+        ((5, 500), [5, 1, 3, 2, 4]),
+        ((2, 3, 12, 16), [2, 3]),
+    ):
+        x0, t = 3 * torch.randn(shape, generator=own), torch.tensor(t)
+        if hint := _heard(fn, x0, t) or _paid(fn, x0, t):
+            return hint
+    return None
 
-    def found(x_t, u):  # the noise that really is in x_t
-        seen["u"] = u
-        a = ALPHA_BAR[t].reshape(-1, 1, 1)
-        seen["eps"] = ((x_t - a.sqrt() * x0) / (1 - a).sqrt()).float()
-        return seen["eps"]
 
-    loss = fn(found, x0, t, ALPHA_BAR)
-    if loss.shape != (5,):
-        return hints["one number for the batch"]
-    hear(x0, seen["u"])
-    if not close(seen["u"].double(), t / T):
-        return hints["t instead of t / T"]
-    if abs(seen["eps"].mean()) > 0.1:
-        return hints["uniform noise"]
-    if (seen["eps"] - seen["eps"][:1]).abs().max() < 1e-4:
+def _heard(fn, x0, t):
+    """What the network is given: times, signal and noise."""
+    hints, ear = hints_of(SIMPLE_LOSS), Ear(x0, t, 0.0)
+    for _ in range(2):
+        fn(ear, x0, t, ALPHA_BAR)
+    if not ear.heard:
+        return "your loss never asks the model"
+    (x_t, u, eps), (_, again, other) = ear.heard[0], ear.heard[-1]
+    u, each, a = u.double(), eps.flatten(1), ALPHA_BAR[t]
+    if not close(u, t / T):
+        if close(u, t.double()):
+            return hints["t instead of t / T"]
+        if not torch.equal(u, again.double()):
+            return hints["times drawn inside"]
+        return f"the network was told u = {u[0]:.3g} for t = {t[0]}: with T = {T} it is t / T = {t[0] / T:.3g}"
+    if (each - each[:, :1]).abs().max() < 1e-3:
+        return "all dimensions of an example got the same noise: draw it in the shape of x0"
+    if (each - each[:1]).abs().max() < 1e-3:
         return hints["one noise for the batch"]
+    if each.min() > -1e-3 and abs(each.mean() - 0.5) < 0.05:
+        return hints["uniform noise"]
+    flat, data = x_t.double().flatten(1), x0.double().flatten(1)
+    signal = (flat * data).sum(1) / data.square().sum(1)
+    noise = (flat - signal[:, None] * data).std(1)
+    for name, got, want in (
+        ("of x_0", signal, a.sqrt()),
+        ("of the noise", noise, (1 - a).sqrt()),
+    ):
+        k = (got - want).abs().argmax().item()
+        if (got - want).abs()[k] > 0.1:
+            return f"at alpha_bar_t = {a[k]:g} your x_t holds {got[k]:.2f} {name}, and it should be {want[k]:.2f}"
+    if torch.equal(eps, other):
+        return "two calls get the same noise: is a seed set inside?"
+    return None
+
+
+def _paid(fn, x0, t):
+    """What the loss is when the network is right, and when it is wrong by what is known."""
+    hints, ear = hints_of(SIMPLE_LOSS), Ear(x0, t, 0.0)
+    loss = fn(ear, x0, t, ALPHA_BAR)
+    if loss.shape != (len(x0),):
+        plain = f"the shape is {tuple(loss.shape)}, expected ({len(x0)},): one number per example"
+        return hints["one number for the batch"] if loss.ndim == 0 else plain
+    loss, eps = loss.detach(), ear.heard[-1][2]
     if loss.abs().max() > 1e-4:
-        right = (x0 - seen["eps"]).square().flatten(1).mean(1)
+        if close(loss.float(), (x0 - eps).square().flatten(1).mean(1), 1e-3):
+            return hints["compared with x0"]
+        if ((loss - 2).abs() < 0.5).all():
+            return hints["other noise in the target"]
         return (
-            hints["compared with x0"]
-            if close(loss, right)
-            else hints["other noise in the target"]
+            f"a network that finds the noise exactly has a loss of {loss.max().item():.3g}, and it should be 0: "
+            "with what is its answer compared?"
         )
-    weight = torch.tensor(0.5, requires_grad=True)
-    loss = fn(
-        lambda x_t, u: found(x_t, u) + weight, x0, t, ALPHA_BAR
-    )  # wrong by 0.5 everywhere: 0.25
-    if not loss.requires_grad:
+    scale = torch.linspace(0.5, 2, len(x0)).reshape(-1, *[1] * (x0.ndim - 1))
+    off = (scale * torch.randn_like(x0)).requires_grad_()
+    got = fn(Ear(x0, t, off), x0, t, ALPHA_BAR)
+    want = off.square().flatten(1).mean(1)
+    if not close(got.detach().float(), want.detach(), 1e-3 * want.max().item()):
+        return _price(got.detach(), off.detach(), want.detach(), t, hints)
+    if not got.requires_grad:
         return hints["detached"]
-    want = torch.full((5,), 0.25)
-    return diagnose(
-        loss.detach().float(),
-        want,
-        {hints["sum over dimensions"]: x0[0].numel() * want},
-        tol=1e-3,
-    )
+    by = [torch.autograd.grad(v.sum(), off, allow_unused=True)[0] for v in (got, want)]
+    if by[0] is None or not close(by[0], by[1], 1e-4):
+        return "the values are right, and the gradient is another: which part of the network's answer is cut off?"
+    return None
 
 
-define(simple_loss, check_simple_loss, SIMPLE_LOSS)
+def _price(got, off, want, t, hints):
+    """How the loss of a known error is wrong."""
+    each = off.flatten(1)
+    if close(got, each.square().sum(1), 1e-2):
+        return hints["sum over dimensions"]
+    if close(got, each.abs().mean(1), 1e-3):
+        return hints["absolute error"]
+    factors = {
+        "d, the number of dimensions,": each.shape[1],
+        "t": t,
+        "alpha_bar_t": ALPHA_BAR[t],
+    }
+    how = relation([Pair(got, want, factors)])
+    seen = f"here the mean square of the network's error is {want[0]:.4g}, and your loss {got[0]:.4g}"
+    return f"{how}\n{seen.capitalize()}." if how else seen
+
+
+define(simple_loss, also=check_simple_loss, mistakes=SIMPLE_LOSS)
 
 
 # --- ancestral ---
@@ -437,123 +538,176 @@ def ancestral(model, x_T, times, alpha_bar):
         eps = model(x, torch.full((len(x),), t / T))
         x0 = (x - (1 - abar_t).sqrt() * eps) / abar_t.sqrt()
         var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t)  # 0 at s = 0
-        x = (
-            posterior_mean(x0, x, abar_s, abar_t) + var.sqrt() * torch.randn_like(x)
-        ).to(x_T.dtype)
+        z = torch.randn_like(x)
+        x = (posterior_mean(x0, x, abar_s, abar_t) + var.sqrt() * z).to(x_T.dtype)
     return x
 
 
-def _sampler(noise, time=lambda t, s: t, target=lambda t, s: s):
-    """A sampler with a mistake: what multiplies z, which time the network hears, or where a step goes."""
+ANCESTRAL = {
+    "noise in the last step": (
+        "var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t) -> var = 1 - abar_t / abar_s",
+        "with a network that knows the data exactly, the result still holds noise: the variance must vanish at s = 0",
+    ),
+    "the variance for the standard deviation": (
+        "var.sqrt() * z -> var * z",
+        "too little noise is put back on the way: z is multiplied by the variance instead of its root",
+    ),
+    "no noise at all": (
+        "var.sqrt() * z -> 0 * z",
+        "two runs from the same x_T end in the same place: no noise is put back on the way",
+    ),
+    "the network hears the wrong time": (
+        "t / T) -> s / T)",
+        "the network is asked about x_t but is told the time s: u must belong to the x that it sees",
+    ),
+    "always one step": (
+        "alpha_bar[t], alpha_bar[s] -> alpha_bar[t], alpha_bar[t - 1]",
+        "the steps go to t - 1 although the list skips times: the alpha_bar of the next time on the list is needed",
+    ),
+    "the large variance": (
+        "var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t) -> var = (s > 0) * (1 - abar_t / abar_s)",
+        "this is the large variance, beta, with the last noise left out. DDPM may be run so, but the small one is "
+        "asked for: which variance has q(x_s | x_t, x_0)?",
+    ),
+    "noised again": (
+        "posterior_mean(x0, x, abar_s, abar_t) + var.sqrt() * z -> abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * z",
+        "you take the network's x_0 and noise it again: x_t itself has no say in x_s. Whose mean does "
+        "q(x_s | x_t, x_0) mix with x_0?",
+    ),
+    "one noise for all steps": (
+        "z = torch.randn_like(x) -> z = torch.randn_like(x) if t == times[0] else z",
+        "the noise is the same in every step: draw it anew each time, inside the loop",
+    ),
+    "one noise for a row": (
+        "z = torch.randn_like(x) -> z = torch.randn_like(x[:, :1])",
+        "all dimensions of an example get the same noise: draw it in the shape of x",
+    ),
+}
 
-    def wrong(model, x_T, times, a):
-        x = x_T
-        for t, s in pairwise(times):
-            abar_t, abar_s = a[t], a[target(t, s)]
-            eps = model(x, torch.full((len(x),), time(t, s) / (len(a) - 1)))
-            x0 = (x - (1 - abar_t).sqrt() * eps) / abar_t.sqrt()
-            z = noise(abar_s, abar_t) * torch.randn_like(x)
-            x = (posterior_mean(x0, x, abar_s, abar_t) + z).to(x_T.dtype)
-        return x
 
-    return wrong
+def check_ancestral(fn):
+    """What the network is shown on the way tells each step apart: its weights, and its noise."""
+    for path in ([5, 3, 1, 0], [5, 4, 2, 0]):
+        if hint := _walk(fn, path):
+            return hint
+    return None
+
+
+def _walk(fn, path):
+    hints, heard, N = hints_of(ANCESTRAL), [], 6000
+    x_T, data = torch.randn(N, 2), 2 * torch.randn(N, 2)
+
+    def knows(x_t, u):
+        """The exact network of somebody who knows the data."""
+        hear(x_t, u)
+        heard.append((x_t.double(), u))
+        a = ALPHA_BAR[(u * T).round().long().clamp(0, T)][:, None]
+        return ((x_t - a.sqrt() * data) / (1 - a).sqrt().clamp(min=1e-6)).float()
+
+    x0 = fn(knows, x_T, path, ALPHA_BAR)
+    if x0.shape != x_T.shape:
+        return (
+            f"the shape is {tuple(x0.shape)}, expected that of x_T, {tuple(x_T.shape)}"
+        )
+    told = [float(f"{u[0].item() * T:.3g}") for _, u in heard]
+    if told == path[1:]:
+        return hints["the network hears the wrong time"]
+    if told != path[:-1]:
+        said = ", ".join(f"{t:g}" for t in told)
+        return f"times is {path}, and u times T, which the network hears, is {said}: it should be {path[:-1]}"
+    x0, known = x0.double(), data.double()
+    if _noisy(x0, known):
+        return hints["noise in the last step"]
+    places = [x for x, _ in heard]
+    steps = list(zip(pairwise(path[:-1]), pairwise(places), strict=True))
+    for (t, s), (_, y) in steps:
+        if not y.isfinite().all():
+            return f"from t = {t} to s = {s} your x_s is not finite: what is divided by 0 there?"
+    first, second = (
+        _left((x, y, known), *_weights(t, s)) for (t, s), (x, y) in steps[:2]
+    )
+    if (first * second).mean() > 0.999 * (
+        first.square().mean() * second.square().mean()
+    ).sqrt():
+        return hints["one noise for all steps"]
+    for (t, s), (x, y) in steps:
+        if hint := _step(t, s, _hop(x, y, known), hints):
+            return hint
+    if (x0 - known).abs().max() < 1e-3:
+        return None
+    share = (x0 * known).mean() / (known * known).mean()
+    return f"with a network that knows the data, the result should be the data, and is {share:.2f} times it"
+
+
+def _noisy(x0, data):
+    """True where the result is the data with noise on it."""
+    share = (x0 * data).mean() / (data * data).mean()
+    return abs(share - 1) < 0.02 and (x0 - data).std() > 0.02
+
+
+def _left(hop, w0, wt):
+    """What x_s holds beside x_0 and x_t with these weights: its noise."""
+    x_t, x_s, data = hop
+    return x_s - w0 * data - wt * x_t
+
+
+def _hop(x_t, x_s, data):
+    """The weights of x_0 and of x_t in x_s, by least squares, and what is left: the noise."""
+    both = torch.stack([data.flatten(), x_t.flatten()], 1)
+    w0, wt = torch.linalg.lstsq(both, x_s.flatten()[:, None]).solution[:, 0]
+    return w0, wt, _left((x_t, x_s, data), w0, wt)
 
 
 def _small(abar_s, abar_t):
     return (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t)
 
 
-ANCESTRAL: Mistakes = {
-    "noise in the last step": (
-        _sampler(lambda s, t: (1 - t / s).sqrt()),
-        "with a network that knows the data exactly, the result still holds noise: the variance must vanish at s = 0",
-    ),
-    "the variance for the standard deviation": (
-        _sampler(lambda s, t: _small(s, t)),
-        "too little noise is put back on the way: z is multiplied by the variance instead of its root",
-    ),
-    "no noise at all": (
-        _sampler(lambda s, t: 0 * t),
-        "two runs from the same x_T end in the same place: no noise is put back on the way",
-    ),
-    "the network hears the wrong time": (
-        _sampler(lambda s, t: _small(s, t).sqrt(), time=lambda t, s: s),
-        "the network is asked about x_t but is told the time s: u must belong to the x that it sees",
-    ),
-    "always one step": (
-        _sampler(lambda s, t: _small(s, t).sqrt(), target=lambda t, s: t - 1),
-        "the steps go to t - 1 although the list skips times: the alpha_bar of the next time on the list is needed",
-    ),
-}
+def _weights(t, s):
+    """The weights of x_0 and x_t in the mean from t to s."""
+    one, zero = numbers(1.0, 0.0)
+    at = ALPHA_BAR[s], ALPHA_BAR[t]
+    return posterior_mean(one, zero, *at), posterior_mean(zero, one, *at)
 
 
-def check_ancestral(fn):
-    hints, heard = hints_of(ANCESTRAL), []
+def _step(t, s, hop, hints):
+    """What is wrong with one step: its noise, or its mean."""
+    w0, wt, noise = hop
+    a_s, a_t = ALPHA_BAR[s], ALPHA_BAR[t]
+    std, small, large = noise.std(), _small(a_s, a_t), 1 - a_t / a_s
 
-    def knows(value):
-        """The exact network for data that is always the same value."""
+    def mean_is(*want):
+        return all(abs(v - w) < 0.05 for v, w in zip((w0, wt), want, strict=True))
 
-        def model(x_t, u):
-            heard.append(u)
-            hear(x_t, u)
-            a = ALPHA_BAR[(u * T).round().long()].reshape(-1, 1)
-            return ((x_t - a.sqrt() * value) / (1 - a).sqrt().clamp(min=1e-6)).float()
-
-        return model
-
-    x_T, path = torch.randn(4000, 1), [5, 3, 1, 0]
-    x0 = fn(knows(0.7), x_T, path, ALPHA_BAR)
-    if [round(u[0].item() * T) for u in heard] != path[:-1]:
-        return hints["the network hears the wrong time"]
-    if x0.shape != x_T.shape:
-        return (
-            f"the shape is {tuple(x0.shape)}, expected that of x_T, {tuple(x_T.shape)}"
-        )
-    if (x0 - 0.7).abs().max() > 1e-3:
-        return hints["noise in the last step"]
-    return _check_spread(fn, x_T, path, hints)
-
-
-def _spread(hops, noise):
-    """Variance of x_0 when the data is N(0, 1), for these (t, s) and z multiplied by noise(abar_s, abar_t)."""
-    var = torch.ones((), dtype=torch.float64)
-    for t, s in hops:
-        gain = posterior_mean(
-            ALPHA_BAR[t].sqrt(), var.new_ones(()), ALPHA_BAR[s], ALPHA_BAR[t]
-        )
-        var = gain**2 * var + noise(ALPHA_BAR[s], ALPHA_BAR[t]) ** 2
-    return var.item()
-
-
-def _check_spread(fn, x_T, path, hints):
-    """For data N(0, 1) every answer of the network is linear, so the spread of the result is known."""
-
-    def model(x_t, u):  # E[eps | x_t] = sqrt(1 - abar) x_t
-        return (1 - ALPHA_BAR[(u * T).round().long()]).sqrt().reshape(
-            -1, 1
-        ).float() * x_t
-
-    def root(s, t):
-        return _small(s, t).sqrt()
-
-    hops, first = list(pairwise(path)), fn(model, x_T, path, ALPHA_BAR)
-    if torch.equal(first, fn(model, x_T, path, ALPHA_BAR)):
+    if std < 1e-3:
         return hints["no noise at all"]
-    got, want = first.var().item(), _spread(hops, root)
-    suspects = {
-        "the variance for the standard deviation": _spread(hops, _small),
-        "always one step": _spread([(t, t - 1) for t, _ in hops], root),
-    }
-    if abs(got - want) < 0.03:
+    if (noise[:, 0] * noise[:, 1]).mean() > 0.5 * std**2:
+        return hints["one noise for a row"]
+    if t - s > 1 and mean_is(*_weights(t, t - 1)):
+        return hints["always one step"]
+    if abs(wt) < 0.03 and mean_is(a_s.sqrt(), 0.0):
+        return hints["noised again"]
+    if not mean_is(*_weights(t, s)):
+        want = _weights(t, s)
+        right = ["x_0" * (abs(w0 - want[0]) < 0.05), "x_t" * (abs(wt - want[1]) < 0.05)]
+        return (
+            f"from t = {t} to s = {s}, with a network that knows the data, your x_s holds {w0:.2f} x_0 + {wt:.2f} x_t, "
+            f"and it should be {want[0]:.2f} x_0 + {want[1]:.2f} x_t"
+            + (f" (the weight of {''.join(right)} is right)" if any(right) else "")
+            + ". Is x_0 computed from eps, and the mean from x_0?"
+        )
+    if abs(std - small.sqrt()) < 0.03:
         return None
-    near = [
-        hints[label] for label, value in suspects.items() if abs(got - value) < 0.03
-    ]
-    plain = f"for data of variance 1 your samples have variance {got:.2f} after three steps, expected {want:.2f}"
-    return (near or [plain])[0]
+    if abs(std - small) < 0.02:
+        return hints["the variance for the standard deviation"]
+    if abs(std - large.sqrt()) < 0.03:
+        return hints["the large variance"]
+    return (
+        f"from t = {t} to s = {s} you put back noise of variance {std**2:.2f}, and it should be {small:.2f}, the "
+        "variance of q(x_s | x_t, x_0)"
+    )
 
 
-define(ancestral, check_ancestral, ANCESTRAL)
+define(ancestral, also=check_ancestral, mistakes=ANCESTRAL)
 
 
 # --- repair ---
@@ -561,54 +715,56 @@ define(ancestral, check_ancestral, ANCESTRAL)
 
 def repair(x0_hat, x_t, abar_s, abar_t, z):
     """One step back with the small variance: it is 0 at s = 0, so no grain is left."""
-    return (
-        posterior_mean(x0_hat, x_t, abar_s, abar_t) + _small(abar_s, abar_t).sqrt() * z
-    )
+    mean, var = posterior_mean(x0_hat, x_t, abar_s, abar_t), _small(abar_s, abar_t)
+    return mean + var.sqrt() * z
 
 
-REPAIR: Mistakes = {
-    "left as it is": (
-        lambda x0, x, s, t, z: posterior_mean(x0, x, s, t) + (1 - t / s).sqrt() * z,
-        "at s = 0 there is still noise in the result: 1 - abar_t / abar_s does not vanish there",
-    ),
-    "no noise anywhere": (
-        lambda x0, x, s, t, z: posterior_mean(x0, x, s, t) + 0 * z,
-        "now there is no noise at any step: the spread of x_s is too small on the way",
-    ),
-    "noise scaled by abar_s": (
-        lambda x0, x, s, t, z: posterior_mean(x0, x, s, t) + (1 - s).sqrt() * z,
-        "the noise vanishes at s = 0 but is too large before: x_t already holds a part of it",
-    ),
-    "the variance for the standard deviation": (
-        lambda x0, x, s, t, z: posterior_mean(x0, x, s, t) + _small(s, t) * z,
-        "the right variance, but z must be multiplied by its root",
-    ),
-    "noise only switched off at the end": (
-        lambda x0, x, s, t, z: (
-            posterior_mean(x0, x, s, t)
-            + torch.where(s == 1, 0 * s, 1 - t / s).sqrt() * z
+def by_surprise_and_noise(x0_hat, x_t, abar_s, abar_t, z):
+    """Mean and variance of x_s given x_0, both as x_t corrects them."""
+    kept, spread = abar_t / abar_s, 1 - abar_s
+    var = spread * (1 - kept * spread / (kept * spread + 1 - kept))
+    return by_surprise(x0_hat, x_t, abar_s, abar_t) + var.sqrt() * z
+
+
+def _repairs():
+    for shape, s, t in (((3,), 0.8, 0.3), ((4,), 0.6, 0.55), ((2, 5), 0.3, 0.1)):
+        x0, x_t, z = torch.randn(3, *shape, dtype=torch.float64)
+        yield x0, x_t, *numbers(s, t), z
+
+
+define(
+    repair,
+    truth=by_surprise_and_noise,
+    cases=lambda: list(_repairs()),
+    limits={
+        "a finished sample, at abar_s = 1, is x0_hat, with no noise in it": {
+            "abar_s": numbers(1.0)[0]
+        }
+    },
+    linear_in=("x0_hat", "x_t", "z"),
+    mistakes={
+        "left as it is": (
+            "_small(abar_s, abar_t) -> 1 - abar_t / abar_s",
+            "at s = 0 there is still noise in the result: 1 - abar_t / abar_s does not vanish there",
         ),
-        "the last step is clean now, but the log shows too much noise in every row before it, too",
-    ),
-}
-
-
-def check_repair(fn):
-    x0, x, z = torch.randn(3, 50, dtype=torch.float64)
-    hints = hints_of(REPAIR)
-    s, t = (
-        torch.tensor([1.0, 0.8], dtype=torch.float64),
-        torch.tensor(0.5, dtype=torch.float64),
-    )
-    if not torch.as_tensor(fn(x0, x, s[0], t, z) - x0).abs().max() < 1e-6:
-        return hints["left as it is"]
-    rest = {
-        label: mistake for label, mistake in REPAIR.items() if label != "left as it is"
-    }
-    return compare(fn, repair, rest, x0, x, s[1], t, z)
-
-
-define(repair, check_repair, REPAIR)
+        "no noise anywhere": (
+            "var.sqrt() * z -> 0 * z",
+            "now there is no noise at any step: the spread of x_s is too small on the way",
+        ),
+        "noise scaled by abar_s": (
+            "_small(abar_s, abar_t) -> 1 - abar_s",
+            "the noise vanishes at s = 0 but is too large before: x_t already holds a part of it",
+        ),
+        "the variance for the standard deviation": (
+            "var.sqrt() * z -> var * z",
+            "the right variance, but z must be multiplied by its root",
+        ),
+        "noise only switched off at the end": (
+            "_small(abar_s, abar_t) -> torch.where(abar_s == 1, 0 * abar_s, 1 - abar_t / abar_s)",
+            "the last step is clean now, but the log shows too much noise in every row before it, too",
+        ),
+    },
+)
 
 
 # --- bits_per_dim ---
@@ -616,43 +772,45 @@ define(repair, check_repair, REPAIR)
 
 def bits_per_dim(terms, prior_term, dims):
     """Sum of the terms and the prior term, from nats per example to bits per dimension."""
-    return (terms.sum() + prior_term) / (dims * math.log(2))  # a sum over t, not a mean
+    nats = terms.sum() + prior_term  # a sum over t, not a mean
+    return nats / (dims * math.log(2))
 
 
-BITS_PER_DIM: Mistakes = {
-    "mean over t": (
-        lambda terms, prior, dims: (terms.mean() + prior) / (dims * math.log(2)),
-        "the bound is a sum over t, and yours is a mean: it is about T times too small",
-    ),
-    "nats": (
-        lambda terms, prior, dims: (terms.sum() + prior) / dims,
-        "these are nats per dimension: a bit is ln 2 nats",
-    ),
-    "multiplied by ln 2": (
-        lambda terms, prior, dims: (terms.sum() + prior) * math.log(2) / dims,
-        "a nat is more than a bit (1.44 of them): divide by ln 2",
-    ),
-    "the prior term forgotten": (
-        lambda terms, prior, dims: terms.sum() / (dims * math.log(2)),
-        "L_T belongs to the bound too, small as it is for a good schedule",
-    ),
-    "bits per example": (
-        lambda terms, prior, dims: (terms.sum() + prior) / math.log(2),
-        "these are bits per example: there are dims dimensions in each",
-    ),
-}
+def in_bits(terms, prior_term, dims):
+    """Each term in bits, then added up one after the other."""
+    bits = [math.log2(math.exp(v)) for v in [*terms.tolist(), float(prior_term)]]
+    return torch.tensor(math.fsum(bits) / dims, dtype=torch.float64)
 
 
-def check_bits_per_dim(fn):
-    hint = compare(
-        lambda *probe: torch.as_tensor(fn(*probe)).double(),
-        bits_per_dim,
-        BITS_PER_DIM,
-        torch.rand(20, dtype=torch.float64) + 0.5,
-        torch.tensor(0.7, dtype=torch.float64),
-        12,
-    )
-    return hint
-
-
-define(bits_per_dim, check_bits_per_dim, BITS_PER_DIM)
+define(
+    bits_per_dim,
+    truth=in_bits,
+    cases=lambda: [
+        (torch.rand(n, dtype=torch.float64) + 0.5, numbers(prior)[0], dims)
+        for n, prior, dims in ((3, 0.7, 5), (20, 1.3, 12), (6, 0.4, 64))
+    ],
+    linear_in=("terms", "prior_term"),
+    factors={"dims ln 2": lambda a: a.dims * math.log(2)},
+    mistakes={
+        "mean over t": (
+            "terms.sum() -> terms.mean()",
+            "the bound is a sum over t, and yours is a mean: it is about T times too small",
+        ),
+        "nats": (
+            "(dims * math.log(2)) -> dims",
+            "these are nats per dimension: a bit is ln 2 nats",
+        ),
+        "multiplied by ln 2": (
+            "/ (dims * math.log(2)) -> / dims * math.log(2)",
+            "a nat is more than a bit (1.44 of them): divide by ln 2",
+        ),
+        "the prior term forgotten": (
+            "terms.sum() + prior_term -> terms.sum()",
+            "L_T belongs to the bound too, small as it is for a good schedule",
+        ),
+        "bits per example": (
+            "(dims * math.log(2)) -> math.log(2)",
+            "these are bits per example: there are dims dimensions in each",
+        ),
+    },
+)

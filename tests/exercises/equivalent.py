@@ -27,13 +27,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "=> return x_t.to(eps.dtype)": "the noise has the data's dtype",
     },
     "ddpm.ancestral": {
-        "- var.sqrt() * torch.randn_like(x)": "the noise is symmetric",
-        "+ var.sqrt() * torch.randn_like(x))": DTYPE,
-        "=> x = posterior_mean(x0, x, abar_s, abar_t) + var.sqrt() * torch.randn_like(x)": DTYPE,
+        "- var.sqrt() * z": "the noise is symmetric",
+        "=> x = posterior_mean(x0, x, abar_s, abar_t) + var.sqrt() * z": "a single entry of the table changes no dtype",
     },
     "optimal_variance.ddim_step": {
         ".clamp(min=-1)": "the limit is for rounding alone",
-        "(1 - abar_s - lambda2).sqrt() * eps": "the limit is for rounding alone",
+        "=> left = 1 - abar_s - lambda2": "the limit is for rounding alone",
     },
     "optimal_variance.best_variance": {").sqrt() - abar_s.sqrt()": ABSOLUTE},
     "optimal_variance.grid": {
@@ -54,7 +53,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         ".mean((2, 1))": ORDER,
         "(model(x_t, t / T) - target).square()": ABSOLUTE,
     },
-    "d3pm.uniform_marginal": {"alpha_bar * F.one_hot(x0, K) + ": DTYPE},
+    "d3pm.uniform_marginal": {"=> stays = F.one_hot(x0, K)": DTYPE},
     "d3pm.multinomial_posterior": {
         "=> back = alpha * F.one_hot(x_t, K) + ": DTYPE,
         "=> there = alpha_bar_s * F.one_hot(x0, K) + ": DTYPE,
@@ -62,13 +61,14 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "d3pm.gaussian_step": {
         "(i - i[:, None]) ** 2": ABSOLUTE,
         "(1 - K) ** 2": ABSOLUTE,
-        "Q.fill_diagonal_(0) =>": DIAGONAL,
+        ".fill_diagonal_(0) =>": DIAGONAL,
+        "=> Z = 2 * weights[-1].sum() - 1": "the last row has the same weights as the first, turned round",
         "torch.diag(1 - Q.sum(0))": "the matrix is symmetric",
     },
     "d3pm.leave_one_out": {
         ".to(x_t)": "zeros and ones, whatever their dtype",
         ".to(alpha_bar_t)": "zeros and ones, whatever their dtype",
-        "F.one_hot(x_t, K) + (1 - alpha_bar_t)": "zeros and ones, whatever their dtype",
+        "=> stays = F.one_hot(x_t, K)": "zeros and ones, whatever their dtype",
     },
     "d3pm.fault": {
         "kept = (1 - Q.sum(0))": ABSOLUTE,

@@ -22,7 +22,9 @@ from course_lib import solutions
 from course_lib.exercise import Exercise, grade, of_chapter
 
 CHAPTERS = [module.name for module in pkgutil.iter_modules(solutions.__path__)]
-BARE = re.compile(r"^it gives \S+ where \S+ is expected")  # two numbers, and no word about the mistake
+BARE = re.compile(
+    r"^(for .* )?it gives .* where .* is expected", re.I
+)  # numbers, and no word about the mistake
 CRASH = re.compile(r"^\w*(Error|Exception)\b|, in line \d+: ")
 
 OTHER_OPERATOR = {

@@ -84,22 +84,78 @@ def test_checks_hear_what_a_network_would_refuse():
     ddpm.hear(torch.zeros(3, 2), torch.zeros(3))
 
 
+def sampler(noise, mean=ddpm.posterior_mean):
+    """A sampler whose noise and mean are those given: noise(abar_s, abar_t) is a standard deviation."""
+
+    def walk(model, x_T, times, a):
+        x = x_T
+        for t, s in pairwise(times):
+            eps = model(x, torch.full((len(x),), t / (len(a) - 1)))
+            x0 = (x - (1 - a[t]).sqrt() * eps) / a[t].sqrt()
+            x = (mean(x0, x, a[s], a[t]) + noise(a[s], a[t]) * torch.randn_like(x)).float()
+        return x
+
+    return walk
+
+
+def small(s, t):
+    return ((1 - s) * (1 - t / s) / (1 - t)).sqrt()
+
+
+def halved(x0, x, s, t):
+    return ddpm.posterior_mean(x0, x, s, t) - x * (s < 1) / 2
+
+
+def loss(factor=1.0, u=lambda t, T: t / T, root=False, x=lambda x0, eps, a: ddpm.q_sample(x0, *a, eps)):
+    """simple_loss with a part of it replaced."""
+
+    def wrong(model, x0, t, alpha_bar):
+        eps = torch.randn_like(x0)
+        error = (
+            (eps - model(x(x0, eps, (t, alpha_bar)), u(t, len(alpha_bar) - 1))).square().flatten(1).mean(1)
+        )
+        return factor * (error.sqrt() if root else error)
+
+    return wrong
+
+
 @pytest.mark.parametrize("name, answer, hint", [
     ("ddpm.schedule", lambda T: torch.ones(3), "the shape is (3,), expected (51,)"),
     ("ddpm.schedule", lambda T: ddpm.schedule(T) if T == 50 else ddpm.schedule(T)[1:], "T + 1 entries"),
-    ("ddpm.posterior_mean", lambda x0, x_t, s, t: x0, "is expected"),
-    ("ddpm.ancestral", lambda m, x, ts, a: ddpm.ancestral(m, x, ts, a)[:1], "expected that of x_T, (4000, 1)"),
-    ("ddpm.simple_loss", lambda m, x0, t, a: ddpm.simple_loss(m, x0, t, a) * 3, "0.25 is expected"),
-    ("ddpm.bits_per_dim", lambda terms, prior, dims: 1.0, "is expected"),
-    ("ddpm.gaussian_kl", ddpm._sum_before_broadcast, ddpm.SHARED_VARIANCE),
-    ("ddpm.simple_loss", lambda m, x0, t, a: ddpm.simple_loss(m, x0, t, torch.cat([a, a[-1:]])), "u = t / T"),
+    ("ddpm.schedule", lambda T: -ddpm.schedule(T), "must lie between 0 and 1"),
+    ("ddpm.schedule", lambda T: ddpm.schedule(T) + 0.1 * (torch.arange(T + 1) == 7), "yours rises from t = 6 to 7"),
+    ("ddpm.posterior_mean", lambda x0, x_t, s, t: x0, "x_t has no part in your answer"),
+    ("ddpm.ancestral", lambda m, x, ts, a: ddpm.ancestral(m, x, ts, a)[:1], "expected that of x_T, (6000, 2)"),
+    ("ddpm.ancestral", sampler(lambda s, t: 2 * small(s, t)), "noise of variance 2.06, and it should be 0.51"),
+    ("ddpm.ancestral", sampler(small, halved), "and it should be 0.63 x_0 + 0.19 x_t (the weight of x_0 is right)"),
+    ("ddpm.ancestral", lambda m, x, ts, a: ddpm.ancestral(m, x, [5, 3, 0], a), "which the network hears, is 5, 3:"),
+    ("ddpm.ancestral", lambda m, x, ts, a: 2 * ddpm.ancestral(m, x, ts, a), "and is 2.00 times it"),
+    ("ddpm.simple_loss", loss(3.0), "your answer is 3 times what is expected"),
+    ("ddpm.simple_loss", loss(root=True), "your answer is the root of what is expected"),
+    ("ddpm.simple_loss", loss(u=lambda t, T: t / (T + 1)), "u = 0.167 for t = 1: with T = 5 it is t / T = 0.2"),
+    ("ddpm.simple_loss", loss(u=lambda t, T: t / t.max()), "was told u = 0.25 for t = 1"),
+    ("ddpm.simple_loss", loss(x=lambda x0, eps, a: 0.5 * ddpm.q_sample(x0, *a, eps)), "of x_0, and it should be 0.95"),
+    ("ddpm.simple_loss", lambda m, x0, t, a: m(x0, t / 5).flatten(1).mean(1), "of x_0, and it should be"),
+    ("ddpm.simple_loss", lambda m, x0, t, a: torch.zeros(len(x0)), "your loss never asks the model"),
+    ("ddpm.simple_loss", lambda m, x0, t, a: ddpm.simple_loss(m, x0, t, a)[:2], "the shape is (2,), expected (4,)"),
+    ("ddpm.bits_per_dim", lambda terms, prior, dims: 1.0, "terms"),
+    ("ddpm.bits_per_dim", lambda terms, prior, dims: terms.sum() / dims / math.log(2) + prior, "dims ln 2 times what"),
+    ("ddpm.gaussian_kl", lambda *a: ddpm.gaussian_kl(*a).detach(), "they carry no gradient"),
+    ("ddpm.gaussian_kl", lambda m1, v1, m2, v2: ddpm.gaussian_kl(m1, v1, m2, v2.detach()), "no gradient reaches var2"),
 ])  # fmt: skip
-def test_unknown_mistakes_get_a_plain_description(name, answer, hint):
+def test_unknown_mistakes_are_described(name, answer, hint):
     state, text = grade(find(name), answer)
-    assert state == "FAIL" and hint in text
+    assert state == "FAIL" and hint in text, text
 
 
-def test_too_much_noise_on_the_way_is_seen_by_its_variance():
-    double = ddpm._sampler(lambda s, t: (4 * ddpm._small(s, t)).sqrt())
-    state, text = grade(find("ddpm.ancestral"), double)
-    assert state == "FAIL" and "your samples have variance" in text
+def test_noise_of_each_example_and_call():
+    def one_number(model, x0, t, a):
+        eps = torch.randn(len(x0), *[1] * (x0.ndim - 1)).expand_as(x0)
+        return (eps - model(ddpm.q_sample(x0, t, a, eps), t / 5)).square().flatten(1).mean(1)
+
+    def seeded(model, x0, t, a):
+        eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+        return (eps - model(ddpm.q_sample(x0, t, a, eps), t / 5)).square().flatten(1).mean(1)
+
+    assert "all dimensions of an example got the same noise" in grade(find("ddpm.simple_loss"), one_number)[1]
+    assert "two calls get the same noise" in grade(find("ddpm.simple_loss"), seeded)[1]

@@ -94,13 +94,13 @@ def test_other_right_answers_pass(name):
 
 
 @pytest.mark.parametrize("name, answer, hint", [
-    ("optimal_variance.pairs", lambda T, gap: [(T, 0)], "for T = 20, gap = 5 the steps are [(20, 0)]"),
-    ("optimal_variance.pairs", lambda T, gap: [], "sampling goes down"),
-    ("optimal_variance.grid", lambda T, K: [T + 1, *ov.grid(T, K)[1:]], "must fall from T = 1000 to 0"),
-    ("optimal_variance.best_variance", lambda l2, c, s, t: l2, "is expected"),
-    ("optimal_variance.learned_variance", lambda v, b, bt: 2 * b, "is expected"),
-    ("optimal_variance.ddim_step", lambda x0, x, s, t, eta, z: x0, "is expected"),
-    ("optimal_variance.spread_from_eps", lambda e, a, v: e[:1], "the shape is (1,), expected (4,)"),
+    ("optimal_variance.pairs", lambda T, gap: [(T, 0)], "gap is not used"),
+    ("optimal_variance.pairs", lambda T, gap: [], "starts at nowhere, and pure noise is at T = 20"),
+    ("optimal_variance.grid", lambda T, K: [T + 1, *ov.grid(T, K)[1:]], "your first time is 1001, and pure noise"),
+    ("optimal_variance.best_variance", lambda l2, c, s, t: l2, "the right one for 0 in the place of spread"),
+    ("optimal_variance.learned_variance", lambda v, b, bt: 2 * b, "There yours gives [0.6, 0.4], and it is [0.3, 0.2]"),
+    ("optimal_variance.ddim_step", lambda x0, x, s, t, eta, z: x0, "x_t has no part in your answer"),
+    ("optimal_variance.spread_from_eps", lambda e, a, v: e[:1], "the shape is (1,), expected (2,)"),
 ])  # fmt: skip
 def test_unknown_mistakes_get_a_plain_description(name, answer, hint):
     state, text = grade(find(name), answer)

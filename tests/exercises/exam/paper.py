@@ -8,7 +8,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-BARE = re.compile(r"it gives \S+ where \S+ is expected\.?")  # two numbers, and not a word about the mistake
+# what says where an answer fails and not how: the case, two numbers
+CASE = re.compile(
+    r"\(?for [^\n]*? (it gives|your answer holds) [^\n]*|it gives \S+ where \S+ is expected|\(for [^\n]*\)$",
+    re.I,
+)
 
 
 @dataclass
@@ -34,9 +38,8 @@ class Answer:
             return "passes"
         if self.untrue and re.search(self.untrue, hint, re.IGNORECASE):
             return "untrue"
-        if BARE.fullmatch(hint):
-            return "general"
-        return "aimed" if re.search(self.aimed, hint, re.IGNORECASE) else "general"
+        said = CASE.sub("", hint)
+        return "aimed" if re.search(self.aimed, said, re.IGNORECASE) else "general"
 
 
 def paper() -> tuple[Callable, Callable, list[Answer]]:
