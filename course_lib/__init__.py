@@ -39,7 +39,7 @@
     validation   shares                         held-out data; a batch cut into parts
     training_input   checkpoint                 what train is given; a run stopped and continued
     train      evaluate
-    plots      widgets                          tools; they know the contract, never a system
+    plots      widgets   diagrams               tools; they know the contract, never a system
     oracle   word_oracle                        perfect networks, for tests and first experiments
     predictions
     answers   relations   slips   turns         an answer, called and compared; what may be wrong with it

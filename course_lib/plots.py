@@ -330,7 +330,7 @@ def histogram(ax: Axes, values: np.ndarray, edges: np.ndarray, **kw) -> None:
         values,
         edges,
         weights=weights,
-        color=COLOURS["learned"],
+        color=COLOURS["data"],  # mostly samples of perfect networks: nothing learned
         alpha=0.5,
         label="samples",
         **kw,
@@ -345,7 +345,7 @@ def paths(times: Any, xs: Any, title: str) -> Figure:
     times, xs = array(times, "times"), array(xs, "xs")
     check_length("xs", xs, len(times), "times")
     fig, (axes,) = panels(title, 1, 3, sharey=True, width_ratios=(1, 5, 1))
-    axes[1].plot(times, xs[:, :50], color=COLOURS["learned"], alpha=0.4, linewidth=0.8)
+    axes[1].plot(times, xs[:, :50], color=COLOURS["data"], alpha=0.4, linewidth=0.8)
     axes[1].set(xlim=(times[0], times[-1]), xlabel="t")
     edges = np.linspace(xs.min(), xs.max(), 61)
     for ax, end in ((axes[0], 0), (axes[2], -1)):

@@ -317,11 +317,12 @@ def core_and_further(nb, path):
     if not chapter(path) or split is None:
         return []
     core, further = nb.cells[:split], nb.cells[split:]
+    read = [cell for cell in core if slide_type(cell) != "notes"]  # what a student reads
     n_slides = sum(slide_type(cell) in ("slide", "subslide") for cell in core)
     minutes = [_exercise_minutes(cells) for cells in (core, further)]
     lecture = slides_index.minutes(core)
     found = ["'## Further' must stand after the close"] * all("close" not in tags(cell) for cell in core)
-    found += [f"core has {len(core)} cells, must have at most {CORE_CELLS}"] * (len(core) > CORE_CELLS)
+    found += [f"core has {len(read)} cells, must have at most {CORE_CELLS}"] * (len(read) > CORE_CELLS)
     found += [f"core has {n_slides} slides, must have at most {CORE_SLIDES}"] * (n_slides > CORE_SLIDES)
     if lecture > LECTURE_MINUTES:
         found.append(f"core's notes say {lecture} minutes, must be at most {LECTURE_MINUTES}")

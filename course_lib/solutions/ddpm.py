@@ -126,7 +126,7 @@ SCHEDULE = {
     "nothing left at T": (
         lambda T: torch.cat([schedule(T)[:-1], torch.zeros(1, dtype=torch.float64)]),
         "alpha_bar_T is 0, not just small (your last beta is 1, all is lost at once): then x_0 cannot be computed "
-        "from x_T, since (1.14) divides by its root",
+        "from x_T, since (1.17) divides by its root",
     ),
     "one giant step": (
         lambda T: torch.cat([schedule(T)[:-1], schedule(T)[-1:] * 0.1]),
@@ -811,6 +811,110 @@ define(
         "bits per example": (
             "(dims * math.log(2)) -> math.log(2)",
             "these are bits per example: there are dims dimensions in each",
+        ),
+    },
+)
+
+
+# --- best_guess ---
+
+
+def best_guess(x_t, abar, points, weights):
+    """E[x_0 | x_t]: Bayes' rule over the points, then their mean."""
+    distance = (x_t[:, None] - abar**0.5 * points) ** 2
+    log_weight = weights.log() - distance / (2 * (1 - abar))
+    return log_weight.softmax(1) @ points
+
+
+def by_density(x_t, abar, points, weights):
+    """The same from densities, a point at a time."""
+    normal = torch.distributions.Normal(abar**0.5 * points, (1 - abar) ** 0.5)
+    joint = normal.log_prob(x_t[:, None]).exp() * weights
+    mean = sum(joint[:, n] * point for n, point in enumerate(points))
+    return mean / joint.sum(1)
+
+
+def _likeliest(x_t, abar, points, weights):
+    distance = (x_t[:, None] - abar**0.5 * points) ** 2
+    return points[(weights.log() - distance / (2 * (1 - abar))).argmax(1)]
+
+
+define(
+    best_guess,
+    truth=by_density,
+    cases=lambda: [
+        (numbers(-1.3, 0.2, 0.9), numbers(abar)[0], points, weights / weights.sum())
+        for abar, points, weights in (
+            (0.5, numbers(-1.2, 0.8), numbers(0.3, 0.7)),
+            (0.8, numbers(-2.0, -0.5, 0.1, 0.8, 1.5), numbers(2.0, 1.0, 0.5, 3.0, 1.0)),
+        )
+    ],
+    limits={
+        "where nearly nothing of x_0 is left, the best guess is the mean of the data": {
+            "abar": numbers(1e-12)[0]
+        },
+    },
+    mistakes={
+        "the likeliest point": (
+            _likeliest,
+            "you answer with the likeliest point. The squared error is smallest for the mean of all points, "
+            "each as probable as Bayes' rule says",
+        ),
+        "all points equally likely before": (
+            "weights.log() - distance -> -distance",
+            "the weights of the data do not enter: Bayes' rule multiplies the fit by how likely each point was before",
+        ),
+        "alpha_bar without its root": (
+            "abar**0.5 -> abar",
+            "a point stands at sqrt(alpha_bar) times its value in x_t: is alpha_bar the factor or its square?",
+        ),
+        "the mean of the data": (
+            lambda x_t, abar, points, weights: (weights @ points).expand(len(x_t)),
+            "this is the mean of the data before anything was seen: x_t does not enter",
+        ),
+    },
+)
+
+
+# --- score_from_guess ---
+
+
+def score_from_guess(x0_hat, x_t, abar):
+    """grad ln q(x_t) = -E[eps | x_t] / sd, with the guess in place of E[x_0 | x_t]."""
+    return (abar**0.5 * x0_hat - x_t) / (1 - abar)
+
+
+def by_noise(x0_hat, x_t, abar):
+    """Minus the guessed noise, over its standard deviation."""
+    sd = (1 - abar) ** 0.5
+    return -((x_t - abar**0.5 * x0_hat) / sd) / sd
+
+
+define(
+    score_from_guess,
+    truth=by_noise,
+    cases=lambda: [
+        (*torch.randn(2, n, dtype=torch.float64), numbers(abar)[0])
+        for n, abar in ((3, 0.3), (5, 0.9))
+    ],
+    linear_in=("x0_hat", "x_t"),
+    mistakes={
+        "the sign": (
+            "(abar**0.5 * x0_hat - x_t) -> (x_t - abar**0.5 * x0_hat)",
+            "the sign is turned: the density rises towards the guess, so the score points there",
+        ),
+        "the noise instead of the score": (
+            lambda x0_hat, x_t, abar: (x_t - abar**0.5 * x0_hat) / (1 - abar) ** 0.5,
+            "this is the guess of the noise. The score is minus that, divided by the noise's standard deviation",
+        ),
+        "divided by the standard deviation once": (
+            "/ (1 - abar) -> / (1 - abar) ** 0.5",
+            "you divide by the standard deviation once. One division makes the noise out of the distance, "
+            "another the score out of the noise",
+        ),
+        "alpha_bar without its root": (
+            "abar**0.5 -> abar",
+            "x_0 stands in x_t with the factor sqrt(alpha_bar), not alpha_bar",
         ),
     },
 )

@@ -10,7 +10,11 @@ from course_lib.exercise import grade, of_chapter
 
 # chapter: the fewest wrong answers of an exercise, and the exercises in the order of the chapter
 CHAPTERS = {
-    "ddpm": (4, "q_sample schedule posterior_mean gaussian_kl simple_loss ancestral repair bits_per_dim"),
+    "ddpm": (
+        4,
+        "q_sample schedule posterior_mean gaussian_kl simple_loss ancestral repair bits_per_dim best_guess "
+        "score_from_guess",
+    ),
     "optimal_variance": (5, "ddim_step pairs best_variance spread_from_eps learned_variance grid"),
     "sde": (4, "moments reverse_step heun hutchinson log_likelihood dpm_step grid"),
     "diffusion_lm": (

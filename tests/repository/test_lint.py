@@ -547,7 +547,7 @@ def test_the_core_has_a_size(further, path, monkeypatch):
     for name in ("CORE_CELLS", "CORE_SLIDES", "LECTURE_MINUTES"):
         monkeypatch.setattr(lint, name, 10)
     assert core_problems(further, path) == [
-        "core has 39 cells, must have at most 10",
+        "core has 32 cells, must have at most 10",
         "core has 21 slides, must have at most 10",
         "core's notes say 15 minutes, must be at most 10",
     ]

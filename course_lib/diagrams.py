@@ -1,0 +1,89 @@
+"""Diagrams: what a chain of states is, drawn with the states themselves."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .plots import COLOURS, array, check_length, panels
+
+
+def chain(states: Any, labels: Sequence[str], title: str) -> Figure:
+    """Pictures (n, h, w) from x_0 to x_T: q leads from each to the next, the learned p leads back.
+
+    Raises ValueError unless there is one label a picture, and at least two.
+    """
+    states = array(states, "states")
+    if states.ndim != 3 or len(states) < 2:
+        raise ValueError(
+            f"states must be at least two pictures (n, h, w), not shape {states.shape}"
+        )
+    check_length(
+        "labels", array([len(label) for label in labels]), len(states), "states"
+    )
+    fig = Figure(figsize=(8, 2.2))
+    fig.suptitle(title, x=0.01, ha="left", wrap=True)
+    axes = fig.subplots(1, len(states), gridspec_kw={"wspace": 0.45})
+    for ax, picture, label in zip(axes, states, labels, strict=True):
+        ax.imshow(picture, cmap="gray", vmin=states[0].min(), vmax=states[0].max())
+        ax.set_xlabel(label)
+        ax.set(xticks=[], yticks=[])
+    for left, right in pairwise(axes):
+        arrow(left, right, 0.72, "noise", "q")
+        arrow(right, left, 0.28, "learned", "p")
+    return fig
+
+
+def arrow(start: Axes, end: Axes, height: float, role: str, name: str) -> None:
+    """An arrow between the facing edges of two pictures, with its name above it."""
+    forward = start.get_position().x0 < end.get_position().x0
+    edges = (1.06, -0.06) if forward else (-0.06, 1.06)
+    end.annotate(
+        "",
+        (edges[1], height),
+        (edges[0], height),
+        xycoords=end.transAxes,
+        textcoords=start.transAxes,
+        arrowprops={"arrowstyle": "-|>", "color": COLOURS[role], "linewidth": 2},
+    )
+    left = start if forward else end
+    left.text(
+        1.75,  # the middle of the gap
+        height + 0.04,
+        f"${name}$",
+        transform=left.transAxes,
+        ha="center",
+        va="bottom",
+        color=COLOURS[role],
+        fontsize=16,
+    )
+
+
+def fading(
+    x: Any,
+    lines: dict[str, Any],
+    title: str,
+    xlabel: str = "",
+    ylabel: str = "",
+    mark: tuple[float, float, str] | None = None,
+) -> Figure:
+    """Lines over one x in one colour, the later the paler: one quantity at several times.
+
+    mark = (x, y, words) puts a point with words beside it.
+    """
+    x = array(x, "x")
+    fig, ((ax,),) = panels(title)
+    for k, (label, y) in enumerate(lines.items()):
+        y = array(y, label)
+        check_length(label, y, len(x), "x")
+        ax.plot(
+            x, y, color=COLOURS["exact"], alpha=1 - 0.8 * k / len(lines), label=label
+        )
+    if mark:
+        ax.plot(*mark[:2], "o", color=COLOURS["accent"])
+        ax.annotate(mark[2], mark[:2], (12, -4), textcoords="offset points")
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    return fig

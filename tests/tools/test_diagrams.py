@@ -1,0 +1,66 @@
+"""Diagrams show what they are given, with q and p in their colours."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from course_lib import diagrams, plots
+
+PICTURES = np.arange(3 * 4 * 4).reshape(3, 4, 4)
+
+
+def test_a_chain_shows_its_states_between_arrows_of_q_and_p():
+    fig = diagrams.chain(PICTURES, ["a", "b", "c"], "Message")
+    assert [ax.get_xlabel() for ax in fig.axes] == ["a", "b", "c"]
+    shown = [ax.images[0].get_array() for ax in fig.axes]
+    assert all((np.asarray(s) == p).all() for s, p in zip(shown, PICTURES, strict=True))
+    assert {ax.images[0].get_clim() for ax in fig.axes} == {(0, 15)}  # the greys of x_0 for all
+    arrows = [text for ax in fig.axes for text in ax.texts if text.get_text() == ""]
+    names = [
+        (text.get_text(), to_hex(text.get_color())) for ax in fig.axes for text in ax.texts if text.get_text()
+    ]
+    assert len(arrows) == 4
+    assert sorted(names) == sorted([("$q$", plots.COLOURS["noise"]), ("$p$", plots.COLOURS["learned"])] * 2)
+    assert plots.png(fig)
+
+
+@pytest.mark.parametrize("direction", ["q", "p"])
+def test_arrows_point_where_time_goes(direction):
+    fig = diagrams.chain(PICTURES, ["a", "b", "c"], "Message")
+    fig.canvas.draw()
+    ends = {"q": [1, 2], "p": [0, 1]}[direction]
+    height = {"q": 0.72, "p": 0.28}[direction]
+    heads = [k for k, ax in enumerate(fig.axes) for t in ax.texts if t.get_text() == "" and t.xy[1] == height]
+    assert heads == ends
+    for k, ax in enumerate(fig.axes):
+        for text in ax.texts:
+            if text.get_text() == "" and text.xy[1] == height:
+                x = text.xy[0]
+                assert (x < 0) if direction == "q" else (x > 1), (k, x)
+
+
+def test_lines_fade_with_time_and_a_point_may_be_marked():
+    fig = diagrams.fading([0, 1], {"t = 1": [0, 1], "t = 9": [2, 3]}, "Message", "x", "y", (0.5, 1, "here"))
+    (ax,) = fig.axes
+    early, late, point = ax.lines
+    assert early.get_alpha() > late.get_alpha() > 0.1 and early.get_color() == late.get_color()
+    assert late.get_ydata().tolist() == [2, 3] and point.get_xydata().tolist() == [[0.5, 1]]
+    assert [t.get_text() for t in ax.texts] == ["here"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["t = 1", "t = 9"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: diagrams.chain(PICTURES[:1], ["a"], "t"),
+            r"states must be at least two pictures \(n, h, w\)",
+        ),
+        (lambda: diagrams.chain(PICTURES[0], ["a"], "t"), r"not shape \(4, 4\)"),
+        (lambda: diagrams.chain(PICTURES, ["a"], "t"), "labels must hold 3 values, as many as states"),
+        (lambda: diagrams.fading([0, 1], {"a": [1]}, "t"), "a must hold 2 values, as many as x"),
+    ],
+)
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
