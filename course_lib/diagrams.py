@@ -67,7 +67,7 @@ def fading(
     title: str,
     xlabel: str = "",
     ylabel: str = "",
-    mark: tuple[float, float, str] | None = None,
+    mark: tuple | None = None,
 ) -> Figure:
     """Lines over one x in one colour, the later the paler: one quantity at several times.
 

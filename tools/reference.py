@@ -37,7 +37,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Choose among samples and mend them": "proofread",
     "Measure": "evaluate joint likelihood image_judge distances ngram text_metrics",
     "Check against a perfect network": "oracle word_oracle",
-    "Draw and move": "plots widgets",
+    "Draw and move": "plots widgets diagrams",
     "Teach: notebooks and exercises": "notebook predictions exercise checks diagnosis trial gradients "
     "relations slips turns answers",
     "Make the shipped weights": "recipes",

@@ -334,7 +334,7 @@ def test_density_puts_a_histogram_under_the_exact_curve():
     (ax,) = fig.axes
     assert [bar.get_height() for bar in ax.patches] == [1, 0.5]  # 7.0 counts, but lies outside
     assert [bar.get_x() for bar in ax.patches] == [0, 0.5]
-    assert to_hex(ax.patches[0].get_facecolor()) == "#d12bb8" and ax.patches[0].get_alpha() == 0.5
+    assert to_hex(ax.patches[0].get_facecolor()) == "#1b63fe" and ax.patches[0].get_alpha() == 0.5
     (line,) = ax.lines
     assert line.get_xdata().tolist() == [0, 0.5, 1] and line.get_ydata().tolist() == [2, 1, 0]
     assert line.get_color() == "#000000"
@@ -375,7 +375,7 @@ def test_paths_run_in_the_order_of_time_between_two_histograms():
     assert len(middle.lines) == 50 and middle.lines[49].get_xdata().tolist() == [4, 2, 0]
     assert middle.lines[49].get_ydata().tolist() == pytest.approx([0, 1, xs[2, 49].item()])
     line = middle.lines[0]
-    assert (line.get_color(), line.get_alpha(), line.get_linewidth()) == ("#d12bb8", 0.4, 0.8)
+    assert (line.get_color(), line.get_alpha(), line.get_linewidth()) == ("#1b63fe", 0.4, 0.8)
     assert middle.get_subplotspec().get_gridspec().get_width_ratios() == (1, 5, 1)
     assert (start.get_xlabel(), end.get_xlabel()) == ("t = 4", "t = 0")
     assert start.xaxis_inverted() and not end.xaxis_inverted()
