@@ -1,6 +1,6 @@
 """From DDPM to SEDD: the library behind the notebooks.
 
-    shapes   finite   files                     what every tensor is called; NaN noticed; safe writing
+    shapes   finite   files   batching          what every tensor is called; NaN noticed; safe writing; batches
     schedules   layers transformer nets         foundations; none knows what diffusion is
     data   sentences
     image_judge   distances   joint
@@ -36,7 +36,7 @@
     released                                    networks of the released codes of SEDD and MDLM
     identity   parallel   random_state          whose weights they are; processes, and what they draw
     weights    learning_rate   budget           how weights are kept; how fast and how long to train
-    validation   shares                         held-out data; a batch cut into parts
+    validation   shares   text_stream           held-out data; a batch cut into parts; text as a stream
     training_input   checkpoint                 what train is given; a run stopped and continued
     train      evaluate
     plots      widgets   diagrams               tools; they know the contract, never a system

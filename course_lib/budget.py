@@ -15,7 +15,7 @@ class Budget:
     The first process's clock counts for all of them.
     """
 
-    def __init__(self, steps: int | None, minutes: float | None):
+    def __init__(self, steps: int | None, minutes: int | float | None):
         if steps is None and minutes is None:
             raise ValueError("steps or minutes must be given, or train never ends")
         if steps is not None:

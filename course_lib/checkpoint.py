@@ -68,7 +68,12 @@ class Resumable:
         knows = hasattr(batches, "state_dict") and hasattr(batches, "load_state_dict")
         self.source = batches if knows else None
         if knows and self.place is not None:
-            batches.load_state_dict(self.place)
+            try:
+                batches.load_state_dict(self.place)
+            except (KeyError, TypeError) as error:
+                raise ValueError(
+                    f"batches must be of the kind that the checkpoint was written with, at {str(self.place)[:60]}"
+                ) from error
         stream = iter(batches)
         if not knows or self.place is None:
             # Batches used before the interruption are skipped first: making them may draw numbers.
@@ -145,13 +150,7 @@ class Resumable:
 
     def load(self, path: str | Path, changed: Collection[str] = ()) -> None:
         """Continue from path. ValueError if it is damaged or of another run; nothing has changed then."""
-        tensors, about = load_tensors(path)
-        if about.get("kind") != "checkpoint":
-            raise ValueError(
-                f"{path} holds {about.get('kind', 'something else')}, not a training checkpoint"
-            )
-        self.budget.elapsed = about.get("elapsed", 0.0)
-        self.check_same(path, about, changed)
+        tensors, about = together(lambda: self.read(path, changed), everywhere=True)
         # The model's own last: on the way it has other weights, for those who take them from it.
         if self.validation is not None and "validation" in about:
             put(self.model, select(tensors, "best/"), path)
@@ -181,6 +180,19 @@ class Resumable:
             progress=self.budget.progress(step),
             dev=dict(about.get("validation", ())).get(step),
         )
+
+    def read(
+        self, path: str | Path, changed: Collection[str]
+    ) -> tuple[dict[str, Tensor], dict]:
+        """What is in the file; ValueError if that is not this run's."""
+        tensors, about = load_tensors(path)
+        if about.get("kind") != "checkpoint":
+            raise ValueError(
+                f"{path} holds {about.get('kind', 'something else')}, not a training checkpoint"
+            )
+        self.budget.elapsed = about.get("elapsed", 0.0)
+        self.check_same(path, about, changed)
+        return tensors, about
 
     def put_optimizer(self, tensors: dict[str, Tensor], numbers: dict) -> None:
         """Give the optimiser its state back, each parameter's by the parameter's name."""
@@ -223,7 +235,7 @@ class Resumable:
             was = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
             warnings.warn(
                 f"{path} was written with {was}: the run may not go on bit for bit",
-                stacklevel=4,
+                stacklevel=7,
             )
 
 

@@ -7,7 +7,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .batching import Batches, check_size, shuffled
 from .files import cached, needs
 from .shapes import PerExample, Tokens, check_choice, check_count
 
@@ -301,25 +302,14 @@ def windows(row: Int[Tensor, " N"], length: int) -> Tokens:
     return row[: len(row) // length * length].reshape(-1, length)
 
 
-def batches(data: Tensor, size: int, seed: int = 0) -> Iterator[Tensor]:
+def batches(data: Tensor, size: int, seed: int = 0) -> Batches:
     """Endless shuffled batches; every example once per pass, a new order each pass, the same for the same seed.
 
     Does not touch torch's global random state. Raises ValueError for empty data or a size outside 1..len(data).
     """
     check_count("size", size)
-    if not len(data):
-        raise ValueError("data must not be empty")
-    if size > len(data):
-        raise ValueError(
-            f"size must be at most the {len(data)} examples of the data, not {size}"
-        )
-    return _batches(data, size, torch.Generator().manual_seed(seed))
-
-
-def _batches(data, size, generator):
-    order = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(order) < size:
-            order = torch.cat([order, torch.randperm(len(data), generator=generator)])
-        yield data[order[:size].to(data.device)]
-        order = order[size:]
+    check_size(size, len(data))
+    return Batches(
+        lambda: shuffled(len(data), size, seed),
+        lambda rows: data[rows.to(data.device)],
+    )

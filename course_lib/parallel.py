@@ -66,17 +66,25 @@ def agreed(value: Value) -> Value:
     return said[0]
 
 
-def together(what: Callable[[], Value]) -> Value:
-    """what() on process 0 alone; all get its result, or raise its error: nobody waits for one that has failed."""
+def together(what: Callable[[], Value], everywhere: bool = False) -> Value:
+    """what() on process 0 alone, and its result on all; or on each of them, each with its own result.
+
+    Where it fails, all raise the error: nobody waits for one that has stopped.
+    """
+    if world() == 1:
+        return what()
     result, error = None, None
-    if first():
+    if everywhere or first():
         try:
             result = what()
         except Exception as raised:  # every kind of error: all must know
-            if world() == 1:
-                raise
             error = raised
-    result, error = agreed((result, error))
+    if not everywhere:
+        result, error = agreed((result, error))
+    else:
+        errors = [None] * world()
+        dist.all_gather_object(errors, error)
+        error = error or next((e for e in errors if e is not None), None)
     if error is not None:
         raise error
     return result

@@ -8,7 +8,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from .batching import Batches
 from .shapes import Mask, Tokens, check_count, describe
 
 PAD = -1
@@ -217,9 +218,7 @@ class Pairs:
 Sentences = Tokens | Labelled | Pairs  # what a batch is
 
 
-def bucketed(
-    data: Sentences, size: int, seed: int = 0, pool: int = 50
-) -> Iterator[Sentences]:
+def bucketed(data: Sentences, size: int, seed: int = 0, pool: int = 50) -> Batches:
     """Endless shuffled batches of sentences of like length, each cut to its longest.
 
     The data is shuffled, `pool` batches at a time are sorted by length, and these batches shuffled: every sentence
@@ -232,22 +231,22 @@ def bucketed(
             f"size must be at most the {len(data)} sentences of the data, not {size}"
         )
     tokens = data if isinstance(data, Tensor) else data.tokens
-    return _bucketed(
-        data, written(tokens).sum(1), size, pool, torch.Generator().manual_seed(seed)
-    )
+    lengths = written(tokens).sum(1)
+
+    def read(rows: Int[Tensor, " n"]) -> Sentences:
+        batch, longest = data[rows], int(lengths[rows].max())
+        return batch[:, :longest] if isinstance(batch, Tensor) else batch.cut(longest)
+
+    return Batches(lambda: _bucketed(lengths, size, pool, seed), read)
 
 
-def _bucketed(data, lengths, size, pool, generator):
+def _bucketed(lengths, size, pool, seed):
+    generator = torch.Generator().manual_seed(seed)
     while True:
-        for some in torch.randperm(len(data), generator=generator).split(size * pool):
-            some = some[
-                : len(some) // size * size
-            ]  # before sorting, or the longest would never come
+        for some in torch.randperm(len(lengths), generator=generator).split(
+            size * pool
+        ):
+            # Whole batches, before sorting, or the longest would never come
+            some = some[: len(some) // size * size]
             parts = some[lengths[some].argsort(stable=True)].reshape(-1, size)
-            for part in parts[torch.randperm(len(parts), generator=generator)]:
-                batch, longest = data[part], int(lengths[part].max())
-                yield (
-                    batch[:, :longest]
-                    if isinstance(batch, Tensor)
-                    else batch.cut(longest)
-                )
+            yield from parts[torch.randperm(len(parts), generator=generator)]

@@ -9,7 +9,7 @@ import math
 from contextlib import ExitStack, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .parallel import agreed, average_gradients, rank, summed, world
 from .process import Process
@@ -69,7 +69,7 @@ class Shares:
         """What the draws of a whole batch start from; None: torch's random state as it is."""
         return None if self.seed is None else seed_of(self.seed, step)
 
-    def put_together(self, losses: list[PerExample]) -> PerExample:
+    def put_together(self, losses: list[Tensor]) -> PerExample:
         """The losses of the whole batch, from those of this process's parts."""
         if world() == 1:
             return losses[0] if len(losses) == 1 else torch.cat(losses)

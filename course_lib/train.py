@@ -67,7 +67,7 @@ def train(
     every: int = 1000,
     changed: Collection[str] = (),
     *,
-    minutes: float | None = None,
+    minutes: int | float | None = None,
     optimizer: torch.optim.Optimizer | Callable | None = None,
     micro: int = 1,
     seed: int | None = None,

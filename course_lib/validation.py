@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .parallel import agreed
-from .random_state import undisturbed
+from .random_state import drawing_from
 from .shapes import check_count, describe
 from .weights import Kept, Swappable
 
@@ -20,7 +20,8 @@ class Validation:
              On many processes all of them are asked, and what the first one says counts
     larger   True if a larger number is better
 
-    What it draws does not change the training. `curve` holds (step, value); a checkpoint keeps it all.
+    It draws the same each time, so that weights are compared and not draws; the training goes on as without it.
+    `curve` holds (step, value), and a checkpoint keeps it all.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Validation:
         self, step: int, model: nn.Module, average: Swappable, device: torch.device
     ) -> float:
         """Measure the averaged weights; they are kept if nothing was better before."""
-        with average.applied(model), torch.no_grad(), undisturbed(device):
+        with average.applied(model), torch.no_grad(), drawing_from(0, device):
             value = agreed(float(self.measure(model)))
         if math.isnan(value):
             raise FloatingPointError(f"what measure returns is NaN at step {step}")

@@ -26,7 +26,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Look into SEDD": "score_entropy tweedie",
     "Choose a system for words": "diffusion_lm diffuseq self_conditioning clamping",
     "Build a network": "nets transformer layers embeddings word_nets block_nets",
-    "Load data": "data sentences verses pronunciations pairs downloads",
+    "Load data": "data sentences text_stream batching verses pronunciations pairs downloads",
     "Train": "train validation learning_rate budget training_input checkpoint weights identity files",
     "Train as many processes": "parallel shares random_state",
     "Sample with another solver": "ddim solvers dpm_solver",
