@@ -1,7 +1,8 @@
 """D3PM on the State of the Union: one network, three ways to train it, each about 20 minutes on one CPU core; and a
-small one that takes a minute.
+small one that takes a minute. Beside them `ar`, autoregression with as many weights, steps and letters.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,16 +10,17 @@ from torch import nn
 
 from .. import schedules
 from ..absorbing import Absorbing
+from ..autoregressive import Autoregressive
 from ..d3pm import D3PM
 from ..data import ALPHABET, addresses, decode, windows
 from ..evaluate import Estimate, bound
 from ..mask_count import MaskCount
-from ..nets import TokenNet
+from ..nets import CausalNet, TokenNet
 from ..ngram import NGram
 from ..process import Process, last, sample
 from ..stationary import Uniform
 from ..text_metrics import entropy_of_tokens
-from .run import Recipe, spaced
+from .run import Measurement, Recipe, draws, shipped, spaced
 
 K, LENGTH, T = len(ALPHABET), 128, 1000
 STEPS = (4, 16, 64, 256, 1000)
@@ -105,15 +107,61 @@ def quality(x: torch.Tensor, judge: NGram, words: set[str]) -> dict:
     }
 
 
+def judged(x: torch.Tensor, judge: NGram, words: set[str]) -> dict:
+    """`quality` of texts, with the standard error over texts of its bits per character."""
+    each = -judge.log_prob(x)[:, 4:].mean(1) / math.log(2)
+    return quality(x, judge, words) | {
+        "judged_bits_se": each.std().item() / math.sqrt(len(x))
+    }
+
+
+def measure_writer(recipe: Recipe, model: nn.Module, n: int = 96) -> dict:
+    """-log p of the test addresses itself, and texts written letter by letter."""
+    device = next(model.parameters()).device
+    process, row = recipe.process().to(device), addresses("train")
+    test = recipe.data("test")[0]
+    bits = bound(process, model, test.to(device)).bits_per_dim(LENGTH)
+    judge, words = NGram(row, K, 5), set(decode(row).split())
+    x = draws(process, model, n, LENGTH, size=32)
+    return {
+        "bits_per_char": bits.mean,
+        "bits_per_char_se": bits.se,
+        "windows": len(test),
+        "steps": {LENGTH: judged(x, judge, words)},
+        "real": judged(test[spaced(len(test), n)], judge, words),
+        "samples": [decode(text) for text in x[:5]],
+    }
+
+
+def two_noises(
+    device: str, n: int = 96, counts: tuple[int, ...] = (4, 16, 64, 256, 1000)
+) -> dict:
+    """Masks against random letters, n texts each by number of steps, with standard errors: which one writes better?"""
+    row = addresses("train")
+    judge, words, out = NGram(row, K, 5), set(decode(row).split()), {"n": n}
+    for noise in (absorbing, uniform):
+        process, model = noise.process().to(device), shipped(noise, device)
+        out[noise.name] = {}
+        for k in counts:
+            x = draws(process, model, n, k, size=32)
+            out[noise.name][k] = judged(x, judge, words)
+            print(noise.name, k, out[noise.name][k], flush=True)
+    return out
+
+
 def recipe(name: str, process: Callable[[], D3PM], **options) -> Recipe:
     """What they have in common."""
-    common = {"steps": 6000, "lr": 3e-3, "model": lambda: network(process())}
+    common = {
+        "steps": 6000,
+        "lr": 3e-3,
+        "model": lambda: network(process()),
+        "measure": measure,
+    }
     return Recipe(
         chapter="06_d3pm",
         name=name,
         data=text,
         process=process,
-        measure=measure,
         batch=16,
         ema=0.995,
         **common | options,
@@ -132,3 +180,10 @@ minute = recipe(
 hybrid = recipe(
     "hybrid", lambda: uniform_process(ce_weight=0.01)
 )  # as D3PM's code weighs it
+ar = recipe(
+    "ar",
+    lambda: Autoregressive(K, LENGTH),
+    model=lambda: CausalNet(K, 96, heads=4, depth=3),
+    measure=measure_writer,
+)
+by_noise = Measurement("06_d3pm", "two_noises", two_noises)

@@ -24,7 +24,7 @@ from ..shapes import Network
 from ..stationary import Uniform
 from ..tokens import TokenProcess
 from . import d3pm
-from .d3pm import LENGTH, K, network, quality, text
+from .d3pm import LENGTH, K, judged, network, quality, text
 from .run import Measurement, Recipe, shipped, spaced
 
 STEPS, RACE_STEPS = (8, 32, 128, 512), 128
@@ -95,14 +95,6 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
             name: {steps: decode(x[0]) for steps, x in by_steps.items()}
             for name, by_steps in made.items()
         },
-    }
-
-
-def judged(x: torch.Tensor, judge: NGram, words: set[str]) -> dict:
-    """Chapter 6's `quality` of texts, with the standard error over texts of its bits per character."""
-    each = -judge.log_prob(x)[:, 4:].mean(1) / math.log(2)
-    return quality(x, judge, words) | {
-        "judged_bits_se": each.std().item() / math.sqrt(len(x))
     }
 
 
