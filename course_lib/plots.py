@@ -259,24 +259,32 @@ def bars(
     return fig
 
 
-def heat(matrix: Any, title: str, xlabel: str = "", ylabel: str = "") -> Figure:
-    """A matrix as colours, row 0 on top, with the scale beside it."""
+def heat(
+    matrix: Any, title: str, xlabel: str = "", ylabel: str = "", top: Any = None
+) -> Figure:
+    """A matrix as colours, row 0 on top, with the scale beside it: from 0 to `top`, or from least to largest entry."""
     fig, ((ax,),) = panels(title, size=(6, 4))
-    fig.colorbar(ax.imshow(array(matrix), interpolation="nearest"))
+    image = ax.imshow(array(matrix), interpolation="nearest", vmin=top and 0, vmax=top)
+    fig.colorbar(image)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.locator_params(integer=True)
     return fig
 
 
-def heats(matrices: dict[str, Any], title: str) -> Figure:
-    """Square matrices side by side, each on its own scale from 0 to its largest entry; row 0 on top."""
+def heats(matrices: dict[str, Any], title: str, top: float | None = None) -> Figure:
+    """Matrices side by side, row 0 on top, from 0 to `top` or each to its largest entry; small ones with numbers."""
     fig, axes = panels(title, 1, len(matrices), (max(6, 2.1 * len(matrices)), 3))
     for ax, (label, matrix) in zip(axes[0], matrices.items(), strict=True):
         matrix = array(matrix, label)
         if (matrix < 0).any():
             raise ValueError(f"{label} must not be negative: its scale starts at 0")
-        ax.imshow(matrix, interpolation="nearest", vmin=0)
+        ax.imshow(matrix, interpolation="nearest", vmin=0, vmax=top)
         ax.set(title=label, xticks=[], yticks=[])
+        for place, value in np.ndenumerate(matrix if matrix.size < 16 else []):
+            colour = "black" if value > (top or matrix.max()) / 2 else "white"
+            ax.text(
+                *place[::-1], f"{value:.2f}", color=colour, ha="center", va="center"
+            )
     return fig
 
 

@@ -477,11 +477,11 @@ define(
         "the weight on the wrong term": (
             "kl + ce_weight * ce -> ce_weight * kl + ce",
             "at ce_weight = 0 nothing is left of the KL: your weight is on the bound, "
-            "and the cross-entropy has all the say. Which of the two terms is the helper?",
+            "and the cross-entropy has all the say. Which of the two terms bounds the likelihood?",
         ),
         "T on the KL only": (
             "T * (kl + ce_weight * ce) -> T * kl + ce_weight * ce",
-            "T multiplies the KL but not the cross-entropy, so the helper is T times weaker than the paper's",
+            "T multiplies the KL but not the cross-entropy, so its weight is T times smaller than the paper's",
         ),
         "one number for the batch": (
             "T * (kl + ce_weight * ce) -> (T * (kl + ce_weight * ce)).mean()",
@@ -489,7 +489,7 @@ define(
         ),
         "a mix of the two": (
             "kl + ce_weight * ce -> (1 - ce_weight) * kl + ce_weight * ce",
-            "you take 1 - ce_weight of the KL. The helper is added to the whole bound, nothing is taken from it",
+            "you take 1 - ce_weight of the KL. The cross-entropy is added to the whole bound, nothing is taken from it",
         ),
         "T forgotten": (
             "T * (kl -> (kl",

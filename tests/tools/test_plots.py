@@ -483,6 +483,22 @@ def test_heats_stand_side_by_side_each_on_its_own_scale():
     assert all(len(ax.get_xticks()) == len(ax.get_yticks()) == 0 for ax in fig.axes)
 
 
+def test_heat_maps_on_one_scale_can_be_compared():
+    fig = plots.heats({"one": np.eye(3), "two": np.eye(3) / 4}, "both", top=2.0)
+    assert [ax.images[0].get_clim() for ax in fig.axes] == [(0, 2), (0, 2)]
+    assert plots.heat(np.eye(3), "one", top=0.5).axes[0].images[0].get_clim() == (0, 0.5)
+    assert plots.heat(np.eye(3) + 1, "one").axes[0].images[0].get_clim() == (1, 2)
+
+
+def test_small_heat_maps_have_their_numbers_in_their_cells():
+    matrix = np.array([[0.0, 0.9, 0.25], [0.5, 0.1, 0.2]])
+    one, large = plots.heats({"one": matrix, "large": np.eye(4)}, "both").axes
+    said = {t.get_position(): (t.get_text(), t.get_color()) for t in one.texts}
+    assert len(said) == 6 and not large.texts
+    assert said[1, 0] == ("0.90", "black") and said[0, 1] == ("0.50", "black")  # (column, row)
+    assert said[2, 0] == ("0.25", "white")
+
+
 def test_a_heat_map_counts_in_whole_numbers():
     fig = plots.heat(np.eye(3), "identity")
     assert all(float(v).is_integer() for v in fig.axes[0].get_xticks())
