@@ -107,3 +107,44 @@ def test_quality():
 def test_processes_take_options():
     process = d3pm.uniform_process(predicts="posterior")
     assert isinstance(process, D3PM) and process.predicts == "posterior"
+
+
+def test_the_autoregressive_twin_has_as_many_weights_steps_and_letters():
+    twin, r = d3pm.absorbing, d3pm.ar
+    for name in ("chapter", "steps", "batch", "lr", "ema", "seed", "data"):
+        assert getattr(r, name) == getattr(twin, name), name
+    model, x0 = r.fresh_model(), r.data("test")[0][:4]
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(SIZES["absorbing"], rel=0.01)
+    nats = r.process().loss(model, x0, torch.ones(4, dtype=torch.long))
+    torch.testing.assert_close(nats, torch.full((4,), math.log(27)))
+
+
+def test_measure_writer(few, monkeypatch):
+    """An untrained twin: exactly log2 27 bits, and letters drawn uniformly."""
+    row = addresses("train")[:20000]
+    monkeypatch.setattr(d3pm, "addresses", lambda split: row)
+    recipe = replace(d3pm.ar, data=few)
+    got = d3pm.measure_writer(recipe, recipe.fresh_model(), n=6)
+    judge, words = NGram(row, 27, 5), set(decode(row).split())
+    assert got["bits_per_char"] == pytest.approx(math.log2(27), rel=1e-6)
+    assert got["bits_per_char_se"] < 1e-6 and got["windows"] == 12
+    assert got["real"] == d3pm.judged(few("test")[0][[0, 2, 4, 6, 8, 11]], judge, words)
+    assert list(got["steps"]) == [128] and got["steps"][128]["entropy"] > 4.6
+    assert got["steps"][128]["judged_bits_se"] > 0 and len(got["samples"]) == 5
+    assert json.loads(json.dumps(got))["samples"] == got["samples"]
+
+
+def test_two_noises_are_compared_by_the_same_judge(monkeypatch):
+    row, asked = addresses("train")[:20000], []
+    f = torch.randn(27)
+    model = lambda x, u, at=None: f.expand(*x.shape, 27)  # noqa: E731
+    monkeypatch.setattr(d3pm, "addresses", lambda split: row)
+    monkeypatch.setattr(d3pm, "shipped", lambda recipe, device: asked.append(recipe.name) or model)
+    got = d3pm.two_noises("cpu", 5, (2, 3))
+    assert asked == ["absorbing", "uniform"] == [k for k in got if k != "n"] and got["n"] == 5
+    judge, words = NGram(row, 27, 5), set(decode(row).split())
+    for name in asked:
+        process = getattr(d3pm, name).process()
+        assert got[name][3] == d3pm.judged(d3pm.draws(process, model, 5, 3, size=32), judge, words)
+        assert list(got[name]) == [2, 3]
+    assert d3pm.by_noise.measure is d3pm.two_noises and d3pm.by_noise.name == "two_noises"
