@@ -125,7 +125,9 @@ class DiffusionLM(DDPM):
     def decode(self, model: Network, x: Vectors) -> Tokens:
         """The nearest words; PAD where the model is told that there is nothing. FloatingPointError where x is NaN."""
         check_word_network(model, "table")
-        mask = getattr(model, "mask", None)
+        mask, width = getattr(model, "mask", None), model.table.shape[1]
+        if not isinstance(x, Tensor) or x.shape[-1:] != (width,):
+            raise ValueError(f"x must hold vectors of width {width}, not {describe(x)}")
         if mask is None:
             return nearest(x, model.table)
         x = torch.where(mask[..., None], x, 0)
@@ -399,9 +401,8 @@ class DiffusionLM(DDPM):
     def check_state(self, name: str, x: Tensor) -> None:
         """Raise unless x is a floating (B, L, width) with B >= 1 and 1 <= L <= length."""
         if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(
-                f"{name} must be a float tensor, not {getattr(x, 'dtype', type(x).__name__)}"
-            )
+            came = x.dtype if isinstance(x, Tensor) else describe(x)
+            raise TypeError(f"{name} must be a float tensor, not {came}")
         if x.ndim != 3 or not (
             len(x) and 1 <= x.shape[1] <= self.length and x.shape[2] == self.width
         ):

@@ -20,6 +20,7 @@ from .embeddings import LogLaw, Vectors, check_word_network
 from .finite import check_finite
 from .nets import Wrapped
 from .process import Process
+from .schedules import check_number
 from .sentences import Labelled
 from .shapes import (
     Network,
@@ -42,7 +43,11 @@ class ClassifierFree(Wrapped):
 
     def __init__(self, inner: Network, label: Int[Tensor, " B"], weight: float):
         super().__init__(inner)
-        self.label, self.weight = label, weight
+        if not isinstance(label, Tensor):
+            raise TypeError(
+                f"label must hold one integer per example, not {describe(label)}"
+            )
+        self.label, self.weight = label, check_number("weight", weight)
 
     def _apply(self, fn, recurse: bool = True):
         """The label goes where the network goes."""
@@ -87,7 +92,13 @@ class ClassifierGuided(Wrapper):
         fluency: float = 0.01,
     ):
         super().__init__(process)
+        if not hasattr(process, "transition"):
+            raise TypeError(
+                f"process must make Gaussian steps, as DDPM and DiffusionLM do, not be {describe(process)}"
+            )
         check_count("updates", updates)
+        for name, number in (("lr", lr), ("fluency", fluency)):
+            check_number(name, number)
         if not (lr > 0 and fluency >= 0):
             raise ValueError(
                 f"lr must be positive and fluency not negative, not {lr} and {fluency}"
@@ -128,6 +139,10 @@ class ClassifierGuided(Wrapper):
         ):
             raise ValueError(
                 f"log_p must give {len(x)} floats, one per example, not {describe(log_p)}"
+            )
+        if not log_p.requires_grad:
+            raise ValueError(
+                "log_p must pass a gradient on to x_s, or it guides nothing: is it under no_grad, or detached?"
             )
         return check_finite("log_p", log_p, s)
 

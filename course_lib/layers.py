@@ -134,3 +134,50 @@ class TiedHead(nn.Module):
     ) -> Float[Tensor, "*places K_out"]:
         """The numbers, given the table of embeddings, of which the first K_out are meant."""
         return F.linear(self.turn(h), table[: self.out_features], self.bias)
+
+
+# What a network is given
+
+
+def check_time(u: PerExample, n: int) -> None:
+    """Raise unless u is t / T as floats, one for each of n examples. Integers would be t itself."""
+    if not isinstance(u, Tensor) or not u.is_floating_point():
+        raise TypeError(f"u must be a float tensor of times t / T, not {describe(u)}")
+    if u.shape != (n,):
+        raise ValueError(
+            f"u must have shape ({n},), one time per example, not {tuple(u.shape)}"
+        )
+
+
+def check_numbers(x: Tensor, *shape: int | None) -> None:
+    """Raise unless x is a real tensor (B, *shape); None stands for any length from 1 on."""
+    if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(f"x must be a float tensor, not {describe(x)}")
+    fits = len(shape) == x.ndim - 1 and all(
+        have == want if want is not None else have > 0
+        for have, want in zip(x.shape[1:], shape, strict=True)
+    )
+    if not fits:
+        axes = ", ".join("n >= 1" if want is None else str(want) for want in shape)
+        raise ValueError(f"x must have shape (B, {axes}), not {tuple(x.shape)}")
+
+
+def check_token_input(x: Tokens, K: int) -> Tokens:
+    """x as int64 (int32 stays), or an error unless it holds tokens 0..K-1 in shape (B, L >= 1).
+
+    The range is read on a CPU only, and not while torch.compile traces.
+    """
+    if (
+        not isinstance(x, Tensor)
+        or x.is_floating_point()
+        or x.is_complex()
+        or x.dtype == torch.bool
+    ):
+        raise TypeError(f"x must hold tokens, integers (B, L), not {describe(x)}")
+    if x.ndim != 2 or not x.shape[1]:
+        raise ValueError(f"x must have shape (B, L >= 1), not {tuple(x.shape)}")
+    x = x if x.dtype == torch.int32 else x.long()
+    read = x.device.type == "cpu" and x.numel() and not torch.compiler.is_compiling()
+    if read and not 0 <= x.min() <= x.max() < K:
+        raise ValueError(f"x must lie in 0..{K - 1}, not {x.min()}..{x.max()}")
+    return x

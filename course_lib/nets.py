@@ -18,10 +18,13 @@ from .layers import (
     TimeEmbedding,
     TokenEmbedding,
     around,
+    check_numbers,
+    check_time,
+    check_token_input,
     convolution,
     zero,
 )
-from .shapes import Mask, Network, PerExample, Tokens, describe
+from .shapes import Mask, Network, PerExample, Tokens, check_count, describe
 from .transformer import KVCache, Transformer
 
 
@@ -53,11 +56,23 @@ class MLP(nn.Module):
         self, x: Float[Tensor, "B *event"], u: PerExample
     ) -> Float[Tensor, "B *out"]:
         """As many numbers as x has, times `answers`."""
+        self.check(x, u)
         h = self.enter(x.flatten(1).to(self.enter.weight.dtype))
         film = self.film(self.time(u)).chunk(2 * len(self.layers), 1)
         for layer, scale, shift in zip(self.layers, film[::2], film[1::2], strict=True):
             h = h + F.silu(layer(h) * (1 + scale) + shift)
-        return self.leave(h).reshape(*x.shape[:-1], -1)
+        return self.leave(h).reshape(*x.shape[:-1], self.answers * x.shape[-1])
+
+    def check(self, x: Tensor, u: PerExample) -> None:
+        """Raise unless x has the numbers of its points, and u a time for each."""
+        dims = self.enter.in_features
+        if not isinstance(x, Tensor) or x.is_complex():
+            raise TypeError(f"x must be a float tensor, not {describe(x)}")
+        if x.ndim < 2 or math.prod(x.shape[1:]) != dims:
+            raise ValueError(
+                f"x must have {dims} numbers per example, not shape {tuple(x.shape)}"
+            )
+        check_time(u, len(x))
 
 
 # Images
@@ -121,7 +136,7 @@ class UNet(nn.Module):
         self, channels: int = 1, widths: tuple[int, ...] = (32, 64), answers: int = 1
     ):
         super().__init__()
-        if any(w % 8 for w in widths):
+        if not widths or any(w % 8 or w < 8 for w in widths):
             raise ValueError(f"widths must be multiples of 8, not {widths}")
         self.factor, c_time, above = (
             2 ** (len(widths) - 1),
@@ -157,6 +172,8 @@ class UNet(nn.Module):
         self, x: Float[Tensor, "B C H W"], u: PerExample
     ) -> Float[Tensor, "B width H W"]:
         """The last feature maps, before they are read."""
+        check_numbers(x, self.enter.in_channels, None, None)
+        check_time(u, len(x))
         if x.shape[2] % self.factor or x.shape[3] % self.factor:
             raise ValueError(
                 f"x must have height and width divisible by {self.factor}, not {tuple(x.shape[2:])}"
@@ -232,6 +249,8 @@ class TokenNet(nn.Module):
         tied: bool = False,
     ):
         super().__init__()
+        check_count("K_in", K_in)
+        check_count("K_out", K_out)
         if tied and K_out > K_in:
             raise ValueError(
                 f"K_out must be at most K_in = {K_in} where they are tied, not {K_out}"
@@ -249,6 +268,10 @@ class TokenNet(nn.Module):
 
         mask (B, L) is False where there is padding. Raises TypeError or ValueError for a mask that is none.
         """
+        x = check_token_input(x, self.embedding.num_embeddings)
+        check_time(u, len(x))
+        if at is not None:
+            check_places(at, x)
         h = self.trunk(around(self.spread, self.embedding(x), mask), u, mask)
         if at is None:
             return self.read(h)
@@ -259,6 +282,14 @@ class TokenNet(nn.Module):
     def read(self, h: Float[Tensor, "*places width"]) -> Float[Tensor, "*places K_out"]:
         """What the last layer says of the trunk's features."""
         return self.head(h, self.embedding.weight) if self.tied else self.head(h)
+
+
+def check_places(at: Mask, x: Tokens) -> None:
+    """Raise unless `at` is a bool tensor (B, L): the places asked for."""
+    if not isinstance(at, Tensor) or at.dtype != torch.bool or at.shape != x.shape:
+        raise ValueError(
+            f"at must be a bool tensor {tuple(x.shape)}, not {describe(at)}"
+        )
 
 
 class CausalNet(nn.Module):
@@ -279,6 +310,7 @@ class CausalNet(nn.Module):
         tied: bool = False,
     ):
         super().__init__()
+        check_count("K", K)
         self.K, self.tied = K, tied
         # K stands before the first token
         self.embedding = (TokenEmbedding if tied else nn.Embedding)(K + 1, width)
@@ -292,6 +324,7 @@ class CausalNet(nn.Module):
 
         u is ignored: what has been written says how far one is.
         """
+        x = check_token_input(x, self.K)
         before = F.pad(x[:, :-1], (1, 0), value=self.K)
         if cache is not None:
             before = before[:, cache.length :]

@@ -15,8 +15,8 @@ from .diffusion_lm import DiffusionLM
 from .embeddings import check_word_network, embed, nearness
 from .nets import Wrapped
 from .process import evaluating
-from .sentences import written
-from .shapes import Mask, Network, Tokens, check_count
+from .sentences import check_tokens, written
+from .shapes import Mask, Network, Tokens, check_count, describe
 from .word_nets import EmbeddingNet, MixingNet
 
 
@@ -31,9 +31,9 @@ def rerank(
     no draw, no sentence, or levels < 1.
     """
     check_count("levels", levels)
-    if draws.ndim != 3 or not draws.numel():
+    if not isinstance(draws, Tensor) or draws.ndim != 3 or not draws.numel():
         raise ValueError(
-            f"draws must have shape (k >= 1, B >= 1, L), not {tuple(draws.shape)}"
+            f"draws must have shape (k >= 1, B >= 1, L), not {describe(draws)}"
         )
     # Each level counts once, however often a wrapper would draw it in training.
     process, n = process.evenly(), draws.shape[1]
@@ -63,6 +63,7 @@ def pseudo_log_likelihood(
     """
     if not 0 < u <= 1:
         raise ValueError(f"u must lie in (0, 1], not {u}")
+    tokens = check_tokens(tokens)
     if tokens.shape[1] > process.length:
         raise ValueError(
             f"tokens must have at most {process.length} places, not {tokens.shape[1]}"

@@ -109,18 +109,26 @@ class Vocabulary:
 
 
 def check_tokens(tokens: Tokens) -> Tokens:
-    """The tokens as int64. TypeError unless they are integers, of any width; ValueError unless they are (B, L)."""
+    """The tokens as int64. TypeError unless they are integers, of any width; ValueError unless they are
+    (B, L) words or PAD."""
     if (
         not isinstance(tokens, Tensor)
         or tokens.dtype == torch.bool
         or tokens.is_floating_point()
+        or tokens.is_complex()
     ):
         raise TypeError(f"tokens must be integers (B, L), not {describe(tokens)}")
     if tokens.ndim != 2 or not tokens.numel():
         raise ValueError(
             f"tokens must have shape (B >= 1, L >= 1), not {tuple(tokens.shape)}"
         )
-    return tokens.long()
+    tokens = tokens.long()
+    # Numbers below PAD would be read as word 0: elsewhere, off the CPU, they are not looked for.
+    if tokens.device.type == "cpu" and tokens.min() < PAD:
+        raise ValueError(
+            f"tokens must be words >= 0, or PAD = {PAD} at the end of rows, but hold {tokens.min()}"
+        )
+    return tokens
 
 
 def written(tokens: Tokens) -> Mask:

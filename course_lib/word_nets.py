@@ -17,8 +17,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .embeddings import LogLaw, Vectors, at_least_single, full_precision, nearness
-from .layers import around, check_mask, convolution, zero
-from .shapes import Mask, PerExample, Tokens, describe, widest
+from .layers import (
+    around,
+    check_mask,
+    check_numbers,
+    check_time,
+    convolution,
+    zero,
+)
+from .shapes import Mask, PerExample, Tokens, check_count, describe, widest
 from .transformer import Transformer
 
 
@@ -48,12 +55,14 @@ class EmbeddingNet(nn.Module):
         K_out: int | None = None,
     ):
         super().__init__()
-        self.normalised, self.recall, self.classes, self.K_out = (
-            normalised,
-            recall,
-            classes,
-            K_out or K,
-        )
+        check_count("K", K)
+        check_count("classes", classes, least=0)
+        K_out = K if K_out is None else K_out
+        check_count("K_out", K_out)
+        if K_out > K:
+            raise ValueError(f"K_out must be at most K = {K}, not {K_out}")
+        self.normalised, self.recall = normalised, recall
+        self.classes, self.K_out = classes, K_out
         self.embedding = nn.Embedding(K, D)
         self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, D))
         self.remember = zero(nn.Linear(D, width, bias=False)) if recall else None
@@ -141,6 +150,8 @@ class EmbeddingNet(nn.Module):
             raise ValueError(
                 "before needs a network with recall=True, and label one with classes"
             )
+        check_numbers(x, None, self.enter.in_features)
+        check_time(u, len(x))
         check_mask(mask, x.shape[:2])
         h = self.take_in(x.to(self.dtype), u, mask)
         if before is not None:
@@ -157,7 +168,8 @@ class EmbeddingNet(nn.Module):
         if label is None:
             return torch.full_like(u, self.classes, dtype=torch.long)
         if (
-            label.is_floating_point()
+            not isinstance(label, Tensor)
+            or label.is_floating_point()
             or label.dtype == torch.bool
             or label.shape != u.shape
         ):
@@ -211,6 +223,10 @@ class MixingNet(EmbeddingNet):
         **settings,
     ):
         super().__init__(K, D, *args, **settings)
+        if not isinstance(alpha_bar, Tensor) or alpha_bar.ndim != 1:
+            raise TypeError(
+                f"alpha_bar must be a table (T + 1,), not {describe(alpha_bar)}"
+            )
         self.register_buffer("alpha_bar", widest(alpha_bar), persistent=False)
         self.bias = nn.Parameter(torch.zeros(self.K_out))
         if not tied:
@@ -255,7 +271,9 @@ class MixingNet(EmbeddingNet):
         """The estimate of x_0, and the log law of words behind it; the arguments are those of `features`, and `at`."""
         h = self.features(x, u, mask, before, label)
         with full_precision(x):
-            h, x = at_least_single(h), at_least_single(x)
+            h = at_least_single(h)
+            # Sums over words are done in the dtype of h; a wider x would not meet it.
+            x = x.to(h.dtype)
             if at is None:
                 return self.mix(h, x, *self.reading(x, u))
             x0, log_p = self.mix(h[at], x[at], *self.reading(x, u, at))
@@ -282,7 +300,7 @@ class MixingNet(EmbeddingNet):
     ) -> Float[Tensor, "n keys"]:
         """The mean of what the last layer has for each word, under p(w | x_t^i): no gradient, it would cost double."""
         with full_precision(x):
-            x = at_least_single(x)
+            x = x.to(at_least_single(self.bias).dtype)
             return (
                 self.law((r / noise) * x, self.table, self.prior, r, noise).exp()
                 @ self.keys()
@@ -359,6 +377,7 @@ class SentenceClassifier(nn.Module):
         self, D: int, classes: int, width: int = 64, heads: int = 4, depth: int = 2
     ):
         super().__init__()
+        check_count("classes", classes)
         self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, classes))
         self.trunk = Transformer(width, heads, depth)
 
@@ -366,6 +385,8 @@ class SentenceClassifier(nn.Module):
         self, x: Vectors, u: PerExample, mask: Mask | None = None
     ) -> Float[Tensor, "B classes"]:
         """Logits of the classes. ValueError for a row without a word."""
+        check_numbers(x, None, self.enter.in_features)
+        check_time(u, len(x))
         h = self.trunk(self.enter(x.to(self.enter.weight.dtype)), u, mask)
         if mask is None:
             return self.leave(h.mean(1))
