@@ -32,9 +32,8 @@ def rerank(
     """
     check_count("levels", levels)
     if not isinstance(draws, Tensor) or draws.ndim != 3 or not draws.numel():
-        raise ValueError(
-            f"draws must have shape (k >= 1, B >= 1, L), not {describe(draws)}"
-        )
+        came = tuple(draws.shape) if isinstance(draws, Tensor) else describe(draws)
+        raise ValueError(f"draws must have shape (k >= 1, B >= 1, L), not {came}")
     # Each level counts once, however often a wrapper would draw it in training.
     process, n = process.evenly(), draws.shape[1]
     middles = [max(1, round((j + 0.5) / levels * process.T)) for j in range(levels)]
