@@ -53,7 +53,8 @@ class Diagnosis(Trial):
         if listed := self.listed():
             return listed
         self.crashes()
-        return told([_sentence(text) for text in self.sentences() if text])
+        sentences = [_sentence(text) for text in self.sentences() if text]
+        return told(sentences, self.spec.parameters)
 
     # --- listed mistakes ---
 
@@ -99,7 +100,7 @@ class Diagnosis(Trial):
 
     def sentences(self) -> Iterator[str]:
         """What is wrong, where it shows, and a question."""
-        broken = self.kind() or self.properties() or self.limits()
+        broken = self.kind() or self.properties()
         if broken:
             yield broken
         if self.strange():
@@ -107,15 +108,17 @@ class Diagnosis(Trial):
         cause = self.cause()
         if cause:
             yield cause
-        if not broken:
-            yield self.numbers()
-        if not cause and not broken:
+        if broken:
+            return
+        limit = self.limits()
+        yield limit or self.numbers()
+        if not cause and not limit:
             yield "Do this case by hand: at which line of yours do the two part?"
 
     def strange(self) -> bool:
         """True where an answer is of another kind than the truth: there is nothing more to ask."""
         return any(
-            tensor(w) is not None and tensor(g) is None
+            not self.whole(g) or (tensor(w) is not None and tensor(g) is None)
             for g, w in zip(self.got, self.want, strict=True)
         )
 
@@ -125,11 +128,12 @@ class Diagnosis(Trial):
             self.twice()
             or self.ignored()
             or self.exchanged()
-            or self.one_at_a_time()
+            or self.one_at_a_time(named=True)
             or self.changed()
             or self.part()
             or self.slip()
             or self.related()
+            or self.one_at_a_time()
             or self.alone()
             or self.precision()
             or self.moves()
@@ -142,6 +146,9 @@ class Diagnosis(Trial):
         for i in self.wrong:
             got, want = self.got[i], self.want[i]
             a, b = tensor(got), tensor(want)
+            if self.spec.parts and not self.whole(got):
+                names = ", ".join(self.spec.parts)
+                return f"it returned {_kind(got)}, expected a pair: ({names})"
             if b is None:
                 if type(got) is not type(want) and not isinstance(want, Exception):
                     return f"it returned {type(got).__name__}, expected {_kind(want)}"
@@ -189,7 +196,7 @@ class Diagnosis(Trial):
     def twice(self) -> str | None:
         """Whether the same arguments give the same answer."""
         case, got = self.cases[0], self.got[0]
-        again = self.outcome(self.answer, case.args)
+        again = self.outcome(self.answer, case.args, seed=1)
         if isinstance(again, Exception) or same(again, got, self.spec.tol):
             return None
         return (
@@ -247,7 +254,7 @@ class Diagnosis(Trial):
                     )
         return None
 
-    def one_at_a_time(self) -> str | None:
+    def one_at_a_time(self, named: bool = False) -> str | None:
         """The arguments in which the answer is linear, each alone, the others 0."""
         names, found, wrong = self.spec.linear_in, {}, []
         cases = [case for case in self.cases if not case.because]
@@ -285,6 +292,8 @@ class Diagnosis(Trial):
             ]
             if not all(same(p.got, p.want, self.spec.tol) for p in pairs):
                 wrong.append((name, _share(pairs)))
+        if named and any(text == "is wrong" for _, text in wrong):
+            return None
         right = [name for name in names if name not in [n for n, _ in wrong]]
         still = not all(
             same(tensor(r.got), tensor(r.want), self.spec.tol) for r in rest
@@ -447,12 +456,10 @@ def _sentence(text: str) -> str:
     return text if text.endswith(("?", ".")) else text + "."
 
 
-def told(sentences: list[str]) -> str:
-    """The sentences below one another, all but the first with a capital letter."""
+def told(sentences: list[str], names: list[str]) -> str:
+    """The sentences below one another, all but the first with a capital letter, unless a name begins them."""
     later = [
-        s
-        if s[:2].rstrip("_").islower() and "_" in s.split()[0]
-        else s[:1].upper() + s[1:]
+        s if s.split()[0].strip(",:;") in names else s[:1].upper() + s[1:]
         for s in sentences[1:]
     ]
     return "\n".join([*sentences[:1], *later])

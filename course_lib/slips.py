@@ -6,6 +6,7 @@ is shown but arguments and what is made of them directly.
 
 import ast
 import copy
+import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
@@ -43,9 +44,15 @@ class Slip:
     wrong: Callable
 
 
+@functools.cache
+def text_of(reference: Callable) -> str:
+    """The source of a function that may stand inside another."""
+    return textwrap.dedent(inspect.getsource(reference))
+
+
 def tree_of(reference: Callable) -> ast.FunctionDef:
     """The function as a tree, without its docstring and annotations."""
-    node = ast.parse(textwrap.dedent(inspect.getsource(reference))).body[0]
+    node = ast.parse(text_of(reference)).body[0]
     if not isinstance(node, ast.FunctionDef):
         raise TypeError(
             f"reference must be a plain function, not {type(node).__name__}"
@@ -69,8 +76,7 @@ def edited(reference: Callable, edits: str) -> Callable:
 
     Raises ValueError where it does not.
     """
-    source = textwrap.dedent(inspect.getsource(reference))
-    source = source.replace(reference.__doc__ or "", "", 1)
+    source = text_of(reference).replace(reference.__doc__ or "", "", 1)
     for edit in edits.split(" ; "):
         old, arrow, new = edit.partition(" -> ")
         if not arrow or source.count(old) != 1:

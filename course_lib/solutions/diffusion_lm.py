@@ -1,26 +1,42 @@
-"""Chapter 4, Diffusion-LM: the reference answers, their checks and the classic wrong answers.
+"""Chapter 4, Diffusion-LM: the reference answers, what is asked of an answer, and the classic wrong ones.
 
 alpha_bar is a table of T + 1 entries with alpha_bar[0] = 1; spread is sigma_0^2 = 1 - alpha_bar[1], the variance of
-x_0 around its word's embedding. The checks measure distances, integrate over x_0 on a grid, or add up by hand.
+x_0 around its word's embedding. The truths measure distances, integrate over x_0 on a grid, or add up by hand.
+A wrong answer in quotes is the reference with that text changed.
 """
 
 import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..checks import Mistakes, compare, hear
+from ..checks import at_least, hear
 from ..exercise import define
 
-SPREAD = 0.12
+
+def normal(*shape):
+    """Standard normal numbers in float64."""
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def double(*values):
+    """The values as a float64 tensor."""
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def table_of(K, D):
+    """Embeddings of K words, some short and some long."""
+    return normal(K, D) * torch.linspace(0.3, 3, K, dtype=torch.float64)[:, None]
+
 
 # --- rounding ---
 
 
 def rounding(x, table):
     """argmax_w of x . e_w - |e_w|^2 / 2, which is the nearest embedding; x (N, D), table (K, D) -> (N,)."""
-    return (x @ table.T - table.square().sum(-1) / 2).argmax(-1)
+    score = x @ table.T - table.square().sum(-1) / 2  # -|x - e_w|^2 / 2, less |x|^2
+    return score.argmax(-1)
 
 
 def by_distance(x, table):
@@ -28,42 +44,48 @@ def by_distance(x, table):
     return (x[:, None] - table).square().sum(-1).argmin(-1)
 
 
-ROUNDING: Mistakes = {
-    "dot product": (
-        lambda x, table: (x @ table.T).argmax(-1),
-        "long embeddings attract words that are not theirs: x . e_w is only part of -|x - e_w|^2 / 2. "
-        "What else is there that depends on w?",
-    ),
-    "cosine": (
-        lambda x, table: (x @ F.normalize(table, dim=-1).T).argmax(-1),
-        "this is the smallest angle, not the smallest distance: two words may lie in one direction",
-    ),
-    "without the half": (
-        lambda x, table: (x @ table.T - table.square().sum(-1)).argmax(-1),
-        "short embeddings win too often: expand |x - e|^2 and divide all of it by -2",
-    ),
-    "plus": (
-        lambda x, table: (x @ table.T + table.square().sum(-1) / 2).argmax(-1),
-        "long embeddings win more than they should: |e_w|^2 is part of a distance, so it must lower the score",
-    ),
-    "farthest": (
-        lambda x, table: (x @ table.T - table.square().sum(-1) / 2).argmin(-1),
-        "these are the farthest words: the score is high where the distance is low",
-    ),
-}
-
-
-def check_rounding(fn):
-    table = (
-        torch.randn(20, 3, dtype=torch.float64)
-        * torch.linspace(0.3, 3, 20, dtype=torch.float64)[:, None]
-    )
-    return compare(
-        fn, by_distance, ROUNDING, torch.randn(400, 3, dtype=torch.float64), table
-    )
-
-
-define(rounding, check_rounding, ROUNDING)
+define(
+    rounding,
+    truth=by_distance,
+    cases=lambda: [
+        (double(1.0, 0.0)[None], double(0.6, 0.0, 3.0, 0.0).reshape(2, 2)),
+        (normal(300, 3), table_of(20, 3)),
+        (normal(50, 5), table_of(7, 5)),
+    ],
+    limits={
+        "an embedding without noise is its own word": {
+            "x": lambda a: a.table.clone(),
+            "table": lambda a: a.table,
+        }
+    },
+    mistakes={
+        "dot product": (
+            "x @ table.T - table.square().sum(-1) / 2 -> x @ table.T",
+            "long embeddings attract words that are not theirs: x . e_w is only part of -|x - e_w|^2 / 2. "
+            "What else is there that depends on w?",
+        ),
+        "cosine": (
+            "x @ table.T - table.square().sum(-1) / 2 -> x @ F.normalize(table, dim=-1).T",
+            "this is the smallest angle, not the smallest distance: two words may lie in one direction",
+        ),
+        "without the half": (
+            "table.square().sum(-1) / 2 -> table.square().sum(-1)",
+            "short embeddings win too often: expand |x - e|^2 and divide all of it by -2",
+        ),
+        "plus": (
+            "x @ table.T - -> x @ table.T +",
+            "long embeddings win more than they should: |e_w|^2 is part of a distance, so it must lower the score",
+        ),
+        "the length for its square": (
+            "table.square().sum(-1) / 2 -> table.norm(dim=-1) / 2",
+            "the length of the embedding is subtracted, and |x - e|^2 holds its square",
+        ),
+        "farthest": (
+            "score.argmax -> score.argmin",
+            "these are the farthest words: the score is high where the distance is low",
+        ),
+    },
+)
 
 
 # --- known_word ---
@@ -72,82 +94,96 @@ define(rounding, check_rounding, ROUNDING)
 def known_word(e, x_t, abar, spread):
     """Mean and variance of q(x_0 | x_t, w): precisions add up, 1 / spread from the word, abar / (1 - abar) from x_t."""
     var = 1 / (1 / spread + abar / (1 - abar))
-    return var * (e / spread + abar.sqrt() * x_t / (1 - abar)), var
+    mean = var * (e / spread + abar.sqrt() * x_t / (1 - abar))
+    return mean, var
 
 
 def on_a_grid(e, x_t, abar, spread):
     """Bayes' rule at 20,001 values of x_0, for each number on its own."""
     grid = torch.linspace(-8, 8, 20001, dtype=torch.float64)
     far, off = grid - e[:, None], x_t[:, None] - abar[:, None].sqrt() * grid
-    p = (
-        -far.square() / (2 * spread) - off.square() / (2 * (1 - abar[:, None]))
-    ).softmax(-1)
+    log_p = -far.square() / (2 * spread) - off.square() / (2 * (1 - abar[:, None]))
+    p = log_p.softmax(-1)
     mean = p @ grid
     return mean, p @ grid.square() - mean.square()
 
 
-def _pair(fn):
-    """Both answers as rows of one tensor; a variance that is the same for all numbers may be a number."""
-
-    def call(e, *rest):
-        mean, var = fn(e, *rest)
-        return torch.stack([mean, torch.as_tensor(var, dtype=e.dtype).expand_as(e)])
-
-    return call
+def _spread_out(got, a):
+    """A variance that is one for all numbers may be a number."""
+    mean, var = got
+    return mean, torch.as_tensor(var, dtype=a.e.dtype).expand_as(a.e)
 
 
-KNOWN_WORD: Mistakes = {
-    "x_t alone": (
-        lambda e, x, a, v: (x / a.sqrt(), (1 - a) / a),
-        "your estimate does not use the word: its embedding is a prior for x_0, of variance sigma_0^2",
-    ),
-    "the word alone": (
-        lambda e, x, a, v: (e, torch.full_like(e, v)),
-        "your estimate does not use x_t: x_0 is the embedding plus noise, and x_t has seen that noise",
-    ),
-    "the variance's root": (
-        lambda e, x, a, v: known_word(e, x, a, math.sqrt(v)),
-        "sigma_0 stands where sigma_0^2 must: variances are added and divided, not standard deviations",
-    ),
-    "alpha_bar without its root": (
-        lambda e, x, a, v: (
-            known_word(e, x * a.sqrt(), a, v)[0],
-            known_word(e, x, a, v)[1],
+define(
+    known_word,
+    truth=on_a_grid,
+    cases=lambda: [
+        (double(0.8, -1.1), double(1.2, 0.3), double(0.5, 0.9), 0.12),
+        (double(0.8, -1.1, 2.0, 0.0), normal(4), double(0.95, 0.5, 0.1, 0.7), 0.3),
+    ],
+    limits={
+        "where alpha_bar is nearly 0, x_t says nothing: x_0 is the embedding with variance sigma_0^2": {
+            "abar": double(1e-9, 1e-9)
+        },
+        "where the word says nothing (sigma_0 is large) x_0 is x_t / sqrt(alpha_bar)": {
+            "spread": 0.9,
+            "x_t": double(0.0, 0.0),
+            "e": double(0.0, 0.0),
+        },
+    },
+    linear_in=(),
+    parts=("mean", "variance"),
+    read=_spread_out,
+    mistakes={
+        "x_t alone": (
+            "var = 1 / (1 / spread + abar / (1 - abar)) -> return x_t / abar.sqrt(), (1 - abar) / abar",
+            "your estimate does not use the word: its embedding is a prior for x_0, of variance sigma_0^2",
         ),
-        "the variance is right; in the mean x_t is multiplied by sqrt(alpha_bar) / (1 - alpha_bar)",
-    ),
-    "standard deviation": (
-        lambda e, x, a, v: (
-            known_word(e, x, a, v)[0],
-            known_word(e, x, a, v)[1].sqrt(),
+        "the word alone": (
+            "var = 1 / (1 / spread + abar / (1 - abar)) -> return e, spread",
+            "your estimate does not use x_t: x_0 is the embedding plus noise, and x_t has seen that noise",
         ),
-        "the mean is right; what stands for the variance is its root",
-    ),
-    "precision": (
-        lambda e, x, a, v: (known_word(e, x, a, v)[0], 1 / known_word(e, x, a, v)[1]),
-        "the mean is right; what stands for the variance is its inverse, the precision",
-    ),
-}
-
-
-def check_known_word(fn):
-    e = torch.tensor([0.8, -1.1, 2.0, 0.0], dtype=torch.float64)
-    abar = torch.tensor([0.95, 0.5, 0.1, 0.7], dtype=torch.float64)
-    mistakes = {
-        label: (_pair(wrong), hint) for label, (wrong, hint) in KNOWN_WORD.items()
-    }
-    x_t = torch.tensor([1.2, 0.3, -0.9, -0.4], dtype=torch.float64)
-    return compare(_pair(fn), _pair(on_a_grid), mistakes, e, x_t, abar, SPREAD)
-
-
-define(known_word, check_known_word, KNOWN_WORD)
+        "weights are variances": (
+            "mean = var * (e / spread + abar.sqrt() * x_t / (1 - abar)) -> "
+            "mean = (spread * e + (1 - abar) / abar.sqrt() * x_t) / (spread + (1 - abar) / abar)",
+            "in the mean each source is weighted by its variance, so the noisier one counts for "
+            "more: weights are precisions",
+        ),
+        "x_t read as x_0": (
+            "abar / (1 - abar)) -> 1 / (1 - abar)) ; abar.sqrt() * x_t -> x_t",
+            "x_t is taken for x_0 with noise of variance 1 - alpha_bar. But x_t = sqrt(alpha_bar) x_0 + noise: "
+            "divide by sqrt(alpha_bar) first, and ask for the variance of the noise then",
+        ),
+        "variances added": (
+            "1 / (1 / spread + abar / (1 - abar)) -> spread + (1 - abar) / abar",
+            "your variance grows with each source: two variances are added. Of two sources one knows more, not less: "
+            "which quantities add up?",
+        ),
+        "the variance's root": (
+            "var = -> spread = spread**0.5; var =",
+            "sigma_0 stands where sigma_0^2 must: variances are added and divided, not standard deviations",
+        ),
+        "alpha_bar without its root": (
+            "abar.sqrt() * x_t -> abar * x_t",
+            "the variance is right; in the mean x_t is multiplied by sqrt(alpha_bar) / (1 - alpha_bar)",
+        ),
+        "standard deviation": (
+            "return mean, var -> return mean, var.sqrt()",
+            "the mean is right; what stands for the variance is its root",
+        ),
+        "precision": (
+            "return mean, var -> return mean, 1 / var",
+            "the mean is right; what stands for the variance is its inverse, the precision",
+        ),
+    },
+)
 
 
 # --- variance_cost ---
 
 
 def variance_cost(true, used):
-    """KL(N(m, true) || N(m, used)) = (r - 1 - log r) / 2 nats per number, r = true / used; variances (N,)."""
+    """KL(N(0, true) || N(0, used)) per number, r = true / used; variances (N,)."""
     r = true / used
     return (r - 1 - r.log()) / 2
 
@@ -162,42 +198,39 @@ def integrated_cost(true, used):
     return torch.trapezoid(log(true).exp() * (log(true) - log(used)), x, dim=0)
 
 
-VARIANCE_COST: Mistakes = {
-    "the other direction": (
-        lambda true, used: variance_cost(used, true),
-        "your cost is that of a true variance in place of the used one: data comes from q, so q stands above",
-    ),
-    "logarithm only": (
-        lambda true, used: (used / true).log() / 2,
-        "yours is negative where the used variance is too small: the quadratic term, which punishes that, is missing",
-    ),
-    "without the half": (
-        lambda true, used: 2 * variance_cost(true, used),
-        "twice too much: variances come with log v / 2, standard deviations with log sd",
-    ),
-    "standard deviations": (
-        lambda true, used: variance_cost(true.sqrt(), used.sqrt()),
-        "you take the variances for standard deviations or their roots for variances: r is a ratio of variances",
-    ),
-    "without the one": (
-        lambda true, used: variance_cost(true, used) + 0.5,
-        "the right variance costs you half a nat: a KL of a law with itself is 0",
-    ),
-}
-
-
-def check_variance_cost(fn):
-    true = torch.tensor([1.0, 0.5, 2.0, 1.3], dtype=torch.float64)
-    return compare(
-        fn,
-        integrated_cost,
-        VARIANCE_COST,
-        true,
-        torch.tensor([1.0, 1.5, 0.7, 1.1]).double(),
-    )
-
-
-define(variance_cost, check_variance_cost, VARIANCE_COST)
+define(
+    variance_cost,
+    truth=integrated_cost,
+    cases=lambda: [
+        (double(0.5, 2.0, 1.3), double(1.5, 0.7, 1.1)),
+        (double(1.0, 0.4, 1.7, 0.9), double(0.3, 1.9, 0.8, 2.5)),
+    ],
+    limits={"the right variance costs nothing": {"used": lambda a: a.true}},
+    properties=(at_least(0, "a KL is 0 where the two agree, and more elsewhere"),),
+    mistakes={
+        "the other direction": (
+            "true / used -> used / true",
+            "your cost is that of a true variance in place of the used one: data comes from q, so q stands above",
+        ),
+        "logarithm only": (
+            "(r - 1 - r.log()) / 2 -> -r.log() / 2",
+            "yours is negative where the used variance is too small: the quadratic term, which "
+            "punishes that, is missing",
+        ),
+        "without the half": (
+            "/ 2 -> / 1",
+            "twice too much: variances come with log v / 2, standard deviations with log sd",
+        ),
+        "standard deviations": (
+            "true / used -> (true / used).sqrt()",
+            "you take the variances for standard deviations or their roots for variances: r is a ratio of variances",
+        ),
+        "without the one": (
+            "r - 1 - r.log() -> r - r.log()",
+            "the right variance costs you half a nat: a KL of a law with itself is 0",
+        ),
+    },
+)
 
 
 # --- collapsed_loss ---
@@ -208,8 +241,10 @@ def collapsed_loss(alpha_bar):
 
     The network knows the word's vector, so what is left is the noise of x_0: 1 / (1 / sigma_0^2 + SNR).
     """
-    spread, a = 1 - alpha_bar[1], alpha_bar[2:]
-    return (1 / (1 / spread + a / (1 - a))).sum() / (len(alpha_bar) - 1)
+    T, spread = len(alpha_bar) - 1, 1 - alpha_bar[1]
+    a = alpha_bar[2:]
+    left = 1 / (1 / spread + a / (1 - a))
+    return left.sum() / T  # at t = 1 the target is the vector itself
 
 
 def by_regression(alpha_bar):
@@ -217,70 +252,85 @@ def by_regression(alpha_bar):
     spread, errors = 1 - alpha_bar[1], [torch.zeros((), dtype=torch.float64)]
     for a in alpha_bar[2:]:
         slope = a.sqrt() * spread / (a * spread + 1 - a)  # covariance over variance
-        errors.append(
-            (1 - slope * a.sqrt()).square() * spread + slope.square() * (1 - a)
-        )
+        missed = (1 - slope * a.sqrt()).square() * spread + slope.square() * (1 - a)
+        errors.append(missed)
     return torch.stack(errors).mean()
 
 
-COLLAPSED_LOSS: Mistakes = {
-    "no error at all": (
-        lambda a: torch.zeros((), dtype=torch.float64),
-        "the embeddings agree, but x_0 is noise around them, and the network must guess x_0, not the embedding",
-    ),
-    "sigma_0^2": (
-        lambda a: 1 - a[1],
-        "that is the error of a network that never looks at x_t: x_t knows a little of the noise in x_0, more "
-        "for small t",
-    ),
-    "t = 1 like the others": (
-        lambda a: (1 / (1 / (1 - a[1]) + a[1:] / (1 - a[1:]))).mean(),
-        "at t = 1 the target is Emb(w), which this network knows exactly: that term is 0",
-    ),
-    "one term fewer": (
-        lambda a: collapsed_loss(a) * (len(a) - 1) / (len(a) - 2),
-        "t = 1 has no error, but it is drawn like the others: divide by T",
-    ),
-    "x_t alone": (
-        lambda a: (1 / (a[2:] / (1 - a[2:]))).sum() / (len(a) - 1),
-        "your network reads x_0 from x_t alone and does not know that x_0 lies around one vector, with variance "
-        "sigma_0^2",
-    ),
-}
+def _falling_table(T):
+    return torch.cat(
+        [torch.ones(1), 0.98 - 0.97 * torch.linspace(1 / T, 1, T).sqrt()]
+    ).double()
 
 
-def check_collapsed_loss(fn):
-    for T in (12, 40):
-        u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
-        alpha_bar = 0.98 - 0.97 * u.sqrt()
-        alpha_bar[0] = 1.0
-        if hint := compare(
-            lambda a: torch.as_tensor(fn(a)), by_regression, COLLAPSED_LOSS, alpha_bar
-        ):
-            return hint
-    return None
-
-
-define(collapsed_loss, check_collapsed_loss, COLLAPSED_LOSS)
+define(
+    collapsed_loss,
+    truth=by_regression,
+    cases=lambda: [
+        (double(1.0, 0.8, 0.4, 0.1),),
+        (_falling_table(12),),
+        (_falling_table(40),),
+    ],
+    limits={
+        "where x_t is pure noise from t = 2 on nothing of x_0 can be known: T - 1 times sigma_0^2": {
+            "alpha_bar": double(1.0, 0.8, 1e-9, 1e-9)
+        },
+        "with T = 1 there is only t = 1, and that error is 0": {
+            "alpha_bar": double(1.0, 0.8)
+        },
+    },
+    read=lambda got, a: torch.as_tensor(got),
+    factors={"sigma_0^2": lambda a: 1 - a.alpha_bar[1]},
+    properties=(at_least(0, "it is a squared error"),),
+    mistakes={
+        "no error at all": (
+            "return left.sum() / T -> return 0 * left.sum()",
+            "the embeddings agree, but x_0 is noise around them, and the network must guess x_0, not the embedding",
+        ),
+        "sigma_0^2": (
+            "return left.sum() / T -> return spread",
+            "that is the error of a network that never looks at x_t: x_t knows a little of the noise in x_0, more "
+            "for small t",
+        ),
+        "t = 1 like the others": (
+            "alpha_bar[2:] -> alpha_bar[1:]",
+            "at t = 1 the target is Emb(w), which this network knows exactly: that term is 0",
+        ),
+        "one term fewer": (
+            "left.sum() / T -> left.mean()",
+            "t = 1 has no error, but it is drawn like the others: divide by T",
+        ),
+        "x_t alone": (
+            "1 / spread + a -> a",
+            "your network reads x_0 from x_t alone and does not know that x_0 lies around one vector, with variance "
+            "sigma_0^2",
+        ),
+    },
+)
 
 
 # --- e2e_loss ---
 
 
-class Words:
-    """A network to try a loss on: fixed embeddings, an estimate that is none of the targets."""
+class Words(nn.Module):
+    """A network to try a loss on: its embeddings, and an estimate that is none of the targets."""
 
     def __init__(self, K: int = 7, D: int = 3):
-        self.table = torch.randn(K, D)
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(K, D))
+        self.gain = nn.Parameter(torch.tensor(0.8))
 
-    def __call__(self, x_t: Tensor, u: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, u: Tensor) -> Tensor:
+        """A guess of x_0 that moves with x_t and u = t / T."""
         hear(x_t, u)
-        return 0.8 * x_t + 0.1 * u[:, None, None]
+        return self.gain * x_t + 0.1 * u[:, None, None]
 
     def embed(self, tokens: Tensor) -> Tensor:
+        """(B, L) -> (B, L, D)."""
         return self.table[tokens]
 
     def logits(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, K): high for near words."""
         return x @ self.table.T - self.table.square().sum(-1) / 2
 
 
@@ -289,10 +339,12 @@ def e2e_loss(model, tokens, x0, x_t, t, T):
 
     The target is x_0, but Emb(w) at t = 1.
     """
+    said = model(x_t, t / T)
     first = (t == 1)[:, None, None]
     target = torch.where(first, model.embed(tokens), x0)
-    error = (target - model(x_t, t / T)).square().mean((1, 2))
-    nll = F.cross_entropy(model.logits(x0).transpose(1, 2), tokens, reduction="none")
+    error = (target - said).square().mean((1, 2))
+    logits = model.logits(x0)  # of the x_0 that was drawn
+    nll = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
     return error + nll.mean(1)
 
 
@@ -309,61 +361,78 @@ def word_by_word(model, tokens, x0, x_t, t, T):
     return torch.stack(out)
 
 
-def _variant(target=None, words=None, error=1.0, nll=1.0):
-    def loss(model, tokens, x0, x_t, t, T):
-        said, clean = model(x_t, t / T), model.embed(tokens)
-        aim = (
-            torch.where((t == 1)[:, None, None], clean, x0)
-            if target is None
-            else target(x0, clean)
-        )
-        read = x0 if words is None else words(said, clean)
-        ce = F.cross_entropy(
-            model.logits(read).transpose(1, 2), tokens, reduction="none"
-        ).mean(1)
-        return error * (aim - said).square().mean((1, 2)) + nll * ce
-
-    return loss
+def _e2e_cases():
+    """t = 1 among the times and not, T among them and not."""
+    for B, L, K, D, T, t in (
+        (3, 4, 7, 2, 10, [1, 4, 7]),
+        (4, 5, 6, 3, 9, [2, 9, 1, 5]),
+    ):
+        model, tokens = Words(K, D), torch.randint(K, (B, L))
+        x0 = (model.embed(tokens) + 0.4 * torch.randn(B, L, D)).detach()
+        yield model, tokens, x0, x0 + torch.randn(B, L, D), torch.tensor(t), T
 
 
-E2E_LOSS: Mistakes = {
-    "x_0 at t = 1 too": (
-        _variant(target=lambda x0, clean: x0),
-        "at t = 1 the target is Emb(w), without noise: there the network's answer is the mean of p(x_0 | x_1)",
-    ),
-    "Emb(w) everywhere": (
-        _variant(target=lambda x0, clean: clean),
-        "for t > 1 the target is x_0, with its noise: q(x_{t-1} | x_t, x_0) goes through x_0, not through Emb(w)",
-    ),
-    "words of the prediction": (
-        _variant(words=lambda said, clean: said),
-        "your cross-entropy reads the network's estimate. Derived is -log p(w | x_0) of the x_0 that was drawn",
-    ),
-    "words of the embedding": (
-        _variant(words=lambda said, clean: clean),
-        "your cross-entropy reads Emb(w) without noise: then two words may come as close as they like",
-    ),
-    "no words": (
-        _variant(nll=0.0),
-        "the rounding term is missing. Without it all embeddings may fall on one point, and the loss would like it",
-    ),
-    "sum over the numbers": (
-        _variant(error=3.0),
-        "the squared error is a mean over the D numbers of a word, not their sum",
-    ),
-}
-
-
-def check_e2e_loss(fn):
-    model, t = Words(), torch.tensor([1, 4, 10, 1])
-    tokens = torch.randint(7, (4, 5))
-    x0 = model.embed(tokens) + 0.4 * torch.randn(4, 5, 3)
-    return compare(
-        fn, word_by_word, E2E_LOSS, model, tokens, x0, x0 + torch.randn(4, 5, 3), t, 10
-    )
-
-
-define(e2e_loss, check_e2e_loss, E2E_LOSS)
+define(
+    e2e_loss,
+    truth=word_by_word,
+    cases=lambda: list(_e2e_cases()),
+    limits={
+        "where no t is 1 every target is x_0": {"t": torch.tensor([2, 4, 7])},
+        "where every t is 1 every target is Emb(w)": {"t": torch.tensor([1, 1, 1])},
+    },
+    gradients=("model", "x0"),
+    factors={"D": lambda a: a.x0.shape[-1], "L": lambda a: a.x0.shape[1]},
+    tol=1e-3,
+    mistakes={
+        "x_0 at t = 1 too": (
+            "torch.where(first, model.embed(tokens), x0) -> x0",
+            "at t = 1 the target is Emb(w), without noise: there the network's answer is the mean of p(x_0 | x_1)",
+        ),
+        "Emb(w) everywhere": (
+            "torch.where(first, model.embed(tokens), x0) -> model.embed(tokens)",
+            "for t > 1 the target is x_0, with its noise: q(x_{t-1} | x_t, x_0) goes through x_0, not through Emb(w)",
+        ),
+        "one question for the batch": (
+            "(t == 1)[:, None, None] -> (t == 1).any()",
+            "as soon as one example of the batch has t = 1 all of them get Emb(w) for their target: "
+            "each example has a time of its own",
+        ),
+        "words of the prediction": (
+            "model.logits(x0) -> model.logits(said)",
+            "your cross-entropy reads the network's estimate. Derived is -log p(w | x_0) of the x_0 that was drawn",
+        ),
+        "words of the embedding": (
+            "model.logits(x0) -> model.logits(model.embed(tokens))",
+            "your cross-entropy reads Emb(w) without noise: then two words may come as close as they like",
+        ),
+        "words of x_t": (
+            "model.logits(x0) -> model.logits(x_t)",
+            "your cross-entropy reads x_t, which for large t holds no word any more. Derived is -log p(w | x_0)",
+        ),
+        "no words": (
+            "error + nll.mean(1) -> error",
+            "the rounding term is missing. Without it all embeddings may fall on one point, and the loss would like it",
+        ),
+        "sum over the numbers": (
+            ".mean((1, 2)) -> .sum(2).mean(1)",
+            "the squared error is a mean over the D numbers of a word, not their sum",
+        ),
+        "sum over the words": (
+            "nll.mean(1) -> nll.sum(1)",
+            "the cross-entropy is a mean over the words, like the squared error beside it: as a sum it outweighs it",
+        ),
+        "t for u": (
+            "t / T -> t * 1.0",
+            "the network is given t and expects u = t / T, between 0 and 1",
+        ),
+        "the embeddings not trained": (
+            "target - said -> target.detach() - said",
+            "the values are right, but no gradient flows through the targets: at t = 1 they are "
+            "the embeddings, and that "
+            "gradient is what keeps words near what the network can say",
+        ),
+    },
+)
 
 
 # --- clamped_step ---
@@ -381,60 +450,70 @@ def on_the_line(x0_hat, x_t, abar_s, abar_t, table):
     out = []
     for guess, x in zip(x0_hat, x_t, strict=True):
         x0 = table[(table - guess).norm(dim=1).argmin()]
-        both = torch.stack([abar_t.sqrt(), (1 - abar_t).sqrt()])
-        eps = (x - both[0] * x0) / both[1]
-        out.append(
-            torch.stack([abar_s.sqrt(), (1 - abar_s).sqrt()]) @ torch.stack([x0, eps])
-        )
+        r, sd = abar_t.sqrt(), (1 - abar_t).sqrt()
+        eps = (x - r * x0) / sd
+        out.append(abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * eps)
     return torch.stack(out)
 
 
-def _ddim(x0, x0_of_eps, x_t, abar_s, abar_t):
-    eps = (x_t - abar_t.sqrt() * x0_of_eps) / (1 - abar_t).sqrt()
-    return abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * eps
+def _clamped_cases():
+    for N, K, D, abar_s, abar_t in ((4, 5, 3, 0.7, 0.3), (30, 9, 2, 0.95, 0.5)):
+        table = table_of(K, D)
+        x0_hat = table[torch.randint(K, (N,))] + 0.3 * normal(N, D)
+        yield x0_hat, normal(N, D), *double(abar_s, abar_t), table
 
 
-CLAMPED_STEP: Mistakes = {
-    "the old noise": (
-        lambda x0, x, s, t, e: _ddim(e[rounding(x0, e)], x0, x, s, t),
-        "your noise is still that of the estimate before rounding: x_t is then no mixture of your x_0 and your noise. "
-        "Derive eps from the rounded x_0",
-    ),
-    "x_s is rounded": (
-        lambda x0, x, s, t, e: e[rounding(_ddim(x0, x0, x, s, t), e)],
-        "you round x_s. Embeddings are where x_0 lies; x_s has noise, and the next step needs it",
-    ),
-    "not rounded": (
-        lambda x0, x, s, t, e: _ddim(x0, x0, x, s, t),
-        "this is DDIM without clamping: x_0 must become the nearest embedding first",
-    ),
-    "rounded by the dot product": (
-        lambda x0, x, s, t, e: _ddim(
-            e[(x0 @ e.T).argmax(-1)], e[(x0 @ e.T).argmax(-1)], x, s, t
+define(
+    clamped_step,
+    truth=on_the_line,
+    cases=lambda: list(_clamped_cases()),
+    limits={
+        "at s = 0, where abar_s is 1, x_s is the rounded estimate": {
+            "abar_s": double(1.0)[0]
+        },
+        "where s is t nothing moves: x_s is x_t": {"abar_s": lambda a: a.abar_t},
+    },
+    linear_in=("x_t",),
+    mistakes={
+        "the old noise": (
+            "abar_t.sqrt() * x0) -> abar_t.sqrt() * x0_hat)",
+            "your noise is still that of the estimate before rounding: x_t is then no mixture "
+            "of your x_0 and your noise. "
+            "Derive eps from the rounded x_0",
         ),
-        "your clamping has another rule than decoding: the largest dot product is not the nearest embedding",
-    ),
-    "the noise levels swapped": (
-        lambda x0, x, s, t, e: clamped_step(x0, x, t, s, e),
-        "s and t have changed places: eps is read at t, and x is written at s",
-    ),
-}
-
-
-def check_clamped_step(fn):
-    table = (
-        torch.randn(9, 2, dtype=torch.float64)
-        * torch.linspace(0.5, 2, 9, dtype=torch.float64)[:, None]
-    )
-    abar_s, abar_t = torch.tensor([0.7, 0.3], dtype=torch.float64)
-    x0_hat = table[torch.randint(9, (60,))] + 0.3 * torch.randn(
-        60, 2, dtype=torch.float64
-    )
-    x_t = torch.randn(60, 2, dtype=torch.float64)
-    return compare(fn, on_the_line, CLAMPED_STEP, x0_hat, x_t, abar_s, abar_t, table)
-
-
-define(clamped_step, check_clamped_step, CLAMPED_STEP)
+        "fresh noise": (
+            "eps = (x_t - abar_t.sqrt() * x0) / (1 - abar_t).sqrt() -> eps = torch.randn_like(x_t)",
+            "two calls with the same x_t give different x_s: your noise is drawn anew. (The "
+            "paper prints it like that; its "
+            "code does not.) Which noise is in x_t?",
+        ),
+        "no noise": (
+            "eps = (x_t - abar_t.sqrt() * x0) / (1 - abar_t).sqrt() -> eps = 0 * x_t",
+            "x_s holds no noise, though at s it should have variance 1 - abar_s",
+        ),
+        "x_t is rounded": (
+            "rounding(x0_hat, table) -> rounding(x_t, table)",
+            "you round x_t, which is noisy: the estimate x0_hat is there to be rounded",
+        ),
+        "x_s is rounded": (
+            "x0 = table[rounding(x0_hat, table)] -> x0 = x0_hat ; return abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * eps"
+            " -> return table[rounding(abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * eps, table)]",
+            "you round x_s. Embeddings are where x_0 lies; x_s has noise, and the next step needs it",
+        ),
+        "not rounded": (
+            "x0 = table[rounding(x0_hat, table)] -> x0 = x0_hat",
+            "this is DDIM without clamping: x_0 must become the nearest embedding first",
+        ),
+        "rounded by the dot product": (
+            "rounding(x0_hat, table) -> (x0_hat @ table.T).argmax(-1)",
+            "your clamping has another rule than decoding: the largest dot product is not the nearest embedding",
+        ),
+        "the noise levels swapped": (
+            "x0 = -> abar_s, abar_t = abar_t, abar_s; x0 =",
+            "s and t have changed places: eps is read at t, and x is written at s",
+        ),
+    },
+)
 
 
 # --- free ---
@@ -442,7 +521,7 @@ define(clamped_step, check_clamped_step, CLAMPED_STEP)
 
 def free(told, untold, weight):
     """Classifier-free guidance: (1 + weight) told - weight untold."""
-    return untold + (1 + weight) * (told - untold)
+    return (1 + weight) * told - weight * untold
 
 
 def by_scores(told, untold, weight, abar=0.4):
@@ -453,40 +532,45 @@ def by_scores(told, untold, weight, abar=0.4):
     return ((1 - abar) * score + x) / r
 
 
-FREE: Mistakes = {
-    "a mean": (
-        lambda told, untold, w: w * told + (1 - w) * untold,
-        "weight 1 gives the told estimate and 0 the untold one. That is another convention, or a mixture for w < 1: "
-        "here weight 0 is 'told' and more goes beyond it",
-    ),
-    "the wrong way": (
-        lambda told, untold, w: (1 + w) * untold - w * told,
-        "you move away from the label: told and untold have changed places",
-    ),
-    "not normalised": (
-        lambda told, untold, w: told + w * untold,
-        "where told and untold agree the answer must be what they agree on: weights must sum to 1",
-    ),
-    "told minus": (
-        lambda told, untold, w: told - w * untold,
-        "where told and untold agree the answer shrinks: (1 + w), not 1, stands before told",
-    ),
-    "toward the middle": (
-        lambda told, untold, w: told + w * (untold - told),
-        "larger weights bring you to the untold estimate: the sign of the difference is the other one",
-    ),
-}
-
-
-def check_free(fn):
-    told, untold = torch.randn(2, 3, 4, dtype=torch.float64)
-    for weight in (1.5, 0.0):
-        if hint := compare(fn, by_scores, FREE, told, untold, weight):
-            return hint
-    return None
-
-
-define(free, check_free, FREE)
+define(
+    free,
+    truth=lambda told, untold, weight: by_scores(told, untold, weight),
+    cases=lambda: [
+        (normal(2, 3), normal(2, 3), 1.5),
+        (normal(2, 4, 3), normal(2, 4, 3), 0.4),
+    ],
+    limits={
+        "weight 0 is the estimate of the network that was told": {"weight": 0.0},
+        "where told and untold agree the answer is what they agree on": {
+            "untold": lambda a: a.told
+        },
+    },
+    linear_in=("told", "untold"),
+    mistakes={
+        "a mean": (
+            "(1 + weight) * told - weight * untold -> weight * told + (1 - weight) * untold",
+            "weight 1 gives the told estimate and 0 the untold one. That is another convention, "
+            "or a mixture for w < 1: "
+            "here weight 0 is 'told' and more goes beyond it",
+        ),
+        "the wrong way": (
+            "* told - weight * untold -> * untold - weight * told",
+            "you move away from the label: told and untold have changed places",
+        ),
+        "not normalised": (
+            "(1 + weight) * told - weight * untold -> told + weight * untold",
+            "where told and untold agree the answer must be what they agree on: weights must sum to 1",
+        ),
+        "told minus": (
+            "(1 + weight) * told -> told",
+            "where told and untold agree the answer shrinks: (1 + w), not 1, stands before told",
+        ),
+        "toward the middle": (
+            "(1 + weight) * told - weight * untold -> told + weight * (untold - told)",
+            "larger weights bring you to the untold estimate: the sign of the difference is the other one",
+        ),
+    },
+)
 
 
 # --- mbr ---
@@ -494,52 +578,11 @@ define(free, check_free, FREE)
 
 def mbr(candidates, similarity):
     """Number of the candidate whose similarity(candidate, other), summed over all others, is highest; the first one."""
-    others = [
-        sum(similarity(a, b) for j, b in enumerate(candidates) if j != i)
-        for i, a in enumerate(candidates)
-    ]
-    return others.index(max(others))
-
-
-def _best(score):
-    """The mistake of summing something else."""
-
-    def choose(candidates, similarity):
-        scores = [score(i, candidates, similarity) for i in range(len(candidates))]
-        return scores.index(max(scores))
-
-    return choose
-
-
-def _total(pair):
-    def score(i, c, similarity):
-        return sum(pair(c[i], c[j], similarity) for j in range(len(c)) if j != i)
-
-    return _best(score)
-
-
-MBR: Mistakes = {
-    "the odd one": (
-        _total(lambda a, b, f: -f(a, b)),
-        "you take the candidate least like the others: risk is a loss, similarity its negative",
-    ),
-    "read the other way": (
-        _total(lambda a, b, f: f(b, a)),
-        "similarity(a, b) is not symmetric: BLEU has a hypothesis and a reference, and the candidate is the first",
-    ),
-    "repetitions thrown away": (
-        _total(lambda a, b, f: f(a, b) if a != b else 0),
-        "a candidate that was drawn twice has a vote for each: its likes are evidence that the model means it",
-    ),
-    "the best pair": (
-        _best(lambda i, c, f: max(f(c[i], c[j]) for j in range(len(c)) if j != i)),
-        "one near twin is not enough: the mean over all other candidates counts, not the best of them",
-    ),
-    "the longest": (
-        _best(lambda i, c, f: len(c[i])),
-        "your choice does not depend on the similarities",
-    ),
-}
+    scores = []
+    for i, a in enumerate(candidates):
+        others = (b for j, b in enumerate(candidates) if j != i)
+        scores.append(sum(similarity(a, b) for b in others))
+    return scores.index(max(scores))
 
 
 def share(a, b):
@@ -547,33 +590,62 @@ def share(a, b):
     return sum(w in b for w in a) / len(a)
 
 
-POOLS = (  # candidates as strings of letters, one letter a word; each mistake chooses otherwise in one of them
-    ("xyzuv", "abfg", "abcd", "abce"),
-    ("abcd", "bcd", "ab", "a", "abc"),
-    ("acd", "ab", "ab", "cda", "ab", "dcae"),
-    ("efgh", "abcz", "efgh", "abcdef", "abcdxy"),
+POOLS = (  # candidates as strings of letters, one letter a word; each mistake chooses otherwise in some of them
+    "abc abd xyz",
+    "xyzuv abfg abcd abce",
+    "abcd bcd ab a abc",
+    "acd ab ab cda ab dcae",
+    "efgh abcz efgh abcdef abcdxy",
+    "ab xabc abcx xxab",
+    "pq pr abcdef pqr",
 )
 
 
-def check_mbr(fn):
-    for pool in POOLS:
-        got, want = fn(list(pool), share), mbr(list(pool), share)
-        if got != want:
-            answers = {hint: wrong(list(pool), share) for wrong, hint in MBR.values()}
-            everywhere = [hint for wrong, hint in MBR.values() if _same(fn, wrong)]
-            near = everywhere or [
-                hint for hint, answer in answers.items() if answer == got
-            ]
-            return (
-                near[0]
-                if near
-                else f"of {pool} you choose number {got}, and {want} is most like the others"
-            )
-    return None
+def table_first(candidates, similarity):
+    """All pairs as a table; the diagonal is left out."""
+    rows = torch.tensor([[similarity(a, b) for b in candidates] for a in candidates])
+    return int((rows.fill_diagonal_(0).sum(1) * 1e6).round().argmax())
 
 
-def _same(fn, wrong):
-    return all(fn(list(pool), share) == wrong(list(pool), share) for pool in POOLS)
-
-
-define(mbr, check_mbr, MBR)
+define(
+    mbr,
+    truth=table_first,
+    cases=lambda: [(pool.split(), share) for pool in POOLS],
+    read=lambda got, a: got if isinstance(got, str | list) else int(got),
+    mistakes={
+        "the odd one": (
+            "max(scores) -> min(scores)",
+            "you take the candidate least like the others: risk is a loss, similarity its negative",
+        ),
+        "read the other way": (
+            "similarity(a, b) -> similarity(b, a)",
+            "similarity(a, b) is not symmetric: BLEU has a hypothesis and a reference, and the candidate is the first",
+        ),
+        "repetitions thrown away": (
+            "if j != i -> if b != a",
+            "a candidate that was drawn twice has a vote for each: its likes are evidence that the model means it",
+        ),
+        "the best pair": (
+            "sum(similarity -> max(similarity",
+            "one near twin is not enough: the mean over all other candidates counts, not the best of them",
+        ),
+        "a product": (
+            "sum(similarity(a, b) for b in others) -> math.prod(similarity(a, b) for b in others)",
+            "the similarities are multiplied: one candidate that is like nothing at all makes every product 0. "
+            "Expected similarity is a mean",
+        ),
+        "the most frequent": (
+            "sum(similarity(a, b) for b in others) -> candidates.count(a)",
+            "you take what was drawn most often and never ask how alike two candidates are: "
+            "sentences are rarely drawn twice",
+        ),
+        "the text for its number": (
+            "return scores.index(max(scores)) -> return candidates[scores.index(max(scores))]",
+            "the candidate is the right one, but you return its text, and its number is asked for",
+        ),
+        "the longest": (
+            "sum(similarity(a, b) for b in others) -> len(a)",
+            "your choice does not depend on the similarities",
+        ),
+    },
+)

@@ -205,7 +205,7 @@ K_OF = d3pm._hot
     ("uniform_marginal", lambda x0, a, K: d3pm.uniform_marginal(x0, a**2, K), "alpha_bar^2 in the place of alpha_bar"),
     ("uniform_marginal", lambda x0, a, K: a * K_OF(x0, K) + (1 - a) / (K - 1), "sum to 1.1"),
     ("uniform_marginal", lambda x0, a, K: a * K_OF(x0, K) + (1 - a) / (K - 1), "K - 1 stands in one place"),
-    ("multinomial_posterior", lambda x_t, x0, a, b, K: d3pm.uniform_marginal(x0, b, K), "at alpha = 1 nothing happens"),
+    ("multinomial_posterior", lambda x_t, x0, a, b, K: d3pm.uniform_marginal(x0, b, K), "lpha = 1 nothing happens"),
     ("absorbing_step", lambda K, beta: torch.eye(K + 1), "for 0 in the place of beta"),
     ("absorbing_step", lambda K, beta: d3pm.absorbing_step(K, max(beta, 0.1)), "at beta = 0 everything stays"),
     ("gaussian_step", lambda K, beta: d3pm.gaussian_step(K, beta**2), "beta^2 in the place of beta"),

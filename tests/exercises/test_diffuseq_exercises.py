@@ -121,20 +121,28 @@ def test_line_ups_have_one_culprit_and_the_others_agree():
         assert same == (kind == "to t - 1")
 
 
-def test_strange_answers_get_a_plain_line():
-    assert "none of the names" in graded("misaligned", lambda samplers, a: "nobody")[1]
-    assert "its steps all end where" in graded("misaligned", lambda samplers, a: min(samplers))[1]
-    assert "has the least expected risk" in graded("least_risk", lambda r, w: 2)[1]
-    assert "cannot use the str" in graded("least_risk", lambda r, w: "the first")[1]
-    assert "expected a list" in graded("braid", lambda x, y, end: "".join(x))[1]
-    assert "is expected" in graded("braid", lambda x, y, end: [end])[1]
-    assert "where" in graded("word_loss", lambda *given: 7.0)[1]
-    assert "the shape is" in graded("target_loss", lambda loss, on: loss)[1]
-
-    def no_division_by_0(x0, x_t, m, a_t, a_s):
-        return D.shifted_mean(x0, x_t, m, a_t, a_s.clamp(max=0.99))
-
-    assert graded("shifted_mean", no_division_by_0)[1].startswith("at s = 0")
+@pytest.mark.parametrize("name, answer, hint", [
+    ("partial_noise", lambda x0, on, a, z: D.partial_noise(x0, on, a, -z), "x0 is right; noise has the wrong sign"),
+    ("partial_noise", lambda x0, on, a, z: D.partial_noise(x0, on, 1 - a, z), "1 - alpha_bar in the place of"),
+    ("target_loss", lambda loss, on: loss, "the shape is"),
+    ("target_loss", lambda loss, on: D.target_loss(loss, on) * on.sum(1) / 2, "it is [2, 2]"),
+    ("target_loss", lambda loss, on: D.target_loss(loss.detach(), on), "no gradient"),
+    ("word_loss", lambda *given: 7.0, "reported has no part in your answer"),
+    ("word_loss", lambda r, p, n, L: D.word_loss(r, p, n, L) * len(n), "times what is expected"),
+    ("misaligned", lambda samplers, a: "nobody", "none of the names"),
+    ("misaligned", lambda samplers, a: min(samplers), "its steps all end where"),
+    ("shifted_mean", lambda x0, x_t, m, t, s: D.shifted_mean(x0, x_t, m, t, s.clamp(max=0.99)), "at s = 0"),
+    ("shifted_mean", lambda x0, x_t, m, t, s: D.shifted_mean(x0, x_t, m, t**0.5, s**0.5), "x0"),
+    ("least_risk", lambda risk, w: 2, "does not change when risk does"),
+    ("least_risk", lambda risk, w: "the first", "cannot use the str"),
+    ("importance", lambda p, T: 1 / (p * (T - 1)), "T - 1 in the place of T"),
+    ("braid", lambda x, y, end: "".join(x), "it returned str, expected a list"),
+    ("braid", lambda x, y, end: D.braid(x, y, end)[::-1], "turned round"),
+    ("braid", lambda x, y, end: [end], "does not change when source does"),
+])  # fmt: skip
+def test_mistakes_that_no_list_holds_are_described(name, answer, hint):
+    state, text = graded(name, answer)
+    assert state == "FAIL" and hint in text, text
 
 
 def test_noise_and_loss_are_the_library_s():

@@ -46,11 +46,55 @@ def test_other_right_answers_pass():
     assert passes("mbr", table)
 
 
-def test_strange_answers_get_a_plain_line():
-    assert "where" in grade(SPECS["diffusion_lm.free"], lambda a, b, w: a * 0 + 7)[1]
-    assert "is most like the others" in grade(SPECS["diffusion_lm.mbr"], lambda c, f: len(c) - 1)[1]
+def e2e(change):
+    """The loss with something done to it afterwards."""
+    return lambda model, tokens, x0, x_t, t, T: change(D.e2e_loss(model, tokens, x0, x_t, t, T), x0)
+
+
+def by_half(e, x_t, abar, spread):
+    mean, var = D.known_word(e, x_t, abar, spread)
+    return mean, var / 2
+
+
+def own_level(x0_hat, x_t, s, t, table):
+    x0 = table[D.rounding(x0_hat, table)]
+    return s * x0 + (1 - s).sqrt() * (x_t - t.sqrt() * x0) / (1 - t).sqrt()
+
+
+@pytest.mark.parametrize("name, answer, hint", [
+    ("rounding", lambda x, e: D.rounding(x, e).double(), "expected integers"),
+    ("rounding", lambda x, e: torch.cdist(x, e.abs()).argmin(-1), "|table| in the place of table"),
+    ("known_word", by_half, "variance is wrong: it is 1 / 2 = 0.5 times"),
+    ("known_word", lambda e, x, a, v: D.known_word(x, e, a, v), "e and x_t have changed places"),
+    ("known_word", lambda e, x, a, v: D.known_word(e, x, a, v)[0], "expected a pair: (mean, variance)"),
+    ("variance_cost", lambda q, p: D.variance_cost(q, p).sum(), "summed over all its numbers"),
+    ("variance_cost", lambda q, p: D.variance_cost(q**2, p**2), "true"),
+    ("collapsed_loss", lambda a: D.collapsed_loss(a) / (1 - a[1]), "1 / sigma_0^2 times what is expected"),
+    ("e2e_loss", e2e(lambda loss, x0: loss.detach()), "no gradient"),
+    ("e2e_loss", e2e(lambda loss, x0: loss * x0.shape[1]), "your answer is L"),
+    ("clamped_step", own_level, "x_t is right; what remains"),
+    ("free", lambda told, untold, w: 0 * told + 7, "told has no part in your answer"),
+    ("free", lambda told, untold, w: D.free(told, untold, w**2), "weight^2 in the place of weight"),
+    ("mbr", lambda c, f: len(c) - 1, "it gives 2 where 0 is expected"),
+])  # fmt: skip
+def test_mistakes_that_no_list_holds_are_described(name, answer, hint):
+    state, text = grade(SPECS[f"diffusion_lm.{name}"], answer)
+    assert state == "FAIL" and hint in text, text
+
+
+def test_a_constant_choice_fails():
     for k in range(4):
         assert grade(SPECS["diffusion_lm.mbr"], lambda c, f, k=k: k)[0] == "FAIL"
+
+
+def test_two_mistakes_are_told_as_two():
+    def step(x0_hat, x_t, s, t, table):  # the dot product, and noise that is drawn anew
+        x0 = table[(x0_hat @ table.T).argmax(-1)]
+        return s.sqrt() * x0 + (1 - s).sqrt() * torch.randn_like(x_t)
+
+    state, text = grade(SPECS["diffusion_lm.clamped_step"], step)
+    hints = SPECS["diffusion_lm.clamped_step"].hints
+    assert state == "FAIL" and hints["fresh noise"] in text and hints["rounded by the dot product"] in text
 
 
 def test_the_library_agrees():
