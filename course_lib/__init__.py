@@ -43,7 +43,7 @@
     oracle   word_oracle                        perfect networks, for tests and first experiments
     predictions
     answers   relations   slips   turns         an answer, called and compared; what may be wrong with it
-    checks   gradients   trial
+    checks   gradients   trial   linear
     diagnosis   exercise
     solutions   notebook                        what happens inside a notebook
     recipes                                     named full runs that make the shipped weights and tables

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from .answers import Answer, copied, overwritten
-from .checks import Case, Exercise
+from .checks import Exercise
 from .gradients import of_gradients
+from .linear import one_at_a_time
 from .relations import (
     Pair,
-    amount,
-    close,
     common,
     relation,
     same,
@@ -128,12 +127,12 @@ class Diagnosis(Trial):
             self.twice()
             or self.ignored()
             or self.exchanged()
-            or self.one_at_a_time(named=True)
+            or one_at_a_time(self, named=True)
             or self.changed()
             or self.part()
             or self.slip()
             or self.related()
-            or self.one_at_a_time()
+            or one_at_a_time(self)
             or self.alone()
             or self.precision()
             or self.moves()
@@ -253,74 +252,6 @@ class Diagnosis(Trial):
                         f"of {name}: where does {name} enter, and in which form?"
                     )
         return None
-
-    def one_at_a_time(self, named: bool = False) -> str | None:
-        """The arguments in which the answer is linear, each alone, the others 0."""
-        names, found, wrong = self.spec.linear_in, {}, []
-        cases = [case for case in self.cases if not case.because]
-        for name in (*names, None):
-            pairs = []
-            for case in cases:
-                args = tuple(
-                    v if n == name or n not in names else v * 0
-                    for n, v in zip(self.spec.parameters, case.args, strict=True)
-                )
-                pairs.append(
-                    Pair(
-                        self.outcome(self.answer, args),
-                        self.spec.truth(*copied(args)),
-                        self.factors(case),
-                    )
-                )
-            if any(
-                tensor(p.got) is None or tensor(p.got).shape != tensor(p.want).shape
-                for p in pairs
-            ):
-                return None
-            found[name] = pairs
-        if not names or not self.adds_up(found, cases):
-            return None
-        rest = found.pop(None)
-        for name, pairs in found.items():
-            pairs = [
-                Pair(
-                    tensor(p.got) - tensor(r.got),
-                    tensor(p.want) - tensor(r.want),
-                    p.factors,
-                )
-                for p, r in zip(pairs, rest, strict=True)
-            ]
-            if not all(same(p.got, p.want, self.spec.tol) for p in pairs):
-                wrong.append((name, _share(pairs)))
-        if named and any(text == "is wrong" for _, text in wrong):
-            return None
-        right = [name for name in names if name not in [n for n, _ in wrong]]
-        still = not all(
-            same(tensor(r.got), tensor(r.want), self.spec.tol) for r in rest
-        )
-        if (not right and not still) or not (wrong or still):
-            return (
-                None
-                if len({text for _, text in wrong}) < 2
-                else _told(right, wrong, still)
-            )
-        return _told(right, wrong, still)
-
-    def adds_up(self, found: dict, cases: list[Case]) -> bool:
-        """True where the whole answer is the sum of its parts: then each part may be judged alone."""
-        n = len(found) - 2
-        for k, case in enumerate(cases):
-            whole = tensor(self.outcome(self.answer, case.args))
-            parts = sum(
-                tensor(pairs[k].got) for name, pairs in found.items() if name
-            ) - n * tensor(found[None][k].got)
-            if (
-                whole is None
-                or whole.shape != parts.shape
-                or not close(parts, whole, 1e-3).all()
-            ):
-                return False
-        return True
 
     def moves(self) -> str | None:
         """An argument that moves the truth and not the answer, or the answer and not the truth."""
@@ -463,24 +394,6 @@ def told(sentences: list[str], names: list[str]) -> str:
         for s in sentences[1:]
     ]
     return "\n".join([*sentences[:1], *later])
-
-
-def _share(pairs: list[Pair]) -> str:
-    """How one argument's part of the answer is off."""
-    if all(close(tensor(p.got), torch.zeros(())).all() for p in pairs):
-        return "has no part in your answer"
-    return amount(pairs) or "is wrong"
-
-
-def _told(right: list[str], wrong: list[tuple[str, str]], still: bool) -> str:
-    told = (
-        [f"{', '.join(right)} {'is' if len(right) == 1 else 'are'} right"]
-        if right
-        else []
-    )
-    told += [f"{name} {text}" for name, text in wrong]
-    told += ["what remains when all of them are 0 is wrong"] if still else []
-    return "one argument at a time, the others 0: " + "; ".join(told)
 
 
 def _example(args: tuple, i: int, B: int) -> tuple:

@@ -38,7 +38,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Measure": "evaluate joint likelihood image_judge distances ngram text_metrics",
     "Check against a perfect network": "oracle word_oracle",
     "Draw and move": "plots widgets diagrams",
-    "Teach: notebooks and exercises": "notebook predictions exercise checks diagnosis trial gradients "
+    "Teach: notebooks and exercises": "notebook predictions exercise checks diagnosis trial linear gradients "
     "relations slips turns answers",
     "Make the shipped weights": "recipes",
 }
