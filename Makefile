@@ -57,8 +57,8 @@ notebooks: environment ## Run the notebooks that changed, or NB=06_d3pm, and sto
 slides: environment ## Build one self-contained HTML file a chapter in build/slides, and a PDF
 	$(PY) -m tools.slides --pdf
 
-bench: environment $(READY)-bench ## Measure the library's speed against diffusers
-	$(PY) -m pytest -o addopts= -o filterwarnings= tests/benchmarks
+bench: environment $(READY)-bench ## Measure the library's speed and memory against others'
+	$(PY) -m tools.bench
 
 environment: $(READY) ## Make .venv hold the tested set (the others do this first)
 	@$(SETUP) check "$(VENV)" "$(ASKED)" || $(MAKE) --no-print-directory "$(READY)"
@@ -71,5 +71,5 @@ $(READY)-bench: $(READY)
 	@$(SETUP) add "$(VENV)" bench
 
 clean: ## Delete what was built; .venv stays
-	rm -rf build .pytest_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -rf build .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find course_lib tools tests -name __pycache__ -prune -exec rm -rf {} +

@@ -47,7 +47,7 @@ def table():
 @pytest.fixture
 def copy(tmp_path):
     """The repository with an empty system in it."""
-    ignore = shutil.ignore_patterns("__pycache__", "*.safetensors", "exact", "benchmarks", "layers")
+    ignore = shutil.ignore_patterns("__pycache__", "*.safetensors", "exact", "layers")
     for name in ("course_lib", "tools", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

@@ -217,7 +217,7 @@ def plan(*arguments, **variables):
         ("unit", "-m tools.ci unit"),
         ("notebooks", "-m tools.reference"),
         ("slides", "-m tools.slides --pdf"),
-        ("bench", "-m pytest -o addopts= -o filterwarnings= tests/benchmarks"),
+        ("bench", "-m tools.bench"),
     ],
 )
 def test_make_sets_up_then_runs(target, command):
