@@ -29,6 +29,16 @@ def test_a_bad_number_is_named_with_its_time(bad):
         check_finite("x", x[:, 0, 1], tensor(7).expand(3))
 
 
+def test_a_sum_is_read_first_and_never_believed_alone():
+    """It overflows where all numbers are finite, and infinities may cancel in it."""
+    t = torch.ones(2)
+    for large in (torch.full((2, 5), 3e38), torch.full((2, 500), 6e4, dtype=torch.float16)):
+        assert not large.sum().isfinite() and check_finite("x", large, t) is large
+    both = tensor([[math.inf, 0.0], [-math.inf, 0.0]])
+    with pytest.raises(FloatingPointError, match="it is not in 2 of 2 examples"):
+        check_finite("x", both, t)
+
+
 def test_what_has_no_time_is_counted_one_by_one():
     with pytest.raises(FloatingPointError, match="^x must be whole, but it is not in 2 of 4 cases$"):
         note("x", tensor([[True, False], [False, True]]), must="whole")
