@@ -51,6 +51,8 @@ class Autoregressive(Process):
             raise ValueError(f"temperature must not be negative, not {temperature}")
         self.K, self.length, self.T, self.temperature = K, length, length, temperature
         self.past: Past | None = None  # of one run of `sample`
+        # It has no tables: this says where it was moved to.
+        self.register_buffer("place", torch.empty(0), persistent=False)
 
     def prior(self, n: int) -> Tokens:
         """Nothing written yet: n rows of BLANK."""

@@ -1,4 +1,7 @@
-"""One thread; every test on every device present; calls without shape checks; and no skip without a good reason."""
+"""One thread; every test on every device present; calls without shape checks; and no skip without a good reason.
+
+COURSE_DEVICE=cuda makes that the only device, and what the tests of mathematics make lies there (`make gpu` does so).
+"""
 
 import os
 import sys
@@ -8,6 +11,8 @@ from importlib.metadata import version
 import jaxtyping
 import pytest
 import torch
+
+from tests import pretend_device
 
 if not os.access(os.path.expanduser("~"), os.W_OK):  # what others keep there goes elsewhere: they would warn
     for name in (
@@ -26,6 +31,13 @@ if torch.cuda.is_available():
     DEVICES.append("cuda")
 if torch.backends.mps.is_available():
     DEVICES.append("mps")
+CHOSEN = os.environ.get("COURSE_DEVICE")
+if CHOSEN:
+    if CHOSEN == pretend_device.NAME:
+        pretend_device.install()
+    torch.zeros(1, device=CHOSEN)  # now, if it is not there
+    DEVICES = [CHOSEN]
+ROOMS = {"exact", "contract", "layers"}  # tests that may lie on any device
 
 
 @pytest.fixture(params=DEVICES)
@@ -36,6 +48,23 @@ def device(request) -> str:
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def chosen_device() -> str:
+    """COURSE_DEVICE, else the CPU."""
+    return CHOSEN or "cpu"
+
+
+@pytest.fixture(autouse=True)
+def on_the_chosen_device(request):
+    """Whatever a test of mathematics makes lies on the device that was chosen."""
+    if CHOSEN in (None, "cpu") or request.path.parent.name not in ROOMS:
+        yield
+        return
+    torch.set_default_device(CHOSEN)
+    yield
+    torch.set_default_device(None)
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ Not for a laptop: a million steps read 512 million windows. `--minutes` makes wh
     sedd_*   Lou et al. 2024, appendix C. Code, configs/config.yaml and model/small.yaml: AdamW 3e-4 after 2,500 steps,
              clip 1, average of 0.9999, dropout 0.1, log-linear noise of 1e-3, geometric noise of 1e-4 to 20 (the code
              has no text8: its steps are D3PM's)
-    md4      Shi et al. 2024, appendix. Code, md4/configs/md4/text8.py: AdamW 5e-4 to 0 on a cosine after 2,000 steps,
-             weight decay 0.03, average of 0.9999, dropout 0.05, masks by alpha = 1 - t up to 1e-4 at both ends
+    md4      Shi et al. 2024, appendix. Code, google-deepmind/md4: AdamW 5e-4 to 0 on a cosine after 2,000 steps, weight
+             decay 0.03, no clipping, average of 0.9999, dropout 0.05, alpha = 1 - t up to 1e-4 at both ends
 
 The network is this library's (adaLN in each block, rotary positions): the papers' have the same depth, width and heads.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -183,4 +184,14 @@ d3pm_absorbing = as_d3pm("d3pm_absorbing", d3pm_absorbing_process)
 d3pm_uniform = as_d3pm("d3pm_uniform", d3pm_uniform_process)
 sedd_absorbing = as_sedd("sedd_absorbing", sedd_absorbing_process)
 sedd_uniform = as_sedd("sedd_uniform", sedd_uniform_process)
-md4 = recipe("md4", md4_process, 5e-4, partial(falling, 2000), dropout=0.05)
+md4 = recipe(
+    "md4",
+    md4_process,
+    lr=5e-4,
+    schedule=partial(falling, 2000),
+    dropout=0.05,
+    options={
+        "clip": math.inf,
+        "optimizer": partial(torch.optim.AdamW, weight_decay=0.03, fused=True),
+    },
+)

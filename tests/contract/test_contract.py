@@ -167,11 +167,12 @@ def with_tokens(data, change):
 
 
 @pytest.fixture(params=SYSTEMS)
-def system(request):
-    process, model, data = SYSTEMS[request.param]()
-    for p in model.parameters():  # a network that is wrong in no particular way
-        p.data.normal_(std=0.2)
-    return process, model, data
+def system(request, chosen_device):
+    with torch.device("cpu"):
+        process, model, data = SYSTEMS[request.param]()
+        for p in model.parameters():  # a network that is wrong in no particular way
+            p.data.normal_(std=0.2)
+    return process.to(chosen_device), model.to(chosen_device), data.to(chosen_device)
 
 
 def test_times_run_from_T_down_to_0(system):

@@ -33,8 +33,17 @@ def test_published_settings(name):
     r, p = RECIPES[name], RECIPES[name].process()
     assert (r.chapter, r.name, r.steps, r.batch, p.length) == ("text8", name, 10**6, 512, 256)
     assert p.noise.V == len(ALPHABET) == 27
-    by_paper = {"d3pm": (2e-4, 0.0, {"clip": 0.25}), "sedd": (3e-4, 0.9999, {}), "md4": (5e-4, 0.9999, {})}
-    assert (r.lr, r.ema, r.options) == by_paper[name.split("_")[0]]
+    by_paper = {
+        "d3pm": (2e-4, 0.0, {"clip": 0.25}),
+        "sedd": (3e-4, 0.9999, {}),
+        "md4": (5e-4, 0.9999, {"clip": math.inf}),
+    }
+    options = dict(r.options)
+    optimizer = options.pop("optimizer", torch.optim.AdamW)([torch.nn.Parameter(torch.zeros(1))])
+    assert (r.lr, r.ema, options) == by_paper[name.split("_")[0]]
+    assert optimizer.defaults["betas"] == (0.9, 0.999)
+    if name == "md4":
+        assert optimizer.defaults["weight_decay"] == 0.03
 
 
 def test_noise_of_the_papers():
