@@ -33,6 +33,7 @@ FREE = [
     ROLES["accent"],
     ROLES["mask"],
     ("#500050", (0, (3, 1)), "P"),
+    ("#2ca9bc", (0, (1, 1)), "*"),
     ROLES["noise"],
 ]
 LIMIT = 60_000  # bytes of one stored figure

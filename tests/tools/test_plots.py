@@ -90,8 +90,8 @@ def test_lines_and_markers_stay_as_they_are():
 def test_a_label_that_names_a_role_looks_like_it_and_others_take_what_is_free():
     colours = [c for c, _, _ in plots.looks(["the exact mean", "linear", "cosine", "data", "sqrt"])]
     assert colours == [plots.COLOURS[r] for r in ("exact", "accent", "mask", "data")] + [plots.FREE[3][0]]
-    six = plots.looks("pqrstu")
-    assert len(set(six)) == 5 and six[5] == six[0]
+    seven = plots.looks("pqrstuv")
+    assert len(set(seven)) == 6 and seven[6] == seven[0]
     assert plots.looks([*plots.ROLES, "one more"])[6] == plots.FREE[3]
 
 
