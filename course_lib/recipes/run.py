@@ -6,6 +6,7 @@ Notebooks and README read these files; nobody types their numbers.
 A log whose weights no single command makes says so in `made` and has no command.
 """
 
+import copy
 import difflib
 import importlib
 import platform
@@ -27,12 +28,14 @@ from ..parallel import first, together, world
 from ..process import Process, last, sample
 from ..shapes import Network, Times
 from ..train import Record, train
+from ..validation import Validation
 from ..weights import load_weights, save_weights
 from .sitting import Sitting, mean
 
 # Files beside the recipes that hold none: what they read, what they measure, what runs them.
 SHARED = {"run", "sitting", "several", "command", "tables"}
-SHARED |= {"verse_sets", "sentence_measures", "tasks", "target_measures"}
+SHARED |= {"verse_sets", "verse_rows", "sentence_measures", "word_measures", "tasks"}
+SHARED |= {"target_measures"}
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "assets"
 RISE = 0.05  # share of a run by minutes in which the learning rate rises, at least
@@ -50,6 +53,7 @@ class Recipe:
     restart   the learning rate falls to 0 in so many steps, rises again, and falls until `steps`
     schedule  the learning rate by step, made of its peak and the number of steps; warmup_cosine if None
     options   what else `train` is told: clip, precision, the optimiser, ...
+    watch     watch(model) -> number, measured every `look` steps on held-out data; the weights of the least are kept
     """
 
     chapter: str
@@ -70,6 +74,8 @@ class Recipe:
     restart: int | None = None
     schedule: Callable[[float, int], Rate] | None = None
     options: Mapping = field(default_factory=dict)
+    watch: Callable[[nn.Module], float] | None = None
+    look: int = 500
 
     def fresh_model(self) -> nn.Module:
         """The untrained network, the same each time (sets torch's seed)."""
@@ -174,6 +180,7 @@ def train_and_log(
     if world() > 1:
         together(lambda: recipe.data("train") and None)  # fetched or derived once
     model = recipe.fresh_model().to(device)
+    looks = None if recipe.watch is None else Validation(recipe.watch, recipe.look)
     for record in recipe.train(
         model,
         sitting.steps,
@@ -181,8 +188,11 @@ def train_and_log(
         sitting.minutes,
         checkpoint=sitting.file("checkpoint"),
         every=sitting.every,
+        validation=looks,
     ):
         sitting.note(record)
+    if looks is not None:
+        about |= {"kept_step": looks.best[0], "watched": looks.curve}
     log = {
         "recipe": full_name(recipe),
         "steps": sitting.done,
@@ -200,7 +210,10 @@ def train_and_log(
         # Those of other weights, if there were any.
         sitting.file("results.json").unlink(missing_ok=True)
         write_json(sitting.file("log.json"), log)
-    return record.average
+    if looks is None:
+        return record.average
+    with looks.applied(model) as best:
+        return copy.deepcopy(best)
 
 
 def measure(
