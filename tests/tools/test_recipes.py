@@ -246,7 +246,7 @@ def test_find():
 @pytest.mark.parametrize(
     "name, says",
     [
-        ("nosuch.digits", r"no recipes for 'nosuch': there are d3pm, ddpm, diffuseq, .*, sedd, "),
+        ("nosuch.digits", r"no recipes for 'nosuch': there are .*d3pm, ddpm, diffuseq, .*, sedd, "),
         ("dppm.digits", r"no recipes for 'dppm': .*\. Did you mean ddpm or d3pm\?"),
         ("run.find", r"no recipes for 'run'"),
         ("ddpm.nosuch", r"no recipe 'ddpm.nosuch'; there is ddpm.digits, ddpm.mnist$"),
