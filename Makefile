@@ -5,6 +5,10 @@ NB ?=
 N ?=
 SEED ?=
 LAB_ARGS ?=
+DEVICE ?= cuda
+MINUTES ?= 9
+STAGES ?=
+GPU_ARGS ?=
 
 VENV := $(or $(COURSE_VENV),.venv)
 PY := "$(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)/python"
@@ -20,7 +24,7 @@ EMPTY :=
 READY := $(subst $(EMPTY) ,\ ,$(VENV)/.ready)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint unit matrix oldest mutants notebooks slides bench environment clean
+.PHONY: help lab test lint unit matrix oldest mutants notebooks slides bench gpu reproduce environment clean
 
 help: ## Show this list
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +63,12 @@ slides: environment ## Build one self-contained HTML file a chapter in build/sli
 
 bench: environment $(READY)-bench ## Measure the library's speed and memory against others'
 	$(PY) -m tools.bench
+
+gpu: ## All that wants a GPU, with the Python that is there: MINUTES=9 for the recipes, DEVICE=cuda, STAGES="tests mfu"
+	$(PYTHON) -m tools.gpu $(STAGES) --device $(DEVICE) --minutes $(MINUTES) $(GPU_ARGS)
+
+reproduce: environment ## Every result that is shown, the command that makes it, and how long that took
+	@$(PY) -m tools.reproduce
 
 environment: $(READY) ## Make .venv hold the tested set (the others do this first)
 	@$(SETUP) check "$(VENV)" "$(ASKED)" || $(MAKE) --no-print-directory "$(READY)"

@@ -132,6 +132,7 @@ def plan(chosen: argparse.Namespace) -> list[Job]:
         about = {}
         if isinstance(recipe, Recipe):
             changes = settings(chosen.set, recipe)
+            check_changes(changes, recipe)
             recipe = changed(recipe, changes)
             about = {"set": changes} if changes else {}
         path = out / f"{recipe.name}.log.json"
@@ -199,11 +200,20 @@ def numbers(recipe: Recipe) -> dict[str, type]:
     return {**of_train, **own}
 
 
+def check_changes(changes: dict[str, int | float], recipe: Recipe) -> None:
+    """ValueError for a number that the recipe does not have, or that makes no sense whatever the recipe is."""
+    have = numbers(recipe)
+    for key, value in changes.items():
+        if key not in have:
+            raise ValueError(
+                f"there is no {key!r} to be set; there are {', '.join(have)}{nearest(key, list(have))}"
+            )
+        if key in ("batch", "lr", "restart") and not value > 0:
+            raise ValueError(f"--set {key} must be positive, not {value}")
+
+
 def changed(recipe: Recipe, changes: dict[str, int | float]) -> Recipe:
-    """The recipe with other numbers. ValueError for one that makes no sense whatever the recipe is."""
-    for key in ("batch", "lr", "restart"):
-        if key in changes and not changes[key] > 0:
-            raise ValueError(f"--set {key} must be positive, not {changes[key]}")
+    """The recipe with other numbers."""
     own = {key: value for key, value in changes.items() if key in OWN}
     rest = {key: value for key, value in changes.items() if key not in OWN}
     return replace(recipe, **own, options={**recipe.options, **rest})

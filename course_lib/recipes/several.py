@@ -32,7 +32,7 @@ class Job:
     called: str  # system.name
     recipe: Recipe | Measurement
     out: Path
-    share: float = 1.0
+    share: int | float = 1.0
     about: Mapping = field(default_factory=dict)
     steps: int | None = None
 

@@ -4,10 +4,7 @@ import pytest
 import torch
 
 from course_lib import parallel
-from course_lib.checkpoint_parts import read_parts
-from course_lib.data import batches
 from course_lib.files import load_tensors
-from course_lib.train import train
 from tests import processes as P
 
 EXACT = ("trained", "parted", "stopped", "continued", "streams", "asides", "measured")
@@ -80,38 +77,10 @@ def test_one_process_goes_on_where_two_stopped_and_the_other_way_round(runs, nam
 
 def test_a_checkpoint_has_plain_names_and_whole_tensors_whoever_wrote_it(runs):
     folder = runs[2]
-    (one, a), (two, b) = (load_tensors(folder / name) for name in ("half.plain.1", "half.plain.2"))
-    assert {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in two.items()}
-    assert a["of"] == b["of"] and {f"model/{k}" for k in P.network().state_dict()} < set(one)
-
-
-def test_spread_weights_lie_in_parts_beside_the_checkpoint(runs):
-    folder = runs[2]
-    (whole, a), (small, b) = (load_tensors(folder / name) for name in ("half.plain.1", "half.fsdp.2"))
-    parts = read_parts(folder / "half.fsdp.2", b["parts"], lambda name: None)
-    assert {k: v.shape for k, v in (small | parts).items()} == {k: v.shape for k, v in whole.items()}
-    assert a["of"] == b["of"] and not set(small) & set(parts)
-    around = folder / "again.parts"
-    assert [p.name for p in around.iterdir()] == [f"step-{P.STEPS}"]
-    assert not (folder / "half.plain.2.parts").exists()
-
-
-@pytest.mark.parametrize("damage", ["cut", "missing", "swapped"])
-def test_damaged_parts_are_named(runs, damage, tmp_path):
-    folder = runs[2]
-    copy = tmp_path / "c"
-    P.copied(folder / "half.fsdp.2", copy)
-    victim = next(p for p in sorted((tmp_path / "c.parts" / "step-6").iterdir()) if p.suffix == ".distcp")
-    whole = victim.read_bytes()
-    if damage == "missing":
-        victim.unlink()
-    else:
-        victim.write_bytes(whole[:-9] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
-    model = P.network()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(ValueError, match="c is damaged: .*distcp is (missing|not what was written with it)"):
-        train(P.process(), model, batches(P.data(), P.SIZE), P.STEPS, 3e-3, checkpoint=copy)
-    assert all(v.equal(before[k]) for k, v in model.state_dict().items())
+    files = [load_tensors(folder / name) for name in ("half.plain.1", "half.plain.2", "half.fsdp.2")]
+    shapes = [{k: v.shape for k, v in tensors.items()} for tensors, _ in files]
+    assert shapes[0] == shapes[1] == shapes[2] and files[0][1]["of"] == files[2][1]["of"]
+    assert {f"model/{k}" for k in P.network().state_dict()} < set(shapes[0])
 
 
 def test_text_is_encoded_once_and_known_to_all(runs):
