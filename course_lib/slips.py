@@ -125,6 +125,7 @@ class Names:
                 isinstance(n, ast.Assign)
                 and isinstance(n.targets[0], ast.Name)
                 and counts[n.targets[0].id] == 1
+                and n.targets[0].id not in self.arguments
             ):
                 self.known[n.targets[0].id] = n.value
 

@@ -134,6 +134,8 @@ class Trial:
                 alike(v, w) for _, v, w in pairs if isinstance(v, Tensor)
             ):
                 continue
+            if any(callable(v) and v is not w for _, v, w in pairs):
+                continue  # a function has no value to be shown
             other = [
                 f"{name} = {shown(v)}" for name, v, w in pairs if not same(v, w, 1e-9)
             ]

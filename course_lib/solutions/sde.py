@@ -1,16 +1,16 @@
-"""Chapter 3, SDEs and ODEs: the reference answers, their checks and the classic wrong answers.
+"""Chapter 3, SDEs and ODEs: the reference answers, what is asked of an answer, and the classic wrong ones.
 
-Every check has an exact truth: moment equations with a known solution, the flow of Gaussian data, a matrix whose trace
-is known. A network's or a field's answer is given by a function of x and t.
+Every check has an exact truth: integrals, a Jacobian written out, a sum of trapezoids, the flow of Gaussian data. A
+network's or a field's answer is given by a function of x and t.
+A wrong answer in quotes is the reference with that text changed.
 """
 
 import itertools
-import math
 
 import torch
 from torch import Tensor
 
-from ..checks import Mistakes, close, compare, hints_of
+from ..checks import close, hints_of
 from ..exercise import define
 
 
@@ -34,77 +34,96 @@ def moments(f, g2, times):
     return torch.stack([m, V])
 
 
-def _moments(
-    pull=2.0, noise=lambda g2: g2, sign=1.0, pick=lambda m, V: (m, V), start=0.0
-):
-    """Moments with a mistake in the equation of the variance, or in what is returned."""
-
-    def wrong(f, g2, times):
-        m, V = (
-            torch.ones((), dtype=torch.float64),
-            torch.full((), start, dtype=torch.float64),
-        )
-        for t, s in itertools.pairwise(times):
-            a, b = (f(t) + f(s)) / 2, (noise(g2(t)) + noise(g2(s))) / 2
-            kept = torch.exp(a * (s - t) * pull)
-            V = V * kept + sign * b * (s - t) * torch.exp(a * (s - t) * pull / 2)
-            m = m * torch.exp(a * (s - t))
-        return torch.stack(pick(m, V))
-
-    return wrong
+def by_integrals(f, g2, times):
+    """m = exp(int f), and each moment's noise, g^2 dr, shrunk by the square of what f leaves of it."""
+    r = torch.linspace(times[0], times[-1], 2001, dtype=torch.float64)
+    log = torch.cat([double(0.0), torch.cumulative_trapezoid(f(r), r)])
+    noise = torch.trapezoid(g2(r) * (2 * (log[-1] - log)).exp(), r)
+    return torch.stack([log[-1].exp(), noise])
 
 
-MOMENTS: Mistakes = {
-    "f V without the 2": (
-        _moments(pull=1.0),
-        "your variance shrinks at the rate of the mean. x is multiplied by 1 + f dt: by what is its square multiplied?",
-    ),
-    "g instead of g^2": (
-        _moments(noise=torch.sqrt),
-        "the variance grows by the standard deviation of the noise, g. Which power of g has the units of a variance?",
-    ),
-    "no drift in the variance": (
-        _moments(pull=0.0),
-        "your variance only adds up the noise: what was added early is also pulled towards 0 by f",
-    ),
-    "the standard deviation": (
-        _moments(pick=lambda m, V: (m, V.sqrt())),
-        "the second number is the standard deviation, and the variance is asked for",
-    ),
-    "the second moment": (
-        _moments(start=1.0),
-        "your variance starts at 1: given x_0 there is no uncertainty at t = 0. Is this E x^2?",
-    ),
-    "noise taken away": (
-        _moments(sign=-1.0),
-        "your variance is negative: the noise adds to it",
-    ),
-}
+def _even(first, last, n):
+    return torch.linspace(first, last, n, dtype=torch.float64)
 
 
-def check_moments(fn):
-    def f(t):
-        return -0.5 - t
-
-    def g2(t):
-        return 1.5 + 2 * t
-
-    times = torch.linspace(0, 1, 201, dtype=torch.float64)
-    got, want = torch.as_tensor(fn(f, g2, times)), moments(f, g2, times)
-    if got.shape != (2,):
-        return f"the shape is {tuple(got.shape)}, expected (2,): mean and variance, stacked"
-    got = got.double()
-    if abs(got[0] - math.exp(-1.0)) > 2e-2:
-        return "the mean is off: m' = f m gives exp of the integral of f, here exp(-1) at t = 1"
-    if close(got, want, 2e-2):
-        return None
-    for wrong, hint in MOMENTS.values():
-        if close(got, wrong(f, g2, times), 1e-2):
-            return hint
-    return f"the variance is {got[1].item():.3g}, expected {want[1].item():.3g}"
+def pair(got, a):
+    """Two numbers, of which the second is no variance below 0."""
+    shape = tuple(torch.as_tensor(got).shape)
+    if shape != (2,):
+        return f"the shape is {shape}, expected (2,): mean and variance, stacked"
+    if got[1] < 0:
+        return f"your variance is {got[1].item():.3g}: noise adds to it, and none is taken away"
+    return None
 
 
-define(moments, check_moments, MOMENTS)
+define(
+    moments,
+    truth=by_integrals,
+    cases=lambda: [
+        (lambda t: -1.1 - 0.5 * t, lambda t: 1.4 + t, _even(0.0, 0.35, 15)),
+        # a long first and last step: one too many or too few shows
+        (
+            lambda t: -1.1 - 0.2 * t,
+            lambda t: 0.9 + 0.2 * t,
+            torch.cat([double(0.0), _even(0.08, 0.92, 60), double(1.0)]),
+        ),
+        (lambda t: 0.1 - 0.4 * t, lambda t: 2.5 - 0.4 * t, _even(0.0, 1.1, 61) ** 2),
+    ],
+    limits={
+        "without noise (g2 = 0) the mean is what f leaves of 1, and the variance stays 0": {
+            "g2": lambda a: lambda t: 0 * t
+        },
+        "without drift (f = 0) the mean stays 1, and the variance is the integral of g2": {
+            "f": lambda a: lambda t: 0 * t
+        },
+    },
+    properties=(pair,),
+    tol=0.02,
+    mistakes={
+        "f V without the 2": (
+            "2 * f(t) * V -> f(t) * V ; 2 * f(s) * ahead[1] -> f(s) * ahead[1]",
+            "your variance shrinks at the rate of the mean. x is multiplied by 1 + f dt: "
+            "by what is its square multiplied?",
+        ),
+        "g instead of g^2": (
+            "+ g2(t) -> + g2(t).sqrt() ; + g2(s) -> + g2(s).sqrt()",
+            "the variance grows by the standard deviation of the noise, g. "
+            "Which power of g has the units of a variance?",
+        ),
+        "g2 squared": (
+            "+ g2(t) -> + g2(t) ** 2 ; + g2(s) -> + g2(s) ** 2",
+            "the variance grows by the square of g2, which is g^2 already",
+        ),
+        "no drift in the variance": (
+            "2 * f(t) * V + g2(t) -> g2(t) ; 2 * f(s) * ahead[1] + g2(s) -> g2(s)",
+            "your variance only adds up the noise: what was added early is also pulled towards 0 by f",
+        ),
+        "the standard deviation": (
+            "[m, V] -> [m, V.sqrt()]",
+            "the second number is the standard deviation, and the variance is asked for",
+        ),
+        "the second moment": (
+            "torch.zeros( -> torch.ones(",
+            "your variance starts at 1: given x_0 there is no uncertainty at t = 0. Is this E x^2?",
+        ),
+        "noise taken away": (
+            "+ g2(t) -> - g2(t) ; + g2(s) -> - g2(s)",
+            "your variance is negative: the noise adds to it",
+        ),
+        "the drift's sign": (
+            lambda f, g2, times: moments(lambda t: -f(t), g2, times),
+            "f enters with the wrong sign: where f is negative x shrinks, and yours grows",
+        ),
+        "steps as if they were even": (
+            "dt = s - t -> dt = times[1] - times[0]",
+            "every step of yours is as long as the first: the times need not be evenly spaced",
+        ),
+        "one step too few": (
+            "pairwise(times) -> pairwise(times[:-1])",
+            "the last step is missing: from the last time but one to the last",
+        ),
+    },
+)
 
 
 # --- reverse_step ---
@@ -112,47 +131,77 @@ define(moments, check_moments, MOMENTS)
 
 def reverse_step(x, score, f, g2, dt, z):
     """Euler-Maruyama on the reverse SDE, from t to t - dt: what the forward drift did is undone, the score followed."""
-    return x - dt * (f * x - g2 * score) + (g2 * dt).sqrt() * z
+    drift = f * x - g2 * score
+    return x - dt * drift + (g2 * dt).sqrt() * z
 
 
-REVERSE_STEP: Mistakes = {
-    "forwards": (
-        lambda x, s, f, g2, dt, z: x + dt * (f * x - g2 * s) + (g2 * dt).sqrt() * z,
-        "you walk forwards in time: x_{t - dt} = x - dt (...)",
-    ),
-    "the ODE's half": (
-        lambda x, s, f, g2, dt, z: x - dt * (f * x - g2 * s / 2) + (g2 * dt).sqrt() * z,
-        "half of the score belongs to the ODE, which adds no noise. With noise the whole score is needed",
-    ),
-    "noise without the root of dt": (
-        lambda x, s, f, g2, dt, z: x - dt * (f * x - g2 * s) + g2.sqrt() * dt * z,
-        "the noise is multiplied by dt: its variance is proportional to dt, so what is its standard deviation?",
-    ),
-    "the score with the wrong sign": (
-        lambda x, s, f, g2, dt, z: x - dt * (f * x + g2 * s) + (g2 * dt).sqrt() * z,
-        "your drift runs away from where the density is high: look at the sign of the score",
-    ),
-    "g for g^2": (
-        lambda x, s, f, g2, dt, z: (
-            x - dt * (f * x - g2.sqrt() * s) + (g2 * dt).sqrt() * z
+def _backwards():
+    for shape, at in (
+        ((3,), (-0.7, 1.6, 0.05)),
+        ((2, 4), (-1.3, 0.7, 0.3)),
+        ((5, 1), (0.4, 2.5, 0.12)),
+    ):
+        x, score, z = torch.randn(3, *shape, dtype=torch.float64)
+        yield x, score, *double(*at), z
+
+
+define(
+    reverse_step,
+    cases=lambda: list(_backwards()),
+    limits={
+        "a step of no length (dt = 0) leaves x where it is": {"dt": double(0.0)[0]},
+        "without noise in the process (g2 = 0) the drift alone is undone": {
+            "g2": double(0.0)[0]
+        },
+        "without drift (f = 0) the step follows the score, with noise": {
+            "f": double(0.0)[0]
+        },
+    },
+    linear_in=("x", "score", "z"),
+    mistakes={
+        "forwards": (
+            "x - dt * drift -> x + dt * drift",
+            "you walk forwards in time: x_{t - dt} = x - dt (...)",
         ),
-        "the score is multiplied by g, and Anderson's formula has g^2",
-    ),
-    "no noise": (
-        lambda x, s, f, g2, dt, z: x - dt * (f * x - g2 * s),
-        "there is no noise in your step: this is a stochastic equation",
-    ),
-}
-
-
-def check_reverse_step(fn):
-    x, score, z = torch.randn(3, 5, 2, dtype=torch.float64)
-    return compare(
-        fn, reverse_step, REVERSE_STEP, x, score, *double(-0.7, 1.6, 0.05), z
-    )
-
-
-define(reverse_step, check_reverse_step, REVERSE_STEP)
+        "the ODE's half": (
+            "g2 * score -> g2 * score / 2",
+            "half of the score belongs to the ODE, which adds no noise. With noise the whole score is needed",
+        ),
+        "noise without the root of dt": (
+            "(g2 * dt).sqrt() -> g2.sqrt() * dt",
+            "the noise is multiplied by dt: its variance is proportional to dt, so what is its standard deviation?",
+        ),
+        "g^2 for g before z": (
+            "(g2 * dt).sqrt() -> g2 * dt.sqrt()",
+            "z is multiplied by g2 sqrt(dt): then the noise has the variance g^4 dt. Which factor gives g^2 dt?",
+        ),
+        "the score with the wrong sign": (
+            "- g2 * score -> + g2 * score",
+            "your drift runs away from where the density is high: look at the sign of the score",
+        ),
+        "g for g^2": (
+            "g2 * score -> g2.sqrt() * score",
+            "the score is multiplied by g, and Anderson's formula has g^2",
+        ),
+        "g^4 before the score": (
+            "g2 * score -> g2**2 * score",
+            "the score is multiplied by the square of g2, which is g^2 already",
+        ),
+        "f for f x": (
+            "f * x - -> f -",
+            "the drift is f x, a pull in proportion to x, and yours is f, the same for every x",
+        ),
+        "no noise": (
+            "(g2 * dt).sqrt() * z -> 0 * z",
+            "there is no noise in your step: this is a stochastic equation",
+        ),
+        "the other sign of z": (
+            "+ (g2 * dt).sqrt() -> - (g2 * dt).sqrt()",
+            "your step has the right distribution, since -z is as likely as z. Add the noise all the same, as in "
+            "(3.7), so that the two can be compared draw by draw",
+        ),
+    },
+)
 
 
 # --- heun ---
@@ -165,43 +214,64 @@ def heun(velocity, x, t, s):
     return x + (s - t) / 2 * (k1 + k2)
 
 
-HEUN: Mistakes = {
-    "Euler": (
-        lambda v, x, t, s: x + (s - t) * v(x, t),
-        "this is Euler's step, of first order: where is the slope at the other end?",
-    ),
-    "no predictor": (
-        lambda v, x, t, s: x + (s - t) / 2 * (v(x, t) + v(x, s)),
-        "the second slope is taken at the new time but at the old place: go there first",
-    ),
-    "the old time twice": (
-        lambda v, x, t, s: x + (s - t) / 2 * (v(x, t) + v(x + (s - t) * v(x, t), t)),
-        "the second slope is taken at the new place but at the old time",
-    ),
-    "wrong direction": (
-        lambda v, x, t, s: heun(v, x, t, 2 * t - s),
-        "you go from t away from s: the step is s - t, which is negative on the way to the data",
-    ),
-    "slopes added": (
-        lambda v, x, t, s: x + (s - t) * (v(x, t) + v(x + (s - t) * v(x, t), s)),
-        "the slopes are added, so the step is twice too long: take their mean",
-    ),
-    "the midpoint rule": (
-        lambda v, x, t, s: x + (s - t) * v(x + (s - t) / 2 * v(x, t), (s + t) / 2),
-        "a good method of second order, but the midpoint rule: Heun's uses both ends",
-    ),
-}
+def _flows():
+    for shape, t, s in (((3,), 0.8, 0.5), ((2, 4), 0.3, 0.35), ((5, 1), 1.0, 0.2)):
+        x = torch.randn(shape, dtype=torch.float64)
+        yield (
+            (lambda x, t: torch.sin(2 * x) * (1 + t) - x * t**2),
+            x,
+            *double(t, s),
+        )
 
 
-def check_heun(fn):
-    x = torch.randn(6, 2, dtype=torch.float64)
-    t, s = double(0.8, 0.5)
-    return compare(
-        fn, heun, HEUN, lambda x, t: torch.sin(2 * x) * (1 + t) - x * t**2, x, t, s
-    )
-
-
-define(heun, check_heun, HEUN)
+define(
+    heun,
+    cases=lambda: list(_flows()),
+    limits={
+        "a step of no length leaves x where it is": {"s": lambda a: a.t},
+        "where the velocity is the same everywhere, x moves by s - t times it": {
+            "velocity": lambda a: lambda x, t: 2 + 0 * x + 0 * t
+        },
+        "where the velocity depends on the time alone, the mean of the two ends is taken": {
+            "velocity": lambda a: lambda x, t: 0 * x + t**2
+        },
+    },
+    mistakes={
+        "Euler": (
+            "(s - t) / 2 * (k1 + k2) -> (s - t) * k1",
+            "this is Euler's step, of first order: where is the slope at the other end?",
+        ),
+        "no predictor": (
+            "velocity(x + (s - t) * k1, s) -> velocity(x, s)",
+            "the second slope is taken at the new time but at the old place: go there first",
+        ),
+        "the old time twice": (
+            "* k1, s) -> * k1, t)",
+            "the second slope is taken at the new place but at the old time",
+        ),
+        "half a step ahead": (
+            "x + (s - t) * k1, s -> x + (s - t) / 2 * k1, s",
+            "the second slope is taken at the place where half a step leads, and at the time of the whole one: "
+            "go the whole step before you ask again",
+        ),
+        "wrong direction": (
+            lambda v, x, t, s: heun(v, x, t, 2 * t - s),
+            "you go from t away from s: the step is s - t, which is negative on the way to the data",
+        ),
+        "slopes added": (
+            "(s - t) / 2 -> (s - t)",
+            "the slopes are added, so the step is twice too long: take their mean",
+        ),
+        "the midpoint rule": (
+            lambda v, x, t, s: x + (s - t) * v(x + (s - t) / 2 * v(x, t), (s + t) / 2),
+            "a good method of second order, but the midpoint rule: Heun's uses both ends",
+        ),
+        "the second slope alone": (
+            "(s - t) / 2 * (k1 + k2) -> (s - t) * k2",
+            "you take the slope at the far end for the whole step: Heun's takes the mean of both",
+        ),
+    },
+)
 
 
 # --- hutchinson ---
@@ -212,6 +282,16 @@ def hutchinson(field, x, probe):
     x = x.detach().requires_grad_()
     (pulled,) = torch.autograd.grad(field(x), x, probe)
     return (pulled * probe).flatten(1).sum(1)
+
+
+def written_out(field, x, probe):
+    """Entry by entry: the sum of e_i J_ij e_j over the whole Jacobian of each example."""
+    x = x.detach().requires_grad_()
+    v, e, total = field(x).flatten(1), probe.flatten(1), 0
+    for i in range(v.shape[1]):
+        (row,) = torch.autograd.grad(v[:, i].sum(), x, retain_graph=True)
+        total = total + e[:, i] * (row.flatten(1) * e).sum(1)
+    return total
 
 
 def _probed(
@@ -226,50 +306,78 @@ def _probed(
     return wrong
 
 
-HUTCHINSON: Mistakes = {
-    "the sum of all entries": (
-        _probed(lambda pulled, probe: pulled.sum(1), lambda v, probe: v.sum()),
-        "without the probe this adds up the whole Jacobian, not its diagonal: only random signs cancel the rest",
-    ),
-    "probe on one side only": (
-        _probed(lambda pulled, probe: pulled.sum(1)),
-        "J^T probe is right, but it must be multiplied by the probe again: the estimate is probe . J probe",
-    ),
-    "the mean over dimensions": (
-        _probed(lambda pulled, probe: (pulled * probe).mean(1)),
-        "too small by the number of dimensions: a trace is a sum",
-    ),
-    "one number for the batch": (
-        _probed(lambda pulled, probe: (pulled * probe).sum()),
-        "one number for the whole batch: each example has its own divergence",
-    ),
-    "the field itself": (
-        lambda field, x, probe: (field(x) * probe).flatten(1).sum(1),
-        "this is the field along the probe; its derivative along the probe is needed",
-    ),
-    "squared": (
-        _probed(lambda pulled, probe: pulled.square().sum(1)),
-        "this is |J^T probe|^2, whose mean is the sum of all squared entries",
-    ),
-}
+def _fields():
+    """Fields whose Jacobians are not symmetric, on vectors and on pictures."""
+    for B, d in ((2, 3), (4, 5)):
+        W = torch.randn(d, d, dtype=torch.float64)
+        x = torch.randn(B, d, dtype=torch.float64)
+        yield (
+            (lambda x, W=W: torch.tanh(x @ W.T)),
+            x,
+            torch.randn(B, d, dtype=torch.float64).sign(),
+        )
+    x = torch.randn(3, 1, 2, 4, dtype=torch.float64)
+    yield (lambda x: x.square() * x.flip(-1)), x, torch.randn_like(x).sign()
 
 
-def check_hutchinson(fn):
-    W = double(1.0, 2.0, 0.5, -1.5, 0.7, 0.3, 0.2, -0.4, -1.1).reshape(3, 3)
-    x = torch.randn(4, 3, dtype=torch.float64)
-    probe = double(1.0, -1.0, 1.0).expand(4, 3)
-    if torch.as_tensor(fn(lambda x: torch.tanh(x @ W.T), x, probe)).ndim == 0:
-        return HUTCHINSON["one number for the batch"][1]
-    hint = compare(fn, hutchinson, HUTCHINSON, lambda x: torch.tanh(x @ W.T), x, probe)
-    if hint:
-        return hint
-    images = torch.randn(2, 1, 2, 2, dtype=torch.float64)
-    return compare(
-        fn, hutchinson, {}, lambda x: x.square() * x.flip(-1), images, images.sign()
+def one_call(fn):
+    """A field is a network: it is asked once."""
+    calls, (field, x, probe) = [], next(_fields())
+
+    def counted(x):
+        calls.append(len(x))
+        return field(x)
+
+    fn(counted, x, probe)
+    n = len(calls)
+    return (
+        f"your answer is right, and it calls field {n} times: a field is a network, and one call is enough"
+        if n > 1
+        else None
     )
 
 
-define(hutchinson, check_hutchinson, HUTCHINSON)
+define(
+    hutchinson,
+    truth=written_out,
+    cases=lambda: list(_fields()),
+    limits={
+        "for v = 3 x every probe finds the whole divergence, 3 times the number of dimensions": {
+            "field": lambda a: lambda x: 3 * x
+        }
+    },
+    also=one_call,
+    mistakes={
+        "the sum of all entries": (
+            _probed(lambda pulled, probe: pulled.sum(1), lambda v, probe: v.sum()),
+            "without the probe this adds up the whole Jacobian, not its diagonal: only random signs cancel the rest",
+        ),
+        "probe on one side only": (
+            _probed(lambda pulled, probe: pulled.sum(1)),
+            "J^T probe is right, but it must be multiplied by the probe again: the estimate is probe . J probe",
+        ),
+        "the mean over dimensions": (
+            _probed(lambda pulled, probe: (pulled * probe).mean(1)),
+            "too small by the number of dimensions: a trace is a sum",
+        ),
+        "one number for the batch": (
+            _probed(lambda pulled, probe: (pulled * probe).sum()),
+            "one number for the whole batch: each example has its own divergence",
+        ),
+        "the field itself": (
+            lambda field, x, probe: (field(x) * probe).flatten(1).sum(1),
+            "this is the field along the probe; its derivative along the probe is needed",
+        ),
+        "squared": (
+            _probed(lambda pulled, probe: pulled.square().sum(1)),
+            "this is |J^T probe|^2, whose mean is the sum of all squared entries",
+        ),
+        "not summed": (
+            "(pulled * probe).flatten(1).sum(1) -> pulled * probe",
+            "each dimension's part is still apart: the estimate is their sum, one number per example",
+        ),
+    },
+)
 
 
 # --- log_likelihood ---
@@ -277,48 +385,81 @@ define(hutchinson, check_hutchinson, HUTCHINSON)
 
 def log_likelihood(log_prior, divergence, times):
     """log p(x_0) = log prior(x_T) + integral of the divergence over t from 0 to T, by the trapezoid rule."""
-    return log_prior + torch.trapezoid(divergence, times, dim=0)
+    volume = torch.trapezoid(divergence, times, dim=0)
+    return log_prior + volume
 
 
-LOG_LIKELIHOOD: Mistakes = {
-    "left as it is": (
-        lambda p, div, t: p - torch.trapezoid(div, t, dim=0),
-        "the sign: where the flow towards the noise spreads out (div > 0), the data was denser than the noise",
-    ),
-    "a sum without dt": (
-        lambda p, div, t: p + div.sum(0),
-        "you add up divergences: an integral needs the length of each step",
-    ),
-    "steps as if they were equal": (
-        lambda p, div, t: p + div.mean(0) * (t[-1] - t[0]),
-        "you take the plain mean of the divergence, but the times are not evenly spaced",
-    ),
-    "without the volume": (
-        lambda p, div, t: p + 0 * div[0],
-        "the prior's density alone: a flow that squeezes space changes densities, and by how much is the divergence",
-    ),
-    "summed over examples": (
-        lambda p, div, t: p + torch.trapezoid(div, t, dim=0).sum(),
-        "you add the divergences of all examples to each",
-    ),
-    "only the first slope": (
-        lambda p, div, t: p + div[0] * (t[-1] - t[0]),
-        "the divergence changes along the curve: one value does not stand for all",
-    ),
-}
+def trapezoids(log_prior, divergence, times):
+    """One trapezoid after the other."""
+    total = log_prior.clone()
+    for k in range(1, len(times)):
+        width, heights = times[k] - times[k - 1], divergence[k] + divergence[k - 1]
+        total = total + width * heights / 2
+    return total
 
 
-def check_log_likelihood(fn):
-    times = torch.linspace(0, 1, 9, dtype=torch.float64).square()
-    divergence = 0.5 + torch.randn(9, 3, dtype=torch.float64).square() * (
-        1 + times[:, None]
-    )
-    return compare(
-        fn, log_likelihood, LOG_LIKELIHOOD, double(-1.0, -2.0, -4.0), divergence, times
-    )
+def _curves():
+    for n, B in ((4, 2), (9, 3), (6, 5)):
+        times = torch.linspace(0, 1, n, dtype=torch.float64) ** 2 * (0.5 + B / 4)
+        noise = torch.randn(n, B, dtype=torch.float64).square()
+        prior = -2 * torch.rand(B, dtype=torch.float64) - 1
+        yield prior, 0.5 + noise * (1 + times[:, None]), times
 
 
-define(log_likelihood, check_log_likelihood, LOG_LIKELIHOOD)
+define(
+    log_likelihood,
+    truth=trapezoids,
+    cases=lambda: list(_curves()),
+    limits={
+        "where the flow moves without spreading out (divergence 0), the density is the prior's": {
+            "divergence": lambda a: 0 * a.divergence
+        },
+        "for a divergence of 1 everywhere the integral is the length of the whole path in time": {
+            "divergence": lambda a: 0 * a.divergence + 1
+        },
+    },
+    linear_in=("log_prior", "divergence"),
+    mistakes={
+        "left as it is": (
+            "log_prior + volume -> log_prior - volume",
+            "the sign: where the flow towards the noise spreads out (div > 0), the data was denser than the noise",
+        ),
+        "a sum without dt": (
+            "torch.trapezoid(divergence, times, dim=0) -> divergence.sum(0)",
+            "you add up divergences: an integral needs the length of each step",
+        ),
+        "steps as if they were equal": (
+            "torch.trapezoid(divergence, times, dim=0) -> divergence.mean(0) * (times[-1] - times[0])",
+            "you take the plain mean of the divergence, but the times are not evenly spaced",
+        ),
+        "trapezoids of equal width": (
+            "torch.trapezoid(divergence, times, dim=0) -> "
+            "torch.trapezoid(divergence, dim=0) * (times[-1] - times[0]) / (len(times) - 1)",
+            "your trapezoids are all equally wide, and the times are not evenly spaced: how wide is each?",
+        ),
+        "the left value of each step": (
+            "torch.trapezoid(divergence, times, dim=0) -> (divergence[:-1] * times.diff()[:, None]).sum(0)",
+            "you take the value at the left end of each step. The trapezoid rule takes the mean of both ends",
+        ),
+        "the right value of each step": (
+            "torch.trapezoid(divergence, times, dim=0) -> (divergence[1:] * times.diff()[:, None]).sum(0)",
+            "you take the value at the right end of each step. The trapezoid rule takes the mean of both ends",
+        ),
+        "without the volume": (
+            "log_prior + volume -> log_prior + 0 * volume",
+            "the prior's density alone: a flow that squeezes space changes densities, "
+            "and by how much is the divergence",
+        ),
+        "summed over examples": (
+            "log_prior + volume -> log_prior + volume.sum()",
+            "you add the divergences of all examples to each",
+        ),
+        "only the first slope": (
+            "torch.trapezoid(divergence, times, dim=0) -> divergence[0] * (times[-1] - times[0])",
+            "the divergence changes along the curve: one value does not stand for all",
+        ),
+    },
+)
 
 
 # --- dpm_step ---
@@ -332,61 +473,76 @@ def dpm_step(x, x0, x0_last, before, now, then):
     return then[1] / now[1] * x - then[0] * torch.expm1(-h) * guess
 
 
-def _dpm(
-    weight=lambda h, last: h / (2 * last),
-    shrink=lambda h: -torch.expm1(-h),
-    scale=1,
-    ratio=None,
-):
-    def wrong(x, x0, x0_last, before, now, then):
-        lam = [scale * torch.log(m / std) for m, std in (before, now, then)]
-        h, last = lam[2] - lam[1], lam[1] - lam[0]
-        guess = x0 + weight(h, last) * (x0 - x0_last)
-        keep = (ratio or (lambda now, then: then[1] / now[1]))(now, then)
-        return keep * x + then[0] * shrink(h) * guess
-
-    return wrong
+def by_slope(x, x0, x0_last, before, now, then):
+    """The noise of x carried along, and the signal that is missing then made of the estimate at half the step."""
+    ratios = [m / std for m, std in (before, now, then)]
+    slope = (x0 - x0_last) / torch.log(ratios[1] / ratios[0])
+    halfway = x0 + slope * torch.log(ratios[2] / ratios[1]) / 2
+    carried = then[1] / now[1]
+    return carried * x + (then[0] - carried * now[0]) * halfway
 
 
-DPM_STEP: Mistakes = {
-    "first order": (
-        _dpm(weight=lambda h, last: 0 * h),
-        "this is DDIM: the last estimate is not used. How did the estimate move since then?",
-    ),
-    "the ratio of steps inverted": (
-        _dpm(weight=lambda h, last: last / (2 * h)),
-        "the extrapolation is weighted by h_last / h: a long step ahead needs more of it, not less",
-    ),
-    "no half": (
-        _dpm(weight=lambda h, last: h / last),
-        "you extrapolate to the end of the step. Its mean over the step is wanted, which is about its middle",
-    ),
-    "looking back": (
-        _dpm(weight=lambda h, last: -h / (2 * last)),
-        "you average with the last estimate instead of going on in its direction: look at the sign",
-    ),
-    "1 - e^h": (
-        _dpm(shrink=lambda h: torch.expm1(h)),
-        "the share of the estimate must lie between 0 and 1 however long the step: which sign has h in the exponent?",
-    ),
-    "lambda from variances": (
-        _dpm(scale=2),
-        "your lambda is the log of a ratio of variances, twice too large: it is log(m / std)",
-    ),
-    "x scaled by the means": (
-        _dpm(ratio=lambda now, then: then[0] / now[0]),
-        "x is scaled as if it were signal. In this form the noise is what is carried along: std_s / std_t",
-    ),
-}
+def _solver_steps():
+    for shape, points in (
+        ((3,), ((0.2, 0.98), (0.5, 0.87), (0.9, 0.44))),
+        ((2, 4), ((0.1, 1.0), (0.3, 0.9), (0.35, 0.8))),
+        ((5, 1), ((0.6, 0.5), (0.7, 0.45), (0.97, 0.1))),
+    ):
+        x, x0, x0_last = torch.randn(3, *shape, dtype=torch.float64)
+        yield x, x0, x0_last, *(tuple(double(*v)) for v in points)
 
 
-def check_dpm_step(fn):
-    x, x0, x0_last = torch.randn(3, 4, 2, dtype=torch.float64)
-    points = [tuple(double(*v)) for v in ((0.2, 0.98), (0.5, 0.87), (0.9, 0.44))]
-    return compare(fn, dpm_step, DPM_STEP, x, x0, x0_last, *points)
-
-
-define(dpm_step, check_dpm_step, DPM_STEP)
+define(
+    dpm_step,
+    truth=by_slope,
+    cases=lambda: list(_solver_steps()),
+    limits={
+        "where the estimate has not moved (x0_last = x0) this is DDIM's step": {
+            "x0_last": lambda a: a.x0
+        },
+        "a step of no length (then = now) leaves x where it is": {
+            "then": lambda a: a.now
+        },
+    },
+    linear_in=("x", "x0", "x0_last"),
+    mistakes={
+        "first order": (
+            "h / (2 * h_last) -> 0",
+            "this is DDIM: the last estimate is not used. How did the estimate move since then?",
+        ),
+        "the ratio of steps inverted": (
+            "h / (2 * h_last) -> h_last / (2 * h)",
+            "the extrapolation is weighted by h_last / h: a long step ahead needs more of it, not less",
+        ),
+        "no half": (
+            "h / (2 * h_last) -> h / h_last",
+            "you extrapolate to the end of the step. Its mean over the step is wanted, which is about its middle: "
+            "half of the way",
+        ),
+        "equal steps": (
+            "h / (2 * h_last) -> 0.5",
+            "the weights 3/2 and -1/2 are right where both steps are equally long in lambda: "
+            "how long are h and h_last?",
+        ),
+        "looking back": (
+            "x0 + h / -> x0 - h /",
+            "you average with the last estimate instead of going on in its direction: look at the sign",
+        ),
+        "1 - e^h": (
+            "- then[0] * torch.expm1(-h) -> + then[0] * torch.expm1(h)",
+            "the share of the estimate must lie between 0 and 1 however long the step: "
+            "which sign has h in the exponent?",
+        ),
+        "lambda from variances": (
+            "torch.log(m / std) -> 2 * torch.log(m / std)",
+            "your lambda is the log of a ratio of variances, twice too large: it is log(m / std)",
+        ),
+        "x scaled by the means": (
+            "then[1] / now[1] * x -> then[0] / now[0] * x",
+            "x is scaled as if it were signal. In this form the noise is what is carried along: std_s / std_t",
+        ),
+    },
+)
 
 
 # --- grid ---
@@ -397,7 +553,7 @@ def grid(n):
     return torch.linspace(1, 0, n + 1, dtype=torch.float64) ** 2
 
 
-GRID: Mistakes = {
+GRID = {
     "n entries": (
         lambda n: grid(n)[1:],
         "n steps need n + 1 times: the first is 1, where the noise is",
@@ -461,18 +617,20 @@ def check_grid(fn):
         t = torch.as_tensor(fn(n)).double()
         if t.shape != (n + 1,):
             same = t.shape == (n,)
-            return (
-                hints["n entries"]
-                if same
-                else f"the shape is {tuple(t.shape)}, expected ({n + 1},)"
-            )
+            plain = f"the shape is {tuple(t.shape)}, expected ({n + 1},)"
+            return hints["n entries"] if same else plain
+        if not t.isfinite().all():
+            return "your times are not all finite: what is divided by 0 there?"
         if t[0] < t[-1]:
             return hints["rising"]
         if t[0] != 1:
             return f"the first time is {t[0].item():g}, expected 1"
         if t[-1] != 0:
             return hints["not down to 0"]
-        if not (t.diff() < 0).all():
+        if (t.diff() > 0).any():
+            k = (t.diff() > 0).int().argmax().item()
+            return f"your times rise from {t[k]:.3g} to {t[k + 1]:.3g}: each must be before the last"
+        if (t.diff() == 0).any():
             return hints["one time twice"]
         if hint := _compare_grids(t, GRID["even"][0](n), hints):
             return hint
@@ -492,4 +650,4 @@ def _compare_grids(t, even, hints):
     return hints["all at the end" if first else "finer at the noise"]
 
 
-define(grid, check_grid, GRID)
+define(grid, also=check_grid, mistakes=GRID)

@@ -12,8 +12,8 @@ import pytest
 from course_lib.exercise import find, grade, of_chapter
 
 CHAPTERS = [file.stem for file in sorted(Path(__file__).parent.glob("exam/*.py")) if file.stem != "paper"]
-AIMED = 0.68  # the share reached; it may only grow
-PASSES = {"sde.moments even_steps", "diffusion_lm.e2e_loss target_cut"}  # wrong, and passed; may only shrink
+AIMED = 0.74  # the share reached; it may only grow
+PASSES = {"diffusion_lm.e2e_loss target_cut"}  # wrong, and passed; may only shrink
 UNTRUE = {"diffusion_lm.mbr the_last"}  # told something that is not so; may only shrink
 
 
