@@ -21,6 +21,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "=> beta = 1 - 0.0002 ** (1 / T)": "the task is a design: another constant beta, which ends at 2e-4",
     },
     "ddpm.gaussian_kl": {"(mean2 - mean1) ** 2": ABSOLUTE},
+    "ddpm.best_guess": {"(abar ** 0.5 * points - x_t[:, None]) ** 2": ABSOLUTE},
     "ddpm.simple_loss": {
         "(model(x_t, u) - eps).square()": ABSOLUTE,
         "(eps.ndim - 1)": "the noise has the data's shape",
@@ -52,6 +53,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         ".transpose(2, 1)": ORDER,
         ".mean((2, 1))": ORDER,
         "(model(x_t, t / T) - target).square()": ABSOLUTE,
+        "error = (said - target).square()": ABSOLUTE,
     },
     "d3pm.uniform_marginal": {"=> stays = F.one_hot(x0, K)": DTYPE},
     "d3pm.multinomial_posterior": {

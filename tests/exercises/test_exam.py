@@ -12,9 +12,7 @@ import pytest
 from course_lib.exercise import find, grade, of_chapter
 
 CHAPTERS = [file.stem for file in sorted(Path(__file__).parent.glob("exam/*.py")) if file.stem != "paper"]
-AIMED = 0.74  # the share reached; it may only grow
-PASSES = {"diffusion_lm.e2e_loss target_cut"}  # wrong, and passed; may only shrink
-UNTRUE = {"diffusion_lm.mbr the_last"}  # told something that is not so; may only shrink
+AIMED = 0.82  # the share reached; it may only grow
 
 
 def answers() -> dict:
@@ -51,12 +49,11 @@ def test_a_right_answer_in_another_form_passes(name):
 
 
 def test_nothing_wrong_passes(told):
-    assert {name for name, (kind, *_) in told.items() if kind == "passes"} <= PASSES
-    assert {state for _, state, _ in told.values()} <= {"FAIL", "PASS"}
+    assert [name for name, (_, state, _) in told.items() if state != "FAIL"] == []
 
 
 def test_no_hint_is_untrue(told):
-    assert {name for name, (kind, *_) in told.items() if kind == "untrue"} <= UNTRUE
+    assert [name for name, (kind, *_) in told.items() if kind == "untrue"] == []
 
 
 def test_most_hints_are_aimed(told):

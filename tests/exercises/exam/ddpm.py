@@ -267,3 +267,47 @@ def prior_each_time(terms, prior_term, dims):
 def bits_first(terms, prior_term, dims):
     bits = torch.stack([*terms, torch.as_tensor(prior_term)]) * math.log2(math.e)
     return bits.sum() / dims
+
+
+# --- best_guess ---
+
+
+@wrong(
+    "ddpm.best_guess",
+    "the noise's standard deviation for its variance",
+    r"1 - abar|\babar\b|\broot\b|variance",
+)
+def deviation_for_variance(x_t, abar, points, weights):
+    fit = -((x_t[:, None] - abar**0.5 * points) ** 2) / (2 * (1 - abar) ** 0.5)
+    return (weights.log() + fit).softmax(1) @ points
+
+
+@wrong("ddpm.best_guess", "normalised over the batch", r"\baxis\b|\bpoints\b|batch|\bsums?\b|normali")
+def over_the_batch(x_t, abar, points, weights):
+    fit = -((x_t[:, None] - abar**0.5 * points) ** 2) / (2 * (1 - abar))
+    return (weights.log() + fit).softmax(0) @ points
+
+
+@right("ddpm.best_guess", "densities and a quotient of sums")
+def quotient(x_t, abar, points, weights):
+    joint = weights * torch.exp(-((x_t.unsqueeze(1) - abar.sqrt() * points) ** 2) / 2 / (1 - abar))
+    return (joint * points).sum(-1) / joint.sum(-1)
+
+
+# --- score_from_guess ---
+
+
+@wrong("ddpm.score_from_guess", "abar without its root", r"\bx0_hat\b|\broot\b|abar")
+def no_root_of_abar(x0_hat, x_t, abar):
+    return (abar * x0_hat - x_t) / (1 - abar)
+
+
+@wrong("ddpm.score_from_guess", "the variance of the signal below", r"\babar\b|divi|variance")
+def over_abar(x0_hat, x_t, abar):
+    return (abar**0.5 * x0_hat - x_t) / abar
+
+
+@right("ddpm.score_from_guess", "two weights")
+def two_weights(x0_hat, x_t, abar):
+    lost = 1 - abar
+    return torch.sqrt(abar) / lost * x0_hat - x_t / lost
