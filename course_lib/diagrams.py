@@ -87,3 +87,48 @@ def fading(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend()
     return fig
+
+
+def flow_map(
+    times: Any, x: Any, density: Any, paths: dict[str, Any], title: str
+) -> Figure:
+    """A density (times, x) as shades, and paths (times, n) on it: a panel for each label.
+
+    Each column is shaded by its own largest value, else the narrow ones hide the rest.
+    """
+    times, x, density = array(times, "times"), array(x, "x"), array(density, "density")
+    if density.shape != (len(times), len(x)):
+        raise ValueError(
+            f"density must be (times, x) = ({len(times)}, {len(x)}), "
+            f"not shape {density.shape}"
+        )
+    shades = density / density.max(1, keepdims=True)
+    fig, (axes,) = panels(title, 1, len(paths), (8, 3.6), sharey=True)
+    for ax, (label, xs) in zip(axes, paths.items(), strict=True):
+        xs = array(xs, label)
+        check_length(label, xs, len(times), "times")
+        ax.pcolormesh(times, x, shades.T, cmap="Greys", vmax=1.6, shading="gouraud")
+        ax.plot(times, xs, color=COLOURS["data"], alpha=0.7, linewidth=1)
+        ax.set(title=label, xlabel="t", ylim=(x[0], x[-1]))
+    return fig
+
+
+def fields(
+    grid: Any, arrows: dict[str, Any], lines: dict[str, Any], title: str
+) -> Figure:
+    """Arrows (n, 2) at the points of a grid (n, 2), a panel a label, and lines (steps, m, 2) over each."""
+    grid = array(grid, "grid")
+    fig, (axes,) = panels(title, 1, len(arrows), (8, 3.4), sharex=True, sharey=True)
+    for ax, (label, vectors) in zip(axes, arrows.items(), strict=True):
+        vectors = array(vectors, label)
+        if vectors.shape != grid.shape:
+            raise ValueError(
+                f"{label} must hold an arrow for each of the {len(grid)} points of the grid, "
+                f"not shape {vectors.shape}"
+            )
+        ax.quiver(*grid.T, *vectors.T, color=COLOURS["noise"], width=0.006)
+        for path in array(lines[label], label).swapaxes(0, 1):
+            ax.plot(*path.T, color=COLOURS["data"], linewidth=1)
+            ax.plot(*path[-1], "o", color=COLOURS["data"], markersize=4)
+        ax.set(title=label, aspect="equal", xticks=[], yticks=[])
+    return fig

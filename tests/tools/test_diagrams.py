@@ -64,3 +64,45 @@ def test_lines_fade_with_time_and_a_point_may_be_marked():
 def test_bad_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_flow_map_shades_each_time_by_its_own_peak_under_the_paths():
+    paths = {"SDE": [[0, 1], [2, 3], [4, 5]], "ODE": [[0], [1], [2]]}
+    fig = diagrams.flow_map([0, 0.5, 1], [0, 5], [[1, 2], [10, 5], [3, 3]], paths, "Message")
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["SDE", "ODE"]
+    shades = np.asarray(fig.axes[0].collections[0].get_array()).reshape(2, 3)
+    assert shades.tolist() == [[0.5, 1, 1], [1, 0.5, 1]]
+    assert [line.get_ydata().tolist() for line in fig.axes[0].lines] == [[0, 2, 4], [1, 3, 5]]
+    assert plots.png(fig)
+
+
+def test_fields_draw_an_arrow_a_point_and_a_dot_where_each_line_ends():
+    grid, arrows = [[0, 0], [1, 0], [0, 1]], {"t = 1": [[1, 0]] * 3}
+    lines = {"t = 1": [[[0, 0], [5, 5]], [[1, 2], [6, 7]]]}
+    (ax,) = diagrams.fields(grid, arrows, lines, "Message").axes
+    (quiver,) = ax.collections
+    assert quiver.U.tolist() == [1, 1, 1] and quiver.V.tolist() == [0, 0, 0] and quiver.N == 3
+    dots = [line.get_xydata().tolist() for line in ax.lines if line.get_marker() == "o"]
+    assert dots == [[[1, 2]], [[6, 7]]]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: diagrams.flow_map([0, 1], [0, 1], [[1, 2]], {}, "t"),
+            r"density must be \(times, x\) = \(2, 2\)",
+        ),
+        (
+            lambda: diagrams.flow_map([0, 1], [0], [[1], [2]], {"a": [[1]]}, "t"),
+            "a must hold 2 values, as many as times",
+        ),
+        (
+            lambda: diagrams.fields([[0, 0]], {"a": [[1]]}, {}, "t"),
+            "a must hold an arrow for each of the 1 points",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
