@@ -131,4 +131,5 @@ def fields(
             ax.plot(*path.T, color=COLOURS["data"], linewidth=1)
             ax.plot(*path[-1], "o", color=COLOURS["data"], markersize=4)
         ax.set(title=label, aspect="equal", xticks=[], yticks=[])
+        ax.set(xlim=(grid.min(), grid.max()), ylim=(grid.min(), grid.max()))
     return fig
