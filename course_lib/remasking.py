@@ -54,7 +54,8 @@ class ReMDM(MaskedSampler):
                 f"alpha_s = {alpha_s:g}, not {sigma:g}"
             )
         p = self.conditionals(model, x)
-        return draw(remasked(p, x, alpha_t, alpha_s, sigma))
+        law = remasked(p, x, alpha_t, alpha_s, sigma)
+        return draw(law.clamp(min=0))  # where rounding went below
 
 
 def remasked(

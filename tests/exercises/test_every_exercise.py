@@ -34,6 +34,10 @@ CHAPTERS = {
         4,
         "concrete_score score_entropy reverse_rates uniform_ratio tweedie masks_loss euler_steps next_level",
     ),
+    "after_sedd": (
+        4,
+        "keep_the_likelier how_many opens accept who_sees others_only mask_rates residual",
+    ),
 }
 SPECS = {spec.name: spec for chapter in CHAPTERS for spec in of_chapter(chapter)}
 WRONG = [(name, label) for name, spec in SPECS.items() for label in spec.wrong]
