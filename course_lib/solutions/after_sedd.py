@@ -67,14 +67,16 @@ define(
     mistakes={
         "the product": (
             "* (stays_1[:, None] + stays_2[None, :]) -> ",
-            "this is p times q, the model's own distribution. It is what one gets if the *position* is chosen; here the "
+            "this is p times q, the model's own distribution. It is what one gets if the *position* is "
+            "chosen; here the "
             "drawn tokens choose it, and likely tokens win",
         ),
         "sharpened": (
             lambda p, q: (
                 (p**2)[:, None] * (q**2)[None, :] / ((p**2).sum() * (q**2).sum())
             ),
-            "you sharpen both distributions, as a temperature of 1/2 does. It goes the same way, but what wins depends on "
+            "you sharpen both distributions, as a temperature of 1/2 does. It goes the same way, but "
+            "what wins depends on "
             "the other token, too: go through all pairs of draws",
         ),
         "the numbers compared": (
@@ -199,7 +201,8 @@ define(
     mistakes={
         "sigma forgotten": (
             "(1 - sigma) * alpha_t -> alpha_t",
-            "this is masked diffusion without remasking. What is masked again must be made up for: more masks have to open",
+            "this is masked diffusion without remasking. What is masked again must be made up for: "
+            "more masks have to open",
         ),
         "sigma for what stays": (
             "(1 - sigma) * alpha_t -> sigma * alpha_t",
@@ -225,7 +228,7 @@ define(
 
 
 def accept(w_x, w_y, i):
-    """min(1, w_y[i] / w_x[i]): w (B, L) are the probabilities of choosing each position, in the old and the new state."""
+    """min(1, w_y[i] / w_x[i]): w (B, L), the probabilities of choosing each position in the old and the new state."""
     there = w_x.gather(1, i[:, None])[:, 0]
     back = w_y.gather(1, i[:, None])[:, 0]
     return (back / there).clamp(max=1)
@@ -312,12 +315,14 @@ define(
     mistakes={
         "the answer is seen": (
             "torch.cat([earlier, same], 1) -> torch.cat([earlier | same, same], 1)",
-            "noisy positions see the clean tokens of their *own* block, that is, the answer. The loss would fall to 0, and "
+            "noisy positions see the clean tokens of their *own* block, that is, the answer. The loss "
+            "would fall to 0, and "
             "the samples would be noise",
         ),
         "clean sees noisy": (
             "torch.cat([same | earlier, never], 1) -> torch.cat([same | earlier, same], 1)",
-            "clean positions see noisy ones. Then the keys and values of finished blocks depend on the noise, and cannot "
+            "clean positions see noisy ones. Then the keys and values of finished blocks depend on the "
+            "noise, and cannot "
             "be kept",
         ),
         "causal inside a block": (
@@ -387,7 +392,8 @@ define(
         ),
         "the posterior as it is": (
             "posterior / said -> posterior",
-            "this is the posterior, which has counted the token at hand. The reverse step of chapter 6 would count it again",
+            "this is the posterior, which has counted the token at hand. The reverse step of chapter 6 "
+            "would count it again",
         ),
         "not normalised": (
             "return left / left.sum(-1, keepdim=True) -> return left",
@@ -487,7 +493,8 @@ define(
     mistakes={
         "the model itself": (
             "more / more.sum(-1, keepdim=True) -> p",
-            "this is p. Accepted drafts have given the tokens of min(p, q) already: drawn from p again they come too often",
+            "this is p. Accepted drafts have given the tokens of min(p, q) already: drawn from p again "
+            "they come too often",
         ),
         "the draft's excess": (
             "(p - q) -> (q - p)",
