@@ -233,7 +233,7 @@ def check_steps(steps: object) -> None:
 
 
 def has_tables(process: Process) -> bool:
-    """Whether the process is on a device at all: one that only counts, such as autoregression, is on none."""
+    """Whether the process is on a device at all: one without tables is on none."""
     return next(process.buffers(), None) is not None
 
 

@@ -88,12 +88,23 @@ def test_a_rate_may_be_a_tensor_of_one_number():
     assert trained(lambda step: torch.tensor(0.1)).step == 2
 
 
-def test_what_only_counts_is_on_no_device():
-    """Autoregression has no tables, so that a network anywhere may score with it."""
-    net, rows = CausalNet(7, 16, 2, 1).to("meta"), torch.zeros(4, 5, dtype=torch.long, device="meta")
+class Counts(Process):
+    """Without tables, so on no device."""
+
+    T = 3
+
+    def bound(self, model, data, t):
+        return model(data, t).sum(1)
+
+
+def test_what_has_no_tables_is_on_no_device():
+    """A network anywhere may be scored with it; autoregression has a place, and is asked for it."""
+    net, rows = MLP((2,), 8, 1).to("meta"), X.to("meta")
     with pytest.raises((NotImplementedError, RuntimeError)) as error:  # reading a number, and not before
-        bound(Autoregressive(7, 5), net, rows)
+        bound(Counts(), net, rows)
     assert "one device" not in str(error.value) and "data must" not in str(error.value)
+    with pytest.raises(ValueError, match=ONE_DEVICE):
+        bound(Autoregressive(7, 5), CausalNet(7, 16, 2, 1).to("meta"), ROWS)
 
 
 def test_autoregressions_published_bound_is_its_bound():
