@@ -141,7 +141,7 @@ def shown(x: Any) -> str:
     if isinstance(x, Tensor):
         if x.numel() > 8:
             return f"shape {tuple(x.shape)}"
-        return _numbers(x.detach().tolist())
+        return _numbers((x.int() if x.dtype == torch.bool else x.detach()).tolist())
     if isinstance(x, list | tuple) and not all(
         isinstance(v, int | float | str) for v in x
     ):
@@ -173,7 +173,7 @@ def arguments(parameters: list[str], args: tuple) -> str:
             where.append(f"{name} of {text}" if where is large else f"{name} = {text}")
     told = small or large
     return (
-        ", ".join(told if len(", ".join(told)) <= 160 else told[:2]) or "the case tried"
+        ", ".join(told if len(", ".join(told)) <= 140 else told[:2]) or "the case tried"
     )
 
 

@@ -127,9 +127,9 @@ class Diagnosis(Trial):
             self.twice()
             or self.ignored()
             or self.exchanged()
+            or self.part()
             or one_at_a_time(self, named=True)
             or self.changed()
-            or self.part()
             or self.slip()
             or self.related()
             or one_at_a_time(self)
@@ -316,7 +316,7 @@ class Diagnosis(Trial):
             if all(same(p.got, p.want, self.spec.tol) for p in pairs):
                 told.append(f"the {name} is right")
             else:
-                how = relation(pairs)
+                how = relation(pairs) or (one_at_a_time(self) if k == 0 else None)
                 told.append(
                     f"the {name} is wrong"
                     + (f": {how.replace('your answer', 'it')}" if how else "")

@@ -23,8 +23,8 @@ def one_at_a_time(trial: Trial, named: bool = False) -> str | None:
             )
             pairs.append(
                 Pair(
-                    trial.outcome(trial.answer, args),
-                    trial.spec.truth(*copied(args)),
+                    trial.first(trial.outcome(trial.answer, args)),
+                    trial.first(trial.spec.truth(*copied(args))),
                     trial.factors(case),
                 )
             )
@@ -64,7 +64,7 @@ def adds_up(trial: Trial, found: dict, cases: list[Case]) -> bool:
     """True where the whole answer is the sum of its parts: then each part may be judged alone."""
     n = len(found) - 2
     for k, case in enumerate(cases):
-        whole = tensor(trial.outcome(trial.answer, case.args))
+        whole = tensor(trial.first(trial.outcome(trial.answer, case.args)))
         parts = sum(
             tensor(pairs[k].got) for name, pairs in found.items() if name
         ) - n * tensor(found[None][k].got)

@@ -285,7 +285,7 @@ def _of_operator(node: ast.BinOp, names: Names) -> Iterator[tuple[ast.expr, str]
     elif kind is ast.Sub:
         yield (
             node.left,
-            f"nothing takes {right} away" if right else "one term is not taken away",
+            f"{right} is not taken away" if right else "one term is not taken away",
         )
         yield (
             node.right,

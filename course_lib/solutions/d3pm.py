@@ -434,6 +434,12 @@ define(
             "your q(x_t | k) is alpha_bar at k = x_t. The fresh token may be the same one: "
             "(1 - alpha_bar) / K belongs there too",
         ),
+        "a fresh token is never the same": (
+            "(1 - alpha_bar_t) / K -> (1 - alpha_bar_t) / (K - 1) * (1 - stays)",
+            "your q(x_t | k) shares the noise among the K - 1 others and gives none to k = x_t. "
+            "The fresh token is drawn "
+            "from all K",
+        ),
         "x_t struck out": (
             "post / evidence -> post * (1 - stays)",
             "you give x_t itself the probability 0. x_0 may well be that token: what x_t says "
@@ -583,6 +589,10 @@ define(
         "never looks for negative entries": (
             "(Q < 0).any() -> False",
             "a band that moves too much has rows that sum to 1 and a negative diagonal: no probability is negative",
+        ),
+        "to the last digit": (
+            "(Q.sum(1) - 1).abs() > 1e-6 -> Q.sum(1) != 1",
+            "you call rows broken that miss 1 by rounding alone: the task asks whether they are off by more than 1e-6",
         ),
         "rows asked first": (
             _rows_first,

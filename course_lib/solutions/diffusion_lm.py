@@ -131,7 +131,7 @@ define(
             "e": double(0.0, 0.0),
         },
     },
-    linear_in=(),
+    linear_in=("e", "x_t"),
     parts=("mean", "variance"),
     read=_spread_out,
     mistakes={
@@ -638,6 +638,10 @@ define(
             "sum(similarity(a, b) for b in others) -> candidates.count(a)",
             "you take what was drawn most often and never ask how alike two candidates are: "
             "sentences are rarely drawn twice",
+        ),
+        "the last of equals": (
+            "scores.index(max(scores)) -> len(scores) - 1 - scores[::-1].index(max(scores))",
+            "right but for ties: of two that are as much like the others you take the later one",
         ),
         "the text for its number": (
             "return scores.index(max(scores)) -> return candidates[scores.index(max(scores))]",

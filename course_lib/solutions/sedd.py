@@ -529,6 +529,16 @@ define(
             "this is near 0 when there are many masks: it is the level of the last one to open. Time runs backwards, "
             "and the first has the largest level",
         ),
+        "the last mask, from 1 - u": (
+            "u ** (1 / masks) -> (1 - (1 - u) ** (1 / masks))",
+            "this is the least of the levels at which the masks open, so it is the last to open. Time runs backwards, "
+            "and the first has the largest level",
+        ),
+        "1 - u for u": (
+            "u ** (1 / masks) -> (1 - u) ** (1 / masks)",
+            "your levels have the right distribution, since 1 - u is uniform, too; but u = 1 is to give the old level, "
+            "as the inverse of the distribution function does",
+        ),
         "u to the number of masks": (
             "(1 / masks) -> masks",
             "with many masks your level falls at once to 0. The more masks, the sooner one "
