@@ -125,7 +125,8 @@ def crash(error: Exception, inner: CodeType, returned: list) -> tuple[str, str]:
         and "NotImplementedError" in codes[-1].co_names
     ):
         return "TODO", "not attempted yet"
-    message = " ".join(f"{type(error).__name__}: {error}".split())
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+    message = " ".join(f"{type(error).__name__}: {error}{notes}".split())
     if inner in codes:
         file = inner.co_filename
         line = [

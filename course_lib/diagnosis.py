@@ -19,6 +19,7 @@ from .linear import one_at_a_time
 from .relations import (
     Pair,
     common,
+    multiple,
     relation,
     same,
     tensor,
@@ -127,18 +128,25 @@ class Diagnosis(Trial):
             self.twice()
             or self.ignored()
             or self.exchanged()
-            or self.part()
-            or one_at_a_time(self, named=True)
+            or self.linear()
+            or self.related(multiple)
             or self.changed()
+            or self.part()
             or self.slip()
             or self.related()
-            or one_at_a_time(self)
+            or (None if self.spec.parts else one_at_a_time(self))
             or self.alone()
             or self.precision()
             or self.moves()
             or self.related(common)
             or self.related(where)
         )
+
+    def linear(self) -> str | None:
+        """The arguments that are wrong, one at a time; one value of one argument explains more than two of them."""
+        text = None if self.spec.parts else one_at_a_time(self, named=True)
+        several = text and text.count(";") > 1
+        return (self.changed() if several else None) or text
 
     def kind(self) -> str | None:
         """Type, numbers that are not finite, shape."""
@@ -299,7 +307,9 @@ class Diagnosis(Trial):
             if tensor(p.want) is not None
         ):
             return None
-        if how is not relation and any(tensor(p.want) is None for p in pairs):
+        if how is not relation and any(
+            tensor(p.want) is None or tensor(p.got) is None for p in pairs
+        ):
             return None
         return how(pairs)
 

@@ -188,6 +188,8 @@ def factor(pairs: list[Pair]) -> tuple[str, bool] | None:
         return None
     flat = torch.cat([r.flatten() for r in ratios])
     flat = flat[~flat.isnan()]
+    if ((flat - 1).abs() <= 2e-4).all():
+        return None
     if ((flat + 1).abs() <= 2e-4).all():
         return "-1", True
     if (flat == 0).all():
@@ -216,6 +218,15 @@ def times(pairs: list[Pair]) -> str | None:
     if text == "0":
         return "your answer is 0 everywhere"
     return f"your answer is {text} what is expected, everywhere: where does this factor come from?"
+
+
+def multiple(pairs: list[Pair]) -> str | None:
+    """The sentence of a factor that is one number in all cases."""
+    text = times(pairs)
+    plain = [
+        Pair(p.got, p.want) for p in pairs
+    ]  # no quantities of the case to name it after
+    return text if text and times(plain) else None
 
 
 def common(pairs: list[Pair]) -> str | None:

@@ -92,6 +92,21 @@ def test_an_answer_that_writes_into_its_arguments_fails_and_is_told_so(name):
         assert state == "FAIL" and "in place" in text
 
 
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.cases])
+def test_cases_are_of_several_sizes_and_their_answers_are_numbers(name):
+    spec = SPECS[name]
+    torch.manual_seed(0)
+    cases = spec.all_cases()
+    truths = [spec.truth(*case.args) if case.want is None else case.want for case in cases]
+    flat = [v for truth in truths for v in (truth if isinstance(truth, tuple) else (truth,))]
+    assert all(v.isfinite().all() for v in flat if isinstance(v, torch.Tensor))
+    sizes = {
+        tuple(getattr(v, "shape", None) or v for v in case.args if not callable(v)).__repr__()
+        for case in cases
+    }
+    assert len(sizes) > 1
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_a_missing_return_is_named(name):
     def forgets(*args):

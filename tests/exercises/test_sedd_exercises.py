@@ -46,7 +46,7 @@ def test_other_right_answers_pass():
     ("tweedie", lambda s, x_t, D: sedd.tweedie(s, x_t, -D), "-D in the place of D"),
     ("masks_loss", lambda f, x0, x_t, w: sedd.masks_loss(f, x0, x_t, w / w), "for 1 in the place of weight"),
     ("masks_loss", lambda f, x0, x_t, w: sedd.masks_loss(f, x0, x_t, w) / 7, "0.1429 times what is expected"),
-    ("next_level", lambda level, masks, u: level * (1 - u) ** (1 / masks), "1 - u in the place of u"),
+    ("next_level", lambda level, masks, u: level * (1 - u) ** (1 / masks), "the right distribution"),
 ])  # fmt: skip
 def test_mistakes_that_no_list_holds_are_described(name, answer, hint):
     state, text = grade(find(f"sedd.{name}"), answer)

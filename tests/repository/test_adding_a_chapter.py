@@ -1,5 +1,6 @@
 """docs/ADDING_A_CHAPTER.md is true: its table, followed for an empty system, leaves no listing test red."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from course_lib import exercise
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = """from .process import Process
@@ -106,3 +109,36 @@ def test_with_every_row_done_nothing_is_red(copy):
 
 def test_with_no_row_done_what_the_page_names_is_red(copy):
     assert red(copy) == {name for where, name in table().items() if where in STEPS}
+
+
+# The exercise of fifteen lines
+
+
+@pytest.fixture
+def printed(tmp_path, monkeypatch):
+    """The page's exercise, defined."""
+    page = (ROOT / "docs" / "ADDING_A_CHAPTER.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert sum(bool(line) for line in code.splitlines()) <= 15
+    file = tmp_path / "bd3lm.py"
+    file.write_text(
+        "import torch\nfrom course_lib.checks import at_least\nfrom course_lib.exercise import define\n\n\n"
+        + code
+    )
+    monkeypatch.setattr(exercise, "REGISTRY", {})
+    spec = importlib.util.spec_from_file_location("course_lib.solutions.bd3lm", file)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    return exercise.REGISTRY["bd3lm.importance"]
+
+
+def test_the_exercise_of_the_page_works(printed):
+    assert exercise.grade(printed, printed.reference) == ("PASS", "")
+    for label, wrong in printed.wrong.items():
+        assert exercise.grade(printed, wrong) == ("FAIL", printed.hints[label])
+
+
+def test_what_the_page_says_of_other_mistakes_is_so(printed):
+    text = exercise.grade(printed, lambda p, T: 1 / ((T - 1) * p))[1]
+    assert "the right one for T - 1 in the place of T" in text
+    assert "where p is uniform nothing needs correcting" in text.lower()
+    assert "2 times what is expected" in exercise.grade(printed, lambda p, T: 2 / (T * p))[1]

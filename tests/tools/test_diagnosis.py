@@ -1,0 +1,388 @@
+"""The diagnosis: each sentence is said of the mistake that it names, and of nothing else."""
+
+import contextlib
+import math
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+from course_lib import checks as C
+from course_lib import exercise as E
+from course_lib import slips as S
+from course_lib.relations import Pair, close, common, factor, relation, same, tensor, where
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def double(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+W = [double(0.3, 1.7, 0.4), double(2.5, 0.9, 1.2)]
+M = [torch.arange(1, 7).reshape(2, 3).double() / 7, torch.arange(3, 15).reshape(3, 4).double().sqrt()]
+
+
+def pairs(of, wanted=W, **factors):
+    return [
+        Pair(of(w), w, {name: values[i] for name, values in factors.items()}) for i, w in enumerate(wanted)
+    ]
+
+
+# --- comparing ---
+
+
+def test_same_is_about_kind_shape_and_value():
+    assert same(W[0], W[0].float()) and same(1, 1.0) and same(torch.tensor(2), 2.0)
+    assert not same(W[0], W[0][None]) and not same("a", ["a"]) and same(["a"], ("a",))
+    assert not same(True, 1) and same(double(math.nan), double(math.nan)) and not same(math.nan, 0.0)
+    assert same(ValueError("a"), ValueError("b")) and not same(ValueError("a"), TypeError("a"))
+    assert not same(W[0], "three") and not same([1, 2], [1]) and same(math.inf, math.inf)
+
+
+def test_close_is_relative_to_the_largest_wanted_number():
+    small = double(1e-9, 1e-8)
+    assert close(small * (1 + 1e-5), small).all() and not close(0 * small + 1e-6, small).any()
+    large = double(1000.0, 1.0)
+    assert close(large * (1 + 5e-5), large).all() and not close(large + double(0, 1e-3), large).all()
+
+
+# --- relations of one shape ---
+
+
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [
+        (lambda w: 2 * w, "your answer is 2 times what is expected"),
+        (lambda w: w / math.log(2), "your answer is 1 / ln 2 = 1.443 times"),
+        (lambda w: -w, "has the wrong sign"),
+        (lambda w: -3 * w, "your answer is minus 3 times"),
+        (lambda w: 1.23 * w, "your answer is 1.23 times"),
+        (lambda w: 0 * w, "your answer is 0 everywhere"),
+        (lambda w: w + 1, "1 too large"),
+        (lambda w: w - math.log(2), "too small by ln 2, everywhere: a term of this size is missing"),
+        (lambda w: w + 0.123, "too large by 0.123"),
+        (torch.square, "is the square of what is expected"),
+        (torch.sqrt, "is the root of what is expected"),
+        (torch.reciprocal, "1 over what is expected"),
+        (lambda w: 1 - w, "1 minus what is expected"),
+        (torch.log, "is the logarithm of what is expected"),
+        (torch.exp, "is the exponential of what is expected"),
+        (lambda w: w.flip(0), "turned round along axis 0"),
+        (lambda w: w.roll(1), "one place too late"),
+        (lambda w: w.roll(-1), "one place too early"),
+        (lambda w: w.cumsum(0), "a cumulative sum"),
+        (lambda w: w.mean().expand(3), "the mean over axis 0, once for each entry"),
+    ],
+)
+def test_a_relation_is_named(of, said):
+    assert said in relation(pairs(of))
+
+
+def test_a_factor_is_named_after_a_quantity_of_the_case_if_it_is_that_in_all_cases():
+    assert "T times" in relation(pairs(lambda w: w * (5 if w is W[0] else 8), T=(5, 8)))
+    assert "1 / T times" in relation(pairs(lambda w: w / (5 if w is W[0] else 8), T=(5, 8)))
+    assert "sqrt(1 - a) times" in relation(pairs(lambda w: w * (0.6 if w is W[0] else 0.8), a=(0.64, 0.36)))
+    rows = (double(2.0, 3.0), double(5.0, 7.0, 4.0))
+    assert "n times" in relation([Pair(m * r[:, None], m, {"n": r}) for m, r in zip(M, rows, strict=True)])
+    other = pairs(lambda w: w * (5 if w is W[0] else 9), T=(5, 8))
+    assert relation(other) is None and "(5, 9 in the cases tried)" in common(other)
+
+
+def test_nothing_is_named_where_one_number_alone_is_seen():
+    one = [Pair(double(4.0), double(2.0)), Pair(double(4.0), double(2.0))]
+    assert factor(one) is None and relation(one) is None
+
+
+def test_what_holds_in_one_case_only_is_not_said():
+    for of in (lambda w: 2 * w, torch.sqrt, lambda w: w + 1, lambda w: w.flip(0)):
+        mixed = [*pairs(of)[:1], Pair(W[1] ** 3 + 2, W[1])]
+        assert relation(mixed) is None
+
+
+def test_normalisation_softmax_and_transposes():
+    laws = [m / m.sum(-1, keepdim=True) for m in M]
+    assert "divide by its sum" in relation([Pair(m, p) for m, p in zip(M, laws, strict=True)])
+    logits = [p.log() + torch.arange(len(p)).double()[:, None] for p in laws]
+    assert "softmax" in relation([Pair(g, p) for g, p in zip(logits, laws, strict=True)])
+    squares = [torch.arange(9).reshape(3, 3).double(), torch.arange(16).reshape(4, 4).double().sqrt()]
+    assert "axes 0 and 1 have changed places" in relation(pairs(torch.t, squares))
+
+
+@pytest.mark.parametrize(
+    ("of", "said"),
+    [
+        (lambda m: m.sum(), "summed over all its numbers"),
+        (lambda m: m.mean(), "averaged over all its numbers"),
+        (lambda m: m.sum(1), "summed over axis 1"),
+        (lambda m: m.mean(0), "averaged over axis 0"),
+        (lambda m: m.T, "(1, 0)"),
+        (lambda m: torch.stack([m, m + 1]), "begins with what is expected"),
+        (lambda m: torch.stack([m / 4, 3 * m / 4]), "their sum over axis 0"),
+        (lambda m: m[None] / 1, "right"),
+    ],
+)
+def test_what_was_done_to_an_axis_is_named(of, said):
+    assert said in relation(pairs(of, M))
+
+
+def test_every_example_against_every_other():
+    spread = [Pair(w[:, None] * w.sqrt()[None], w**1.5) for w in W]
+    assert "(B,) and (B, 1)" in relation(spread)
+
+
+def test_where_it_is_wrong():
+    def last(m):
+        return torch.cat([m[:-1], m[-1:] + 1])
+
+    long = [torch.arange(20).reshape(5, 4).double(), torch.arange(12).reshape(4, 3).double()]
+    assert "only in the last entry of axis 0" in where(pairs(last, long))
+    squares = [torch.ones(3, 3).double(), torch.ones(4, 4).double()]
+    assert "only on the diagonal" in where(pairs(lambda m: m + torch.eye(len(m)), squares))
+    assert "wrong beside it" in where(pairs(lambda m: m + 1 - torch.eye(len(m)).double(), squares))
+
+
+def test_lists():
+    def said(of):
+        return relation([Pair(of(w), w) for w in ([1, 2, 3], [4, 5, 6, 7])])
+
+    assert "turned round" in said(lambda w: w[::-1]) and "as far as it goes" in said(lambda w: w[:-1])
+    assert "goes on" in said(lambda w: [*w, 0]) and "at its beginning" in said(lambda w: w[1:])
+    assert "in another order" in said(lambda w: [*w[1:], w[0]]) and "one entry short" in said(
+        lambda w: [0, *w[2:]]
+    )
+
+
+# --- slips ---
+
+
+def formula(a, b, n):
+    """A formula."""
+    inner = 1 - a
+    return inner.sqrt() * b / n + a**2
+
+
+def test_slips_are_the_reference_with_one_change():
+    found = S.slips(formula)
+    texts = [slip.text for slip in found]
+    assert len(texts) > 30 and all(texts)
+    args = double(0.3, 0.6), double(1.0, 2.0), 4
+    right, told = formula(*args), {}
+    for slip in found:
+        with contextlib.suppress(AttributeError):  # a root of a whole number
+            told.setdefault(slip.text, slip.wrong(*args))
+    assert same(told["the root of 1 - a is missing in one place"], (1 - args[0]) * args[1] / 4 + args[0] ** 2)
+    assert same(told["nothing is divided by n"], (1 - args[0]).sqrt() * args[1] + args[0] ** 2)
+    assert same(told["the term a ^ 2 is missing"], right - args[0] ** 2)
+    assert same(told["minus stands where plus belongs before a ^ 2"], right - 2 * args[0] ** 2)
+    assert sum(same(value, right) for value in told.values()) < 3
+
+
+def test_an_edit_must_fit_the_text():
+    assert same(S.edited(formula, "/ n -> / (n + 1) ; a**2 -> a")(0 * W[0], W[0], 1), W[0] / 2)
+    for edit in ("/ k -> 1", "a -> b", "no arrow"):
+        with pytest.raises(
+            ValueError, match='an edit must be "old -> new" with an old that stands once in formula'
+        ):
+            S.edited(formula, edit)
+
+
+def test_a_loop_that_may_not_end_is_left_alone():
+    def counts(n):
+        while n > 1:
+            n = n / 2
+        return n
+
+    assert S.slips(counts) == []
+
+
+# --- the whole diagnosis ---
+
+
+def drift(x, score, f, g2, dt, z):
+    """One step back."""
+    return x - dt * (f * x - g2 * score) + (g2 * dt).sqrt() * z
+
+
+def cases():
+    found = []
+    for n, numbers in ((2, (-0.7, 1.6, 0.05)), (3, (0.2, 0.3, 0.4))):
+        x, score, z = torch.randn(3, n, 2).double()
+        found.append((x, score, *double(*numbers), z))
+    return found
+
+
+def defined(reference=drift, **parts):
+    given = {
+        "cases": cases,
+        "linear_in": ("x", "score", "z"),
+        "gradients": ("score", "z"),
+        "mistakes": {
+            "forwards": ("x - dt -> x + dt", "you walk forwards"),
+            "half": ("g2 * score -> g2 * score / 2", "half of the score belongs to the ODE"),
+            "no root": ("(g2 * dt).sqrt() -> g2.sqrt() * dt", "the noise is multiplied by dt"),
+        },
+    } | parts
+    return C.Exercise("toy.step", reference, **given)
+
+
+def told(fn, **parts):
+    state, text = E.grade(defined(**parts), fn)
+    assert state == "FAIL", text
+    return text
+
+
+def test_a_right_answer_in_another_form_passes():
+    def other(x, score, f, g2, dt, z):
+        return x * (1 - dt * f) + dt * g2 * score + g2**0.5 * dt**0.5 * z
+
+    assert E.grade(defined(), other) == ("PASS", "")
+    assert E.grade(defined(), lambda *a: other(*(v.float() for v in a))) == ("PASS", "")
+
+
+def test_listed_mistakes_come_first_and_two_are_told_as_two():
+    assert (
+        told(lambda x, s, f, g2, dt, z: x + dt * (f * x - g2 * s) + (g2 * dt) ** 0.5 * z)
+        == "you walk forwards"
+    )
+    text = told(lambda x, s, f, g2, dt, z: x - dt * (f * x - g2 * s / 2) + g2**0.5 * dt * z)
+    assert text.startswith("two mistakes at once.")
+    assert "half of the score" in text and "multiplied by dt" in text and "forwards" not in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, 1.26 * z), "x, score are right; z is 1.26 times"),
+        (lambda x, s, f, g2, dt, z: drift(x, g2 * s, f, g2, dt, z), "x, z are right; score is g2 times"),
+        (lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, 0 * z), "z has no part in your answer"),
+        (
+            lambda x, s, f, g2, dt, z: drift(x, -s, f, g2, dt, 2 * z),
+            "score has the wrong sign; z is 2 times",
+        ),
+        (
+            lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, z) + 0.1,
+            "what remains when all of them are 0 is wrong",
+        ),
+        (lambda x, s, f, g2, dt, z: drift(s, x, f, g2, dt, z), "x and score have changed places"),
+        (lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, x), "x stands twice"),
+        (lambda x, s, f, g2, dt, z: drift(x, s, f, g2**2, dt, z), "g2^2 in the place of g2"),
+        (lambda x, s, f, g2, dt, z: 3 * drift(x, s, f, g2, dt, z), "your answer is 3 times what is expected"),
+        (
+            lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, torch.randn_like(z)),
+            "two calls with the same arguments",
+        ),
+        (lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, z).sum(0), "summed over axis 0"),
+        (
+            lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, z).tolist(),
+            "it returned list, expected a tensor",
+        ),
+        (lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, z / 0), "your answer holds"),
+        (lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, z)[:1].expand_as(x), "each example alone"),
+        (lambda x, s, f, g2, dt, z: drift(x, s.detach(), f, g2, dt, z), "no gradient reaches score"),
+        (lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, z).detach(), "carry no gradient"),
+        (lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, z).tanh(), "it gives"),
+    ],
+)
+def test_what_is_wrong_is_named(answer, said):
+    assert said in told(answer), told(answer)
+
+
+def test_the_state_of_the_answer_is_left_over_from_no_other_call():
+    calls = []
+
+    def grows(x, s, f, g2, dt, z):
+        calls.append(1)
+        return drift(x, s, f, g2, dt, z) * (1 + (len(calls) > 2))
+
+    assert "left over from the last call" in told(grows)
+
+
+def test_limits_are_told_where_they_are_missed_and_only_there():
+    limits = {"at dt = 0 nothing moves": {"dt": double(0.0)[0]}}
+    text = told(lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt.clamp(min=0.01), z), limits=limits)
+    assert text.startswith("at dt = 0 nothing moves. There yours gives")
+    assert "at dt = 0" not in told(lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, 1.26 * z), limits=limits)
+
+
+def test_what_must_have_no_say_is_asked():
+    def masked(x, where):
+        return (x * where).sum(1) + 0 * x[:, 0]
+
+    ignored = {"what stands where it is False has no say": {"x": lambda a: a.x + (~a.where)}}
+    given = {
+        "cases": lambda: [(torch.rand(2, 3).double() + 1, torch.tensor([[True, False, True]] * 2))],
+        "mistakes": {k: (f"x[:, 0] -> x[:, {k}] + 9", k) for k in "012"},
+        "ignores": ignored,
+        "linear_in": (),
+        "gradients": (),
+    }
+    text = told(lambda x, where: (x**2 * where).sum(1) + x[:, 1], reference=masked, **given)
+    assert text.startswith("what stands where it is False has no say, and your answer moves with it")
+    assert "has no say" not in told(lambda x, where: (x**2 * where).sum(1), reference=masked, **given)
+
+
+def test_properties():
+    a = types.SimpleNamespace()
+    law = C.law()
+    assert law(double(0.2, 0.8), a) is None and "sum to 1.2" in law(double(0.4, 0.8), a)
+    assert "no probability is negative" in law(double(-0.2, 1.2), a)
+    assert "cannot be below 0: it is a square" in C.at_least(0, "it is a square")(double(-1.0), a)
+    assert C.at_least(0)(0.0, a) is None and C.at_most(1)(double(0.5), a) is None
+    assert "cannot be above 1" in C.at_most(1)(double(1.5), a)
+    assert C.falling(double(3, 2, 1), a) is None and "must fall" in C.falling(double(3, 3, 1), a)
+    assert C.rising(double(1, 2), a) is None and "must rise" in C.rising(double(2, 1), a)
+    assert "one of 'a', 'b'" in C.one_of("a", "b")("c", a) and C.one_of("a")("a", a) is None
+
+
+def test_a_crash_in_a_later_case_says_so():
+    def small(x, s, f, g2, dt, z):
+        return drift(x, s, f, g2, dt, z) + torch.zeros(2, 2)
+
+    assert "it is right in the case before, and stops for" in told(small)
+
+
+def test_two_equal_mistakes_do_not_hide_a_third():
+    hints = {hint for _, hint in defined().mistakes.values()}
+    text = told(lambda x, s, f, g2, dt, z: x + dt * (f * x - g2 * s / 3) + g2**0.5 * dt * z)
+    assert text not in hints and not any(hint in text for hint in hints)
+
+
+TIMED = """
+import time, torch
+from tests.exercises.test_every_exercise import SPECS
+from course_lib.exercise import grade
+def odd(spec):
+    def fn(*args):
+        got = spec.reference(*args)
+        return got.tanh() if isinstance(got, torch.Tensor) and got.is_floating_point() else got
+    return fn
+slow = {}
+for name, spec in SPECS.items():
+    for fn in (spec.reference, odd(spec)):
+        spans = []
+        for _ in range(3):
+            start = time.process_time()
+            grade(spec, fn)
+            spans.append(time.process_time() - start)
+        slow[name] = max(min(spans), slow.get(name, 0))
+print(*(f"{name} {seconds:.2f}" for name, seconds in slow.items() if seconds > 0.2))
+"""
+
+
+def test_a_check_takes_no_longer_than_a_fifth_of_a_second():
+    """As the reader runs it: without the shape checks of the tests."""
+    done = subprocess.run([sys.executable, "-c", TIMED], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_no_hint_is_printed_of_a_number_that_was_not_seen():
+    text = told(lambda x, s, f, g2, dt, z: drift(x, s, f, g2, dt, z).tanh())
+    torch.manual_seed(0)
+    seen = [drift(*case) for case in cases()]
+    first = "[" + ", ".join("[" + ", ".join(f"{v:.4g}" for v in row) + "]" for row in seen[0].tolist()) + "]"
+    assert f"where {first} is expected" in text
+    assert tensor("x") is None
