@@ -42,7 +42,7 @@
     plots      widgets   diagrams               tools; they know the contract, never a system
     oracle   word_oracle                        perfect networks, for tests and first experiments
     predictions
-    answers   relations   slips   turns         an answer, called and compared; what may be wrong with it
+    answers quantities relations slips turns       an answer, called and compared; what may be wrong with it
     checks   gradients   trial   linear
     diagnosis   exercise
     solutions   notebook                        what happens inside a notebook

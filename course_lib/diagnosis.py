@@ -15,16 +15,9 @@ from torch import Tensor
 from .answers import Answer, copied, overwritten
 from .checks import Exercise
 from .gradients import of_gradients
-from .linear import one_at_a_time
-from .relations import (
-    Pair,
-    common,
-    multiple,
-    relation,
-    same,
-    tensor,
-    where,
-)
+from .linear import NO_PART, one_at_a_time
+from .quantities import tensor
+from .relations import Pair, common, multiple, relation, same, where
 from .slips import edited, slips
 from .trial import Trial
 from .turns import TURNS
@@ -145,7 +138,7 @@ class Diagnosis(Trial):
     def linear(self) -> str | None:
         """The arguments that are wrong, one at a time; one value of one argument explains more than two of them."""
         text = None if self.spec.parts else one_at_a_time(self, named=True)
-        several = text and text.count(";") > 1
+        several = text and text.count(";") > 1 and NO_PART not in text
         return (self.changed() if several else None) or text
 
     def kind(self) -> str | None:

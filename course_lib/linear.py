@@ -4,7 +4,8 @@ import torch
 
 from .answers import copied
 from .checks import Case
-from .relations import Pair, amount, close, same, tensor
+from .quantities import tensor
+from .relations import Pair, amount, close, same
 from .trial import Trial
 
 NO_PART = "has no part in your answer"

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .answers import copied
 from .checks import Case, Exercise, shown
-from .relations import Pair, quantities, same, tensor
+from .quantities import quantities, tensor
+from .relations import Pair, same
 from .turns import alike
 
 Function = Callable[..., Any]

@@ -39,7 +39,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Check against a perfect network": "oracle word_oracle",
     "Draw and move": "plots widgets diagrams",
     "Teach: notebooks and exercises": "notebook predictions exercise checks diagnosis trial linear gradients "
-    "relations slips turns answers",
+    "relations quantities slips turns answers",
     "Make the shipped weights": "recipes",
 }
 MORE = "More"

@@ -13,7 +13,8 @@ import torch
 from course_lib import checks as C
 from course_lib import exercise as E
 from course_lib import slips as S
-from course_lib.relations import Pair, close, common, factor, relation, same, tensor, where
+from course_lib.quantities import tensor
+from course_lib.relations import Pair, close, common, factor, relation, same, where
 
 ROOT = Path(__file__).resolve().parents[2]
 
