@@ -17,7 +17,7 @@ ROOTS = {
     "log": "the logarithm",
     "exp": "the exponential",
     "square": "the square",
-    "expm1": "the -1 of the exponential",
+    "expm1": "expm1",
     "abs": "the absolute value",
 }
 SIGNS = {

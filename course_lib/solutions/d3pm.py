@@ -530,6 +530,9 @@ def patients():
     gauss, mask = spread(6, 0.5), masked(4, 0.3)
     i = torch.arange(6, dtype=torch.float64)
     weights = (-8 * (i[:, None] - i) ** 2 / 25).exp()
+    one_off, half = replaced(5, 0.7), torch.full((4, 4), 0.0, dtype=torch.float64)
+    one_off[2] *= 1.01
+    half[:2, :2], half[2:, 2:] = 0.5, torch.tensor([0.9, 0.1])
     soft, undrawn = _normalised(weights), weights / (2 * weights[0].sum() - 1)
     return {
         "uniform noise": (replaced(5, 0.7), True, "none"),
@@ -541,6 +544,8 @@ def patients():
         "absorbing noise, transposed": (mask.T, False, "rows"),
         "Gaussian noise without its diagonal": (undrawn, True, "rows"),
         "uniform noise, rows off by 1e-4": (replaced(5, 0.7) * 1.0001, True, "rows"),
+        "uniform noise, one row off": (one_off, True, "rows"),
+        "two tokens that keep the uniform law and two that do not": (half, True, "law"),
         "Gaussian noise, each row by its own sum": (soft, True, "law"),
         "absorbing noise where uniform noise is wanted": (mask, True, "law"),
         "the same rows where no uniform end is wanted": (soft, False, "none"),

