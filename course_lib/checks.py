@@ -87,7 +87,6 @@ class Exercise:
     name: str
     reference: Callable
     mistakes: Mistakes
-    check: Check | None = None
     cases: Callable[[], list] | None = None
     truth: Callable | None = None
     limits: Mapping[str, Change] = field(default_factory=dict)
@@ -283,15 +282,6 @@ def hints_of(mistakes: Mistakes) -> dict[str, str]:
 # --- comparing, for checks written by hand ---
 
 
-def compare(
-    fn: Callable, reference: Callable, mistakes: Mistakes, *probe
-) -> str | None:
-    """None when fn answers the probe like the reference, else the hint of the mistake that it answers like."""
-    want = reference(*copied(probe))
-    suspects = {hint: wrong(*copied(probe)) for wrong, hint in mistakes.values()}
-    return diagnose(fn(*probe), want, suspects)
-
-
 def close(got: Any, want: Tensor, tol: float = 1e-4) -> bool:
     """True when got is a tensor of want's shape and differs from it nowhere by more than tol."""
     return (
@@ -299,23 +289,6 @@ def close(got: Any, want: Tensor, tol: float = 1e-4) -> bool:
         and got.shape == want.shape
         and bool(((got - want).abs() <= tol).all())
     )
-
-
-def diagnose(
-    got: Any, want: Tensor, suspects: dict[str, Tensor], tol: float = 1e-4
-) -> str | None:
-    """None when got is want; else the hint whose value got equals; else the plain difference."""
-    if close(got, want, tol):
-        return None
-    if not isinstance(got, Tensor):
-        return f"it returned {type(got).__name__}, expected a tensor"
-    if got.shape != want.shape:
-        return f"the shape is {tuple(got.shape)}, expected {tuple(want.shape)}"
-    for hint, value in suspects.items():
-        if close(got, value, tol):
-            return hint
-    worst = (got - want).abs().nan_to_num(nan=torch.inf).argmax()
-    return f"it gives {got.flatten()[worst].item():.4g} where {want.flatten()[worst].item():.4g} is expected"
 
 
 def hear(x_t: Tensor, u: Any) -> None:

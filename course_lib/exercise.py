@@ -10,8 +10,8 @@ from typing import Any
 
 from IPython.display import display
 
-from .answers import Answer, crash, is_stub, overwritten, seeded
-from .checks import Check, Exercise, Mistakes
+from .answers import Answer, crash, is_stub, seeded
+from .checks import Exercise, Mistakes
 from .diagnosis import judge
 from .widgets import live
 
@@ -20,8 +20,7 @@ REGISTRY: dict[str, Exercise] = {}
 
 def define(
     reference: Callable,
-    check: Check | None = None,
-    mistakes: Mistakes | None = None,
+    mistakes: Mistakes,
     **parts: Any,
 ) -> None:
     """Register the exercise `<chapter>.<function>`, named after the reference and its module.
@@ -40,7 +39,6 @@ def define(
 
     A test proves that each mistake gets its own hint.
     """
-    mistakes = mistakes or {}
     name = f"{reference.__module__.rpartition('.')[2]}.{reference.__name__}"
     if not reference.__name__.isidentifier():
         raise ValueError(
@@ -50,7 +48,7 @@ def define(
         raise ValueError(
             f"mistakes must hold at least 3 wrong answers to {name}, not {len(mistakes)}"
         )
-    REGISTRY[name] = Exercise(name, reference, mistakes, check, **parts)
+    REGISTRY[name] = Exercise(name, reference, mistakes, **parts)
 
 
 def of_chapter(chapter: str) -> list[Exercise]:
@@ -139,11 +137,9 @@ def grade(spec: Exercise, fn: Callable) -> tuple[str, str]:
     answer = Answer(fn)
     try:
         with seeded():
-            hint = spec.check(answer) if spec.check else judge(spec, answer)
+            hint = judge(spec, answer)
     except Exception as error:
         return crash(error, inner.__code__, answer.returned)
-    if not hint and answer.overwrote:  # a hint of the exercise's own comes first
-        hint = overwritten(answer.overwrote)
     return ("FAIL", hint) if hint else ("PASS", "")
 
 
