@@ -37,7 +37,8 @@
     identity   parallel   random_state          whose weights they are; processes, and what they draw
     weights    learning_rate   budget           how weights are kept; how fast and how long to train
     validation   shares   text_stream           held-out data; a batch cut into parts; text as a stream
-    training_input   checkpoint                 what train is given; a run stopped and continued
+    training_input                              what train is given
+    checkpoint_parts   checkpoint               a run stopped and continued
     train      evaluate
     plots      widgets   diagrams               tools; they know the contract, never a system
     oracle   word_oracle                        perfect networks, for tests and first experiments

@@ -1,8 +1,11 @@
 """A training run written to one file and continued from it: weights, averages, optimiser, random state.
 
 The file is the same whatever ran: names are plain and tensors whole, so that one process goes on where several stopped
-and the other way round. Batches go on where they were if they know it (state_dict), and else are skipped, so that they
-must come in the same order again.
+and the other way round. Weights that are spread over processes are the exception: they lie beside it, part by part
+(`checkpoint_parts`), and can be read in any other division.
+
+Batches go on where they were if they know it (state_dict), and else are skipped, so that they must come in the same
+order again.
 """
 
 import warnings
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 from . import __version__
 from .budget import Budget
+from .checkpoint_parts import keep_only, read_parts, write_parts
 from .files import about_path, load_tensors, save_tensors
 from .identity import class_of, differences, identity
 from .parallel import together
@@ -32,9 +36,9 @@ from .weights import (
     placed,
     plain,
     put,
+    spread,
     tensors_of,
     weights_of,
-    whole,
 )
 
 
@@ -106,12 +110,9 @@ class Resumable:
         tensors = {"last/t": last.t, "last/loss": last.loss, "last/norm": last.norm}
         tensors |= under("random", random_state(self.device))
         tensors |= under("process", remembered(self.process))
-        model = {k: whole(v) for k, v in weights_of(self.model).items()}
-        tensors |= under("model", model) | under(
-            "average", self.average.in_full(self.model)
-        )
         states, numbers = self.optimizer_state()
-        tensors |= under("optimizer", states)
+        large = under("model", weights_of(self.model)) | under("optimizer", states)
+        large |= under("average", self.average.entries(self.model))
         about = {
             "kind": "checkpoint",
             "step": step,
@@ -127,9 +128,12 @@ class Resumable:
             about["batches"] = self.source.state_dict()
         if self.validation is not None and self.validation.curve:
             about["validation"] = self.validation.curve
-            tensors |= under("best", self.validation.kept.in_full(self.model))
+            large |= under("best", self.validation.kept.entries(self.model))
         try:
-            together(lambda: save_tensors(path, tensors, about))
+            if spread(self.model):
+                about["parts"], large = write_parts(path, step, large), {}
+            together(lambda: save_tensors(path, tensors | large, about))
+            keep_only(path, step if "parts" in about else None)
         except OSError as error:
             raise about_path(
                 error, f"the checkpoint of step {step} was not written", path
@@ -141,7 +145,7 @@ class Resumable:
         for name, p in named(self.model).items():
             for key, value in self.optimizer.state.get(p, {}).items():
                 if isinstance(value, Tensor):
-                    tensors[f"{name}/{key}"] = whole(value)
+                    tensors[f"{name}/{key}"] = value
                 else:
                     numbers[f"{name}/{key}"] = value
         return tensors, numbers
@@ -151,6 +155,8 @@ class Resumable:
     def load(self, path: str | Path, changed: Collection[str] = ()) -> None:
         """Continue from path. ValueError if it is damaged or of another run; nothing has changed then."""
         tensors, about = together(lambda: self.read(path, changed), everywhere=True)
+        if "parts" in about:
+            tensors |= read_parts(path, about["parts"], self.like)
         # The model's own last: on the way it has other weights, for those who take them from it.
         if self.validation is not None and "validation" in about:
             put(self.model, select(tensors, "best/"), path)
@@ -193,6 +199,12 @@ class Resumable:
         self.budget.elapsed = about.get("elapsed", 0.0)
         self.check_same(path, about, changed)
         return tensors, about
+
+    def like(self, name: str) -> Tensor | None:
+        """The parameter or buffer of the model that an entry of the file belongs to."""
+        part, _, rest = name.partition("/")
+        own = tensors_of(self.model)
+        return own.get(rest.rsplit("/", 1)[0] if part == "optimizer" else rest)
 
     def put_optimizer(self, tensors: dict[str, Tensor], numbers: dict) -> None:
         """Give the optimiser its state back, each parameter's by the parameter's name."""

@@ -54,6 +54,14 @@ def first() -> bool:
     return rank() == 0
 
 
+def check_backends() -> None:
+    """Raise ValueError for processes that cannot talk over the CPU, as after init_process_group("nccl")."""
+    if world() > 1 and "cpu:" not in str(dist.get_backend_config()):
+        raise ValueError(
+            "processes must talk over the CPU, too: init_process_group('cpu:gloo,cuda:nccl'), or parallel.join()"
+        )
+
+
 # Small facts, over the CPU
 
 

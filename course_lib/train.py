@@ -16,7 +16,7 @@ from .checkpoint import Resumable
 from .files import check_writable
 from .finite import Watch, check_finite, note
 from .learning_rate import OfProgress
-from .parallel import agreed, start_alike, together, world
+from .parallel import agreed, check_backends, start_alike, together, world
 from .process import Process, check_process
 from .random_state import by_itself
 from .shapes import PerExample, Times, check_count
@@ -113,6 +113,7 @@ def train(
         )
     check_model(model, process)
     check_gradients()
+    check_backends()
     budget, shares = Budget(steps, minutes), Shares(process, model, micro, seed)
     check_alone(process, model, shares.count, precision)
     run = Run(process, model, budget, shares, ema, clip, as_precision(precision))

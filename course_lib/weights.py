@@ -48,10 +48,12 @@ class Swappable:
         for name, value in tensors_of(model).items():
             local(mine[name]).copy_(local(value.detach()))
 
-    def in_full(self, model: nn.Module) -> dict[str, Tensor]:
-        """What a file holds: as `weights_of`, nothing spread over processes. All processes must ask."""
-        with self.applied(model):
-            return {name: whole(v).clone() for name, v in weights_of(model).items()}
+    def entries(self, model: nn.Module) -> dict[str, Tensor]:
+        """As `weights_of(model)`: what a file holds, one that the model has under two names twice."""
+        mine, own = self.tensors(), tensors_of(model)
+        names = {id(value): name for name, value in own.items()}
+        state = bare(model).state_dict(keep_vars=True)
+        return {plain(k): mine[names[id(v)]] for k, v in state.items()}
 
     def follow(self, model: nn.Module, decay: float) -> None:
         """average <- decay average + (1 - decay) model for the parameters. Buffers are the model's: counts and
@@ -87,10 +89,6 @@ class Averaged(Swappable):
     def tensors(self) -> dict[str, Tensor]:
         """Its parameters and buffers."""
         return tensors_of(self)
-
-    def in_full(self, model: nn.Module) -> dict[str, Tensor]:
-        """What a file holds: its own."""
-        return weights_of(self)
 
     def __reduce__(self):
         # For copy and pickle: the class was made at run time, and nobody else finds it by its name.
@@ -288,6 +286,8 @@ def whole(value: Tensor) -> Tensor:
 
 def placed(value: Tensor, like: Tensor) -> Tensor:
     """A whole tensor as one that lies where `like` does, in its type and memory order."""
+    if is_spread(value):
+        return value
     if is_spread(like):
         # Only here: it takes a second to import.
         from torch.distributed.tensor import distribute_tensor

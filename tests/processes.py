@@ -4,6 +4,7 @@ python -m tests.processes FOLDER NAME...     in each of the processes, which the
 """
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from course_lib import parallel
 from course_lib.absorbing import Absorbing
+from course_lib.checkpoint_parts import folder_of
 from course_lib.data import MarkovLanguage, batches
 from course_lib.diffusion_lm import DiffusionLM
 from course_lib.evaluate import bound
@@ -149,9 +151,21 @@ def stopped(folder):
 def continued(folder):
     """On from what the other number of processes left."""
     W = parallel.world()
-    if W == 1:
-        return {k: run(checkpoint=folder / f"half.{k}.2", every=6) for k in ("plain", "fsdp")}
-    return {k: run(k, checkpoint=folder / "half.plain.1", every=100) for k in ("fsdp", "plain")}
+    made = {}
+    for name in ("plain", "fsdp"):
+        left = folder / ("half.plain.1" if W > 1 else f"half.{name}.2")
+        mine = folder / f"on.{name}.{W}"
+        parallel.together(lambda left=left, mine=mine: copied(left, mine))
+        made[name] = run(name if W > 1 else "plain", checkpoint=mine, every=100)
+        assert len(made[name]["losses"]) == STEPS - 6
+    return made
+
+
+def copied(left, mine):
+    """A copy of a checkpoint, and of the parts beside it."""
+    shutil.copy(left, mine)
+    if (parts := folder_of(left)).is_dir():
+        shutil.copytree(parts, folder_of(mine))
 
 
 def streams(folder):
@@ -216,11 +230,16 @@ def measured(folder):
 WHAT = {f.__name__: f for f in (trained, parted, stopped, continued, streams, asides, measured)}
 
 
-def start(folder, names, count=2, **more) -> list[subprocess.Popen]:
-    """Start so many processes that run these."""
+def free_port() -> int:
+    """A port on which nobody listens."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+        return s.getsockname()[1]
+
+
+def start(folder, names, count=2, **more) -> list[subprocess.Popen]:
+    """Start so many processes that run these."""
+    port = free_port()
     base = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     base |= {"MASTER_PORT": str(port), "WORLD_SIZE": str(count), **more}
     command = [sys.executable, "-m", "tests.processes", str(folder), *names]

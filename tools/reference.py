@@ -28,7 +28,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Build a network": "nets transformer layers embeddings word_nets block_nets",
     "Load data": "data sentences text_stream batching verses pronunciations pairs downloads",
     "Train": "train validation learning_rate budget training_input checkpoint weights identity files",
-    "Train as many processes": "parallel shares random_state",
+    "Train as many processes": "parallel shares random_state checkpoint_parts",
     "Sample with another solver": "ddim solvers dpm_solver",
     "Choose the variance of the way back": "optimal_variance learned_variance sn_npr diagonal_variance",
     "Fill in what is missing": "infilling",

@@ -1,10 +1,15 @@
 """Two processes against one: the same losses, weights and averages, whoever stopped and whoever goes on."""
 
+import errno
+
 import pytest
 import torch
 
 from course_lib import parallel
+from course_lib.checkpoint_parts import keep_only, read_parts, write_parts
+from course_lib.data import batches
 from course_lib.files import load_tensors
+from course_lib.train import train
 from tests import processes as P
 
 EXACT = ("trained", "parted", "stopped", "continued", "streams", "asides", "measured")
@@ -77,10 +82,38 @@ def test_one_process_goes_on_where_two_stopped_and_the_other_way_round(runs, nam
 
 def test_a_checkpoint_has_plain_names_and_whole_tensors_whoever_wrote_it(runs):
     folder = runs[2]
-    files = [load_tensors(folder / name) for name in ("half.plain.1", "half.plain.2", "half.fsdp.2")]
-    shapes = [{k: v.shape for k, v in tensors.items()} for tensors, _ in files]
-    assert shapes[0] == shapes[1] == shapes[2] and files[0][1]["of"] == files[2][1]["of"]
-    assert {f"model/{k}" for k in P.network().state_dict()} < set(shapes[0])
+    (one, a), (two, b) = (load_tensors(folder / name) for name in ("half.plain.1", "half.plain.2"))
+    assert {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in two.items()}
+    assert a["of"] == b["of"] and {f"model/{k}" for k in P.network().state_dict()} < set(one)
+
+
+def test_spread_weights_lie_in_parts_beside_the_checkpoint(runs):
+    folder = runs[2]
+    (whole, a), (small, b) = (load_tensors(folder / name) for name in ("half.plain.1", "half.fsdp.2"))
+    parts = read_parts(folder / "half.fsdp.2", b["parts"], lambda name: None)
+    assert {k: v.shape for k, v in (small | parts).items()} == {k: v.shape for k, v in whole.items()}
+    assert a["of"] == b["of"] and not set(small) & set(parts)
+    around = folder / "again.parts"
+    assert [p.name for p in around.iterdir()] == [f"step-{P.STEPS}"]
+    assert not (folder / "half.plain.2.parts").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "swapped"])
+def test_damaged_parts_are_named(runs, damage, tmp_path):
+    folder = runs[2]
+    copy = tmp_path / "c"
+    P.copied(folder / "half.fsdp.2", copy)
+    victim = next(p for p in sorted((tmp_path / "c.parts" / "step-6").iterdir()) if p.suffix == ".distcp")
+    whole = victim.read_bytes()
+    if damage == "missing":
+        victim.unlink()
+    else:
+        victim.write_bytes(whole[:-9] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
+    model = P.network()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match="c is damaged: .*distcp is (missing|not what was written with it)"):
+        train(P.process(), model, batches(P.data(), P.SIZE), P.STEPS, 3e-3, checkpoint=copy)
+    assert all(v.equal(before[k]) for k, v in model.state_dict().items())
 
 
 def test_text_is_encoded_once_and_known_to_all(runs):
@@ -125,3 +158,38 @@ def test_alone_everything_is_as_without():
     with pytest.raises(ZeroDivisionError):
         parallel.together(lambda: 1 / 0)
     parallel.leave()
+
+
+def test_a_full_disk_leaves_the_parts_that_were_there(tmp_path, monkeypatch):
+    from torch.distributed.checkpoint.filesystem import FileSystem
+
+    tensors, path = {"a": torch.arange(6.0), "b/c": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "c"
+    said = write_parts(path, 3, tensors)
+    kept = {p.name: p.read_bytes() for p in (tmp_path / "c.parts" / "step-3").iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as m, pytest.raises(OSError, match="No space left") as error:
+        m.setattr(FileSystem, "create_stream", full)
+        write_parts(path, 6, tensors)
+    assert error.value.errno == errno.ENOSPC
+    assert {p.name: p.read_bytes() for p in (tmp_path / "c.parts" / "step-3").iterdir()} == kept
+    got = read_parts(path, said, lambda name: None)
+    assert all(got[k].equal(v) and got[k].dtype == v.dtype for k, v in tensors.items())
+    write_parts(path, 6, tensors)
+    keep_only(path, 6)
+    assert [p.name for p in (tmp_path / "c.parts").iterdir()] == ["step-6"]
+    keep_only(path, None)
+    assert not (tmp_path / "c.parts").exists()
+
+
+def test_processes_that_cannot_talk_over_the_cpu_are_told(monkeypatch):
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    for config, fine in (("cuda:nccl", False), ("cpu:gloo,cuda:nccl", True), ("cpu:gloo,cuda:gloo", True)):
+        monkeypatch.setattr(parallel.dist, "get_backend_config", lambda config=config: config)
+        if fine:
+            parallel.check_backends()
+        else:
+            with pytest.raises(ValueError, match="processes must talk over the CPU, too"):
+                parallel.check_backends()

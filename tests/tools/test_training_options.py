@@ -265,6 +265,26 @@ def test_parts_resume_exactly(tmp_path):
 # Seeds
 
 
+class Noted(DDPM):
+    """Notes a number that is drawn in its loss."""
+
+    def loss(self, model, x0, t):
+        self.drawn = [*getattr(self, "drawn", []), torch.rand(1).item()]
+        return super().loss(model, x0, t)
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_each_part_of_each_step_has_draws_of_its_own(seed):
+    def drawn():
+        p, model, data = process(Noted), network(), stream()
+        torch.manual_seed(2)
+        list(train(p, model, data, 5, micro=3, seed=seed))
+        return p.drawn
+
+    first = drawn()
+    assert len(set(first)) == 15 and drawn() == first
+
+
 def test_with_a_seed_nobody_elses_draws_count():
     def run(noisy, seed):
         model, data = network(), stream()
