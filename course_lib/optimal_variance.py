@@ -13,6 +13,7 @@ Times are those of ddpm.py: t = 0 is the data, and a step goes from t to any s <
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -160,27 +161,39 @@ def mean_residual(
     process: DDPM, model: Network, passes: list[Tensor], t: int
 ) -> Tensor:
     """E (x_0 - x0_hat)^2 over examples and dimensions."""
-    total, count = 0, 0
-    for x0 in passes:
-        now = torch.full((len(x0),), t, device=x0.device)
-        x_t = process.corrupt(x0, now)
-        error = widest(x0) - widest(process.predict_x0(model, x_t, now))
-        total, count = total + error.square().sum(), count + x0.numel()
-    return total / count
+
+    def residual(x0: Tensor, x_t: Tensor, now: Times) -> Tensor:
+        return widest(x0) - widest(process.predict_x0(model, x_t, now))
+
+    return mean_square(process, passes, t, residual)
 
 
 def mean_from_score(
     process: DDPM, model: Network, passes: list[Tensor], t: int
 ) -> Tensor:
     """(1 - abar)/abar (1 - E eps_hat^2); eps_hat^2 is (1 - abar) times the squared score."""
+
+    def eps_hat(x0: Tensor, x_t: Tensor, now: Times) -> Tensor:
+        return process.convert(process.ask(model, x_t, now), x_t, now, "eps")
+
+    log = process.log_alpha_bar[t]
+    noise_to_signal = -torch.expm1(log) / log.exp()
+    return noise_to_signal * (1 - mean_square(process, passes, t, eps_hat))
+
+
+def mean_square(
+    process: DDPM,
+    passes: list[Tensor],
+    t: int,
+    values: Callable[[Tensor, Tensor, Times], Tensor],
+) -> Tensor:
+    """E values(x_0, x_t, t)^2 over examples and dimensions, each x_0 at one draw of x_t."""
     total, count = 0, 0
     for x0 in passes:
         now = torch.full((len(x0),), t, device=x0.device)
-        x_t = process.corrupt(x0, now)
-        eps_hat = process.convert(process.ask(model, x_t, now), x_t, now, "eps")
-        total, count = total + widest(eps_hat).square().sum(), count + x0.numel()
-    log = process.log_alpha_bar[t]
-    return -torch.expm1(log) / log.exp() * (1 - total / count)
+        square = widest(values(x0, process.corrupt(x0, now), now)).square()
+        total, count = total + square.sum(), count + x0.numel()
+    return total / count
 
 
 # The best times to visit

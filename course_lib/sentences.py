@@ -8,8 +8,8 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -171,33 +171,43 @@ def company(tokens: Tokens, K: int, D: int, window: int = 3) -> Float[Tensor, "K
     return F.normalize(vectors - vectors.mean(0), dim=1) * D**0.5
 
 
+class Rows:
+    """Tensors of as many rows, tokens first: what can be counted, sliced, cut and moved like one tensor."""
+
+    tokens: Tokens
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (getattr(self, field.name) for field in fields(self))
+
+    def __getitem__(self, where) -> "Rows":
+        return self.each(lambda x: x[where])
+
+    def cut(self, length: int) -> "Rows":
+        """Without what comes after so many tokens."""
+        return self.each(lambda x: x[:, :length] if x.ndim == 2 else x)
+
+    def to(self, *where, **how) -> "Rows":
+        """All on a device."""
+        return self.each(lambda x: x.to(*where, **how))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Rows":
+        """The same of each tensor changed."""
+        return type(self)(*map(change, self))
+
+
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(Rows):
     """Sentences (B, L) and a label for each: what `batches` and `train` can handle like a tensor."""
 
     tokens: Tokens
     labels: Int[Tensor, " B"]
 
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __iter__(self):
-        return iter((self.tokens, self.labels))
-
-    def __getitem__(self, where) -> "Labelled":
-        return Labelled(self.tokens[where], self.labels[where])
-
-    def cut(self, length: int) -> "Labelled":
-        """Without what comes after so many tokens."""
-        return Labelled(self.tokens[:, :length], self.labels)
-
-    def to(self, *where, **how) -> "Labelled":
-        """Both on a device."""
-        return Labelled(self.tokens.to(*where, **how), self.labels.to(*where, **how))
-
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(Rows):
     """Source and target in one row, tokens (B, L), and where the target is, (B, L): a batch for DiffuSeq."""
 
     tokens: Tokens
@@ -207,20 +217,6 @@ class Pairs:
         if self.tokens.shape != self.target.shape:
             shapes = f"{tuple(self.tokens.shape)} and {tuple(self.target.shape)}"
             raise ValueError(f"tokens and target must have one shape, not {shapes}")
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, where) -> "Pairs":
-        return Pairs(self.tokens[where], self.target[where])
-
-    def cut(self, length: int) -> "Pairs":
-        """Without what comes after so many tokens."""
-        return Pairs(self.tokens[:, :length], self.target[:, :length])
-
-    def to(self, *where, **how) -> "Pairs":
-        """Both on a device."""
-        return Pairs(self.tokens.to(*where, **how), self.target.to(*where, **how))
 
 
 Sentences = Tokens | Labelled | Pairs  # what a batch is
