@@ -15,9 +15,12 @@ import nbformat
 
 from course_lib.files import write_atomically
 from course_lib.recipes import tables
+from tools.bench.report import table
 
 ROOT = Path(__file__).resolve().parents[1]
 MADE_BY = {  # ending of an asset's name: what it is and what writes it
+    "bench/cpu.json": ("time, memory and floors", "`python -m tools.bench`"),
+    "bench/cpu.png": ("figure of these", "`python -m tools.bench`"),
     ".safetensors": ("weights", "a recipe"),
     ".log.json": ("training log and command", "a recipe"),
     ".results.json": ("measured results", "a recipe"),
@@ -58,6 +61,14 @@ def index(root: Path = ROOT) -> str:
     return "\n".join(rows)
 
 
+def bench(found: dict) -> str:
+    """What was measured by `tools.bench`, and on what."""
+    where, versions = found["machine"], found["machine"]["versions"]
+    on = where["gpu"] or f"{where['threads']} thread of a CPU ({where['processor']}, {where['cores']} cores)"
+    made = ", ".join(f"{name} {number}" for name, number in versions.items() if number)
+    return f"{on}, {where['system']}, Python {where['python']}, {made}; {found['rounds']} rounds.\n\n{table(found)}"
+
+
 def fill(text: str, blocks: dict[str, str]) -> str:
     """The text with new blocks between <!-- name --> and <!-- end name -->. ValueError if there is no such place."""
     for name, block in blocks.items():
@@ -73,6 +84,10 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
     """Each generated page, as it should be."""
     readme, assets = root / "README.md", root / "assets" / "README.md"
     made = {readme: {"chapters": chapters(root), "results": results(root)}, assets: {"index": index(root)}}
+    measured = root / "assets" / "bench" / "cpu.json"
+    if measured.exists():
+        found = json.loads(measured.read_text(encoding="utf-8"))
+        made[root / "docs" / "SCALING.md"] = {"bench": bench(found)}
     return {path: fill(path.read_text(encoding="utf-8"), blocks) for path, blocks in made.items()}
 
 

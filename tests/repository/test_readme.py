@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+import os
+import random
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -130,16 +134,42 @@ def test_check_finds_and_writing_mends(project, capsys):
     assert readme.main(["--check"], project) == 0 and capsys.readouterr().out == ""
 
 
-def test_the_example_runs():
-    """The README's program, with few steps."""
+def programs():
+    """The programs of the README, in their order."""
     page = (readme.ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    return re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+
+
+def test_the_example_runs():
+    """The README's first program, with few steps."""
+    code = programs()[0]
     for many, few in (("steps=1200", "steps=2"), ("n=64", "n=2"), ("steps=250", "steps=2")):
         assert many in code
         code = code.replace(many, few)
     names = {}
     exec(code, names)
     assert names["x0"].shape == (2, 1, 8, 8) and {"step", "t", "loss", "average"} <= {*dir(names["record"])}
+
+
+def test_the_example_of_own_text_runs_as_printed_is_killed_and_goes_on(tmp_path):
+    """Words that follow each other in a ring, with exceptions: perplexity below guessing's, the gap's ends kept."""
+    (tmp_path / "own.py").write_text(programs()[1], encoding="utf-8")
+    ring, g, n = ["the", "law", "of", "a", "free", "people", "shall", "be", "one"], random.Random(0), 0
+    text = [ring[n := (n + (1 if g.random() < 0.8 else g.randrange(9))) % 9] for _ in range(3000)]
+    (tmp_path / "text.txt").write_text(" ".join(text), encoding="utf-8")
+    command = [sys.executable, "own.py", "text.txt"]
+    inside = {"cwd": tmp_path, "text": True, "stdout": subprocess.PIPE}
+    inside["env"] = {**os.environ, "PYTHONPATH": str(readme.ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, **inside) as first:
+        seen = [next(first.stdout), next(first.stdout)]
+        first.kill()
+    assert [line.split(":")[0] for line in seen] == ["step 50", "step 100"]
+    said = subprocess.run(command, **inside, check=True, timeout=500).stdout.splitlines()
+    assert said[0].split(":")[0] in ("step 100", "step 150") and said[-5].startswith("step 200: ")
+    assert 1 < float(said[-4].removeprefix("perplexity at most ").split(" ± ")[0]) < 9
+    for row in said[-3:]:
+        words = row.split()
+        assert len(words) == 32 and words[:4] == text[:4] and words[-3:] == text[4:7] and {*words} <= {*ring}
 
 
 def test_a_page_without_its_place_is_an_error():
