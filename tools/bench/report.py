@@ -74,7 +74,11 @@ def figure(results: dict, path: Path) -> None:
             x = call["over_floor"][1]
             colour = "#1b63fe" if i == 0 else "#d12bb8"
             axes.plot(x, y, "o", color=colour, markerfacecolor=colour if i == 0 else "white")
-            axes.annotate(who, (x, y), (0, 6), textcoords="offset points", fontsize=6, rotation=20)
+            below = i % 2  # neighbours' names stand apart
+            place = {"xytext": (0, -7 if below else 6), "rotation": -20 if below else 20}
+            axes.annotate(
+                who, (x, y), **place, textcoords="offset points", fontsize=6, va="top" if below else "bottom"
+            )
     axes.set_xscale("log")
     axes.axvline(1, color="#8c8c8c", linestyle=":")
     axes.set_yticks(range(len(shown)), [c["name"] for c in reversed(shown)], fontsize=7)
