@@ -83,9 +83,7 @@ def figure(results: dict, path: Path) -> None:
     axes.axvline(1, color="#8c8c8c", linestyle=":")
     axes.set_yticks(range(len(shown)), [c["name"] for c in reversed(shown)], fontsize=7)
     axes.set_ylim(-0.6, len(shown))
-    axes.set_xlabel(
-        "time / time in which the same machine moves the bytes or makes the products that are needed"
-    )
+    axes.set_xlabel("time over the floor", fontsize=9)
     where = results["machine"]
     axes.set_title(
         f"Time over the floor on {where['gpu'] or 'a CPU'}; blue: this library", fontsize=10, loc="left"
