@@ -76,10 +76,9 @@ class BlockNet(nn.Module):
 
     def logits(self, x: Tokens, cache: KVCache) -> Float[Tensor, "B block K_out"]:
         """The logits of the next block, whose noisy tokens are x (B, block), behind what stands in the cache."""
-        start, standing = self.length + cache.length, cache.length
-        out = self.read(self.through(x, start, cache))
-        cache.crop(standing)
-        return out
+        start = self.length + cache.length
+        # What the noisy block writes behind the cache is not counted in, and written over.
+        return self.read(self.through(x, start, cache))
 
     def append(self, x: Tokens, cache: KVCache) -> None:
         """A finished block, clean tokens x (B, block): read once, and seen from then on."""

@@ -47,6 +47,32 @@ def test_self_speculative_decoding_is_exact(ahead):
         assert J.total_variation(p, exact_law(Speculative(process, ahead), net)) < 1e-12
 
 
+class OneDraft(Speculative):
+    """A single step."""
+
+    def rounds(self):
+        return range(1)
+
+
+def test_a_draft_ends_at_its_first_rejection():
+    """The second token is rejected with the mean total variation of p(x_2 | x_1) and p(x_2); then the third is open."""
+    p, process, net = masked()
+    law = exact_law(OneDraft(process, 3), net, everything_masked(), states=4)
+    alone = J.marginal(p, [1])
+    rejected = sum(
+        first.item() * J.total_variation(J.marginal(p, [0, 1])[a] / first, alone)
+        for a, first in enumerate(J.marginal(p, [0]))
+    )
+    assert rejected > 0.05
+    assert law[..., 3].sum().item() == pytest.approx(rejected)
+
+
+def everything_masked():
+    start = torch.zeros(4, 4, 4).double()
+    start[3, 3, 3] = 1
+    return start
+
+
 def test_it_settles_several_tokens_at_once_where_they_are_independent():
     """A product of marginals: every draft is kept, and one step writes all."""
     torch.manual_seed(0)
