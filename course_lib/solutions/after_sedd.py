@@ -53,7 +53,14 @@ def all_draws(p, q):
 define(
     keep_the_likelier,
     truth=all_draws,
-    cases=lambda: [(laws(3), laws(4)), (laws(5), laws(2))],
+    cases=lambda: [
+        (laws(3), laws(4)),
+        (laws(5), laws(2)),
+        (
+            torch.tensor([0.5, 0.3, 0.2]).double(),
+            torch.tensor([0.5, 0.25, 0.25]).double(),
+        ),
+    ],
     limits={
         "if the first token is certain it always stays, and the second keeps its distribution": {
             "p": lambda a: F.one_hot(torch.tensor(1), len(a.p)).double()

@@ -87,6 +87,8 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "after_sedd.how_many": {"sure.cumsum(-1)": "there is one axis"},
     "after_sedd.accept": {"i[:, None])[:, -1]": "there is one column"},
     "d3pm.reveal": {"<= chance": "a uniform number equals the chance with probability 0"},
+    "after_sedd.accept": {"[:, -1]": "the axis has one entry"},
+    "after_sedd.how_many": {"sure.cumsum(-1) - sure": "there is one axis"},
     "diffuseq.misaligned": {
         "=> t, s = (": TIMES,
         "=> x0, eps = torch.randn(": PROBE,
