@@ -81,8 +81,6 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "(Q.sum(1) - 1).abs() > 2e-06": BOUND,
         "(Q.sum(1) - 1).abs() >= 1e-06": BOUND,
     },
-    "after_sedd.how_many": {"sure.cumsum(-1)": "there is one axis"},
-    "after_sedd.accept": {"i[:, None])[:, -1]": "there is one column"},
     "d3pm.reveal": {"<= chance": "a uniform number equals the chance with probability 0"},
     "after_sedd.accept": {"[:, -1]": "the axis has one entry"},
     "after_sedd.how_many": {"sure.cumsum(-1) - sure": "there is one axis"},
