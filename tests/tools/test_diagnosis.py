@@ -15,6 +15,7 @@ from course_lib import exercise as E
 from course_lib import slips as S
 from course_lib.quantities import tensor
 from course_lib.relations import Pair, close, common, factor, relation, same, where
+from course_lib.turns import TURNS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -387,3 +388,26 @@ def test_no_hint_is_printed_of_a_number_that_was_not_seen():
     first = "[" + ", ".join("[" + ", ".join(f"{v:.4g}" for v in row) + "]" for row in seen[0].tolist()) + "]"
     assert f"where {first} is expected" in text
     assert tensor("x") is None
+
+
+def test_what_stands_in_an_arguments_place_is_what_its_name_says():
+    x, turns = double(0.25, 4.0, 9.0), dict(TURNS)
+    said = {
+        "sqrt({})": x**0.5,
+        "{}^2": x * x,
+        "1 - {}": 1 - x,
+        "1 / {}": 1 / x,
+        "log({})": x.log(),
+        "exp({})": x.exp(),
+    }
+    said |= {
+        "-{}": -x,
+        "2 {}": x + x,
+        "{} / 2": x / 2,
+        "{} - 1": x - 1,
+        "{} + 1": x + 1,
+        "{} turned round": x.flip(0),
+    }
+    for text, value in said.items():
+        assert same(turns[text](x), value), text
+    assert turns["sqrt({})"](4.0) == 2.0 and not turns["not {}"](torch.tensor([True])).any()
