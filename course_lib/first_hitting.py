@@ -35,6 +35,11 @@ def first_hitting(
             "process must have absorbing noise in continuous time, as MDLM and SEDD on masks have, "
             f"not be {of_noise(process)}"
         )
+    if getattr(process, "block", process.length) < process.length:
+        raise ValueError(
+            "process must have masks that open in any order, not block by block as in BlockDiffusion: "
+            "for that, decoding.Unmask(process, by_blocks(block, random_order))"
+        )
     check_together(process, model)
     if clamp is not None:
         process.check_clamp(clamp)
