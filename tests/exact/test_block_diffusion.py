@@ -21,6 +21,8 @@ from course_lib.decoding import (
     random_order,
 )
 from course_lib.evaluate import exact_law
+from course_lib.first_hitting import first_hitting
+from course_lib.mask_count import MaskCount
 from course_lib.mdlm import MDLM
 from course_lib.nets import TokenNet
 from course_lib.oracle import TableOracle
@@ -298,6 +300,16 @@ def test_bounds_of_two_block_lengths_are_not_equally_tight():
             lambda: BlockDiffusion(Absorbing(V, S.log_linear()), 4, 2),
             ValueError,
             "noise must have alpha = 1 at time 0 and 0 at time 1, as log_linear(0.0)",
+        ),
+        (
+            lambda: first_hitting(system(2), TokenNet(V + 1, V, 16, 2, 1), 3),
+            ValueError,
+            "process must have masks that open in any order, not block by block",
+        ),
+        (
+            lambda: MaskCount(system(2)),
+            ValueError,
+            "process must be MaskedD3PM, MDLM or SEDD on absorbing noise",
         ),
         (
             lambda: AllBlocks(MDLM(Absorbing(V, LINE), 4)),
