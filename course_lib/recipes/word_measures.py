@@ -20,7 +20,7 @@ from ..nets import Given
 from ..ngram import SentenceJudge
 from ..process import Process, last, sample
 from ..sedd import SEDD
-from ..sentences import PAD, up_to, written
+from ..sentences import PAD, line, up_to, written
 from ..shapes import Mask, Network, PerExample, Tokens
 from ..stationary import Uniform
 from ..text_metrics import copied
@@ -28,7 +28,7 @@ from .run import Recipe, spaced
 from .sentence_measures import lines, middle, quality, spelt
 from .verse_rows import AnyOrder, Verses, ended, lengths, rows, size, unended
 from .verse_rows import words_and_ends as ends
-from .verse_sets import LENGTH
+from .verse_sets import LENGTH, vocabulary
 
 STEPS = (8, 32, 128)
 ORDERS = (2, 3, 4)
@@ -115,15 +115,25 @@ def infilling(process: MDLM, model: nn.Module, n: int, steps: int, seed: int) ->
     told = Given(model, mask=mask.to(process.device))
     x = last(sample(process, told, n, steps, clamp))[1].cpu()
     right = (x == truth)[hole].double()
-    asked = torch.where(hole, 0, truth)  # UNK stands for a gap
     return {
         "words": int(hole.sum()),
         "right": right.mean().item(),
         "right_se": (right.std() / len(right) ** 0.5).item(),
-        "asked": lines(asked),
+        "asked": with_gaps(truth[:5], hole),
         "truth": lines(truth),
         "filled": lines(torch.where(mask, x, PAD)),
     }
+
+
+def with_gaps(x: Tokens, hole: Mask) -> list[str]:
+    """Verses as text, with _ in place of the words in the hole."""
+    texts = []
+    for row, gaps in zip(x, hole.tolist(), strict=False):
+        words = vocabulary().decode(row)
+        texts.append(
+            line("_" if gap else w for w, gap in zip(words, gaps, strict=False))
+        )
+    return texts
 
 
 # The recipes' measures

@@ -222,6 +222,8 @@ def test_gaps_are_filled_by_a_network_that_knows(small):
     knows.takes_at = True
     got = word_measures.infilling(words.masked_process(), Wrap(knows), 4, 3, 0)
     assert got["right"] == 1 and got["right_se"] == 0 and got["filled"] == got["truth"] != got["asked"]
+    gaps = sum(text.count("_") for text in got["asked"])
+    assert gaps == got["words"] and got["asked"][0].split()[0] == got["truth"][0].split()[0]
 
 
 class Wrap(nn.Module):
