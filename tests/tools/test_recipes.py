@@ -383,7 +383,9 @@ def test_every_log_says_what_made_its_weights():
                       if f"{r.chapter}/{r.name}" == made["recipe"])  # fmt: skip
         assert ("command" in made) != ("made" in made), path.name
         if isinstance(recipe, Recipe):
-            assert made["steps"] == recipe.steps or "minutes" in made
+            # Of a longer training its first part may be shipped, if the log says so.
+            part = made["steps"] < recipe.steps and f"of {recipe.steps:,} steps" in made.get("made", "")
+            assert made["steps"] == recipe.steps or "minutes" in made or part
         if made.get("command", "").startswith("make gpu"):
             assert recipe in [find(name) for name, *_ in gpu_work.PLAN]
         elif "command" in made:
