@@ -27,6 +27,7 @@ MADE_BY = {  # ending of an asset's name: what it is and what writes it
     "paper.json": ("numbers of the paper, with their source", "by hand"),
     "run_times.json": ("run times of the notebooks", "`make notebooks`"),
     ".png": ("picture", "`python -m tools.picture`"),
+    ".gif": ("animation", "`python -m tools.text_picture`"),
 }
 
 
