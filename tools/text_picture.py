@@ -52,7 +52,7 @@ def frame(verses: list[list[str]], before: list[list[str]]) -> Image.Image:
             x = text.get_window_extent(renderer).x1 / fig.bbox.width + SPACE
     file = io.BytesIO()
     fig.savefig(file, format="png", dpi=100, bbox_inches=None)
-    return Image.open(file).convert("RGB").quantize(32, dither=Image.Dither.NONE)
+    return Image.open(file).convert("RGB").quantize(64, dither=Image.Dither.NONE)
 
 
 def draw() -> bytes:
