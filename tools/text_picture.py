@@ -48,7 +48,8 @@ def frame(verses: list[list[str]], before: list[list[str]]) -> Image.Image:
         for word, was in zip(verse, old, strict=True):
             new = was == MASKED and word != MASKED
             colour = COLOURS["mask"] if word == MASKED else COLOURS["learned"] if new else "black"
-            text = fig.text(x, 0.8 - 0.3 * line, word, fontsize=12, color=colour, va="center")
+            style = {"color": colour, "weight": "bold" if word == MASKED else "normal"}
+            text = fig.text(x, 0.8 - 0.3 * line, word, fontsize=12, va="center", **style)
             x = text.get_window_extent(renderer).x1 / fig.bbox.width + SPACE
     file = io.BytesIO()
     fig.savefig(file, format="png", dpi=100, bbox_inches=None)
