@@ -87,8 +87,10 @@ MISJUDGED = {
         "absorbing noise": "rows", "absorbing noise, transposed": "none",
         "Gaussian noise, each row by its own sum": "rows", "absorbing noise where uniform noise is wanted": "rows",
         "the same rows where no uniform end is wanted": "rows",
+        "two tokens that keep the uniform law and two that do not": "rows",
     },
     "rows only": {
+        "two tokens that keep the uniform law and two that do not": "none",
         "Gaussian noise, each row by its own sum": "none", "absorbing noise where uniform noise is wanted": "none",
     },
     "demands a symmetric matrix": {"a step around a ring": "law"},

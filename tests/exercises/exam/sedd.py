@@ -98,6 +98,12 @@ def one_fewer(sigma, K):
     return e1 / (e1 + K - 1)
 
 
+@right("sedd.uniform_ratio", "one fraction, exp(sigma) - 1: digits enough")
+def one_fraction(sigma, K):
+    e = torch.exp(sigma)
+    return (e - 1) / (e - 1 + K)
+
+
 @right("sedd.uniform_ratio", "expm1 of minus sigma")
 def minus_sigma(sigma, K):
     lost = -torch.expm1(-sigma)

@@ -455,14 +455,6 @@ def row_of_R(R, s, x):
     return rates
 
 
-@wrong(
-    "sedd.uniform_ratio", "in float32 exp(sigma) - 1 loses its digits", r"float32|digits|expm1|small sigma"
-)
-def digits_lost(sigma, K):
-    e = torch.exp(sigma)
-    return (e - 1) / (e - 1 + K)
-
-
 @wrong("sedd.tweedie", "the second factor is forgotten", r"second|factor|there|exp\(D R\)|x_t|\bsum")
 def one_factor(s, x_t, D):
     K = s.shape[-1]
