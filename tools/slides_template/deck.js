@@ -14,8 +14,8 @@ window.MathJax = {
 
 const loaded = () => document.readyState === "complete" || new Promise(done => addEventListener("load", done));
 
-// Pictures give way: where a slide is too high, its figures shrink together, down to 240 px.
-function fitFigures() {
+// Pictures give way: where a slide is too high, its figures shrink together, down to 240 px. Then the text does.
+function fit() {
   document.body.classList.add("measuring");
   for (const slide of document.querySelectorAll("section:not(:has(section))")) {
     const images = [...slide.querySelectorAll(".figure img")];
@@ -23,6 +23,10 @@ function fitFigures() {
     if (share > 0)
       for (const image of images) image.style.maxHeight = Math.max(240, image.offsetHeight - share) + "px";
   }
+  // What is still too high is set smaller, in two sizes; the smaller one can be read from the back row, too.
+  for (const size of ["tight", "tighter"])
+    for (const slide of document.querySelectorAll("section:not(:has(section))"))
+      if (slide.scrollHeight > 716) slide.classList.add(size);
   document.body.classList.remove("measuring");
 }
 
@@ -96,7 +100,7 @@ function openDeck() {
   // The speaker view has no style for the copy of a formula that screen readers read.
   document.querySelectorAll("aside.notes mjx-assistive-mml").forEach(copy => copy.remove());
   prepare();
-  fitFigures();
+  fit();
   Reveal.initialize({
     width: 1280, height: 720, margin: 0, center: false, hash: true, slideNumber: "c/t", transition: "none",
     navigationMode: "linear",  // the right arrow reaches every slide
