@@ -76,7 +76,16 @@ def test_stages_name_what_exists(small):
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX and make")
 def test_make_gpu_takes_the_python_that_is_there():
-    command = ["make", "-n", "gpu", "PYTHON=mine", "DEVICE=cpu", "MINUTES=0.5", "STAGES=tests mfu"]
+    command = [
+        "make",
+        "--no-print-directory",
+        "-n",
+        "gpu",
+        "PYTHON=mine",
+        "DEVICE=cpu",
+        "MINUTES=0.5",
+        "STAGES=tests mfu",
+    ]
     done = subprocess.run(command, cwd=ASSETS.parent, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "mine -m tools.gpu tests mfu --device cpu --minutes 0.5"
 
