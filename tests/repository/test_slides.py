@@ -460,26 +460,37 @@ def test_an_open_deck_serves_the_lecturer(tmp_path, libraries):
         text("5 minutes. Ask before you show it.", "fragment"),
         text("*For the lecturer.* 2 minutes on the fragment.", "notes"),
         text("see [chapter 2](02_more.ipynb#a) and [two](../notebooks/02_more.ipynb)", "-"),
-        code("settle()", "-", html('<details class="prediction"><summary>x</summary>y</details>')),
+        code(
+            "settle()", "-", html('<details class="prediction"><summary>x (bet above)</summary>y</details>')
+        ),
+        text("## Bets\n\nSet `bet` in the next cell.", "slide", "predictions"),
+        text("## Much\n\n" + "line\n\n" * 14),
+        text("## More\n\n" + "line\n\n" * 20),
     ]
     path, _ = write(tmp_path, cells)
     write(tmp_path, [text("# 2. More")], "02_more.ipynb")
     deck = slides.build(path, tmp_path / "out", libraries)
     seen = seen_by(
         deck,
-        """const last = [...document.querySelectorAll(".slides section:not(:has(section))")].pop();
+        """const all = [...document.querySelectorAll(".slides section:not(:has(section))")];
+        const last = all.at(-4);
         return {
           mode: Reveal.getConfig().navigationMode, total: Reveal.getConfig().totalTime,
           timing: last.dataset.timing, running: last.querySelector(".running")?.textContent,
           note: last.querySelector(":scope > aside.notes").textContent.trim(),
           links: [...last.querySelectorAll("a")].map(a => a.getAttribute("href")),
           open: last.querySelector("details.prediction").open,
+          onward: all.at(-1).querySelector(".onward a").getAttribute("href"),
+          asked: last.querySelector("details.prediction summary").textContent,
+          bets: getComputedStyle(all.at(-3).querySelector("p")).display,
+          sizes: all.slice(-3).map(slide => slide.className.match(/tight(er)?/g)),
         };""",
     )
     assert seen == {
         "mode": "linear", "total": 300, "timing": "120", "running": "1.1 A step",
         "note": "For the lecturer. 2 minutes on the fragment.",
-        "links": ["02_more.html", "02_more.html", "02_more.html"], "open": True,
+        "links": ["02_more.html", "02_more.html"], "onward": "02_more.html", "open": True,
+        "asked": "x", "bets": "none", "sizes": [None, ["tight"], ["tight", "tighter"]],
     }  # fmt: skip
 
 

@@ -91,7 +91,11 @@ function prepare() {
   linkDecks();
   leadOn();
   // The room has bet by hand: on the wall an answer is an answer.
-  document.querySelectorAll("details.prediction").forEach(answer => (answer.open = true));
+  for (const answer of document.querySelectorAll("details.prediction")) {
+    answer.open = true;
+    const title = answer.querySelector("summary");
+    title.textContent = title.textContent.replace(/ \(.*\)/, "");  // how to bet in a notebook
+  }
 }
 
 function openDeck() {
