@@ -419,8 +419,9 @@ def main(argv=None) -> int:
         libraries = browser_files()
         paths = find(arguments.paths)
         problems = [p for path in paths for p in make(path, arguments.out, libraries, arguments.pdf)]
-        counts = [len(slides_of(nbformat.read(path, as_version=4))) for path in paths]
-        slides_index.write(list(map(slides_index.read, paths, counts)), arguments.out)
+        listed = [(path, nbformat.read(path, 4)) for path in slides_index.built(paths, arguments.out)]
+        decks = [slides_index.read(path, nb.cells, len(slides_of(nb))) for path, nb in listed]
+        slides_index.write(decks, arguments.out)
     except DeckError as error:
         problems = [str(error)]
     if problems:

@@ -5,8 +5,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import nbformat
-
 from course_lib.files import write_atomically
 
 MINUTES = re.compile(r"(\d+) minutes?")
@@ -23,10 +21,9 @@ class Deck(NamedTuple):
     slides: int
 
 
-def read(path, slides: int) -> Deck:
-    """The entry of one notebook whose deck has so many slides."""
+def read(path, cells, slides: int) -> Deck:
+    """The entry of a notebook with these cells, whose deck has so many slides."""
     path = Path(path)
-    cells = nbformat.read(path, as_version=4).cells
     card = next((c.source for c in cells if c.cell_type == "markdown"), "")
     question = re.search(r"^\*\*Question\.\*\* (.*)$", card, re.M)
     return Deck(path.stem, title(cells, path.stem), question[1] if question else "", minutes(cells), slides)
@@ -52,6 +49,13 @@ def following(path) -> Path | None:
     """The notebook after this one in its folder."""
     later = [other for other in sorted(Path(path).parent.glob("*.ipynb")) if other.name > Path(path).name]
     return later[0] if later else None
+
+
+def built(paths, out) -> list[Path]:
+    """The notebooks in the folders of the given ones that have a deck in out: those built now, and those before."""
+    folders = dict.fromkeys(Path(path).parent for path in paths)
+    beside = [path for folder in folders for path in sorted(folder.glob("*.ipynb"))]
+    return [path for path in beside if (Path(out) / f"{path.stem}.html").is_file()]
 
 
 def write(decks: list[Deck], out) -> Path:

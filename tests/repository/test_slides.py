@@ -367,9 +367,9 @@ def test_the_index_lists_every_deck_with_its_minutes_and_its_pdf(tmp_path):
         text("*For the lecturer.* 3 minutes. Not 9 minutes.", "notes"),
         text("4 minutes.", "notes"),
     ]
-    path, _ = write(tmp_path, cells)
-    after, _ = write(tmp_path, [text("no title")], "02_more.ipynb")
-    decks = [slides_index.read(path, 5), slides_index.read(after, 1)]
+    path, nb = write(tmp_path, cells)
+    after, more = write(tmp_path, [text("no title")], "02_more.ipynb")
+    decks = [slides_index.read(path, nb.cells, 5), slides_index.read(after, more.cells, 1)]
     assert decks[0] == ("01_noise", "1. Noise & data", "What is $\\nabla$ of `noise`?", 7, 5)
     assert decks[1] == ("02_more", "02_more", "", 0, 1)
     (tmp_path / "01_noise.pdf").write_bytes(b"")
@@ -379,6 +379,17 @@ def test_the_index_lists_every_deck_with_its_minutes_and_its_pdf(tmp_path):
     assert "5 slides" in first and "7 minutes" in first and '<a href="01_noise.pdf">PDF</a>' in first
     assert "PDF" not in second and "minutes" not in second
     assert "http" not in page and "src=" not in page
+
+
+def test_building_one_deck_keeps_the_others_in_the_index(tmp_path):
+    one, _ = write(tmp_path, [text("# One")])
+    two, _ = write(tmp_path, [text("# Two")], "02_more.ipynb")
+    write(tmp_path, [text("# Three")], "03_not_built.ipynb")
+    out = tmp_path / "out"
+    out.mkdir()
+    for path in (one, two):
+        (out / f"{path.stem}.html").touch()
+    assert slides_index.built([two], out) == [one, two]
 
 
 def test_a_deck_knows_the_next_one(tmp_path, plain):

@@ -14,10 +14,13 @@ window.MathJax = {
 
 const loaded = () => document.readyState === "complete" || new Promise(done => addEventListener("load", done));
 
+// A slide: a section that holds no others.
+const leaves = () => document.querySelectorAll(".slides section:not(:has(section))");
+
 // Pictures give way: where a slide is too high, its figures shrink together, down to 240 px. Then the text does.
 function fit() {
   document.body.classList.add("measuring");
-  for (const slide of document.querySelectorAll("section:not(:has(section))")) {
+  for (const slide of leaves()) {
     const images = [...slide.querySelectorAll(".figure img")];
     const share = images.length && Math.ceil((slide.scrollHeight - 700) / images.length);
     if (share > 0)
@@ -25,12 +28,10 @@ function fit() {
   }
   // What is still too high is set smaller, in two sizes; the smaller one can be read from the back row, too.
   for (const size of ["tight", "tighter"])
-    for (const slide of document.querySelectorAll("section:not(:has(section))"))
+    for (const slide of leaves())
       if (slide.scrollHeight > 716) slide.classList.add(size);
   document.body.classList.remove("measuring");
 }
-
-const leaves = () => document.querySelectorAll(".slides section:not(:has(section))");
 
 // nbconvert puts notes into the fragment before them, where the speaker sees them only at that fragment.
 function hoistNotes() {
