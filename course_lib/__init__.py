@@ -15,7 +15,9 @@
     structured   information                    kinds of noise, and clocks made by information
     process                                     the contract, and the one sampling loop
     wrapper   infilling                         processes around processes; known parts put back
+    unified                                     estimate x_0, corrupt it again: any corruption
     tokens                                      what systems of tokens share
+    enumerated                                  their bounds and chains in tiny worlds, written out
     score_entropy  tweedie                      SEDD's loss at one token, and its steps back
     ddpm   ddim   optimal_variance
     diagonal_variance   learned_variance

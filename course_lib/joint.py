@@ -56,6 +56,41 @@ def total_correlation(p: Joint, of: list[int], given: Sequence[int] = ()) -> flo
     return alone - conditional_entropy(p, of, given)
 
 
+def drawn_in_groups(p: Joint, groups: Sequence[Sequence[int]]) -> Joint:
+    """What a perfect network writes that opens one group of positions after the other, each group's tokens alone.
+
+    q(x) = prod over groups U of prod over i in U of p(x_i | the groups before).
+    """
+    check_groups(groups, check_joint("p", p).ndim)
+    q, before = torch.ones_like(p), []
+    for group in groups:
+        for i in group:
+            q = q * conditional(p, i, before)
+        before = [*before, *group]
+    return q
+
+
+def conditional(p: Joint, i: int, given: Sequence[int]) -> Joint:
+    """p(x_i | x_given), of p's number of axes, 1 wide where it does not depend; 0 where the given never come."""
+    others = [j for j in range(p.ndim) if j != i and j not in given]
+    both = p.sum(others, keepdim=True) if others else p
+    known = both.sum(i, keepdim=True)
+    return torch.where(known > 0, both / known.clamp(min=1e-300), 0)
+
+
+def independence_cost(p: Joint, groups: Sequence[Sequence[int]]) -> list[float]:
+    """Total correlation of each group given those before, nats. Their sum is KL(p || drawn_in_groups(p, groups)).
+
+    Chain rule for KL: the order costs nothing, only what is drawn at once does.  (arXiv:2505.24857)
+    """
+    check_groups(groups, check_joint("p", p).ndim)
+    costs, before = [], []
+    for group in groups:
+        costs.append(total_correlation(p, list(group), before))
+        before = [*before, *group]
+    return costs
+
+
 def random_joint(V: int, length: int, concentration: float, seed: int) -> Joint:
     """A joint distribution drawn from a Dirichlet distribution, float64. Low concentration: few likely sequences."""
     check_count("V", V, least=2)
@@ -91,6 +126,15 @@ def check_same(p: Tensor, q: Tensor) -> None:
     if p.shape != q.shape:
         raise ValueError(
             f"p and q must have one shape, not {tuple(p.shape)} and {tuple(q.shape)}"
+        )
+
+
+def check_groups(groups: Sequence[Sequence[int]], length: int) -> None:
+    """Raise unless every position is in exactly one group."""
+    found = sorted(i for group in groups for i in group)
+    if found != list(range(length)):
+        raise ValueError(
+            f"groups must hold each of the positions 0..{length - 1} once, not {[list(g) for g in groups]}"
         )
 
 

@@ -37,6 +37,30 @@ def ngrams(sentence: Sentence, n: int) -> list[tuple[str, ...]]:
     return [tuple(sentence[i : i + n]) for i in range(len(sentence) - n + 1)]
 
 
+def ngram_divergence(a: Int[Tensor, "N L"], b: Int[Tensor, "M L2"], n: int) -> float:
+    """Jensen-Shannon divergence of the n-gram frequencies of two sets of rows, in bits: 0 equal, 1 disjoint.
+
+    H((P + Q) / 2) - (H(P) + H(Q)) / 2 over runs of n tokens that are no PAD (-1). Few rows of one source differ, too:
+    two sets of real text of the same size say how much that is.
+    """
+    check_count("n", n)
+    counts = [ngram_counts("a", a, n), ngram_counts("b", b, n)]
+    P, Q = ({g: c / x.total() for g, c in x.items()} for x in counts)
+    both = [(P.get(g, 0.0), Q.get(g, 0.0)) for g in {*P, *Q}]
+    p, q = torch.tensor(both, dtype=torch.float64).T
+    H = [torch.special.entr(v).sum() for v in ((p + q) / 2, p, q)]
+    return ((H[0] - (H[1] + H[2]) / 2) / math.log(2)).item()
+
+
+def ngram_counts(name: str, x: Int[Tensor, "N L"], n: int) -> Counter:
+    """How often each run of n tokens occurs; ValueError where there is none."""
+    rows = [[token for token in row if token >= 0] for row in x.tolist()]
+    found = Counter(tuple(r[i : i + n]) for r in rows for i in range(len(r) - n + 1))
+    if not found:
+        raise ValueError(f"{name} must hold rows of at least n = {n} tokens")
+    return found
+
+
 def copied(sentences: Sequence[Sentence], seen: Sequence[Sentence]) -> float:
     """Longest run of words that stands in a seen sentence, too, as a share of the sentence; mean over sentences.
 

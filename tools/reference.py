@@ -15,7 +15,7 @@ from course_lib.files import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "REFERENCE.md"
 TASKS = {  # what one wants to do -> the files where that is done
-    "Understand what a process is": "process wrapper shapes finite process_checks token_checks",
+    "Understand what a process is": "process wrapper unified shapes finite process_checks token_checks",
     "Choose a clock": "schedules information",
     "Choose a noise on tokens": "categorical stationary absorbing mask_uniform structured",
     "Choose a system for real numbers": "ddpm sde",
@@ -35,7 +35,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Compare with published code": "released",
     "Guide": "guidance",
     "Choose among samples and mend them": "proofread",
-    "Measure": "evaluate joint likelihood image_judge distances ngram text_metrics",
+    "Measure": "evaluate enumerated joint likelihood image_judge distances ngram text_metrics",
     "Check against a perfect network": "oracle word_oracle",
     "Draw and move": "plots widgets diagrams",
     "Teach: notebooks and exercises": "notebook predictions exercise checks diagnosis trial linear gradients "

@@ -37,6 +37,7 @@ from course_lib.solvers import RK4, Ancestral, Heun, PredictorCorrector
 from course_lib.stationary import Uniform
 from course_lib.structured import gaussian
 from course_lib.train import train
+from course_lib.unified import Unified, drawn, mean
 from course_lib.word_nets import EmbeddingNet, MixingNet
 from course_lib.wrapper import Wrapper
 
@@ -62,6 +63,8 @@ SYSTEMS = {  # name: (process, network, batch of data)
         torch.randn(B, 2),
     ),
     "renoise": lambda: (Renoise(S.ddpm_table(50), (2,)), MLP((2,), 32, 2), torch.randn(B, 2)),
+    "unified": lambda: unified(points(DDPM(S.ddpm_table(50), (2,))), mean),
+    "unified, tokens": lambda: unified(tokens(Uniform(5, S.table(S.cosine(), 50))), drawn),
     "learned": lambda: (
         Learned(S.table(S.cosine(), 50), (1, 8, 8), levels=17, clip=1.0),
         UNet(1, (8, 16), answers=2),
@@ -159,6 +162,12 @@ def wrapped(system):
     """A system inside two wrappers that change nothing."""
     process, net, data = system
     return Wrapper(Wrapper(process)), net, data
+
+
+def unified(system, estimate):
+    """A system whose steps estimate x_0 and corrupt it again."""
+    process, net, data = system
+    return Unified(process, estimate), net, data
 
 
 def with_tokens(data, change):

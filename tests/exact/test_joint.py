@@ -43,6 +43,33 @@ def test_marginals_keep_the_order_of_positions():
     torch.testing.assert_close(J.marginal(p, [0, 1, 2]), p)
 
 
+GROUPS = [[[0, 1, 2, 3]], [[0, 1], [2, 3]], [[2], [0, 3], [1]], [[3], [1], [0], [2]]]
+
+
+@pytest.mark.parametrize("groups", GROUPS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_independence_costs_is_the_divergence_of_what_is_written(groups, seed):
+    """KL(p || sampler) = sum of conditional total correlations, to rounding; 0 one at a time."""
+    p = J.random_joint(3, 4, 0.3, seed)
+    q = J.drawn_in_groups(p, groups)
+    costs = J.independence_cost(p, groups)
+    assert q.sum().item() == pytest.approx(1) and len(costs) == len(groups)
+    assert J.kl(p, q) == pytest.approx(sum(costs), abs=1e-12)
+    assert (sum(costs) < 1e-12) == (len(groups) == 4)
+    first = groups[0]
+    product = 1.0
+    for i in range(4):
+        if i in first:
+            product = product * J.marginal(p, [i]).reshape([3 if j == i else 1 for j in range(4)])
+    rest = [i for i in range(4) if i not in first]
+    torch.testing.assert_close(q.sum(rest, keepdim=True) if rest else q, product)
+
+
+def test_groups_where_some_pasts_never_come():
+    p = tensor([[0.5, 0.5], [0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(J.drawn_in_groups(p, [[0], [1]]), p)
+
+
 def test_random_joints_are_distributions_and_reproducible():
     p = J.random_joint(3, 2, 0.5, 7)
     assert p.shape == (3, 3) and p.sum().item() == pytest.approx(1.0)
@@ -57,6 +84,16 @@ def test_random_joints_are_distributions_and_reproducible():
         (lambda: J.entropy(HALF * 2), ValueError, "p must not be negative and must sum to 1, but sums to 2"),
         (lambda: J.entropy(HALF.float()), TypeError, "p must be a float64 tensor"),
         (lambda: J.kl(HALF, torch.full((4,), 0.25).double()), ValueError, "one shape, not (2, 2) and (4,)"),
+        (
+            lambda: J.independence_cost(HALF, [[0], [0]]),
+            ValueError,
+            "groups must hold each of the positions 0..1 once, not [[0], [0]]",
+        ),
+        (
+            lambda: J.drawn_in_groups(HALF, [[0]]),
+            ValueError,
+            "groups must hold each of the positions 0..1 once",
+        ),
         (lambda: J.marginal(HALF, [0, 0]), ValueError, "positions must be different numbers in 0..1"),
         (lambda: J.random_joint(3, 2, 0.0, 0), ValueError, "concentration must be above 0"),
     ],

@@ -24,7 +24,7 @@ from course_lib.oracle import MarkovOracle, MixtureOracle
 from course_lib.process import Process
 from course_lib.schedules import cosine, log_linear, table
 from course_lib.sentences import Pairs
-from course_lib.text_metrics import bleu_table, copied, distinct, mbr, self_bleu
+from course_lib.text_metrics import bleu_table, copied, distinct, mbr, ngram_divergence, self_bleu
 from course_lib.wrapper import Wrapper
 
 
@@ -620,6 +620,20 @@ def test_sentence_judge_refuses_unknown_words_and_inner_padding(unchecked):
         judge.nats(good.float())
     with pytest.raises(ValueError, match="sentences must be at least 1, not 0"):
         judge.perplexity(good[:0])
+
+
+def test_divergence_of_ngrams_by_hand():
+    """JS(P, Q) in bits: (a, b) at 1/2 each against a alone; equal 0, disjoint 1, symmetric, PAD not counted."""
+    a, b = torch.tensor([[0, 1], [0, 1]]), torch.tensor([[0, 0, -1]])
+    P, Q = {0: 0.5, 1: 0.5}, {0: 1.0, 1: 0.0}
+    M = {k: (P[k] + Q[k]) / 2 for k in P}
+    kl = lambda p: sum(v * math.log2(v / M[k]) for k, v in p.items() if v > 0)  # noqa: E731
+    assert ngram_divergence(a, b, 1) == pytest.approx((kl(P) + kl(Q)) / 2, abs=1e-12)
+    assert ngram_divergence(a, b, 1) == pytest.approx(ngram_divergence(b, a, 1))
+    assert ngram_divergence(a, a, 2) == pytest.approx(0, abs=1e-15)
+    assert ngram_divergence(a, b, 2) == pytest.approx(1)
+    with pytest.raises(ValueError, match="b must hold rows of at least n = 3 tokens"):
+        ngram_divergence(torch.tensor([[0, 1, 2]]), b, 3)
 
 
 def test_text_metrics_take_no_letters_for_words(unchecked):
