@@ -42,6 +42,7 @@
     training_input                              what train is given
     checkpoint_parts   checkpoint               a run stopped and continued
     train      evaluate
+    colours   errata                            what a colour means, figures checked; what papers have wrong
     plots      widgets   diagrams               tools; they know the contract, never a system
     oracle   word_oracle                        perfect networks, for tests and first experiments
     predictions

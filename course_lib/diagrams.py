@@ -7,7 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .plots import COLOURS, array, check_length, panels
+from .colours import COLOURS
+from .plots import array, check_length, panels
 
 
 def chain(states: Any, labels: Sequence[str], title: str) -> Figure:
@@ -46,7 +47,12 @@ def arrow(start: Axes, end: Axes, height: float, role: str, name: str) -> None:
         (edges[0], height),
         xycoords=end.transAxes,
         textcoords=start.transAxes,
-        arrowprops={"arrowstyle": "-|>", "color": COLOURS[role], "linewidth": 2},
+        arrowprops={
+            "arrowstyle": "-|>",
+            "color": COLOURS[role],
+            "linewidth": 2,
+            "label": f"_{role}",
+        },
     )
     left = start if forward else end
     left.text(
@@ -58,6 +64,7 @@ def arrow(start: Axes, end: Axes, height: float, role: str, name: str) -> None:
         va="bottom",
         color=COLOURS[role],
         fontsize=16,
+        label=f"_{role}",
     )
 
 

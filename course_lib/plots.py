@@ -1,9 +1,7 @@
 """Figures: pure functions from numbers to a Figure whose title is its message, and the one way to show it."""
 
 import io
-import re
 from collections.abc import Callable, Iterable, Sequence
-from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -15,27 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from .colours import COLOURS, check_colours, looks
 from .shapes import check_count
 
-# Colour, line and marker of a thing, in all chapters; colour-blind readers can tell the colours apart too.
-ROLES = {
-    "data": ("#1b63fe", "-", "o"),
-    "noise": ("#8c8c8c", ":", "x"),
-    "learned": ("#d12bb8", "--", "s"),
-    "exact": ("#000000", "-", "D"),
-    "mask": ("#f9a600", "-.", "^"),
-    "accent": ("#0d5927", (0, (5, 1, 1, 1, 1, 1)), "v"),
-}
-COLOURS = {role: colour for role, (colour, _, _) in ROLES.items()}
-# What a line that names no role may look like. What is learned and what is exact have their colours to themselves.
-FREE = [
-    ROLES["data"],
-    ROLES["accent"],
-    ROLES["mask"],
-    ("#500050", (0, (3, 1)), "P"),
-    ("#2ca9bc", (0, (1, 1)), "*"),
-    ROLES["noise"],
-]
 LIMIT = 60_000  # bytes of one stored figure
 
 matplotlib.rcParams.update(
@@ -83,20 +63,6 @@ def check_length(name: str, values: np.ndarray, n: int, of: str) -> None:
         )
 
 
-def looks(labels: Iterable[str]) -> list[tuple]:
-    """Colour, line and marker per label: of the role it names ("exact: mean"), else the first one free."""
-    named = [role_of(label) for label in labels]
-    taken = [ROLES[role] for role in named if role]
-    free = cycle([look for look in FREE if look not in taken] or FREE)
-    return [ROLES[role] if role else next(free) for role in named]
-
-
-def role_of(label: str) -> str | None:
-    """The first role, in the order of ROLES, among the words of a label."""
-    words = re.findall(r"\w+", label.lower())
-    return next((role for role in ROLES if role in words), None)
-
-
 def panels(
     title: str, rows: int = 1, columns: int = 1, size: tuple = (8, 4), **kw
 ) -> tuple:
@@ -110,7 +76,11 @@ def panels(
 
 
 def png(fig: Figure) -> bytes:
-    """The figure as PNG of at most LIMIT bytes; the same figure gives the same bytes."""
+    """The figure as PNG of at most LIMIT bytes; the same figure gives the same bytes.
+
+    Raises ValueError where it breaks the promise of colours.py.
+    """
+    check_colours(fig)
     return fit(lambda dpi: pixels(fig, dpi))
 
 
@@ -214,7 +184,9 @@ def curves(
         ax.plot(x, y, color=colour, linestyle=line, label=label)
         if label in band:
             low, high = (array(edge, f"the band of {label}") for edge in band[label])
-            ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+            ax.fill_between(
+                x, low, high, color=colour, alpha=0.2, linewidth=0, label=f"_{label}"
+            )
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
     if len(lines) > 1:
@@ -252,7 +224,7 @@ def bars(
     errors = [float(error.get(label, 0)) for label in labels] if error else None
     colours = [colour for colour, _, _ in looks(labels)]
     fig, ((ax,),) = panels(title, size=(8, 1.2 + 0.5 * len(labels)))
-    drawn = ax.barh(labels, numbers, color=colours, xerr=errors)
+    drawn = ax.barh(labels, numbers, color=colours, xerr=errors, label=labels)
     ax.bar_label(drawn, [f" {number:.3g}" for number in numbers])
     ax.invert_yaxis()
     ax.margins(x=0.15)

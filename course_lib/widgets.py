@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from . import plots
+from .colours import check_colours
 
 Spec = tuple | list | str
 Draw = Callable[..., Figure]
@@ -102,6 +103,7 @@ def still(draw: Draw, at: list[dict[str, Any]]) -> bytes:
     """The pictures at the given values side by side in one PNG, each with its values below it."""
     figures = [draw(**values) for values in at]
     for fig, values in zip(figures, at, strict=True):
+        check_colours(fig)
         width, height = fig.get_size_inches()
         fig.set_size_inches(4, max(3.2, 4 * height / width))
         said = ", ".join(f"{name} = {value}" for name, value in values.items())

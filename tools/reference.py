@@ -37,8 +37,8 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Choose among samples and mend them": "proofread",
     "Measure": "evaluate enumerated joint likelihood image_judge distances ngram text_metrics",
     "Check against a perfect network": "oracle word_oracle",
-    "Draw and move": "plots widgets diagrams",
-    "Teach: notebooks and exercises": "notebook predictions exercise checks diagnosis trial linear gradients "
+    "Draw and move": "colours plots widgets diagrams",
+    "Teach: notebooks and exercises": "notebook errata predictions exercise checks diagnosis trial linear gradients "
     "relations quantities slips turns answers",
     "Make the shipped weights": "recipes",
 }

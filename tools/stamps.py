@@ -15,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 
+from course_lib import errata
 from tools.where import find, where
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +80,14 @@ def assets(sources: list[str], path: Path, root: Path) -> set[Path]:
     return {file for file in files if file.suffix in ASSETS}
 
 
+def errata_of_others(sources: list[str], path: Path) -> dict[str, str]:
+    """{notebook: hash of its errata} for a notebook that collects them: it is stale when one of them changes."""
+    if not any("course_lib.errata" in imported(source) for source in sources):
+        return {}
+    texts = {file.name: "\n".join(errata.cells(file)) for file in path.parent.glob("*.ipynb")}
+    return {f"notebooks/{name} (errata)": digest(text.encode()) for name, text in texts.items() if text}
+
+
 def python(cell) -> str:
     """A code cell as Python: a line that is for IPython alone becomes a comment."""
     return re.sub(r"(?m)^(\s*)[%!]", r"\1#", cell.source)
@@ -91,6 +100,7 @@ def made_from(nb, path: Path, root: Path = ROOT) -> dict:
     code = {file: code_of(file.read_text(encoding="utf-8")).encode() for file in library(sources, root)}
     data = {file: file.read_bytes() for file in assets(sources, path, root)}
     files = {file.relative_to(root).as_posix(): digest(content) for file, content in (code | data).items()}
+    files |= errata_of_others(sources, path)
     hashes = [f"{cell.id} {digest(cell.source.encode())}" for cell in cells]
     return {"cells": hashes, "files": dict(sorted(files.items()))}
 

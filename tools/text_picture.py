@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from course_lib.colours import COLOURS
 from course_lib.files import write_atomically
 from course_lib.nets import Given
-from course_lib.plots import COLOURS
 from course_lib.process import sample
 from course_lib.recipes.run import find, shipped
 from course_lib.recipes.verse_sets import vocabulary

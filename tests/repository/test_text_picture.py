@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from PIL import Image
 
-from course_lib.plots import COLOURS
+from course_lib.colours import COLOURS
 from course_lib.recipes.verse_sets import vocabulary
 from tools import text_picture as T
 

@@ -1,7 +1,6 @@
 """What the figures draw, read back from their artists and their pixels."""
 
 import io
-import itertools
 
 import matplotlib
 import numpy as np
@@ -29,91 +28,6 @@ def title(fig):
 
 def opened(data):
     return Image.open(io.BytesIO(data))
-
-
-# --- colours ---
-
-MACHADO = {  # severe colour blindness, on linear RGB (Machado, Oliveira and Fernandes 2009)
-    "none": np.eye(3),
-    "deutan": [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.01182, 0.04294, 0.968881],
-    ],
-    "protan": [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ],
-    "tritan": [
-        [1.255528, -0.076749, -0.178779],
-        [-0.078411, 0.930809, 0.147602],
-        [0.004733, 0.691367, 0.3039],
-    ],
-}
-
-
-def linear(colour):
-    c = np.array(matplotlib.colors.to_rgb(colour))
-    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-
-
-def lab(rgb):
-    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ rgb
-    f = np.cbrt(xyz / [0.9505, 1, 1.089] + 1e-9)
-    return np.array([116 * f[1], 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
-
-
-@pytest.mark.parametrize("eyes", MACHADO)
-def test_every_reader_can_tell_the_colours_apart(eyes):
-    seen = [lab((np.array(MACHADO[eyes]) @ linear(colour)).clip(0, 1)) for colour in plots.COLOURS.values()]
-    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 28
-
-
-def test_roles_differ_in_marker_and_the_learned_colour_is_that_of_the_formulas():
-    assert list(plots.COLOURS) == ["data", "noise", "learned", "exact", "mask", "accent"]
-    assert plots.COLOURS["learned"] == "#d12bb8"
-    assert len({marker for _, _, marker in plots.ROLES.values()}) == 6
-
-
-def test_lines_and_markers_stay_as_they_are():
-    assert [role[1:] for role in plots.ROLES.values()] == [
-        ("-", "o"),
-        (":", "x"),
-        ("--", "s"),
-        ("-", "D"),
-        ("-.", "^"),
-        ((0, (5, 1, 1, 1, 1, 1)), "v"),
-    ]
-
-
-def test_a_label_that_names_a_role_looks_like_it_and_others_take_what_is_free():
-    colours = [c for c, _, _ in plots.looks(["the exact mean", "linear", "cosine", "data", "sqrt"])]
-    assert colours == [plots.COLOURS[r] for r in ("exact", "accent", "mask", "data")] + [plots.FREE[3][0]]
-    seven = plots.looks("pqrstuv")
-    assert len(set(seven)) == 6 and seven[6] == seven[0]
-    assert plots.looks([*plots.ROLES, "one more"])[6] == plots.FREE[3]
-
-
-@pytest.mark.parametrize("mark", [":", ",", ".", ")", ""])
-def test_a_role_is_found_beside_punctuation(mark):
-    labels = [f"learned{mark} same class", f"Noise{mark} as large", f"(exact{mark} mean", "learning rate"]
-    wanted = [plots.ROLES[role] for role in ("learned", "noise", "exact")]
-    assert plots.looks(labels) == [*wanted, plots.FREE[0]]
-
-
-def test_the_colours_of_what_is_learned_and_of_what_is_exact_are_never_free():
-    many = plots.looks([f"line {n}" for n in range(20)])
-    assert not {plots.COLOURS["learned"], plots.COLOURS["exact"]} & {colour for colour, _, _ in many}
-
-
-def test_the_learned_colour_reads_on_white_and_on_dark():
-    def contrast(one, other):
-        light = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in map(linear, (one, other))]
-        return (max(light) + 0.05) / (min(light) + 0.05)
-
-    learned = plots.COLOURS["learned"]
-    assert contrast(learned, "#ffffff") > 4.3 and contrast(learned, "#0d1117") > 4.2
 
 
 # --- conversion and showing ---
