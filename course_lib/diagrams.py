@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .colours import COLOURS
@@ -66,6 +67,54 @@ def arrow(start: Axes, end: Axes, height: float, role: str, name: str) -> None:
         fontsize=16,
         label=f"_{role}",
     )
+
+
+MASKED = "____"  # a word that is not said yet
+
+
+def appearing(states: dict[str, list[list[str]]], title: str) -> Figure:
+    """Lines of words at several times, from masks to text: what is new is in the colour of what is learned."""
+    sizes = {tuple(len(words) for words in lines) for lines in states.values()}
+    if len(sizes) != 1:
+        raise ValueError(
+            f"states must hold the same lines at all times, but have words {sorted(sizes)}"
+        )
+    line, gap, before = 0.27, 0.16, next(iter(states.values()))
+    height = 0.6 + len(states) * (line * len(before) + gap)
+    fig, top = Figure(figsize=(8, height)), height - 0.7
+    fig.suptitle(title, x=0.01, ha="left", wrap=True)
+    for label, lines in states.items():
+        fig.text(0.01, top / height, label, va="center", fontsize=12)
+        for words, old in zip(lines, before, strict=True):
+            write(fig, (0.11, top / height), words, old, fontsize=11)
+            top -= line
+        top, before = top - gap, lines
+    return fig
+
+
+def write(
+    fig: Figure,
+    at: tuple[float, float],
+    words: Sequence[str],
+    before: Sequence[str],
+    fontsize: int = 12,
+) -> None:
+    """One line of words from the point `at` on: masks, words that were MASKED before, and words that were there."""
+    renderer, (x, y) = FigureCanvasAgg(fig).get_renderer(), at
+    for word, was in zip(words, before, strict=True):
+        new = was == MASKED and word != MASKED
+        role = "mask" if word == MASKED else "learned" if new else "exact"
+        text = fig.text(
+            x,
+            y,
+            word,
+            color=COLOURS[role],
+            label=f"_{role}",
+            weight="bold" if word == MASKED else "normal",
+            fontsize=fontsize,
+            va="center",
+        )
+        x = text.get_window_extent(renderer).x1 / fig.bbox.width + 0.008
 
 
 def fading(

@@ -6,11 +6,10 @@ python -m tools.text_picture
 import io
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from course_lib.colours import COLOURS
+from course_lib.diagrams import MASKED, write
 from course_lib.files import write_atomically
 from course_lib.nets import Given
 from course_lib.process import sample
@@ -21,8 +20,6 @@ from tools.readme import ROOT
 
 LENGTHS = (12, 16, 14)  # words of the three verses; the first draw of seed 0 is shown
 STEPS, HOLD, PAUSE = 32, 25, 140  # the last frame stays for HOLD frames of PAUSE milliseconds
-MASKED = "____"
-SPACE = 0.008  # between words, as a share of the width
 
 
 def states(lengths=LENGTHS, steps: int = STEPS, seed: int = 0) -> list[list[list[str]]]:
@@ -42,15 +39,8 @@ def states(lengths=LENGTHS, steps: int = STEPS, seed: int = 0) -> list[list[list
 def frame(verses: list[list[str]], before: list[list[str]]) -> Image.Image:
     """One picture: words that are new in the colour of what is learned, masks in that of masks."""
     fig = Figure(figsize=(9, 1.8), facecolor="white")
-    renderer = FigureCanvasAgg(fig).get_renderer()
     for line, (verse, old) in enumerate(zip(verses, before, strict=True)):
-        x = 0.02
-        for word, was in zip(verse, old, strict=True):
-            new = was == MASKED and word != MASKED
-            colour = COLOURS["mask"] if word == MASKED else COLOURS["learned"] if new else "black"
-            style = {"color": colour, "weight": "bold" if word == MASKED else "normal"}
-            text = fig.text(x, 0.8 - 0.3 * line, word, fontsize=12, va="center", **style)
-            x = text.get_window_extent(renderer).x1 / fig.bbox.width + SPACE
+        write(fig, (0.02, 0.8 - 0.3 * line), verse, old)
     file = io.BytesIO()
     fig.savefig(file, format="png", dpi=100, bbox_inches=None)
     return Image.open(file).convert("RGB").quantize(64, dither=Image.Dither.NONE)

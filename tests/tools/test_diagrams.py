@@ -106,3 +106,29 @@ def test_fields_draw_an_arrow_a_point_and_a_dot_where_each_line_ends():
 def test_what_does_not_fit_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_words_appear_in_the_learned_colour_and_stay_in_black():
+    M = diagrams.MASKED
+    states = {"t = 1": [[M, M], [M]], "t = 0.5": [[M, "world"], [M]], "t = 0": [["hello", "world"], ["you"]]}
+    fig = diagrams.appearing(states, "Message")
+    texts = [t for t in fig.texts if t.get_text() != "Message"]
+    names = [t for t in texts if t.get_text().startswith("t =")]
+    seen = [(t.get_text(), t.get_color()) for t in texts if t not in names]
+    mask, learned, old = (plots.COLOURS[role] for role in ("mask", "learned", "exact"))
+    masks = [(M, mask)]
+    assert seen == masks * 3 + [(M, mask), ("world", learned), (M, mask)] + [
+        ("hello", learned),
+        ("world", old),
+        ("you", learned),
+    ]
+    assert [t.get_text() for t in names] == list(states)
+    places = [t.get_position() for t in texts if t not in names]
+    assert len({y for _, y in places}) == 6 and min(y for _, y in places) > 0
+    assert places[0][0] < places[1][0] and places[0][1] == places[1][1]  # beside each other
+    assert names[0].get_position()[1] == places[0][1] > places[2][1] > names[1].get_position()[1]
+    assert plots.png(fig)
+    with pytest.raises(ValueError, match=r"the same lines at all times, but have words \[\(1,\), \(2,\)\]"):
+        diagrams.appearing({"a": [["x"]], "b": [["x", "y"]]}, "Message")
+    with pytest.raises(ValueError, match="the same lines"):
+        diagrams.appearing({}, "Message")
