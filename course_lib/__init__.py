@@ -46,8 +46,11 @@
     plots      widgets   diagrams               tools; they know the contract, never a system
     oracle   word_oracle                        perfect networks, for tests and first experiments
     predictions
-    answers quantities relations slips turns       an answer, called and compared; what may be wrong with it
-    checks   gradients   trial   linear
+    answers   edits   quantities   turns        an answer, called; the reference's text, changed
+    compare   factors   relations               an answer beside the wanted one
+    slip_kinds   slips                          the reference with one thing changed
+    checks   gradients   trial
+    linear   by_argument                        which argument is wrong
     diagnosis   exercise
     solutions   notebook                        what happens inside a notebook
     recipes                                     named full runs that make the shipped weights and tables

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .answers import copied
-from .slips import edited
+from .edits import edited
 
 Check = Callable[
     [Callable], str | None

@@ -5,22 +5,23 @@ once; crashes; shape, properties and limits; which argument; one slip in the for
 the smallest case that fails.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .answers import Answer, copied, overwritten
+from .answers import Answer, overwritten
+from .by_argument import alone, exchanged, ignored, moves, narrow, turned
 from .checks import Exercise
+from .compare import Pair, same
+from .edits import edited_twice
+from .factors import common, multiple
 from .gradients import of_gradients
 from .linear import NO_PART, one_at_a_time
 from .quantities import tensor
-from .relations import Pair, common, multiple, relation, same, where
-from .slips import edited, slips
+from .relations import conditions, relation, where
+from .slips import slips
 from .trial import Trial
-from .turns import TURNS
 
 Function = Callable[..., Any]
 
@@ -64,7 +65,9 @@ class Diagnosis(Trial):
         ]
         for i, (one, hint) in enumerate(edits):
             for two, other in edits[i + 1 :]:
-                if (both := _both(self.spec.reference, one, two)) and self.equals(both):
+                if (
+                    both := edited_twice(self.spec.reference, one, two)
+                ) and self.equals(both):
                     return (
                         f"two mistakes at once. The first: {hint} The second: {other}"
                     )
@@ -119,18 +122,19 @@ class Diagnosis(Trial):
         """Which argument, which place of the formula, or which relation."""
         return (
             self.twice()
-            or self.ignored()
-            or self.exchanged()
+            or ignored(self)
+            or exchanged(self)
             or self.linear()
             or self.related(multiple)
-            or self.changed()
+            or turned(self)
             or self.part()
             or self.slip()
             or self.related()
             or (None if self.spec.parts else one_at_a_time(self))
-            or self.alone()
-            or self.precision()
-            or self.moves()
+            or alone(self)
+            or narrow(self)
+            or moves(self)
+            or self.related(conditions)
             or self.related(common)
             or self.related(where)
         )
@@ -139,7 +143,7 @@ class Diagnosis(Trial):
         """The arguments that are wrong, one at a time; one value of one argument explains more than two of them."""
         text = None if self.spec.parts else one_at_a_time(self, named=True)
         several = text and text.count(";") > 1 and NO_PART not in text
-        return (self.changed() if several else None) or text
+        return (turned(self) if several else None) or text
 
     def kind(self) -> str | None:
         """Type, numbers that are not finite, shape."""
@@ -204,87 +208,11 @@ class Diagnosis(Trial):
             "or left over from the last call?"
         )
 
-    # --- which argument ---
-
-    def ignored(self) -> str | None:
-        """What must have no say and has."""
-        for sentence, change in self.spec.ignores.items():
-            for case, got in zip(self.cases, self.got, strict=True):
-                try:
-                    args = case.changed(self.spec.parameters, change)
-                except Exception:
-                    continue
-                if not same(self.outcome(self.answer, args), got, self.spec.tol):
-                    return f"{sentence}, and your answer moves with it"
-        return None
-
-    def exchanged(self) -> str | None:
-        """One argument in the place of another."""
-        for a, b, i, j in self.alike_pairs():
-
-            def swap(args: tuple, i: int = i, j: int = j) -> tuple:
-                row = list(args)
-                row[i], row[j] = row[j], row[i]
-                return tuple(row)
-
-            def both(args: tuple, i: int = i, j: int = j) -> tuple:
-                return tuple(args[j] if k == i else v for k, v in enumerate(args))
-
-            if i < j and self.equals(self.spec.reference, swap):
-                return f"{a} and {b} have changed places: your answer is right for the two exchanged"
-            if self.equals(self.spec.reference, both):
-                return (
-                    f"your answer is the one for {b} in the place of {a}: {a} is not used, "
-                    f"and {b} stands twice. Where does {a} enter?"
-                )
-        return None
-
-    def changed(self) -> str | None:
-        """The right answer to another value of one argument."""
-        for i, name in enumerate(self.spec.parameters):
-            for text, turn in TURNS:
-
-                def other(args: tuple, i: int = i, turn: Function = turn) -> tuple:
-                    return tuple(turn(v) if k == i else v for k, v in enumerate(args))
-
-                if self.equals(self.spec.reference, other):
-                    return (
-                        f"your answer is the right one for {text.format(name)} in the place "
-                        f"of {name}: where does {name} enter, and in which form?"
-                    )
-        return None
-
-    def moves(self) -> str | None:
-        """An argument that moves the truth and not the answer, or the answer and not the truth."""
-        for i, name in enumerate(self.spec.parameters):
-            told, seen = set(), 0
-            for k, case in enumerate(self.cases):
-                for value in self.elsewhere(i, k):
-                    args = tuple(
-                        value if j == i else v for j, v in enumerate(case.args)
-                    )
-                    try:
-                        want = self.spec.reference(*copied(args))
-                    except Exception:
-                        continue
-                    got = self.outcome(self.answer, args)
-                    if isinstance(got, Exception):
-                        continue
-                    told.add(
-                        (same(got, self.got[k], 1e-9), same(want, self.want[k], 1e-6))
-                    )
-                    seen += not same(want, self.want[k], 1e-6)
-            if seen and told and all(still for still, _ in told):
-                return f"your answer does not change when {name} does, and it should: where does {name} enter?"
-            if told and not seen and not all(still for still, _ in told):
-                return f"your answer changes with {name} where it should not"
-        return None
-
     # --- the formula, the relation ---
 
     def slip(self) -> str | None:
         """One change of the reference that explains the answer."""
-        for slip in _slips(self.spec.reference):
+        for slip in slips(self.spec.reference):
             if self.equals(slip.wrong):
                 return f"your answer is what comes out when {slip.text}. Where in your formula is that?"
         return None
@@ -326,54 +254,6 @@ class Diagnosis(Trial):
                 )
         return "; ".join(told) if any("right" in t or ":" in t for t in told) else None
 
-    def precision(self) -> str | None:
-        """Right in float64 and wrong in float32."""
-        narrow = [
-            k
-            for k in self.wrong
-            if any(
-                isinstance(v, Tensor) and v.dtype == torch.float32
-                for v in self.cases[k].args
-            )
-        ]
-        if not narrow or len(narrow) != len(self.wrong):
-            return None
-        wide = [
-            tuple(
-                v.double() if isinstance(v, Tensor) and v.dtype == torch.float32 else v
-                for v in self.cases[k].args
-            )
-            for k in narrow
-        ]
-        if all(
-            same(
-                self.outcome(self.answer, args),
-                self.spec.truth(*copied(args)),
-                self.spec.tol,
-            )
-            for args in wide
-        ):
-            return (
-                "your answer is right in float64 and wrong in float32: which difference of "
-                "nearly equal numbers loses the digits?"
-            )
-        return None
-
-    def alone(self) -> str | None:
-        """Right for each example alone, wrong in a batch."""
-        k = self.wrong[0]
-        want = tensor(self.want[k])
-        if want is None or want.ndim == 0 or len(want) < 2:
-            return None
-        for i in range(len(want)):
-            args = _example(self.cases[k].args, i, len(want))
-            got = tensor(self.outcome(self.answer, args))
-            if got is None or not same(got, want[i : i + 1], self.spec.tol):
-                return None
-        return "your answer is right for each example alone and wrong for a batch: where do the examples meet?"
-
-    # --- numbers ---
-
 
 # --- small parts ---
 
@@ -397,24 +277,3 @@ def told(sentences: list[str], names: list[str]) -> str:
         for s in sentences[1:]
     ]
     return "\n".join([*sentences[:1], *later])
-
-
-def _example(args: tuple, i: int, B: int) -> tuple:
-    """The arguments of one example."""
-    return tuple(
-        v[i : i + 1] if isinstance(v, Tensor) and v.ndim and len(v) == B else v
-        for v in args
-    )
-
-
-@functools.cache
-def _both(reference: Function, one: str, two: str) -> Function | None:
-    try:
-        return edited(reference, f"{one} ; {two}")
-    except (ValueError, SyntaxError):
-        return None
-
-
-@functools.cache
-def _slips(reference: Function) -> list:
-    return slips(reference)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .answers import copied
 from .checks import Case, Exercise
-from .relations import Pair, amount, enough, same
+from .compare import Pair, same
+from .factors import amount, enough
 
 Function = Callable[..., Any]
 

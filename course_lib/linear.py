@@ -4,8 +4,9 @@ import torch
 
 from .answers import copied
 from .checks import Case
+from .compare import Pair, close, same
+from .factors import amount
 from .quantities import tensor
-from .relations import Pair, amount, close, same
 from .trial import Trial
 
 NO_PART = "has no part in your answer"

@@ -1,5 +1,6 @@
 """What a number may be called: an argument, a size, how many are True, and what is made of them."""
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
@@ -50,7 +51,16 @@ def quantities(arguments: dict[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def forms(factors: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+class Factors(dict):
+    """Quantities by name: what a factor may be called after."""
+
+    @functools.cached_property
+    def forms(self) -> dict[str, Tensor]:
+        """Names and values of what is made of them: simple ones first."""
+        return dict(_forms(self))
+
+
+def _forms(factors: Factors) -> Iterator[tuple[str, Tensor]]:
     """Names and values of what is made of the quantities: simple ones first."""
     base = {
         name: torch.as_tensor(v, dtype=torch.float64) for name, v in factors.items()
@@ -79,15 +89,15 @@ def forms(factors: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
             yield f"(1 - {a}) / (1 - {b})", (1 - v) / (1 - w)
 
 
-def name_of(values: list[Tensor], cases: list[dict[str, Any]]) -> str | None:
+def name_of(values: list[Tensor], cases: list[Factors]) -> str | None:
     """What the values (one of each case, or one per example) are called in every case, or one over it."""
-    tables = [dict(forms(factors)) for factors in cases]
-    for name in tables[0]:
-        if all(name in table for table in tables):
-            for text, turn in ((name, lambda v: v), (f"1 / {name}", lambda v: 1 / v)):
-                named = [turn(table[name]) for table in tables]
-                if all(map(agrees, values, named)):
-                    return text
+    for name in cases[0].forms:
+        if all(name in factors.forms for factors in cases):
+            named = [factors.forms[name] for factors in cases]
+            if all(map(agrees, values, named)):
+                return name
+            if all(map(agrees, values, [1 / v for v in named])):
+                return f"1 / {name}"
     return None
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .answers import copied
 from .checks import Case, Exercise, shown
-from .quantities import quantities, tensor
-from .relations import Pair, same
+from .compare import Pair, same
+from .quantities import Factors, quantities, tensor
 from .turns import alike
 
 Function = Callable[..., Any]
@@ -23,6 +23,7 @@ class Trial:
     def __init__(self, spec: Exercise, answer: Function):
         self.spec, self.answer = spec, answer
         self.cases = spec.all_cases()
+        self.known: dict[int, Factors] = {}
         self.other = spec.all_cases()  # the same cases, drawn again
         self.want = [
             spec.truth(*copied(case.args)) if case.want is None else case.want
@@ -103,7 +104,7 @@ class Trial:
                 ):
                     yield a, b, i, j
 
-    def elsewhere(self, i: int, k: int) -> Iterator[Any]:
+    def others(self, i: int, k: int) -> Iterator[Any]:
         """Other values of argument i: from the second draw, and from other cases."""
         value = self.cases[k].args[i]
         for case in (self.other[k], *self.cases):
@@ -117,12 +118,13 @@ class Trial:
             for g, w, case in zip(self.got, self.want, self.cases, strict=True)
         ]
 
-    def factors(self, case: Case) -> dict[str, Any]:
-        named = dict(zip(self.spec.parameters, case.args, strict=True))
-        own = {
-            name: of(SimpleNamespace(**named)) for name, of in self.spec.factors.items()
-        }
-        return own | quantities(named)
+    def factors(self, case: Case) -> Factors:
+        """What a factor may be called after in this case."""
+        if id(case) not in self.known:
+            a = self.named(case.args)
+            own = {name: of(a) for name, of in self.spec.factors.items()}
+            self.known[id(case)] = Factors(own | quantities(vars(a)))
+        return self.known[id(case)]
 
     def numbers(self) -> str:
         """The smallest case that fails."""

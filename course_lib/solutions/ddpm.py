@@ -11,8 +11,9 @@ from itertools import pairwise
 import torch
 
 from ..checks import at_least, close, hear, hints_of
+from ..compare import Pair
 from ..exercise import define
-from ..relations import Pair, relation
+from ..relations import relation
 
 ALPHA_BAR = torch.tensor([1.0, 0.9, 0.7, 0.45, 0.2, 0.05], dtype=torch.float64)  # T = 5
 T = len(ALPHA_BAR) - 1

@@ -280,7 +280,7 @@ define(
 def hutchinson(field, x, probe):
     """probe . J probe of each example: J^T probe is one backward pass."""
     x = x.detach().requires_grad_()
-    (pulled,) = torch.autograd.grad(field(x), x, probe)
+    (pulled,) = torch.autograd.grad((field(x) * probe).sum(), x)
     return (pulled * probe).flatten(1).sum(1)
 
 

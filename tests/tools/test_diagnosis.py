@@ -11,10 +11,13 @@ import pytest
 import torch
 
 from course_lib import checks as C
+from course_lib import edits
 from course_lib import exercise as E
 from course_lib import slips as S
+from course_lib.compare import Pair, close, same
+from course_lib.factors import common, factor
 from course_lib.quantities import tensor
-from course_lib.relations import Pair, close, common, factor, relation, same, where
+from course_lib.relations import conditions, relation, where
 from course_lib.turns import TURNS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,6 +150,14 @@ def test_where_it_is_wrong():
     assert "wrong beside it" in where(pairs(lambda m: m + 1 - torch.eye(len(m)).double(), squares))
 
 
+def test_conditions_that_hold_too_often_too_seldom_or_the_wrong_way_round():
+    wanted = [torch.tensor([[True, False, True], [False, False, True]]), torch.tensor([[True, False]])]
+    assert "opposite" in conditions(pairs(torch.logical_not, wanted))
+    assert "some stand where False belongs" in conditions(pairs(torch.ones_like, wanted))
+    assert "some are missing" in conditions(pairs(lambda w: w & (w.cumsum(1) == 1), wanted))
+    assert conditions(pairs(lambda w: w.roll(1, 1), wanted)) is None and conditions(pairs(torch.neg)) is None
+
+
 def test_lists():
     def said(of):
         return relation([Pair(of(w), w) for w in ([1, 2, 3], [4, 5, 6, 7])])
@@ -184,12 +195,12 @@ def test_slips_are_the_reference_with_one_change():
 
 
 def test_an_edit_must_fit_the_text():
-    assert same(S.edited(formula, "/ n -> / (n + 1) ; a**2 -> a")(0 * W[0], W[0], 1), W[0] / 2)
+    assert same(edits.edited(formula, "/ n -> / (n + 1) ; a**2 -> a")(0 * W[0], W[0], 1), W[0] / 2)
     for edit in ("/ k -> 1", "a -> b", "no arrow"):
         with pytest.raises(
             ValueError, match='an edit must be "old -> new" with an old that stands once in formula'
         ):
-            S.edited(formula, edit)
+            edits.edited(formula, edit)
 
 
 def test_a_loop_that_may_not_end_is_left_alone():

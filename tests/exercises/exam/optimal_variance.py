@@ -2,13 +2,10 @@
 
 import torch
 
+from tests.exercises.exam.formulas import small
 from tests.exercises.exam.paper import paper
 
 wrong, right, ANSWERS = paper()
-
-
-def small(abar_s, abar_t):
-    return (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t)
 
 
 # --- ddim_step ---

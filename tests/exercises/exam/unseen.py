@@ -6,22 +6,10 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 
+from tests.exercises.exam.formulas import back, like, small
 from tests.exercises.exam.paper import paper
 
 wrong, right, ANSWERS = paper()
-
-
-def like(a, x):
-    return a.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def small(abar_s, abar_t):
-    return (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t)
-
-
-def back(x0, x, abar_s, abar_t):
-    ats = abar_t / abar_s
-    return (abar_s.sqrt() * (1 - ats) * x0 + ats.sqrt() * (1 - abar_s) * x) / (1 - abar_t)
 
 
 # --- chapter 1 ---

@@ -13,13 +13,21 @@ wrong, right, ANSWERS = paper()
 # --- chapter 1 ---
 
 
-@wrong("ddpm.best_guess", "the likeliest point in place of the mean", r"likeliest|\bmode\b|argmax|one of the points")
+@wrong(
+    "ddpm.best_guess",
+    "the likeliest point in place of the mean",
+    r"likeliest|\bmode\b|argmax|one of the points",
+)
 def likeliest_point(x_t, abar, points, weights):
     off = x_t[:, None] - abar**0.5 * points
     return points[(weights.log() - off**2 / (2 * (1 - abar))).argmax(-1)]
 
 
-@wrong("ddpm.best_guess", "x_t is compared with the points before they shrink", r"\babar\b|\bpoints\b|shrink|scale")
+@wrong(
+    "ddpm.best_guess",
+    "x_t is compared with the points before they shrink",
+    r"\babar\b|\bpoints\b|shrink|scale",
+)
 def unshrunk_points(x_t, abar, points, weights):
     off = x_t[:, None] - points
     return (weights.log() - off**2 / (2 * (1 - abar))).softmax(-1) @ points
@@ -48,7 +56,11 @@ def time_as_it_is(model, x_T, times, alpha_bar):
     return x
 
 
-@wrong("ddpm.ancestral", "1 / sqrt(alpha_ts) is forgotten in the mean", r"alpha|scale|mean|shrink|small|signal|divid")
+@wrong(
+    "ddpm.ancestral",
+    "1 / sqrt(alpha_ts) is forgotten in the mean",
+    r"alpha|scale|mean|shrink|small|signal|divid",
+)
 def not_scaled_up(model, x_T, times, alpha_bar):
     x, T = x_T, len(alpha_bar) - 1
     for t, s in pairwise(times):
@@ -62,7 +74,8 @@ def not_scaled_up(model, x_T, times, alpha_bar):
 @right("ddpm.ancestral", "through the estimate of x_0 and the two weights, coefficients as plain numbers")
 def through_x0(model, x_T, times, alpha_bar):
     x, table = x_T, alpha_bar.tolist()
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for k in range(1, len(times)):
+        t, s = times[k - 1], times[k]
         at, as_ = table[t], table[s]
         ats = at / as_
         eps = model(x, torch.ones(x.shape[0]) * (t / (len(table) - 1)))
@@ -138,7 +151,11 @@ def a_whole_step(x, x0, x0_last, before, now, then):
     return then[1] / now[1] * x + then[0] * (1 - torch.exp(-h)) * aimed
 
 
-@wrong("sde.dpm_step", "the steps are measured in the noise, not in lambda", r"lambda|logarithm|\bstep|\bh\b|equal")
+@wrong(
+    "sde.dpm_step",
+    "the steps are measured in the noise, not in lambda",
+    r"lambda|logarithm|\bstep|\bh\b|equal",
+)
 def in_std(x, x0, x0_last, before, now, then):
     h = lam(then) - lam(now)
     share = (then[1] - now[1]) / (now[1] - before[1])
@@ -171,7 +188,11 @@ def cosine_grid(n):
 # --- chapter 4 ---
 
 
-@wrong("diffusion_lm.variance_cost", "used stands above true", r"swap|exchang|places|upside|wrong way|KL\(|above|\bq\b")
+@wrong(
+    "diffusion_lm.variance_cost",
+    "used stands above true",
+    r"swap|exchang|places|upside|wrong way|KL\(|above|\bq\b",
+)
 def used_above(true, used):
     r = used / true
     return (r - 1 - r.log()) / 2
@@ -195,7 +216,11 @@ def drawn_everywhere(model, tokens, x0, x_t, t, T):
     return error + F.cross_entropy(model.logits(x0).mT, tokens, reduction="none").mean(1)
 
 
-@wrong("diffusion_lm.e2e_loss", "the square is summed over D", r"\bD\b|sum|mean|times too large|first term|square")
+@wrong(
+    "diffusion_lm.e2e_loss",
+    "the square is summed over D",
+    r"\bD\b|sum|mean|times too large|first term|square",
+)
 def summed_over_D(model, tokens, x0, x_t, t, T):
     target = torch.where((t == 1)[:, None, None], model.embed(tokens), x0)
     error = ((model(x_t, t / T) - target) ** 2).sum(-1).mean(-1)
@@ -211,12 +236,18 @@ def masked_target(model, tokens, x0, x_t, t, T):
     return gap.pow(2).flatten(1).mean(-1) + nll.mean(-1)
 
 
-@wrong("diffusion_lm.free", "pulls towards the estimate without the label", r"sign|direction|wrong way|minus|-weight|towards")
+@wrong(
+    "diffusion_lm.free",
+    "pulls towards the estimate without the label",
+    r"sign|direction|wrong way|minus|-weight|towards",
+)
 def wrong_direction(told, untold, weight):
     return told + weight * (untold - told)
 
 
-@wrong("diffusion_lm.free", "the scale of other libraries: from untold", r"1 \+|convention|scale|weight|untold")
+@wrong(
+    "diffusion_lm.free", "the scale of other libraries: from untold", r"1 \+|convention|scale|weight|untold"
+)
 def other_scale(told, untold, weight):
     return untold + weight * (told - untold)
 
@@ -229,7 +260,9 @@ def lerp_guidance(told, untold, weight):
 # --- chapter 5 ---
 
 
-@wrong("diffuseq.partial_noise", "the source is noised, the target kept", r"source|target|wrong way|not target")
+@wrong(
+    "diffuseq.partial_noise", "the source is noised, the target kept", r"source|target|wrong way|not target"
+)
 def source_noised(x0, target, alpha_bar, noise):
     a = alpha_bar[:, None, None]
     return torch.where(target[..., None], x0, a.sqrt() * x0 + (1 - a).sqrt() * noise)
@@ -302,7 +335,11 @@ def by_slices(source, target, end):
 # --- chapter 6 ---
 
 
-@wrong("d3pm.uniform_marginal", "the faces that are not x0 share the rest", r"K - 1|diagonal|other|that was there|all K")
+@wrong(
+    "d3pm.uniform_marginal",
+    "the other faces share the rest",
+    r"K - 1|diagonal|other|that was there|all K",
+)
 def among_the_others(x0, alpha_bar, K):
     own = F.one_hot(x0, K)
     return alpha_bar * own + (1 - alpha_bar) / (K - 1) * (1 - own)
@@ -315,7 +352,10 @@ def unweighted_share(x0, alpha_bar, K):
 
 @right("d3pm.uniform_marginal", "rows of the matrix, float64")
 def by_the_matrix(x0, alpha_bar, K):
-    Q = alpha_bar * torch.eye(K, dtype=torch.float64) + (1 - alpha_bar) * torch.ones(K, K, dtype=torch.float64) / K
+    Q = (
+        alpha_bar * torch.eye(K, dtype=torch.float64)
+        + (1 - alpha_bar) * torch.ones(K, K, dtype=torch.float64) / K
+    )
     return Q[x0]
 
 
@@ -387,7 +427,11 @@ def log_for_s(log_s, rho):
     return log_s - rho * log_s + rho * (rho.log() - 1)
 
 
-@wrong("sedd.score_entropy", "the constant is rho log rho, without - rho", r"\brho\b|constant|s = r|minimum|least|\b0\b")
+@wrong(
+    "sedd.score_entropy",
+    "the constant lacks its - rho",
+    r"\brho\b|constant|s = r|minimum|least|\b0\b",
+)
 def half_the_constant(log_s, rho):
     return log_s.exp() - rho * log_s + rho * rho.log()
 
@@ -401,7 +445,11 @@ def bregman(log_s, rho):
 # --- chapter 9 ---
 
 
-@wrong("after_sedd.keep_the_likelier", "each is drawn as it is: the product", r"independ|product|twice|order|\bp\b.*\bq\b")
+@wrong(
+    "after_sedd.keep_the_likelier",
+    "the product of the two",
+    r"independ|product|twice|order|\bp\b.*\bq\b",
+)
 def product(p, q):
     return p[:, None] * q[None]
 
@@ -429,7 +477,11 @@ def every_pair(p, q):
     return out.to(p.dtype)
 
 
-@wrong("after_sedd.who_sees", "noisy positions see their own block's clean tokens", r"own block|answer|earlier|same")
+@wrong(
+    "after_sedd.who_sees",
+    "noisy positions see their own block's clean tokens",
+    r"own block|answer|earlier|same",
+)
 def sees_the_answer(length, block):
     of = torch.arange(length) // block
     before, same = of[None] <= of[:, None], of[None] == of[:, None]
@@ -438,7 +490,9 @@ def sees_the_answer(length, block):
     )
 
 
-@wrong("after_sedd.who_sees", "clean positions look at earlier tokens only", r"token|position|block|clean|causal")
+@wrong(
+    "after_sedd.who_sees", "clean positions look at earlier tokens only", r"token|position|block|clean|causal"
+)
 def causal_clean(length, block):
     of = torch.arange(length) // block
     earlier, same = of[None] < of[:, None], of[None] == of[:, None]
