@@ -6,6 +6,7 @@
     image_judge   distances   joint
     downloads                                   data that no package holds, fetched when it is asked for
     verses   pronunciations   pairs             texts, and how they are packed
+    word_vectors                                vectors from counts
     ngram   text_metrics                        judges of pictures, laws and text; they know no model
     embeddings   word_nets   block_nets         networks of words, and of blocks
     process_checks                              what processes are given, checked
@@ -21,10 +22,11 @@
     score_entropy  tweedie                      SEDD's loss at one token, and its steps back
     ddpm   ddim   optimal_variance
     diagonal_variance   learned_variance
-    sn_npr   sde
+    sn_npr   linear_sde   sde
     solvers dpm_solver likelihood
     self_conditioning clamping
-    diffusion_lm diffuseq autoregressive
+    word_chain diffusion_lm diffuseq
+    autoregressive
     guidance proofread                          words: guided, chosen, read again
     d3pm ordered mdlm sedd                      systems: one paper, one file, one notebook
     block_diffusion                             by blocks, each a diffusion given those before
@@ -43,7 +45,7 @@
     checkpoint_parts   checkpoint               a run stopped and continued
     train      evaluate
     colours   errata                            what a colour means, figures checked; what papers have wrong
-    plots      widgets   diagrams               tools; they know the contract, never a system
+    style      plots     widgets  diagrams      tools; they know the contract, never a system
     oracle   word_oracle                        perfect networks, for tests and first experiments
     predictions
     answers   edits   quantities   turns        an answer, called; the reference's text, changed

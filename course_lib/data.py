@@ -6,7 +6,6 @@ Images are float32 in [-1, 1], shape (N, 1, H, W). Characters are int64 numbers 
 import math
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,36 +259,6 @@ def decode(tokens: Int[Tensor, " L"], mask: str = "_") -> str:
     ]:  # -1 would silently be the MASK
         raise ValueError(f"tokens must lie in 0..{len(shown) - 1}, not {strange[0]}")
     return "".join(shown[k] for k in numbers)
-
-
-def word_vectors(
-    text: str, K: int = 300, D: int = 50, window: int = 4
-) -> tuple[list[str], Float[Tensor, "K D"]]:
-    """The K most frequent words of a text, and a vector for each: similar words keep similar company.
-
-    Positive pointwise mutual information max(0, log p(a, b) / p(a) p(b)) of pairs at most `window` words apart; its D
-    leading singular vectors times the roots of their singular values, float64.  Levy & Goldberg 2014.
-    """
-    words = text.split()
-    count = Counter(words)
-    if not 1 <= D <= K <= len(count):
-        raise ValueError(
-            f"D and K must be such that 1 <= D <= K <= {len(count)} words, not {D} and {K}"
-        )
-    names = [word for word, _ in count.most_common(K)]
-    number = {word: i for i, word in enumerate(names)}
-    ids = np.array([number.get(word, K) for word in words])
-    pairs = np.zeros((K + 1, K + 1))
-    for far in range(1, window + 1):
-        pairs += np.bincount(
-            ids[:-far] * (K + 1) + ids[far:], minlength=(K + 1) ** 2
-        ).reshape(K + 1, K + 1)
-    p = torch.from_numpy(pairs + pairs.T)[:K, :K]
-    p = p / p.sum()
-    chance = p.sum(1, keepdim=True) * p.sum(0)
-    pmi = torch.where(p > 0, (p / chance.clamp(min=1e-300)).log(), 0).clamp(min=0)
-    U, S, _ = torch.linalg.svd(pmi)
-    return names, U[:, :D] * S[:D].sqrt()
 
 
 def windows(row: Int[Tensor, " N"], length: int) -> Tokens:

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .colours import COLOURS
-from .plots import array, check_length, panels
+from .style import array, check_length, panels
 
 
 def chain(states: Any, labels: Sequence[str], title: str) -> Figure:

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .ddpm import DDPM, Transition
 from .embeddings import (
     LogLaw,
     Vectors,
@@ -50,8 +49,8 @@ from .shapes import (
     per_example,
     widest,
 )
+from .word_chain import PerWord, WordChain, average
 
-PerWord = Float[Tensor, "B L"]
 HIDDEN = 0.1  # share of the labels that training hides, for classifier-free guidance
 
 
@@ -64,7 +63,7 @@ class Diffused(NamedTuple):
     x_t: Vectors
 
 
-class DiffusionLM(DDPM):
+class DiffusionLM(WordChain):
     """Diffusion of sentences of up to `length` words, each a vector of `width` numbers; the network predicts x_0.
 
     rounding     the cross-entropy of words is that of "gold" x_0, as derived, of the network's "prediction", or "none"
@@ -72,8 +71,7 @@ class DiffusionLM(DDPM):
     temperature  of p(w | x_0) = softmax(logits / temperature); by default sigma_0^2, with which it is Bayes' rule for
                  equally frequent words. The paper's code has 1
     lengths      (length + 1,) how often each length occurs, from 0: to draw lengths, and for their part of the bound
-    variance     of p(x_s | x_t): "word" is right if w is known, "small" if x_0 is (the paper's), "large" as in DDPM
-    decoder_var  variance of p(x_0 | x_1); by default right if w is known. The paper's code has beta-tilde at t = 2
+    variance, decoder_var   as in WordChain
     """
 
     def __init__(
@@ -92,24 +90,11 @@ class DiffusionLM(DDPM):
         check_count("length", length)
         check_count("width", width)
         check_choice("rounding", rounding, ("gold", "prediction", "none"))
-        check_choice("variance", variance, ("word", "small", "large"))
         if temperature is not None and not temperature > 0:
             raise ValueError(f"temperature must be positive, not {temperature}")
-        base = "small" if variance == "word" else variance
-        super().__init__(
-            alpha_bar, (length, width), "x0", base, decoder_var=decoder_var, clip=clip
-        )
-        self.length, self.width, self.rounding, self.detach = (
-            length,
-            width,
-            rounding,
-            detach,
-        )
-        self.variance = variance
-        first = self.log_alpha_bar[1]
-        self.sigma_0_squared = -math.expm1(first.item())
+        super().__init__(alpha_bar, (length, width), variance, decoder_var, clip)
+        self.length, self.rounding, self.detach = length, rounding, detach
         self.temperature = temperature or self.sigma_0_squared
-        self.decoder_var = decoder_var or self.var_given_word(first).item()
         self.register_buffer(
             "log_length", None if lengths is None else log_law(lengths, length)
         )
@@ -342,60 +327,6 @@ class DiffusionLM(DDPM):
         x0_hat = self.ask(model, x_t, t, mask=written(tokens), label=label, at=counted)
         return self.divergence(embed(model, tokens), x0_hat, x_t, t, counted)
 
-    def divergence(
-        self, clean: Vectors, x0_hat: Vectors, x_t: Vectors, t: Times, counted: Mask
-    ) -> PerExample:
-        """The KL of the two Gaussians, summed over the words. At t = 1 the network's answer stands for Emb(w)."""
-        first, step = per_example(t == 1, x_t), self.transition(t, t - 1)
-        mean, var_x0 = self.known_word(clean, x_t, t)  # of q(x_0 | x_t, w)
-        mean_hat = torch.where(first, self.known_word(x0_hat, x_t, t)[0], x0_hat)
-        q_var = step.q_var + step.from_x0.square() * var_x0
-        p_var = torch.where(t == 1, self.decoder_var, step.p_var)
-        ratio = q_var / p_var
-        widths = self.width * (ratio - 1 - ratio.log()) / 2
-        error = (widest(mean) - widest(mean_hat)).square().sum(-1)
-        means = (step.from_x0.square() / (2 * p_var))[:, None] * error
-        return total(means + widths[:, None], counted)
-
-    def prior_term(self, clean: Vectors, mask: Mask | None = None) -> PerExample:
-        """L_T = KL(q(x_T | w) || N(0, I)) in nats per sentence, from Emb(w)."""
-        mask = (
-            torch.ones(clean.shape[:2], dtype=torch.bool, device=clean.device)
-            if mask is None
-            else mask
-        )
-        left = self.log_alpha_bar[-1].exp()
-        extra = left * (self.sigma_0_squared - 1)  # of the variance of x_T, over 1
-        each = (left * widest(clean).square() + extra - torch.log1p(extra)) / 2
-        return total(each.sum(-1), mask)
-
-    # If the word is known
-
-    def known_word(
-        self, clean: Vectors, x_t: Vectors, t: Times
-    ) -> tuple[Vectors, PerExample]:
-        """Mean and variance of q(x_0 | x_t, w), from Emb(w)."""
-        log = self.log_alpha_bar[t]
-        r, var = (log / 2).exp(), self.var_given_word(log)
-        gain = r * var / -torch.expm1(log)
-        r, gain = (per_example(v.to(x_t.dtype), x_t) for v in (r, gain))
-        return clean + gain * (x_t - r * clean), var
-
-    def var_given_word(self, log_alpha_bar: Tensor) -> Tensor:
-        """Variance of q(x_0 | x_t, w): sigma_0^2 / (1 + sigma_0^2 SNR)."""
-        minus_snr = log_alpha_bar.exp() / torch.expm1(log_alpha_bar)
-        return self.sigma_0_squared / (1 - self.sigma_0_squared * minus_snr)
-
-    def transition(self, t: Times, s: Times) -> Transition:
-        """With variance "word" p(x_s | x_t) is as wide as q(x_s | x_t, w); the last step shows the mean."""
-        step = super().transition(t, s)
-        if self.variance != "word":
-            return step
-        of_word = step.q_var + step.from_x0.square() * self.var_given_word(
-            self.log_alpha_bar[t]
-        )
-        return step._replace(p_var=of_word * (s > 0))
-
     # Bad input
 
     def check_state(self, name: str, x: Tensor) -> None:
@@ -428,16 +359,6 @@ def passed_on(model: Network, given: dict[str, Tensor | None]) -> dict[str, Tens
         for name, value in given.items()
         if value is not None and name not in unknown
     }
-
-
-def total(v: PerWord, mask: Mask) -> PerExample:
-    """Sum over the words of each sentence."""
-    return torch.where(mask, v, 0).sum(1)
-
-
-def average(v: PerWord, mask: Mask) -> PerExample:
-    """Mean over the words of each sentence."""
-    return total(v, mask) / mask.sum(1)
 
 
 def log_law(

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .finite import check_finite
-from .sde import SDE, Batch, Coefficients, Numbers, combine
+from .linear_sde import Batch, Coefficients, Numbers, combine
+from .sde import SDE
 from .shapes import Network, Times, check_count, repeated
 from .solvers import Solver
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from .files import needs
 from .finite import check_finite
+from .linear_sde import Batch
 from .process import evaluating
 from .schedules import check_number
-from .sde import SDE, Batch
+from .sde import SDE
 from .shapes import Network, PerExample, Times, check_choice, check_count, widest
 from .solvers import Solver
 

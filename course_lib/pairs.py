@@ -21,13 +21,13 @@ def pack(
     vocabulary: Vocabulary,
     length: int,
     room: int | Callable[[int], int],
-    braided: bool = False,
+    interleaved: bool = False,
 ) -> Pairs:
     """Each pair as  source SEP target END ... END PAD ... PAD,  `length` tokens, of which `room` are for the target.
 
     room     a number, or a function of the source's length. The target is filled up with END, which is a word: that
              nothing more comes is for the network to say. What is left of the row is PAD
-    braided  True: x_1 y_1 x_2 y_2 ... without SEP, the source filled up with END too. What belongs together stands
+    interleaved  True: x_1 y_1 x_2 y_2 ... without SEP, the source filled up with END too. What belongs together stands
              together, if source and target run in the same order
 
     Raises ValueError that counts the pairs which are too long or have no source, or if SEP or END is not in the
@@ -36,7 +36,8 @@ def pack(
     rooms = [room(len(source)) if callable(room) else room for source, _ in pairs]
     check_count("room", min(rooms))
     if long := sum(
-        not fits(pair, n, length, braided) for pair, n in zip(pairs, rooms, strict=True)
+        not fits(pair, n, length, interleaved)
+        for pair, n in zip(pairs, rooms, strict=True)
     ):
         raise ValueError(
             f"pairs must fit in {length} tokens and their targets in their room, but {long} do not"
@@ -49,7 +50,7 @@ def pack(
         (list(x), [*y, *[END] * (n - len(y))])
         for (x, y), n in zip(pairs, rooms, strict=True)
     ]
-    if braided:
+    if interleaved:
         rows = [
             [w for pair in zip_longest(x, y, fillvalue=END) for w in pair]
             for x, y in filled
@@ -71,12 +72,12 @@ def fits(
     pair: tuple[Sequence[str], Sequence[str]],
     room: int,
     length: int,
-    braided: bool = False,
+    interleaved: bool = False,
 ) -> bool:
     """Whether `pack` has place for a pair."""
     source, target = map(len, pair)
-    whole = 2 * room if braided else source + 1 + room
-    return target <= room and whole <= length and (source <= room or not braided)
+    whole = 2 * room if interleaved else source + 1 + room
+    return target <= room and whole <= length and (source <= room or not interleaved)
 
 
 def targets(tokens: Tokens, target: Mask, vocabulary: Vocabulary) -> list[list[str]]:

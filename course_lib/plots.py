@@ -1,123 +1,19 @@
 """Figures: pure functions from numbers to a Figure whose title is its message, and the one way to show it."""
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
-from torch import Tensor
 
-from .colours import COLOURS, check_colours, looks
+from .colours import COLOURS, looks
 from .shapes import check_count
-
-LIMIT = 60_000  # bytes of one stored figure
-
-matplotlib.rcParams.update(
-    {
-        "font.size": 13,
-        "figure.titlesize": 15,
-        "figure.constrained_layout.use": True,
-        "figure.facecolor": "white",
-        "axes.titlelocation": "left",
-        "axes.titlesize": 13,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.edgecolor": "none",
-        "lines.linewidth": 2,
-        "image.cmap": "cividis",
-    }
-)
-
-
-def array(x: Any, name: str = "what is drawn") -> np.ndarray:
-    """Any tensor or sequence as a float64 numpy array. ValueError for NaN, which matplotlib leaves out silently."""
-    if isinstance(x, Tensor):
-        x = x.detach().cpu().double().numpy()
-    x = np.asarray(x, dtype=np.float64)
-    missing = np.isnan(x).sum()
-    if missing:
-        raise ValueError(f"{name} must be numbers, but {missing} of {x.size} are NaN")
-    return x
-
-
-def check_labels(name: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError for a label that nothing is drawn for: it would be left out silently."""
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise ValueError(
-            f"{name} must go with one of {', '.join(known)}, not with {', '.join(unknown)}"
-        )
-
-
-def check_length(name: str, values: np.ndarray, n: int, of: str) -> None:
-    """Raise ValueError unless there are n values along the first axis."""
-    if values.ndim < 1 or len(values) != n:
-        raise ValueError(
-            f"{name} must hold {n} values, as many as {of}, not shape {values.shape}"
-        )
-
-
-def panels(
-    title: str, rows: int = 1, columns: int = 1, size: tuple = (8, 4), **kw
-) -> tuple:
-    """A figure, and its axes as a (rows, columns) array, under the message as title."""
-    fig = Figure(figsize=size)
-    fig.suptitle(title, x=0.01, ha="left", wrap=True)
-    return fig, fig.subplots(rows, columns, squeeze=False, **kw)
-
+from .style import array, check_alt, check_labels, check_length, panels, png
 
 # --- showing ---
-
-
-def png(fig: Figure) -> bytes:
-    """The figure as PNG of at most LIMIT bytes; the same figure gives the same bytes.
-
-    Raises ValueError where it breaks the promise of colours.py.
-    """
-    check_colours(fig)
-    return fit(lambda dpi: pixels(fig, dpi))
-
-
-def fit(render: Callable[[int], Image.Image]) -> bytes:
-    """PNG of render(dots per inch), with 64 colours and as many dots per inch, up to 100, as LIMIT allows.
-
-    Raises ValueError where even 40 are too many.
-    """
-    for dpi in (100, 90, 80, 70, 60, 50, 40):
-        data = encode(render(dpi))
-        if len(data) <= LIMIT:
-            return data
-    raise ValueError(
-        f"the figure must fit in {LIMIT} bytes, but takes {len(data)} at 40 dots per inch: show less"
-    )
-
-
-def pixels(fig: Figure, dpi: int) -> Image.Image:
-    """The figure on white, in RGB."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-    return Image.open(buffer).convert("RGB")
-
-
-def encode(image: Image.Image) -> bytes:
-    """PNG bytes with a palette, without date or software."""
-    buffer = io.BytesIO()
-    image.quantize(64, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
-    return buffer.getvalue()
-
-
-def check_alt(alt: str) -> None:
-    """Raise ValueError for a description too short to stand for a picture."""
-    if len(alt.strip()) < 20:
-        raise ValueError(
-            f"alt must say in a sentence what the figure shows (20 characters or more), not {alt!r}"
-        )
 
 
 def show(fig: Figure, alt: str) -> None:

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from .batching import Batches
@@ -144,31 +143,6 @@ def written(tokens: Tokens) -> Mask:
 def up_to(lengths: Tensor, L: int) -> Mask:
     """(B, L), True in the first lengths[b] places of row b."""
     return torch.arange(L, device=lengths.device) < lengths[:, None]
-
-
-def company(tokens: Tokens, K: int, D: int, window: int = 3) -> Float[Tensor, "K D"]:
-    """Vectors of length sqrt(D) for K words from the company they keep: a start for embeddings.
-
-    Positive pointwise mutual information of words and what stands up to `window` places before and, apart from that,
-    after them, near ones counted for more (1 / distance); its leading singular vectors times the roots of their values,
-    less their mean.  (Levy & Goldberg 2014). float32; torch's random state decides the sign and the last digits.
-    """
-    check_count("window", window)
-    if not 1 <= D <= K:
-        raise ValueError(f"D must lie in 1..{K}, not {D}")
-    pairs = torch.zeros(K * K)
-    for far in range(1, window + 1):
-        here, there = tokens[:, :-far], tokens[:, far:]
-        both = (here != PAD) & (there != PAD)
-        pairs += (here[both] * K + there[both]).bincount(minlength=K * K) / far
-    pairs = torch.cat(
-        [pairs.reshape(K, K), pairs.reshape(K, K).T], 1
-    )  # what follows, what comes before
-    chance = pairs.sum(1, keepdim=True) * pairs.sum(0) / pairs.sum()
-    pmi = torch.where(pairs > 0, pairs / chance, 1).log().clamp(min=0)
-    U, S, _ = torch.svd_lowrank(pmi, min(D + 8, K), niter=4)
-    vectors = U[:, :D] * S[:D].sqrt()
-    return F.normalize(vectors - vectors.mean(0), dim=1) * D**0.5
 
 
 class Rows:

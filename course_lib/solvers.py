@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from .finite import check_finite
+from .linear_sde import Batch, combine, fit
 from .process import Process
 from .schedules import check_number
-from .sde import SDE, Batch, combine, fit
+from .sde import SDE
 from .shapes import Network, PerExample, Times, check_count, once, per_example, repeated
 from .wrapper import Wrapper
 

@@ -11,7 +11,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
 
-from . import plots
+from . import style
 from .colours import check_colours
 
 Spec = tuple | list | str
@@ -58,7 +58,7 @@ def explore(
     what to say in it while it is empty, makes a box to type in.
     play names a slider of integers that gets a play button.
     """
-    plots.check_alt(alt)
+    style.check_alt(alt)
     check_sliders(sliders, at, play)
     bundle = {"image/png": still(draw, at), "text/plain": alt}
     if live():
@@ -111,7 +111,7 @@ def still(draw: Draw, at: list[dict[str, Any]]) -> bytes:
         label.set_fontsize(
             label.get_fontsize() * min(1, 32 / len(said))
         )  # a typed text may be long
-    return plots.fit(lambda dpi: beside([plots.pixels(fig, dpi) for fig in figures]))
+    return style.fit(lambda dpi: beside([style.pixels(fig, dpi) for fig in figures]))
 
 
 def beside(parts: list[Image.Image]) -> Image.Image:
@@ -145,7 +145,7 @@ def panel(
 
     def redraw(_: Any = None) -> None:
         try:
-            picture.value = plots.png(
+            picture.value = style.png(
                 draw(**{name: c.value for name, c in controls.items()})
             )
             note.value = html.escape(alt)

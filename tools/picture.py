@@ -6,9 +6,10 @@ python -m tools.picture
 import torch
 
 from course_lib.files import write_atomically
-from course_lib.plots import filmstrip, png
+from course_lib.plots import filmstrip
 from course_lib.process import sample
 from course_lib.recipes.run import find, shipped
+from course_lib.style import png
 from tools.readme import ROOT
 
 

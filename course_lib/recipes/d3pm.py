@@ -18,8 +18,10 @@ from ..mask_count import MaskCount
 from ..nets import CausalNet, TokenNet
 from ..ngram import NGram
 from ..process import Process, last, sample
+from ..shapes import Network
 from ..stationary import Uniform
 from ..text_metrics import entropy_of_tokens
+from ..tokens import TokenProcess
 from .run import Measurement, Recipe, draws, shipped, spaced
 
 K, LENGTH, T = len(ALPHABET), 128, 1000
@@ -88,7 +90,7 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 32) -> 
 
 
 def bits_per_char(
-    process: D3PM, model: nn.Module, data: torch.Tensor, repeats: int
+    process: TokenProcess, model: Network, data: torch.Tensor, repeats: int
 ) -> Estimate:
     """The bound in bits per character; by number of masks where the noise is absorbing."""
     evaluator = MaskCount(process) if isinstance(process.noise, Absorbing) else process

@@ -9,9 +9,8 @@ from ..distances import frechet
 from ..evaluate import bound
 from ..image_judge import Judge
 from ..nets import UNet
-from ..process import last, sample
 from ..schedules import cosine, table
-from .run import Recipe, spaced
+from .run import Recipe, draws_from_one_seed, spaced
 
 
 def measure(recipe: Recipe, model: nn.Module, steps: int = 250, n: int = 500) -> dict:
@@ -24,10 +23,7 @@ def measure(recipe: Recipe, model: nn.Module, steps: int = 250, n: int = 500) ->
     )
     n, judge = min(n, len(test)), Judge(x, y)
     real = test[spaced(len(test), n)]  # evenly: the files are sorted by digit
-    torch.manual_seed(recipe.seed)
-    made = torch.cat(
-        [last(sample(process, model, k, steps))[1].cpu() for k in chunks(n)]
-    )
+    made = draws_from_one_seed(process, model, n, steps, recipe.seed)
     bits = bound(process, model, test.to(device), repeats=20).bits_per_dim(process.dims)
     shown = {
         "samples": made,
@@ -44,11 +40,6 @@ def measure(recipe: Recipe, model: nn.Module, steps: int = 250, n: int = 500) ->
             k: frechet(judge.features(v), judge.features(x)) for k, v in shown.items()
         },
     }
-
-
-def chunks(n: int, size: int = 250) -> list[int]:
-    """n as a list of sizes of at most 250: what fits in memory at once."""
-    return [size] * (n // size) + ([n % size] if n % size else [])
 
 
 digits = Recipe(

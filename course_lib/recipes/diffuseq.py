@@ -52,7 +52,7 @@ sounds = Recipe(
 sounds_ar = replace(  # the same steps, batches and rates
     sounds,
     name="sounds_ar",
-    data=lambda split: SOUNDS.data(split, braided=False),
+    data=lambda split: SOUNDS.data(split, interleaved=False),
     process=lambda: Autoregressive(len(SOUNDS.vocabulary), SOUNDS.length),
     model=SOUNDS.writer,
     measure=measure_writer,

@@ -17,18 +17,18 @@ from ..proofread import proofread, rerank
 from ..sentences import (
     PAD,
     bucketed,
-    company,
     written,
 )
 from ..shapes import Mask, Tokens
 from ..text_metrics import copied
 from ..verses import GENRES
 from ..word_nets import MixingNet
+from ..word_vectors import ppmi_vectors
 from .run import Measurement, Recipe, shipped, spaced
 from .sentence_measures import (
     STEPS,
     WIDTH,
-    draw,
+    draw_sentences,
     lines,
     measure,
     quality,
@@ -75,15 +75,15 @@ def network(width: int = 128, depth: int = 8, **options) -> MixingNet:
     } | options
     model = MixingNet(len(vocabulary()), WIDTH, table(), width, 4, depth, **settings)
     tokens = sentences()[0].tokens
-    from_company(model, tokens, 3)
+    from_ppmi(model, tokens, 3)
     from_frequencies(model, tokens[tokens != PAD])
     return model
 
 
 @torch.no_grad()
-def from_company(model: MixingNet, tokens: Tokens, window: int) -> None:
+def from_ppmi(model: MixingNet, tokens: Tokens, window: int) -> None:
     """Start the embeddings from the company that words keep in these rows, and a little noise."""
-    start = company(tokens, *model.embedding.weight.shape, window)
+    start = ppmi_vectors(tokens, *model.embedding.weight.shape, window)
     model.embedding.weight.copy_(start + torch.randn_like(start) / 4)
 
 
@@ -133,7 +133,7 @@ def proofread_draws(
     """max(AMONG) re-noised draws of a sentence for each row of the mask, the same proofread, and their bounds."""
     way = renoise(process, mask.shape[1])
     draws = [
-        draw(process, way, self_conditioned(model, mask), len(mask), steps)
+        draw_sentences(process, way, self_conditioned(model, mask), len(mask), steps)
         for _ in range(max(AMONG))
     ]
     read = [proofread(process, model, x.to(mask.device)) for x in draws]

@@ -20,11 +20,11 @@ from ..image_judge import Judge
 from ..learned_variance import Learned
 from ..nets import TwoHeads, UNet
 from ..optimal_variance import Analytic, estimate_conditional_variance
-from ..process import Process, last, sample
+from ..process import Process
 from ..schedules import cosine, ddpm_table, table
 from ..sn_npr import NPR, SN
 from . import ddpm
-from .run import ASSETS, Measurement, Recipe, shipped
+from .run import ASSETS, Measurement, Recipe, draws, shipped
 
 CHAPTER = "02_optimal_variance"
 DIGITS = {"shape": (1, 8, 8), "levels": 17, "clip": 1.0}
@@ -221,15 +221,6 @@ def short_start(T: int, steps: int) -> Tensor:
     return torch.cat(
         [torch.tensor([T]), torch.linspace(int(0.95 * T), 0, steps).round().long()]
     )
-
-
-def draws(process: Process, model: nn.Module, n: int, steps: int | Tensor) -> Tensor:
-    """n samples, on the CPU. Seeded so that all methods start from the same x_T: their differences are surer."""
-    made = []
-    for i, m in enumerate(ddpm.chunks(n)):
-        torch.manual_seed(i)
-        made.append(last(sample(process, model, m, steps))[1].cpu())
-    return torch.cat(made)
 
 
 def quality(

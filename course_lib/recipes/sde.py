@@ -11,13 +11,11 @@ from ..evaluate import bound
 from ..image_judge import Judge
 from ..likelihood import ProbabilityFlow, bits_per_dim, dequantise, rademacher
 from ..nets import UNet
-from ..process import Process, last, sample
 from ..schedules import cosine
 from ..sde import SDE, VP
 from ..solvers import RK4, Ancestral, Heun
-from .ddpm import chunks
 from .optimal_variance import judged
-from .run import Recipe, find, shipped
+from .run import Recipe, draws_from_one_seed, find, shipped
 
 STARTS = (
     1e-5,
@@ -77,7 +75,9 @@ def measure(
         judge.features(x),
     )
     bits = likelihoods(model, recipe.process().to(device), *smooth)
-    made = draw(DPMSolver(recipe.process()).to(device), model, drawn, 32)
+    made = draws_from_one_seed(
+        DPMSolver(recipe.process()).to(device), model, drawn, 32, seed=0
+    )
     shown = {
         "samples": made,
         "real": test,
@@ -136,12 +136,6 @@ def decoder_variance(sde: SDE, model: nn.Module, x: Tensor) -> float:
     return (sde.predict_x0(model, sde.corrupt(x, t), t) - x).square().mean().item()
 
 
-def draw(way: Process, model: nn.Module, n: int, steps: int) -> Tensor:
-    """n samples, on the CPU, from the same noise for the same n."""
-    torch.manual_seed(0)
-    return torch.cat([last(sample(way, model, k, steps))[1].cpu() for k in chunks(n)])
-
-
 def solvers(
     model: nn.Module, judge: Judge, space: Tensor, n: int, calls: tuple[int, ...]
 ) -> list[dict]:
@@ -149,7 +143,8 @@ def solvers(
     device, rows = next(model.parameters()).device, []
     for name, (each, way) in WAYS.items():
         for k in calls:
-            made = draw(way(process()).to(device), model, n, k // each)
+            back = way(process()).to(device)
+            made = draws_from_one_seed(back, model, n, k // each, seed=0)
             rows.append({"way": name, "calls": k} | judged(judge, space, made))
             print(rows[-1], flush=True)
     return rows

@@ -13,7 +13,6 @@ from torch import nn
 from .. import schedules
 from ..absorbing import Absorbing
 from ..data import addresses, decode
-from ..evaluate import Estimate, bound
 from ..first_hitting import first_hitting
 from ..mask_count import MaskCount
 from ..mdlm import MDLM
@@ -24,8 +23,8 @@ from ..shapes import Network
 from ..stationary import Uniform
 from ..tokens import TokenProcess
 from . import d3pm
-from .d3pm import LENGTH, K, judged, network, quality, text
-from .run import Measurement, Recipe, shipped, spaced
+from .d3pm import LENGTH, K, bits_per_char, judged, network, quality, text
+from .run import Measurement, Recipe, draws, shipped, spaced
 
 STEPS, RACE_STEPS = (8, 32, 128, 512), 128
 
@@ -131,14 +130,6 @@ def race(process: MDLM, model: Network, n: int, steps: int, bits: int) -> torch.
         u = torch.randint(1, 2**bits, p.shape, device=x.device).double() / 2**bits
         x = torch.where(x == process.noise.mask, (-torch.log1p(-u) / p).argmin(-1), x)
     return x.cpu()
-
-
-def bits_per_char(
-    process: TokenProcess, model: nn.Module, data: torch.Tensor, repeats: int
-) -> Estimate:
-    """The bound in bits per character; by number of masks where the noise is absorbing."""
-    evaluator = MaskCount(process) if isinstance(process.noise, Absorbing) else process
-    return bound(evaluator, model, data, repeats=repeats).bits_per_dim(LENGTH)
 
 
 def recipe(name: str, process: Callable[[], SEDD], **options) -> Recipe:
@@ -258,21 +249,11 @@ def uniform_samplers(
     for sampler in ("tweedie", "euler"):
         process = uniform_process(sampler=sampler).to(device)
         out[sampler] = {
-            k: judged(draws(process, model, n, k), judge, words) for k in counts
+            k: judged(draws(process, model, n, k, size=64), judge, words)
+            for k in counts
         }
         print(sampler, out[sampler], flush=True)
     return out
-
-
-def draws(
-    process: TokenProcess, model: Network, n: int, steps: int, size: int = 64
-) -> torch.Tensor:
-    """n texts on the CPU, some at a time, seeded."""
-    made = []
-    for i, m in enumerate([size] * (n // size) + [n % size] * (n % size > 0)):
-        torch.manual_seed(i)
-        made.append(last(sample(process, model, m, steps))[1].cpu())
-    return torch.cat(made)
 
 
 masks = Measurement("07_sedd", "masks", of_masks)

@@ -157,14 +157,14 @@ def by_sampler(process: DiffusionLM, model: nn.Module, n: int) -> tuple[dict, di
     for name, (way, change) in ways.items():
         for steps in grids.get(name, STEPS[2:3]):
             mask, start = process.draw_lengths(n), time.perf_counter()
-            made[name][steps] = draw(
+            made[name][steps] = draw_sentences(
                 process, way, change(self_conditioned(model, mask)), n, steps
             )
             if name == "ancestral":
                 seconds[steps] = (time.perf_counter() - start) / n
     mask = process.draw_lengths(n)
     made["not recalling"] = {
-        STEPS[2]: draw(process, process, Given(model, mask=mask), n, STEPS[2])
+        STEPS[2]: draw_sentences(process, process, Given(model, mask=mask), n, STEPS[2])
     }
     return made, seconds
 
@@ -185,7 +185,7 @@ def renoise(process: DiffusionLM, length: int | None = None) -> Renoise:
     return Renoise(process.alpha_bar, shape, predicts="x0").to(process.device)
 
 
-def draw(
+def draw_sentences(
     process: DiffusionLM, way: Process, model, n: int, steps: int, clamp=None
 ) -> Tokens:
     """n sentences by one of the ways back."""
@@ -240,7 +240,7 @@ def control(
     }
     table = {}
     for name, (way, network, clamp) in asked.items():
-        x = draw(process, way, network, n, STEPS[2], clamp)
+        x = draw_sentences(process, way, network, n, STEPS[2], clamp)
         right = {
             "genre": (nearer(x) == label.cpu()).double(),
             "length": ((x != PAD).sum(1) == mask.sum(1).cpu()).double(),

@@ -63,7 +63,7 @@ def parts(data: Pairs, size: int = 500) -> Iterator[tuple[Tensor, Pairs]]:
 
 
 @torch.no_grad()
-def draw(
+def draw_targets(
     task: Task,
     model: nn.Module,
     data: Pairs,
@@ -93,7 +93,7 @@ def rounded_network(*given) -> ClampingTrick:
 def write(
     task: Task, model: nn.Module, data: Pairs, temperature: float = 0.0
 ) -> list[list[str]]:
-    """A target for the source of each row, one token after the other; rows are not braided."""
+    """A target for the source of each row, one token after the other; rows are not interleaved."""
     out, device = data.tokens.clone(), next(model.parameters()).device
     for where, some in parts(data.to(device)):
         process = Autoregressive(
@@ -176,17 +176,21 @@ def measure_sounds(
     pairs, right, too_long = spellings(n)
     data, some = SOUNDS.rows(pairs), slice(0, n, n // few)
     start = time.perf_counter()
-    draws = [draw(SOUNDS, model, data, FAST, BEST) for _ in range(CANDIDATES[-1])]
+    draws = [
+        draw_targets(SOUNDS, model, data, FAST, BEST) for _ in range(CANDIDATES[-1])
+    ]
     seconds = (time.perf_counter() - start) / n / len(draws)
-    others = [draw(SOUNDS, model, data, FAST) for _ in range(CANDIDATES[1])]
+    others = [draw_targets(SOUNDS, model, data, FAST) for _ in range(CANDIDATES[1])]
     samplers = {
         name: {
-            steps: errors(draw(SOUNDS, model, data[some], steps, name), right[some])
+            steps: errors(
+                draw_targets(SOUNDS, model, data[some], steps, name), right[some]
+            )
             for steps in grid
         }
         for name, grid in grids().items()
     }
-    rounded = draw(SOUNDS, model, data, FAST, change=rounded_network)
+    rounded = draw_targets(SOUNDS, model, data, FAST, change=rounded_network)
     test = SOUNDS.data("test")[0]
     return {
         "words": n,
@@ -218,9 +222,9 @@ def measure_writer(recipe: Recipe, model: nn.Module, n: int = 2000) -> dict:
     """The same of the autoregressive network: its likeliest phones, and MBR of its draws."""
     torch.manual_seed(recipe.seed)
     pairs, right, _ = spellings(n)
-    data = SOUNDS.rows(pairs, braided=False)
+    data = SOUNDS.rows(pairs, interleaved=False)
     draws = [write(SOUNDS, model, data, 1.0) for _ in range(CANDIDATES[-1])]
-    test = SOUNDS.data("test", braided=False)[0]
+    test = SOUNDS.data("test", interleaved=False)[0]
     return {
         "words": n,
         "greedy": errors(write(SOUNDS, model, data), right),
@@ -247,7 +251,7 @@ def measure_verses(
             [len(p) for p in pieces[where]],
             [(x, ()) for p in pieces[where] for x in p],
         )
-        made = iter(draw(VERSES, model, VERSES.rows(flat), steps, name, change))
+        made = iter(draw_targets(VERSES, model, VERSES.rows(flat), steps, name, change))
         return [[w for _ in range(count) for w in next(made)] for count in counts]
 
     start = time.perf_counter()
@@ -332,7 +336,7 @@ def measure_reversal(recipe: Recipe, model: nn.Module, n: int = 1000) -> dict:
     """Share of the rows of the test split that are turned without a mistake."""
     torch.manual_seed(recipe.seed)
     data, pairs = REVERSAL.data("test")
-    said = draw(REVERSAL, model, data[:n], FAST)
+    said = draw_targets(REVERSAL, model, data[:n], FAST)
     return {
         "exact": sum(y == right for y, (_, right) in zip(said, pairs, strict=False))
         / len(said),

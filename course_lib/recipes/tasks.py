@@ -14,7 +14,7 @@ from ..pronunciations import pronunciations
 from ..sentences import Pairs, Vocabulary, words
 from ..verses import verses as bible
 from ..word_nets import MixingNet
-from .diffusion_lm import from_company, from_frequencies, table
+from .diffusion_lm import from_frequencies, from_ppmi, table
 
 Pair = tuple[Sequence[str], Sequence[str]]
 
@@ -34,7 +34,7 @@ class Task:
     """What decides how pairs become rows: the longest source, the room for its target, the numbers in a vector.
 
     least    a word is in the vocabulary if the sources, or the targets, have it so often
-    braided  source and target in turn, as in `pack`: for pairs that run in the same order
+    interleaved  source and target in turn, as in `pack`: for pairs that run in the same order
     """
 
     every: Callable[[str], list[Pair]]  # of a split
@@ -42,11 +42,11 @@ class Task:
     room: Callable[[int], int]
     width: int
     least: int = 1
-    braided: bool = True
+    interleaved: bool = True
 
     @property
     def length(self) -> int:
-        """Of the longest row, braided or not."""
+        """Of the longest row, interleaved or not."""
         room = self.room(self.longest)
         return room + max(room, self.longest + 1)
 
@@ -68,28 +68,28 @@ class Task:
             (x, y)
             for x, y in self.every(split)
             if len(x) <= self.longest
-            and fits((x, y), self.room(len(x)), self.length, self.braided)
+            and fits((x, y), self.room(len(x)), self.length, self.interleaved)
         ]
 
-    def rows(self, pairs: Sequence[Pair], braided: bool | None = None) -> Pairs:
+    def rows(self, pairs: Sequence[Pair], interleaved: bool | None = None) -> Pairs:
         """As the network reads them. Words not in the vocabulary, or in a target not in its own, are UNK."""
-        braided = self.braided if braided is None else braided
+        interleaved = self.interleaved if interleaved is None else interleaved
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
             )  # results.json says how many words are unknown
-            data = pack(pairs, self.vocabulary, self.length, self.room, braided)
+            data = pack(pairs, self.vocabulary, self.length, self.room, interleaved)
         return Pairs(
             data.tokens.masked_fill(data.target & (data.tokens >= len(self.spoken)), 0),
             data.target,
         )
 
     def data(
-        self, split: str = "train", braided: bool | None = None
+        self, split: str = "train", interleaved: bool | None = None
     ) -> tuple[Pairs, list[Pair]]:
         """The rows of a split, and its pairs."""
         pairs = self.pairs(split)
-        return self.rows(pairs, braided), pairs
+        return self.rows(pairs, interleaved), pairs
 
     def process(self, length: int | None = None, **options) -> DiffuSeq:
         """The paper's process; the cross-entropy is of the network's prediction, the loss that of the target."""
@@ -111,7 +111,7 @@ class Task:
         if (
             self.least > 1
         ):  # many words: those that keep company in a row are a word and its translation
-            from_company(model, rows.tokens, 5)
+            from_ppmi(model, rows.tokens, 5)
         from_frequencies(model, rows.tokens[rows.target])
         return model
 
@@ -152,4 +152,4 @@ SOUNDS = Task(spelled, longest=18, room=room_for_phones, width=16)
 VERSES = Task(translated, longest=48, room=room_for_words, width=32, least=5)
 
 
-REVERSAL = Task(turned, longest=8, room=lambda _: 9, width=16, braided=False)
+REVERSAL = Task(turned, longest=8, room=lambda _: 9, width=16, interleaved=False)

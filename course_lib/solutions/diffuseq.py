@@ -703,10 +703,10 @@ define(
 )
 
 
-# --- braid ---
+# --- interleave ---
 
 
-def braid(source, target, end):
+def interleave(source, target, end):
     """x_1 y_1 x_2 y_2 ..., the shorter filled up with `end`."""
     pairs = zip_longest(source, target, fillvalue=end)
     return [word for pair in pairs for word in pair]
@@ -724,13 +724,16 @@ def _tail(fill):
 
     def wrong(source, target, end):
         n = min(len(source), len(target))
-        return [*braid(source[:n], target[:n], end), *fill(source[n:], target[n:], end)]
+        return [
+            *interleave(source[:n], target[:n], end),
+            *fill(source[n:], target[n:], end),
+        ]
 
     return wrong
 
 
 define(
-    braid,
+    interleave,
     truth=by_places,
     cases=lambda: [
         (list(source), list(target), ".")
@@ -752,7 +755,7 @@ define(
     mistakes={
         "one behind the other": (
             "return [word -> return [*source, *target] or [word",
-            "your target begins where the source ends: how far is x_1 from y_1 in a braid?",
+            "your target begins where the source ends: how far is x_1 from y_1 in the interleaved row?",
         ),
         "cut at the shorter": (
             "zip_longest(source, target, fillvalue=end) -> zip(source, target)",
@@ -771,10 +774,10 @@ define(
             _tail(
                 lambda x, y, end: [*x[:1], end, *x[1:]] if x else [end, *y] if y else []
             ),
-            "the shorter one ends once, and then the braid does too: what stands between the words that are left?",
+            "the shorter one ends once, and then the row does too: what stands between the words that are left?",
         ),
         "only the target filled up": (
-            _tail(lambda x, y, end: braid(x, [], end) or y),
+            _tail(lambda x, y, end: interleave(x, [], end) or y),
             "right where the source is the longer one: what stands beside a target that goes on?",
         ),
         "pairs": (

@@ -7,9 +7,9 @@ import weakref
 import pytest
 import torch
 
-from course_lib import diffusion_lm as D
 from course_lib import embeddings as E
 from course_lib import schedules as S
+from course_lib import word_chain
 from course_lib.autoregressive import Autoregressive
 from course_lib.ddim import DDIM
 from course_lib.diffuseq import DiffuSeq, SoftAbsorbing
@@ -103,7 +103,7 @@ def test_bound_counts_the_target_only_whatever_the_loss_does():
     torch.manual_seed(2)
     mask, clean, x0, x_t = process.diffuse(model, data, t)
     term = DiffusionLM(TABLE, L, W).divergence(clean, model(x_t, t / T, mask), x_t, t, data.target)
-    nll = D.total(process.rounding_nll(model, x0, data.tokens).double(), data.target)
+    nll = word_chain.total(process.rounding_nll(model, x0, data.tokens).double(), data.target)
     want = T * term + process.prior_term(clean, data.target) + nll
     torch.testing.assert_close(values[0], want)
     torch.manual_seed(2)
@@ -290,10 +290,10 @@ def test_room_may_depend_on_the_source():
     assert data.tokens.shape == (2, 8)
 
 
-def test_braided_pairs():
+def test_interleaved_pairs():
     """x_1 y_1 x_2 y_2 ...: the target is in every second place, both parts are filled up with END."""
     v = Vocabulary([list("abcxyz"), [SEP, END]])
-    data = pack([("abc", "xy"), ("a", "xyz"), ("ab", "")], v, 10, lambda n: n + 2, braided=True)
+    data = pack([("abc", "xy"), ("a", "xyz"), ("ab", "")], v, 10, lambda n: n + 2, interleaved=True)
     assert shown(data, v) == ["axbyc.....", "ax.y.z", "a.b....."]
     assert data.target.nonzero()[:, 1].tolist() == [1, 3, 5, 7, 9, 1, 3, 5, 1, 3, 5, 7]
     assert targets(data.tokens, data.target, v) == [["x", "y"], ["x", "y", "z"], []]
@@ -301,9 +301,9 @@ def test_braided_pairs():
 
 
 def test_what_fits():
-    """(source, target, room, length): in a row behind each other, and braided."""
+    """(source, target, room, length): in a row behind each other, and interleaved."""
     cases = {
-        ("ab", "c", 1, 4): (True, False),  # 2 + 1 + 1; braided the source does not fit in its room
+        ("ab", "c", 1, 4): (True, False),  # 2 + 1 + 1; interleaved the source does not fit in its room
         ("ab", "c", 1, 3): (False, False),
         ("ab", "c", 2, 4): (False, True),
         ("ab", "ccc", 2, 9): (False, False),
@@ -311,14 +311,14 @@ def test_what_fits():
         ("ab", "cc", 3, 5): (False, False),
     }
     for (x, y, room, length), want in cases.items():
-        assert (fits((x, y), room, length), fits((x, y), room, length, braided=True)) == want
+        assert (fits((x, y), room, length), fits((x, y), room, length, interleaved=True)) == want
         v = Vocabulary([list("abc"), [SEP, END]])
-        for braided, ok in zip((False, True), want, strict=True):
+        for interleaved, ok in zip((False, True), want, strict=True):
             if ok:
-                assert len(pack([(x, y)], v, length, room, braided)) == 1
+                assert len(pack([(x, y)], v, length, room, interleaved)) == 1
             else:
                 with pytest.raises(ValueError, match="but 1 do not"):
-                    pack([(x, y)], v, length, room, braided)
+                    pack([(x, y)], v, length, room, interleaved)
 
 
 def test_targets_a_network_can_say_are_enough():

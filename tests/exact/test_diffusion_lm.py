@@ -8,6 +8,7 @@ import torch
 from course_lib import diffusion_lm as D
 from course_lib import embeddings as E
 from course_lib import schedules as S
+from course_lib import word_chain
 from course_lib.clamping import ClampingTrick
 from course_lib.ddim import DDIM
 from course_lib.ddpm import DDPM
@@ -347,7 +348,9 @@ def test_PAD_is_nowhere_seen(kind):
     a, b = model(x, t / T, mask), model(other, t / T, mask)
     torch.testing.assert_close(a[mask], b[mask])
     v = torch.where(mask, 1.0, math.nan)
-    assert D.total(v, mask).tolist() == [5, 2, 1, 5] and D.average(v, mask).tolist() == [1] * 4
+    assert (
+        word_chain.total(v, mask).tolist() == [5, 2, 1, 5] and word_chain.average(v, mask).tolist() == [1] * 4
+    )
 
 
 def test_labels_are_hidden_now_and_then():

@@ -8,6 +8,7 @@ import torch
 from course_lib import sentences as S
 from course_lib import verses as V
 from course_lib.sentences import PAD, UNK, Labelled, Vocabulary, bucketed, line, up_to, words, written
+from course_lib.word_vectors import ppmi_vectors
 
 I = torch.tensor
 TEXTS = ["The Lord's word; see 12 men.", "the men (and the sea)!", "word"]
@@ -202,18 +203,18 @@ def test_company_restated():
     U, s, _ = torch.linalg.svd(pmi, full_matrices=False)
     want = U[:, :3] * s[:3].sqrt()
     want = torch.nn.functional.normalize(want - want.mean(0), dim=1) * 3**0.5
-    got = S.company(tokens, 6, 3, window=2)
+    got = ppmi_vectors(tokens, 6, 3, window=2)
     torch.testing.assert_close(got @ got.T, want @ want.T, rtol=1e-3, atol=1e-3)  # signs are free
     torch.testing.assert_close(got.norm(dim=1), torch.full((6,), 3**0.5))
-    three = S.company(tokens, 6, 3)
+    three = ppmi_vectors(tokens, 6, 3)
     assert not torch.allclose(three @ three.T, got @ got.T, atol=1e-2)
-    assert S.company(tokens, 8, 8).shape == (8, 8)
+    assert ppmi_vectors(tokens, 8, 8).shape == (8, 8)
 
 
 def test_company_of_words_that_stand_alike_is_alike():
     """Words 0 and 1 stand before 4, words 2 and 3 before 5."""
     first = torch.randint(0, 4, (2000, 1))
-    e = S.company(torch.cat([first, 4 + first // 2], 1), 6, 2, window=1)
+    e = ppmi_vectors(torch.cat([first, 4 + first // 2], 1), 6, 2, window=1)
     assert e[0] @ e[1] > 1.9 and e[2] @ e[3] > 1.9 and e[0] @ e[2] < 1
 
 
@@ -224,7 +225,7 @@ def test_bad_company(unchecked):
         ((3, 0), "window must be"),
     ):
         with pytest.raises(ValueError, match=message):
-            S.company(torch.zeros(2, 3, dtype=torch.long), 6, *given)
+            ppmi_vectors(torch.zeros(2, 3, dtype=torch.long), 6, *given)
 
 
 # Verses

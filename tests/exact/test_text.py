@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from course_lib.data import ALPHABET, addresses, decode, encode, letters, windows, word_vectors
+from course_lib.data import ALPHABET, addresses, decode, encode, letters, windows
 from course_lib.ngram import NGram, looked_up
 from course_lib.text_metrics import entropy_of_tokens
+from course_lib.word_vectors import word_vectors
 
 # Characters
 

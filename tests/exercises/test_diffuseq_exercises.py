@@ -10,13 +10,13 @@ from course_lib import text_metrics
 from course_lib.ddim import DDIM
 from course_lib.ddpm import DDPM
 from course_lib.diffuseq import DiffuSeq
-from course_lib.diffusion_lm import average
 from course_lib.exercise import find, grade
 from course_lib.learned_variance import LossAware
 from course_lib.pairs import END, SEP, pack
 from course_lib.recipes.target_measures import Misaligned
 from course_lib.sentences import PAD, Pairs, Vocabulary
 from course_lib.solutions import diffuseq as D
+from course_lib.word_chain import average
 
 SQRT = S.table(S.sqrt(), 2000)
 
@@ -52,7 +52,7 @@ def test_other_right_answers_pass():
     assert passes("least_risk", D.summed) and passes("least_risk", lambda r, w: (r @ (w / w.sum())).argmin())
     assert passes("least_risk", lambda r, w: torch.einsum("ij,j->i", r, w).min(0).indices)
     assert passes("importance", lambda p, T: p.reciprocal() / T) and passes("importance", D.one_at_a_time)
-    assert passes("braid", D.by_places)
+    assert passes("interleave", D.by_places)
 
     def walk(x, y, end):
         row = []
@@ -60,7 +60,7 @@ def test_other_right_answers_pass():
             row += [end if a is None else a, end if b is None else b]
         return row
 
-    assert passes("braid", walk)
+    assert passes("interleave", walk)
 
 
 def finder(times, dtype=torch.float32, x0=1.0, eps=1.0):
@@ -136,9 +136,9 @@ def test_line_ups_have_one_culprit_and_the_others_agree():
     ("least_risk", lambda risk, w: 2, "does not change when risk does"),
     ("least_risk", lambda risk, w: "the first", "cannot use the str"),
     ("importance", lambda p, T: 1 / (p * (T - 1)), "T - 1 in the place of T"),
-    ("braid", lambda x, y, end: "".join(x), "it returned str, expected a list"),
-    ("braid", lambda x, y, end: D.braid(x, y, end)[::-1], "turned round"),
-    ("braid", lambda x, y, end: [end], "does not change when source does"),
+    ("interleave", lambda x, y, end: "".join(x), "it returned str, expected a list"),
+    ("interleave", lambda x, y, end: D.interleave(x, y, end)[::-1], "turned round"),
+    ("interleave", lambda x, y, end: [end], "does not change when source does"),
 ])  # fmt: skip
 def test_mistakes_that_no_list_holds_are_described(name, answer, hint):
     state, text = graded(name, answer)
@@ -217,9 +217,9 @@ def test_importance_is_the_library_s_weight():
     torch.testing.assert_close(process.loss(lambda x, u: x, None, torch.arange(1, 7)), D.importance(p, 6))
 
 
-def test_braid_is_the_library_s():
+def test_interleave_is_the_library_s():
     v = Vocabulary([list("abcxyz"), [SEP, END]])
     for x, y in (("abc", "xy"), ("a", "xyz"), ("ab", "")):
-        row = pack([(x, y)], v, 10, 5, braided=True)
-        words = D.braid(list(x), [*y, *[END] * (5 - len(y))], END)
+        row = pack([(x, y)], v, 10, 5, interleaved=True)
+        words = D.interleave(list(x), [*y, *[END] * (5 - len(y))], END)
         assert v.decode(row.tokens[0]) == words and len(words) == (row.tokens != PAD).sum()

@@ -23,7 +23,7 @@ CHAPTERS = {
     ),
     "diffuseq": (
         5,
-        "partial_noise target_loss word_loss misaligned shifted_mean least_risk importance braid",
+        "partial_noise target_loss word_loss misaligned shifted_mean least_risk importance interleave",
     ),
     "d3pm": (
         5,

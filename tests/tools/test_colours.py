@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.colors import is_color_like, to_hex
 
-from course_lib import colours, diagrams, plots, widgets
+from course_lib import colours, diagrams, plots, style, widgets
 from tools.readme import ROOT
 
 LEARNED = colours.COLOURS["learned"]
@@ -102,7 +102,7 @@ def test_the_learned_colour_reads_on_white_and_on_dark():
 
 
 def figure(draw):
-    fig, ((ax,),) = plots.panels("Message")
+    fig, ((ax,),) = style.panels("Message")
     draw(ax)
     return fig
 

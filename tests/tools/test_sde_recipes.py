@@ -11,7 +11,7 @@ from course_lib.dpm_solver import DPMSolver
 from course_lib.files import load_tensors
 from course_lib.image_judge import Judge
 from course_lib.recipes import sde as recipes
-from course_lib.recipes.run import ASSETS, find
+from course_lib.recipes.run import ASSETS, draws_from_one_seed, find
 from course_lib.schedules import cosine
 from course_lib.sde import SDE, VP
 from course_lib.solvers import Ancestral, Heun
@@ -111,7 +111,7 @@ def test_draw_starts_from_the_same_noise_whatever_the_way():
         first = []
         model = lambda x, u: first.append(x.clone()) or 0.5 * x  # noqa: B023, E731
         torch.manual_seed(5)
-        assert recipes.draw(way, Says(model), 260, 2).shape == (260, 1, 8, 8)
+        assert draws_from_one_seed(way, Says(model), 260, 2, seed=0).shape == (260, 1, 8, 8)
         seen[type(way).__name__] = first[0]
     starts = list(seen.values())
     assert all(torch.equal(v, starts[0]) for v in starts) and len(starts[0]) == 250
@@ -125,7 +125,8 @@ def test_the_table_in_small():
     calls = {}
     for name, (each, way) in recipes.WAYS.items():
         heard = []
-        recipes.draw(way(recipes.process()), Says(lambda x, u: heard.append(1) or 0.5 * x), 2, 8 // each)  # noqa: B023
+        model = Says(lambda x, u: heard.append(1) or 0.5 * x)  # noqa: B023
+        draws_from_one_seed(way(recipes.process()), model, 2, 8 // each, seed=0)
         calls[name] = len(heard)
     assert calls == {
         "Euler-Maruyama": 8,

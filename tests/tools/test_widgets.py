@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from PIL import Image
 
-from course_lib import plots, widgets
+from course_lib import plots, style, widgets
 
 ALT = "a bar that grows to the right as n <grows>"
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -85,7 +85,7 @@ def test_a_terminal_is_not_live(monkeypatch):
 
 
 CELLS = """
-from course_lib import plots, predictions, widgets
+from course_lib import plots, style, predictions, widgets
 draw, at = lambda n: plots.bars({"data": n}, f"{n}"), [{"n": n} for n in (1, 2, 3)]
 widgets.explore(draw, at, "a bar that grows with n", n=(0, 5, 1))
 predictions.predict("toy.steps", "How many steps?", ["ten", "a hundred"])
@@ -199,11 +199,11 @@ def test_pictures_of_different_size_stand_in_one_row_on_white():
 
 def test_moving_a_slider_redraws_the_picture():
     (n, kind), picture, note = parts()
-    assert picture.format == "png" and picture.value == plots.png(draw(2, "data"))
+    assert picture.format == "png" and picture.value == style.png(draw(2, "data"))
     n.value = 4
-    assert picture.value == plots.png(draw(4, "data"))
+    assert picture.value == style.png(draw(4, "data"))
     kind.value = "noise"
-    assert picture.value == plots.png(draw(4, "noise"))
+    assert picture.value == style.png(draw(4, "noise"))
     assert note.value == "a bar that grows to the right as n &lt;grows&gt;"
 
 
@@ -213,7 +213,7 @@ def test_an_error_in_draw_is_text_and_the_widget_lives_on():
     n.value = 0
     assert note.value == "RuntimeError: n &lt; 1" and picture.value == before
     n.value = 3
-    assert picture.value == plots.png(draw(3, "data")) and note.value.startswith("a bar")
+    assert picture.value == style.png(draw(3, "data")) and note.value.startswith("a bar")
 
 
 def test_play_walks_the_slider():
@@ -221,7 +221,7 @@ def test_play_walks_the_slider():
     player, slider = row.children
     assert (player.min, player.max, player.step, player.value, player.interval) == (0, 5, 1, 2, 500)
     player.value = 3
-    assert slider.value == 3 and picture.value == plots.png(draw(3, "data"))
+    assert slider.value == 3 and picture.value == style.png(draw(3, "data"))
     slider.value = 5
     assert player.value == 5 and isinstance(kind, ipywidgets.Dropdown)
 

@@ -167,22 +167,22 @@ def by_logs(p, T):
     return torch.exp(-torch.log(p) - torch.log(torch.tensor(float(T), dtype=p.dtype)))
 
 
-# --- braid ---
+# --- interleave ---
 
 
-@wrong("diffuseq.braid", "zip stops with the shorter", r"\bend\b|short|\bzip|missing|lost|long")
+@wrong("diffuseq.interleave", "zip stops with the shorter", r"\bend\b|short|\bzip|missing|lost|long")
 def zipped(source, target, end):
     return [word for pair in zip(source, target, strict=False) for word in pair]
 
 
-@wrong("diffuseq.braid", "the rest of the longer follows without end between", r"\bend\b|fill")
+@wrong("diffuseq.interleave", "the rest of the longer follows without end between", r"\bend\b|fill")
 def rest_appended(source, target, end):
     n = min(len(source), len(target))
     both = [word for pair in zip(source[:n], target[:n], strict=True) for word in pair]
     return both + source[n:] + target[n:]
 
 
-@right("diffuseq.braid", "slices")
+@right("diffuseq.interleave", "slices")
 def by_slices(source, target, end):
     n = max(len(source), len(target))
     out = [end] * (2 * n)

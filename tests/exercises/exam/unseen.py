@@ -345,7 +345,7 @@ def normalised(p, T):
     return w / w.sum()
 
 
-@wrong("diffuseq.braid", "the target's words come first", r"order|first|swap|turned|source")
+@wrong("diffuseq.interleave", "the target's words come first", r"order|first|swap|turned|source")
 def target_first(source, target, end):
     n = max(len(source), len(target))
     source, target = source + [end] * (n - len(source)), target + [end] * (n - len(target))

@@ -281,7 +281,7 @@ def rooted(p, T):
     return (1 / (T * p)).sqrt()
 
 
-@wrong("diffuseq.braid", "end is put after both at the close", r"\bend\b|extra|length|too many|one more")
+@wrong("diffuseq.interleave", "end is put after both at the close", r"\bend\b|extra|length|too many|one more")
 def closes(source, target, end):
     n = max(len(source), len(target))
     source, target = source + [end] * (n - len(source)), target + [end] * (n - len(target))
