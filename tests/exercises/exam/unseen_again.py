@@ -312,19 +312,19 @@ def two_halves(samplers, alpha_bar):
     return found
 
 
-@wrong("diffuseq.braid", "zip stops at the shorter", r"short|missing|zip|\bend\b")
+@wrong("diffuseq.interleave", "zip stops at the shorter", r"short|missing|zip|\bend\b")
 def stops_early(source, target, end):
     return [word for two in zip(source, target, strict=False) for word in two]
 
 
-@wrong("diffuseq.braid", "what is left of the longer is put behind, without end", r"\bend\b|fill|short|rest")
+@wrong("diffuseq.interleave", "what is left of the longer is put behind, without end", r"\bend\b|fill|short|rest")
 def rest_behind(source, target, end):
     n = min(len(source), len(target))
     both = [word for two in zip(source[:n], target[:n], strict=True) for word in two]
     return both + source[n:] + target[n:]
 
 
-@right("diffuseq.braid", "zip_longest and slices")
+@right("diffuseq.interleave", "zip_longest and slices")
 def by_slices(source, target, end):
     both = list(zip_longest(source, target, fillvalue=end))
     braided = [end] * (2 * len(both))
