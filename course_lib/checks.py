@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from .answers import copied
-from .edits import edited
+from .listed import Mistakes, listed, wrong_answer
 
 Check = Callable[
     [Callable], str | None
 ]  # the reader's function -> None if it is right, else a hint
-# label -> (wrong answer, its hint); a wrong answer is a function, or the reference's text changed: "old -> new ; ..."
-Mistakes = Mapping[str, tuple[Callable | str, str]]
 Change = Mapping[
     str, Any
 ]  # argument -> its new value, or a function of the case's arguments that gives it
@@ -86,7 +84,7 @@ class Exercise:
 
     name: str
     reference: Callable
-    mistakes: Mistakes
+    mistakes: Mistakes | str
     cases: Callable[[], list] | None = None
     truth: Callable | None = None
     limits: Mapping[str, Change] = field(default_factory=dict)
@@ -105,13 +103,15 @@ class Exercise:
 
     def __post_init__(self):
         self.truth = self.truth or self.reference
+        if isinstance(self.mistakes, str):
+            self.mistakes = listed(self.mistakes)
         self.parameters = list(inspect.signature(self.reference).parameters)
 
     @cached_property
     def wrong(self) -> dict[str, Callable]:
         """The listed wrong answers by label."""
         return {
-            label: edited(self.reference, wrong) if isinstance(wrong, str) else wrong
+            label: wrong_answer(self.reference, wrong)
             for label, (wrong, _) in self.mistakes.items()
         }
 

@@ -17,6 +17,7 @@ from .compare import Pair, same
 from .edits import edited_twice
 from .factors import common, multiple
 from .gradients import of_gradients
+from .listed import is_edit
 from .linear import NO_PART, one_at_a_time
 from .quantities import tensor
 from .relations import conditions, relation, where
@@ -61,7 +62,7 @@ class Diagnosis(Trial):
         edits = [
             (wrong, hint)
             for wrong, hint in self.spec.mistakes.values()
-            if isinstance(wrong, str)
+            if is_edit(wrong)
         ]
         for i, (one, hint) in enumerate(edits):
             for two, other in edits[i + 1 :]:

@@ -40,7 +40,8 @@ def edited(reference: Callable, edits: str) -> Callable:
     """
     source = text_of(reference).replace(reference.__doc__ or "", "", 1)
     for edit in edits.split(" ; "):
-        old, arrow, new = edit.partition(" -> ")
+        old, arrow, new = f"{edit} ".partition(" -> ")
+        new = new.removesuffix(" ")
         if not arrow or source.count(old) != 1:
             raise ValueError(
                 f'an edit must be "old -> new" with an old that stands once in {reference.__name__}, not {edit!r}'

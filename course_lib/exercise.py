@@ -11,7 +11,8 @@ from typing import Any
 from IPython.display import display
 
 from .answers import Answer, crash, is_stub, seeded
-from .checks import Exercise, Mistakes
+from .checks import Exercise
+from .listed import Mistakes
 from .diagnosis import judge
 from .widgets import live
 
@@ -20,7 +21,7 @@ REGISTRY: dict[str, Exercise] = {}
 
 def define(
     reference: Callable,
-    mistakes: Mistakes,
+    mistakes: Mistakes | str,
     **parts: Any,
 ) -> None:
     """Register the exercise `<chapter>.<function>`, named after the reference and its module.
@@ -35,7 +36,7 @@ def define(
     parts       the names of what a tuple holds;  factors: name -> function of the arguments, a number to look for
     read        (answer, arguments) -> the answer in the form of the truth;  tol: what right answers may differ by
     also        a check by hand, for answers that are drawn: (function) -> None or a hint
-    mistakes    label -> (wrong answer, hint), three or more: a function, or "old -> new" in the reference's text
+    mistakes    three or more, as text: label, wrong answer, hint (see `listed`); or label -> (wrong answer, hint)
 
     A test proves that each mistake gets its own hint.
     """
@@ -44,11 +45,12 @@ def define(
         raise ValueError(
             f"reference must be a function with a name, not {reference.__name__}"
         )
-    if len(mistakes) < 3:
+    spec = Exercise(name, reference, mistakes, **parts)
+    if len(spec.mistakes) < 3:
         raise ValueError(
-            f"mistakes must hold at least 3 wrong answers to {name}, not {len(mistakes)}"
+            f"mistakes must hold at least 3 wrong answers to {name}, not {len(spec.mistakes)}"
         )
-    REGISTRY[name] = Exercise(name, reference, mistakes, **parts)
+    REGISTRY[name] = spec
 
 
 def of_chapter(chapter: str) -> list[Exercise]:
