@@ -50,7 +50,7 @@
     predictions
     answers   edits   quantities   turns        an answer, called; the reference's text, changed
     compare   factors   relations               an answer beside the wanted one
-    slip_kinds   slips                          the reference with one thing changed
+    slip_kinds   slips   listed                 the reference with one thing changed; mistakes as text
     checks   gradients   trial
     linear   by_argument                        which argument is wrong
     diagnosis   exercise

@@ -1,15 +1,13 @@
 """Which argument is at fault: one that has no say and is read, that is taken for another, changed, or never read."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .answers import copied
 from .compare import same
 from .quantities import tensor
-from .trial import Trial
+from .trial import Trial, called
 from .turns import TURNS
 
 
@@ -91,14 +89,6 @@ def elsewhere(trial: Trial, i: int) -> list[tuple[int, tuple, Any]]:
     return found
 
 
-def called(fn: Callable, args: tuple) -> Any:
-    """What fn gives, or what it raises."""
-    try:
-        return fn(*copied(args))
-    except Exception as error:
-        return error
-
-
 def narrow(trial: Trial) -> str | None:
     """Right in float64 and wrong in float32."""
     cases = [trial.cases[k] for k in trial.wrong]
@@ -106,7 +96,9 @@ def narrow(trial: Trial) -> str | None:
         return None
     for case in cases:
         wide = tuple(v.double() if is_float32(v) else v for v in case.args)
-        want = trial.spec.truth(*copied(wide))
+        want = called(trial.spec.truth, wide)
+        if isinstance(want, Exception):
+            return None
         if not same(trial.outcome(trial.answer, wide), want, trial.spec.tol):
             return None
     return (

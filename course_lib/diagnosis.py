@@ -17,8 +17,8 @@ from .compare import Pair, same
 from .edits import edited_twice
 from .factors import common, multiple
 from .gradients import of_gradients
-from .listed import is_edit
 from .linear import NO_PART, one_at_a_time
+from .listed import is_edit
 from .quantities import tensor
 from .relations import conditions, relation, where
 from .slips import slips

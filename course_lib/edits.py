@@ -26,11 +26,13 @@ def tree_of(reference: Callable) -> ast.FunctionDef:
     return node
 
 
-def built(source: ast.Module | str, like: Callable, name: str) -> Callable:
-    """The function `like.__name__` of a source, which sees what `like` sees; tracebacks call its file `name`."""
+def built(
+    source: ast.Module | str, like: Callable, name: str = "", file: str = "changed"
+) -> Callable:
+    """The function `name` (that of `like`) of a source, which sees what `like` sees; tracebacks show `file`."""
     space = dict(inspect.unwrap(like).__globals__)
-    exec(compile(source, f"<{name}>", "exec"), space)
-    return space[like.__name__]
+    exec(compile(source, f"<{file}>", "exec"), space)
+    return space[name or like.__name__]
 
 
 def edited(reference: Callable, edits: str) -> Callable:
@@ -47,7 +49,7 @@ def edited(reference: Callable, edits: str) -> Callable:
                 f'an edit must be "old -> new" with an old that stands once in {reference.__name__}, not {edit!r}'
             )
         source = source.replace(old, new)
-    return built(source, reference, f"{reference.__name__}: {edits}")
+    return built(source, reference, file=f"{reference.__name__}: {edits}")
 
 
 @functools.cache

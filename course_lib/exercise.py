@@ -12,8 +12,8 @@ from IPython.display import display
 
 from .answers import Answer, crash, is_stub, seeded
 from .checks import Exercise
-from .listed import Mistakes
 from .diagnosis import judge
+from .listed import Mistakes
 from .widgets import live
 
 REGISTRY: dict[str, Exercise] = {}

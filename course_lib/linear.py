@@ -2,12 +2,11 @@
 
 import torch
 
-from .answers import copied
 from .checks import Case
 from .compare import Pair, close, same
 from .factors import amount
 from .quantities import tensor
-from .trial import Trial
+from .trial import Trial, called
 
 NO_PART = "has no part in your answer"
 
@@ -26,12 +25,14 @@ def one_at_a_time(trial: Trial, named: bool = False) -> str | None:
             pairs.append(
                 Pair(
                     trial.first(trial.outcome(trial.answer, args)),
-                    trial.first(trial.spec.truth(*copied(args))),
+                    trial.first(called(trial.spec.truth, args)),
                     trial.factors(case),
                 )
             )
         if any(
-            tensor(p.got) is None or tensor(p.got).shape != tensor(p.want).shape
+            tensor(p.got) is None
+            or tensor(p.want) is None
+            or tensor(p.got).shape != tensor(p.want).shape
             for p in pairs
         ):
             return None

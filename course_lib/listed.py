@@ -36,7 +36,9 @@ def listed(text: str) -> dict[str, tuple[str, str]]:
                 found[label] = (wrong, f"{hint} {words}".strip())
     for label, (wrong, hint) in found.items():
         if not wrong or not hint:
-            raise ValueError(f"the mistake {label!r} must have a wrong answer and a hint")
+            raise ValueError(
+                f"the mistake {label!r} must have a wrong answer and a hint"
+            )
     return found
 
 
@@ -53,9 +55,10 @@ def wrong_answer(reference: Callable, wrong: Callable | str) -> Callable:
         return edited(reference, wrong)
     if not wrong.startswith("= "):
         return eval(wrong, dict(reference.__globals__))
-    arguments = ", ".join(reference.__code__.co_varnames[: reference.__code__.co_argcount])
-    source = f"def {reference.__name__}({arguments}):\n    return {wrong[2:]}"
-    return built(source, reference, f"{reference.__name__} {wrong}")
+    code = reference.__code__
+    arguments = ", ".join(code.co_varnames[: code.co_argcount])
+    source = f"def wrong({arguments}):\n    return {wrong[2:]}"
+    return built(source, reference, "wrong", wrong)
 
 
 def is_edit(wrong: Callable | str) -> bool:

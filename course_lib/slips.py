@@ -39,7 +39,7 @@ def slips(reference: Callable) -> list[Slip]:
             seen.add(source)
             _put(parent, name, index, new)
             try:
-                found.append(Slip(text, built(module, reference, "slip")))
+                found.append(Slip(text, built(module, reference)))
             except (SyntaxError, ValueError, TypeError):
                 continue
             finally:

@@ -165,3 +165,11 @@ class Trial:
             f"{a.flatten()[at].item():.4g} at {place}",
             f"{b.flatten()[at].item():.4g}",
         )
+
+
+def called(fn: Callable, args: tuple) -> Any:
+    """What fn gives of copies of the arguments, or what it raises."""
+    try:
+        return fn(*copied(args))
+    except Exception as error:
+        return error

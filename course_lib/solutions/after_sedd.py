@@ -71,35 +71,25 @@ define(
         },
     },
     properties=(one_in_all,),
-    mistakes={
-        "the product": (
-            "* (stays_1[:, None] + stays_2[None, :]) -> ",
-            "this is p times q, the model's own distribution. It is what one gets if the *position* is "
-            "chosen; here the "
-            "drawn tokens choose it, and likely tokens win",
-        ),
-        "sharpened": (
-            lambda p, q: (
-                (p**2)[:, None] * (q**2)[None, :] / ((p**2).sum() * (q**2).sum())
-            ),
-            "you sharpen both distributions, as a temperature of 1/2 does. It goes the same way, but "
-            "what wins depends on "
-            "the other token, too: go through all pairs of draws",
-        ),
-        "the numbers compared": (
-            "p[:, None] >= q[None, :] "
-            "-> torch.arange(len(p))[:, None] >= torch.arange(len(q))[None, :]",
-            "you compare the numbers of the tokens; compare their probabilities",
-        ),
-        "the loser stays": (
-            ">= -> <",
-            "you keep the *less* probable of the two drawn tokens",
-        ),
-        "only the first can win": (
-            " + stays_2[None, :]) -> )",
-            "your probabilities sum to less than 1: the cases in which the second token stays are missing",
-        ),
-    },
+    mistakes="""
+    the product
+        * (stays_1[:, None] + stays_2[None, :]) ->
+        this is p times q, the model's own distribution. It is what one gets if the *position* is chosen; here the
+        drawn tokens choose it, and likely tokens win
+    sharpened
+        = (p ** 2)[:, None] * (q ** 2)[None, :] / ((p ** 2).sum() * (q ** 2).sum())
+        you sharpen both distributions, as a temperature of 1/2 does. It goes the same way, but what wins depends
+        on the other token, too: go through all pairs of draws
+    the numbers compared
+        p[:, None] >= q[None, :] -> torch.arange(len(p))[:, None] >= torch.arange(len(q))[None, :]
+        you compare the numbers of the tokens; compare their probabilities
+    the loser stays
+        >= -> <
+        you keep the *less* probable of the two drawn tokens
+    only the first can win
+        + stays_2[None, :]) -> )
+        your probabilities sum to less than 1: the cases in which the second token stays are missing
+    """,
 )
 
 
@@ -136,29 +126,24 @@ define(
         "at gamma = 0 one position opens, and nothing is lost": {"gamma": 0.0},
         "at a large gamma all of them open": {"gamma": 99.0},
     },
-    mistakes={
-        "the largest entropy counted": (
-            "sure.cumsum(0) - sure -> sure.cumsum(0)",
-            "you compare the whole sum with gamma. The largest entropy comes off: one position alone loses nothing, "
-            "however uncertain it is",
-        ),
-        "not sorted": (
-            "sure = H.sort().values -> sure = H",
-            "the entropies come in any order: open the least uncertain positions first",
-        ),
-        "the most uncertain first": (
-            "H.sort().values -> H.sort(descending=True).values",
-            "you begin with the most uncertain positions, and open fewer than you may",
-        ),
-        "one too few": (
-            "return int((before <= gamma).sum()) -> return int((before <= gamma).sum()) - 1",
-            "one less than possible: count the positions, not the steps between them",
-        ),
-        "sum less the smallest": (
-            "sure.cumsum(0) - sure -> sure.cumsum(0) - sure[0]",
-            "you take the smallest entropy off. The bound takes the *largest* off, which allows more positions",
-        ),
-    },
+    mistakes="""
+    the largest entropy counted
+        sure.cumsum(0) - sure -> sure.cumsum(0)
+        you compare the whole sum with gamma. The largest entropy comes off: one position alone loses nothing,
+        however uncertain it is
+    not sorted
+        sure = H.sort().values -> sure = H
+        the entropies come in any order: open the least uncertain positions first
+    the most uncertain first
+        H.sort().values -> H.sort(descending=True).values
+        you begin with the most uncertain positions, and open fewer than you may
+    one too few
+        return int((before <= gamma).sum()) -> return int((before <= gamma).sum()) - 1
+        one less than possible: count the positions, not the steps between them
+    sum less the smallest
+        sure.cumsum(0) - sure -> sure.cumsum(0) - sure[0]
+        you take the smallest entropy off. The bound takes the *largest* off, which allows more positions
+    """,
 )
 
 
@@ -205,29 +190,24 @@ define(
         },
     },
     properties=(at_least(0.0), at_most(1.0)),
-    mistakes={
-        "sigma forgotten": (
-            "(1 - sigma) * alpha_t -> alpha_t",
-            "this is masked diffusion without remasking. What is masked again must be made up for: "
-            "more masks have to open",
-        ),
-        "sigma for what stays": (
-            "(1 - sigma) * alpha_t -> sigma * alpha_t",
-            "sigma is the probability that a token is *lost*; 1 - sigma of them are still there",
-        ),
-        "per position, not per mask": (
-            ") / (1 - alpha_t) -> )",
-            "this is the share of all positions that open. Given that a position is MASK, divide by 1 - alpha_t",
-        ),
-        "divided by what is there": (
-            "/ (1 - alpha_t) -> / alpha_t",
-            "a mask is asked for: divide by the share of masks, 1 - alpha_t, not by that of tokens",
-        ),
-        "sigma added, not weighed": (
-            "(1 - sigma) * alpha_t -> alpha_t - sigma",
-            "only tokens are masked again: of the share alpha_t, sigma alpha_t is lost",
-        ),
-    },
+    mistakes="""
+    sigma forgotten
+        (1 - sigma) * alpha_t -> alpha_t
+        this is masked diffusion without remasking. What is masked again must be made up for: more masks have to
+        open
+    sigma for what stays
+        (1 - sigma) * alpha_t -> sigma * alpha_t
+        sigma is the probability that a token is *lost*; 1 - sigma of them are still there
+    per position, not per mask
+        ) / (1 - alpha_t) -> )
+        this is the share of all positions that open. Given that a position is MASK, divide by 1 - alpha_t
+    divided by what is there
+        / (1 - alpha_t) -> / alpha_t
+        a mask is asked for: divide by the share of masks, 1 - alpha_t, not by that of tokens
+    sigma added, not weighed
+        (1 - sigma) * alpha_t -> alpha_t - sigma
+        only tokens are masked again: of the share alpha_t, sigma alpha_t is lost
+    """,
 )
 
 
@@ -262,28 +242,23 @@ define(
         },
     },
     properties=(at_least(0.0), at_most(1.0)),
-    mistakes={
-        "upside down": (
-            "(back / there) -> (there / back)",
-            "the ratio is upside down: what is easy to reach and hard to leave must be accepted less often",
-        ),
-        "not cut at 1": (
-            ".clamp(max=1) -> ",
-            "some of your probabilities are above 1: cut them there",
-        ),
-        "all positions": (
-            lambda w_x, w_y, i: (w_y / w_x).clamp(max=1).prod(1),
-            "you multiply the ratios of all positions: only the position that was chosen was chosen",
-        ),
-        "always": (
-            "(back / there).clamp(max=1) -> torch.ones_like(back)",
-            "you accept everything. Then p_t stays as it is only if the choice does not look at the state",
-        ),
-        "the new weight alone": (
-            "(back / there) -> (back)",
-            "the way there was chosen with the probability w_x[i], the way back with w_y[i]: their ratio counts",
-        ),
-    },
+    mistakes="""
+    upside down
+        (back / there) -> (there / back)
+        the ratio is upside down: what is easy to reach and hard to leave must be accepted less often
+    not cut at 1
+        .clamp(max=1) ->
+        some of your probabilities are above 1: cut them there
+    all positions
+        = (w_y / w_x).clamp(max=1).prod(1)
+        you multiply the ratios of all positions: only the position that was chosen was chosen
+    always
+        (back / there).clamp(max=1) -> torch.ones_like(back)
+        you accept everything. Then p_t stays as it is only if the choice does not look at the state
+    the new weight alone
+        (back / there) -> (back)
+        the way there was chosen with the probability w_x[i], the way back with w_y[i]: their ratio counts
+    """,
 )
 
 
@@ -319,32 +294,25 @@ define(
     who_sees,
     truth=entry_by_entry,
     cases=lambda: [(6, 2), (6, 3), (4, 1), (5, 5)],
-    mistakes={
-        "the answer is seen": (
-            "torch.cat([earlier, same], 1) -> torch.cat([earlier | same, same], 1)",
-            "noisy positions see the clean tokens of their *own* block, that is, the answer. The loss "
-            "would fall to 0, and "
-            "the samples would be noise",
-        ),
-        "clean sees noisy": (
-            "torch.cat([same | earlier, never], 1) -> torch.cat([same | earlier, same], 1)",
-            "clean positions see noisy ones. Then the keys and values of finished blocks depend on the "
-            "noise, and cannot "
-            "be kept",
-        ),
-        "causal inside a block": (
-            "of = torch.arange(length) // block -> of = torch.arange(length)",
-            "you treat every position as a block of its own: that is autoregression. Inside a block all see each other",
-        ),
-        "later, not earlier": (
-            "of[:, None] > of[None, :] -> of[:, None] < of[None, :]",
-            "your blocks see the blocks behind them: rows look, columns are looked at",
-        ),
-        "no clean block sees itself": (
-            "same | earlier, never -> earlier, never",
-            "a clean position must see the clean tokens of its own block, itself among them",
-        ),
-    },
+    mistakes="""
+    the answer is seen
+        torch.cat([earlier, same], 1) -> torch.cat([earlier | same, same], 1)
+        noisy positions see the clean tokens of their *own* block, that is, the answer. The loss would fall to 0,
+        and the samples would be noise
+    clean sees noisy
+        torch.cat([same | earlier, never], 1) -> torch.cat([same | earlier, same], 1)
+        clean positions see noisy ones. Then the keys and values of finished blocks depend on the noise, and
+        cannot be kept
+    causal inside a block
+        of = torch.arange(length) // block -> of = torch.arange(length)
+        you treat every position as a block of its own: that is autoregression. Inside a block all see each other
+    later, not earlier
+        of[:, None] > of[None, :] -> of[:, None] < of[None, :]
+        your blocks see the blocks behind them: rows look, columns are looked at
+    no clean block sees itself
+        same | earlier, never -> earlier, never
+        a clean position must see the clean tokens of its own block, itself among them
+    """,
 )
 
 
@@ -392,30 +360,24 @@ define(
         },
     },
     properties=(law(),),
-    mistakes={
-        "counted twice": (
-            "posterior / said -> posterior * said",
-            "you multiply by q(x_t | x_0) once more: the token at hand is counted twice. Divide by it",
-        ),
-        "the posterior as it is": (
-            "posterior / said -> posterior",
-            "this is the posterior, which has counted the token at hand. The reverse step of chapter 6 "
-            "would count it again",
-        ),
-        "not normalised": (
-            "return left / left.sum(-1, keepdim=True) -> return left",
-            "your numbers do not sum to 1: normalise after the division",
-        ),
-        "the token at hand struck out": (
-            "posterior / said -> posterior * (1 - F.one_hot(x, K))",
-            "you give x_0 = x_t the probability 0. The others may well say that it is this token",
-        ),
-        "without the random share of x itself": (
-            "alpha * F.one_hot(x, K) + (1 - alpha) / K "
-            "-> torch.where(F.one_hot(x, K).bool(), alpha, (1 - alpha) / K)",
-            "x_t = x_0 has the probability alpha + (1 - alpha) / K: the random token may be the same one",
-        ),
-    },
+    mistakes="""
+    counted twice
+        posterior / said -> posterior * said
+        you multiply by q(x_t | x_0) once more: the token at hand is counted twice. Divide by it
+    the posterior as it is
+        posterior / said -> posterior
+        this is the posterior, which has counted the token at hand. The reverse step of chapter 6 would count it
+        again
+    not normalised
+        return left / left.sum(-1, keepdim=True) -> return left
+        your numbers do not sum to 1: normalise after the division
+    the token at hand struck out
+        posterior / said -> posterior * (1 - F.one_hot(x, K))
+        you give x_0 = x_t the probability 0. The others may well say that it is this token
+    without the random share of x itself
+        alpha * F.one_hot(x, K) + (1 - alpha) / K -> torch.where(F.one_hot(x, K).bool(), alpha, (1 - alpha) / K)
+        x_t = x_0 has the probability alpha + (1 - alpha) / K: the random token may be the same one
+    """,
 )
 
 
@@ -448,24 +410,20 @@ define(
         },
         "at kappa = 0 nothing can be masked again, and eta has no say": {"kappa": 0.0},
     },
-    mistakes={
-        "rows that do not sum to 0": (
-            "-into.sum(-1, keepdim=True) -> 0 * into.sum(-1, keepdim=True)",
-            "the entry at MASK itself is minus the sum of the others: rows of rates sum to 0",
-        ),
-        "divided by kappa": (
-            "/ (1 - kappa) -> / kappa",
-            "1 - kappa is the share of masks: fewer of them must open faster for the same flow",
-        ),
-        "eta not weighed by kappa": (
-            "eta * kappa -> eta",
-            "what comes back to MASK is eta times the share of tokens, kappa; as much must open again",
-        ),
-        "eta in the wrong direction": (
-            "slope + eta * kappa -> slope - eta * kappa",
-            "tokens that are masked again must be replaced: more masks open, not fewer",
-        ),
-    },
+    mistakes="""
+    rows that do not sum to 0
+        -into.sum(-1, keepdim=True) -> 0 * into.sum(-1, keepdim=True)
+        the entry at MASK itself is minus the sum of the others: rows of rates sum to 0
+    divided by kappa
+        / (1 - kappa) -> / kappa
+        1 - kappa is the share of masks: fewer of them must open faster for the same flow
+    eta not weighed by kappa
+        eta * kappa -> eta
+        what comes back to MASK is eta times the share of tokens, kappa; as much must open again
+    eta in the wrong direction
+        slope + eta * kappa -> slope - eta * kappa
+        tokens that are masked again must be replaced: more masks open, not fewer
+    """,
 )
 
 
@@ -497,23 +455,19 @@ define(
         case(laws(3, 5), laws(3, 5), name="three rows of five tokens"),
     ],
     properties=(law(),),
-    mistakes={
-        "the model itself": (
-            "more / more.sum(-1, keepdim=True) -> p",
-            "this is p. Accepted drafts have given the tokens of min(p, q) already: drawn from p again "
-            "they come too often",
-        ),
-        "the draft's excess": (
-            "(p - q) -> (q - p)",
-            "you draw what the draft has too much of: it is what the *model* has more that is missing",
-        ),
-        "not normalised": (
-            "return more / more.sum(-1, keepdim=True) -> return more",
-            "this is no distribution yet: its sum is the probability of a rejection",
-        ),
-        "not cut at 0": (
-            "(p - q).clamp(min=0) -> (p - q).abs()",
-            "tokens that the draft has too much of are in yours: where q is above p nothing is missing",
-        ),
-    },
+    mistakes="""
+    the model itself
+        more / more.sum(-1, keepdim=True) -> p
+        this is p. Accepted drafts have given the tokens of min(p, q) already: drawn from p again they come too
+        often
+    the draft's excess
+        (p - q) -> (q - p)
+        you draw what the draft has too much of: it is what the *model* has more that is missing
+    not normalised
+        return more / more.sum(-1, keepdim=True) -> return more
+        this is no distribution yet: its sum is the probability of a rejection
+    not cut at 0
+        (p - q).clamp(min=0) -> (p - q).abs()
+        tokens that the draft has too much of are in yours: where q is above p nothing is missing
+    """,
 )

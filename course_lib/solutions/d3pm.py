@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from ..checks import case, law, one_of
 from ..exercise import define
+from ..listed import listed
 
 
 def _hot(x, K):
@@ -86,32 +87,27 @@ define(
         "at alpha_bar = 0 nothing is left of x_0": {"alpha_bar": 0.0},
     },
     properties=(law(),),
-    mistakes={
-        "the fresh token is never x_0": (
-            "/ K -> / (K - 1) * (1 - stays)",
-            "you share 1 - alpha_bar among the K - 1 other tokens. The fresh token is drawn from all K: "
-            "it may be x_0 again, so x_0 has more than alpha_bar",
-        ),
-        "x_0 gets no share of the noise": (
-            "/ K -> / K * (1 - stays)",
-            "your laws sum to less than 1: the share (1 - alpha_bar) / K that falls on x_0 itself is missing",
-        ),
-        "the root of alpha_bar": (
-            "stays = -> alpha_bar = alpha_bar**0.5; stays =",
-            "you keep the token with probability sqrt(alpha_bar). The root belongs to Gaussian noise, where alpha_bar "
-            "is a share of the variance; here it is a probability",
-        ),
-        "kept and lost swapped": (
-            "stays = -> alpha_bar = 1 - alpha_bar; stays =",
-            "at alpha_bar = 1 your law is uniform although nothing has happened to x_0. "
-            "Which of the two terms has which factor?",
-        ),
-        "the noise not divided by K": (
-            "/ K -> / 1",
-            "your laws sum to more than 1: the mass 1 - alpha_bar is shared by K tokens, and "
-            "you give it to each of them",
-        ),
-    },
+    mistakes="""
+    the fresh token is never x_0
+        / K -> / (K - 1) * (1 - stays)
+        you share 1 - alpha_bar among the K - 1 other tokens. The fresh token is drawn from all K: it may be x_0
+        again, so x_0 has more than alpha_bar
+    x_0 gets no share of the noise
+        / K -> / K * (1 - stays)
+        your laws sum to less than 1: the share (1 - alpha_bar) / K that falls on x_0 itself is missing
+    the root of alpha_bar
+        stays = -> alpha_bar = alpha_bar**0.5; stays =
+        you keep the token with probability sqrt(alpha_bar). The root belongs to Gaussian noise, where alpha_bar
+        is a share of the variance; here it is a probability
+    kept and lost swapped
+        stays = -> alpha_bar = 1 - alpha_bar; stays =
+        at alpha_bar = 1 your law is uniform although nothing has happened to x_0. Which of the two terms has
+        which factor?
+    the noise not divided by K
+        / K -> / 1
+        your laws sum to more than 1: the mass 1 - alpha_bar is shared by K tokens, and you give it to each of
+        them
+    """,
 )
 
 
@@ -145,37 +141,30 @@ define(
         "at alpha = 0, x_t says nothing: what is left is q(x_s | x_0)": {"alpha": 0.0},
     },
     properties=(law(),),
-    mistakes={
-        "the two brackets swapped": (
-            "back = -> x_t, x0 = x0, x_t; back =",
-            "alpha stands by x_0 and alpha_bar_s by x_t. Which of the two is one step away from x_s, "
-            "and which is all the way from the data?",
-        ),
-        "a sum instead of a product": (
-            "back * there -> back + there",
-            "the two brackets are added. x_s must agree with x_0 and with x_t: both at once, so multiply",
-        ),
-        "not normalised": (
-            "joint / joint.sum(-1, keepdim=True) -> joint",
-            "your product does not sum to 1: it is the chance of x_s and x_t together. Divide by its sum over x_s",
-        ),
-        "a softmax": (
-            "joint / joint.sum(-1, keepdim=True) -> joint.softmax(-1)",
-            "a softmax takes exponentials first, and these are probabilities already: divide by their sum",
-        ),
-        "one sum for the batch": (
-            "joint.sum(-1, keepdim=True) -> joint.sum()",
-            "all your numbers together sum to 1. Each position has a law of its own: over which axis goes the sum?",
-        ),
-        "alpha_bar_s in both brackets": (
-            "back = -> alpha = alpha_bar_s; back =",
-            "the bracket with x_t holds alpha_bar_s: from x_s to x_t only the one step's alpha is at work",
-        ),
-        "alpha_bar_t in the second bracket": (
-            "back = -> alpha_bar_s = alpha * alpha_bar_s; back =",
-            "the bracket with x_0 holds alpha_bar_t = alpha alpha_bar_s: x_s has not been through the step to x_t",
-        ),
-    },
+    mistakes="""
+    the two brackets swapped
+        back = -> x_t, x0 = x0, x_t; back =
+        alpha stands by x_0 and alpha_bar_s by x_t. Which of the two is one step away from x_s, and which is all
+        the way from the data?
+    a sum instead of a product
+        back * there -> back + there
+        the two brackets are added. x_s must agree with x_0 and with x_t: both at once, so multiply
+    not normalised
+        joint / joint.sum(-1, keepdim=True) -> joint
+        your product does not sum to 1: it is the chance of x_s and x_t together. Divide by its sum over x_s
+    a softmax
+        joint / joint.sum(-1, keepdim=True) -> joint.softmax(-1)
+        a softmax takes exponentials first, and these are probabilities already: divide by their sum
+    one sum for the batch
+        joint.sum(-1, keepdim=True) -> joint.sum()
+        all your numbers together sum to 1. Each position has a law of its own: over which axis goes the sum?
+    alpha_bar_s in both brackets
+        back = -> alpha = alpha_bar_s; back =
+        the bracket with x_t holds alpha_bar_s: from x_s to x_t only the one step's alpha is at work
+    alpha_bar_t in the second bracket
+        back = -> alpha_bar_s = alpha * alpha_bar_s; back =
+        the bracket with x_0 holds alpha_bar_t = alpha alpha_bar_s: x_s has not been through the step to x_t
+    """,
 )
 
 
@@ -204,29 +193,24 @@ define(
         "at beta = 1 every token is MASK after the step": {"beta": 1.0},
     },
     properties=(law(),),
-    mistakes={
-        "transposed": (
-            "return Q -> return Q.T",
-            "your columns are laws and your rows are not: row i must say what may follow i. "
-            "(Some papers write the transpose, and symmetric noise hides the mix-up)",
-        ),
-        "MASK leaks back": (
-            "return Q -> Q[K] = torch.tensor([beta / K] * K + [1 - beta]); return Q",
-            "your MASK turns into tokens again with probability beta: absorbing means that it stays",
-        ),
-        "beta spread over the tokens": (
-            _over_tokens,
-            "beta is shared among the K tokens, which is uniform noise: here all of it goes to MASK",
-        ),
-        "MASK's row does not sum to 1": (
-            "Q[:, K] += -> Q[:K, K] +=",
-            "the last row sums to 1 - beta: the diagonal holds 1 - beta for tokens, but what is it for MASK?",
-        ),
-        "one state too few": (
-            "Q = -> K = K - 1; Q =",
-            "the matrix has K rows: MASK is a state of its own after the K tokens, number K",
-        ),
-    },
+    mistakes="""
+    transposed
+        return Q -> return Q.T
+        your columns are laws and your rows are not: row i must say what may follow i. (Some papers write the
+        transpose, and symmetric noise hides the mix-up)
+    MASK leaks back
+        return Q -> Q[K] = torch.tensor([beta / K] * K + [1 - beta]); return Q
+        your MASK turns into tokens again with probability beta: absorbing means that it stays
+    beta spread over the tokens
+        _over_tokens
+        beta is shared among the K tokens, which is uniform noise: here all of it goes to MASK
+    MASK's row does not sum to 1
+        Q[:, K] += -> Q[:K, K] +=
+        the last row sums to 1 - beta: the diagonal holds 1 - beta for tokens, but what is it for MASK?
+    one state too few
+        Q = -> K = K - 1; Q =
+        the matrix has K rows: MASK is a state of its own after the K tokens, number K
+    """,
 )
 
 
@@ -248,34 +232,28 @@ define(
     cases=lambda: [(3, 2.0), (6, 0.5), (8, 0.1)],
     limits={"with two tokens only the offset 1 is left": {"K": 2}},
     properties=(law(), law(0)),
-    mistakes={
-        "a softmax of each row": (
-            "Z = 2 * weights[0].sum() - 1 -> return _normalised(weights)",
-            "each row is divided by its own sum, and rows at the edge have a smaller one. Then Q is not symmetric, "
-            "its columns do not sum to 1, and the uniform law is not kept: divide by one constant",
-        ),
-        "the largest row's sum": (
-            "Z = 2 * weights[0].sum() - 1 -> Z = weights.sum(1).max()",
-            "your constant is the sum of the row in the middle, which holds nearly half of the 2K - 1 offsets. "
-            "Offsets beyond the edge count too",
-        ),
-        "K instead of K - 1": (
-            "(K - 1) ** 2 -> K**2",
-            "your distances are measured in units of K. From the first token to the last it is K - 1",
-        ),
-        "the diagonal left as it was": (
-            "Q = (weights / Z).fill_diagonal_(0) -> return weights / Z",
-            "your rows do not sum to 1: the diagonal is not the weight at offset 0 but what the other entries leave",
-        ),
-        "offsets of one sign only": (
-            "2 * weights[0].sum() - 1 -> weights[0].sum()",
-            "the constant sums K offsets, from 0 to K - 1. A token may move either way: there are 2K - 1 offsets",
-        ),
-        "no factor 4": (
-            "-4 * (i -> -1 * (i",
-            "your weights fall too slowly: the exponent has the factor 4",
-        ),
-    },
+    mistakes="""
+    a softmax of each row
+        Z = 2 * weights[0].sum() - 1 -> return _normalised(weights)
+        each row is divided by its own sum, and rows at the edge have a smaller one. Then Q is not symmetric, its
+        columns do not sum to 1, and the uniform law is not kept: divide by one constant
+    the largest row's sum
+        Z = 2 * weights[0].sum() - 1 -> Z = weights.sum(1).max()
+        your constant is the sum of the row in the middle, which holds nearly half of the 2K - 1 offsets. Offsets
+        beyond the edge count too
+    K instead of K - 1
+        (K - 1) ** 2 -> K**2
+        your distances are measured in units of K. From the first token to the last it is K - 1
+    the diagonal left as it was
+        Q = (weights / Z).fill_diagonal_(0) -> return weights / Z
+        your rows do not sum to 1: the diagonal is not the weight at offset 0 but what the other entries leave
+    offsets of one sign only
+        2 * weights[0].sum() - 1 -> weights[0].sum()
+        the constant sums K offsets, from 0 to K - 1. A token may move either way: there are 2K - 1 offsets
+    no factor 4
+        -4 * (i -> -1 * (i
+        your weights fall too slowly: the exponent has the factor 4
+    """,
 )
 
 
@@ -338,37 +316,30 @@ define(
     factors={"the number of masks": lambda a: (a.x_t == a.log_p0.shape[-1]).sum(1)},
     properties=(),
     gradients=("log_p0",),
-    mistakes={
-        "all positions": (
-            "torch.where(masks, nll, 0) -> nll",
-            "tokens that are not masked are counted too: x_t shows them, both laws are certain "
-            "of them, and their KL is 0",
-        ),
-        "mean over the masks": (
-            ".sum(1) -> .sum(1) / masks.sum(1)",
-            "you take the mean over the masks. The KL of independent positions is a sum",
-        ),
-        "no weight": (
-            "weight * torch -> torch",
-            "this is the cross-entropy on the masks alone. In one step a mask opens only with some chance, "
-            "and the sum over T steps is estimated by one: both are factors",
-        ),
-        "the weight upside down": (
-            "weight = T / t -> weight = t / T",
-            "your weight is t / T, largest where all is masked. A mask at t = 1 opens for certain, "
-            "one at t = T hardly ever: where must the weight be large?",
-        ),
-        "T forgotten": (
-            "weight = T / t -> weight = 1 / t",
-            "this is one step's KL: the bound has T of them, so one drawn at random counts T times",
-        ),
-        "the noise of the step": (
-            "weight = T / t -> weight = T / (T - t + 1)",
-            "your weight is T / (T - t + 1), from beta_t = 1 / (T - t + 1), the chance that a "
-            "token is masked in step t. "
-            "What is the chance that a mask of x_t became one in just this step?",
-        ),
-    },
+    mistakes="""
+    all positions
+        torch.where(masks, nll, 0) -> nll
+        tokens that are not masked are counted too: x_t shows them, both laws are certain of them, and their KL is
+        0
+    mean over the masks
+        .sum(1) -> .sum(1) / masks.sum(1)
+        you take the mean over the masks. The KL of independent positions is a sum
+    no weight
+        weight * torch -> torch
+        this is the cross-entropy on the masks alone. In one step a mask opens only with some chance, and the sum
+        over T steps is estimated by one: both are factors
+    the weight upside down
+        weight = T / t -> weight = t / T
+        your weight is t / T, largest where all is masked. A mask at t = 1 opens for certain, one at t = T hardly
+        ever: where must the weight be large?
+    T forgotten
+        weight = T / t -> weight = 1 / t
+        this is one step's KL: the bound has T of them, so one drawn at random counts T times
+    the noise of the step
+        weight = T / t -> weight = T / (T - t + 1)
+        your weight is T / (T - t + 1), from beta_t = 1 / (T - t + 1), the chance that a token is masked in step
+        t. What is the chance that a mask of x_t became one in just this step?
+    """,
 )
 
 
@@ -415,42 +386,34 @@ define(
         }
     },
     properties=(law(),),
-    mistakes={
-        "multiplied": (
-            "post / evidence -> post * evidence",
-            "you count x_t a second time: the posterior holds its evidence already, and the task is to take it off",
-        ),
-        "not normalised": (
-            "loo / loo.sum(-1, keepdim=True) -> loo",
-            "your result does not sum to 1: after the division, divide by the sum over k",
-        ),
-        "the noise forgotten": (
-            "+ (1 - alpha_bar_t) / K -> ",
-            "not finite: your q(x_t | k) is 0 for every k but x_t. Noise may have turned any token into x_t: "
-            "where is (1 - alpha_bar) / K?",
-        ),
-        "no noise at x_t itself": (
-            "(1 - alpha_bar_t) / K -> (1 - alpha_bar_t) / K * (1 - stays)",
-            "your q(x_t | k) is alpha_bar at k = x_t. The fresh token may be the same one: "
-            "(1 - alpha_bar) / K belongs there too",
-        ),
-        "a fresh token is never the same": (
-            "(1 - alpha_bar_t) / K -> (1 - alpha_bar_t) / (K - 1) * (1 - stays)",
-            "your q(x_t | k) shares the noise among the K - 1 others and gives none to k = x_t. "
-            "The fresh token is drawn "
-            "from all K",
-        ),
-        "x_t struck out": (
-            "post / evidence -> post * (1 - stays)",
-            "you give x_t itself the probability 0. x_0 may well be that token: what x_t says "
-            "is to be forgotten, not refuted",
-        ),
-        "left as it is": (
-            "loo = post / evidence -> return post",
-            "you return the posterior. With uniform noise x_t says something about its own "
-            "token, and that must come off",
-        ),
-    },
+    mistakes="""
+    multiplied
+        post / evidence -> post * evidence
+        you count x_t a second time: the posterior holds its evidence already, and the task is to take it off
+    not normalised
+        loo / loo.sum(-1, keepdim=True) -> loo
+        your result does not sum to 1: after the division, divide by the sum over k
+    the noise forgotten
+        + (1 - alpha_bar_t) / K ->
+        not finite: your q(x_t | k) is 0 for every k but x_t. Noise may have turned any token into x_t: where is
+        (1 - alpha_bar) / K?
+    no noise at x_t itself
+        (1 - alpha_bar_t) / K -> (1 - alpha_bar_t) / K * (1 - stays)
+        your q(x_t | k) is alpha_bar at k = x_t. The fresh token may be the same one: (1 - alpha_bar) / K belongs
+        there too
+    a fresh token is never the same
+        (1 - alpha_bar_t) / K -> (1 - alpha_bar_t) / (K - 1) * (1 - stays)
+        your q(x_t | k) shares the noise among the K - 1 others and gives none to k = x_t. The fresh token is
+        drawn from all K
+    x_t struck out
+        post / evidence -> post * (1 - stays)
+        you give x_t itself the probability 0. x_0 may well be that token: what x_t says is to be forgotten, not
+        refuted
+    left as it is
+        loo = post / evidence -> return post
+        you return the posterior. With uniform noise x_t says something about its own token, and that must come
+        off
+    """,
 )
 
 
@@ -479,29 +442,24 @@ define(
     limits={"at ce_weight = 0 the bound alone is left": {"ce_weight": 0.0}},
     linear_in=("kl", "ce"),
     gradients=("kl", "ce"),
-    mistakes={
-        "the weight on the wrong term": (
-            "kl + ce_weight * ce -> ce_weight * kl + ce",
-            "at ce_weight = 0 nothing is left of the KL: your weight is on the bound, "
-            "and the cross-entropy has all the say. Which of the two terms bounds the likelihood?",
-        ),
-        "T on the KL only": (
-            "T * (kl + ce_weight * ce) -> T * kl + ce_weight * ce",
-            "T multiplies the KL but not the cross-entropy, so its weight is T times smaller than the paper's",
-        ),
-        "one number for the batch": (
-            "T * (kl + ce_weight * ce) -> (T * (kl + ce_weight * ce)).mean()",
-            "one number for the whole batch: keep one per example, so that the time can be drawn by importance",
-        ),
-        "a mix of the two": (
-            "kl + ce_weight * ce -> (1 - ce_weight) * kl + ce_weight * ce",
-            "you take 1 - ce_weight of the KL. The cross-entropy is added to the whole bound, nothing is taken from it",
-        ),
-        "T forgotten": (
-            "T * (kl -> (kl",
-            "too small by T: the bound is a sum over T times, and here is one of them",
-        ),
-    },
+    mistakes="""
+    the weight on the wrong term
+        kl + ce_weight * ce -> ce_weight * kl + ce
+        at ce_weight = 0 nothing is left of the KL: your weight is on the bound, and the cross-entropy has all the
+        say. Which of the two terms bounds the likelihood?
+    T on the KL only
+        T * (kl + ce_weight * ce) -> T * kl + ce_weight * ce
+        T multiplies the KL but not the cross-entropy, so its weight is T times smaller than the paper's
+    one number for the batch
+        T * (kl + ce_weight * ce) -> (T * (kl + ce_weight * ce)).mean()
+        one number for the whole batch: keep one per example, so that the time can be drawn by importance
+    a mix of the two
+        kl + ce_weight * ce -> (1 - ce_weight) * kl + ce_weight * ce
+        you take 1 - ce_weight of the KL. The cross-entropy is added to the whole bound, nothing is taken from it
+    T forgotten
+        T * (kl -> (kl
+        too small by T: the bound is a sum over T times, and here is one of them
+    """,
 )
 
 
@@ -570,40 +528,32 @@ define(
         for name, (Q, uniform, truth) in patients().items()
     ],
     properties=(one_of("negative", "rows", "law", "none"),),
-    mistakes={
-        "columns instead of rows": (
-            "Q.sum(1) -> Q.sum(0)",
-            "you call absorbing noise broken and let its transpose pass: sum(0) goes down a column. "
-            "Row i is the law of what follows i",
-        ),
-        "rows only": (
-            "Q.sum(0) -> Q.sum(1)",
-            "a Gaussian with each row divided by its own sum passes. Its rows are laws, but "
-            "uniform @ Q is not uniform: "
-            "look at the columns as well",
-        ),
-        "demands a symmetric matrix": (
-            "(Q.sum(0) - 1).abs() -> (Q - Q.T).abs()",
-            "a step around a ring is not symmetric and still keeps the uniform law: "
-            "symmetric is enough, but only the columns' sums are needed",
-        ),
-        "wants a uniform end from every noise": (
-            "uniform_in_the_end and not kept -> not kept",
-            "absorbing noise ends at MASK and need not keep the uniform law: ask for that only if uniform_in_the_end",
-        ),
-        "never looks for negative entries": (
-            "(Q < 0).any() -> False",
-            "a band that moves too much has rows that sum to 1 and a negative diagonal: no probability is negative",
-        ),
-        "to the last digit": (
-            "(Q.sum(1) - 1).abs() > 1e-6 -> Q.sum(1) != 1",
-            "you call rows broken that miss 1 by rounding alone: the task asks whether they are off by more than 1e-6",
-        ),
-        "rows asked first": (
-            _rows_first,
-            "where an entry is negative and a row is off, the task wants 'negative': that is asked first",
-        ),
-    },
+    mistakes="""
+    columns instead of rows
+        Q.sum(1) -> Q.sum(0)
+        you call absorbing noise broken and let its transpose pass: sum(0) goes down a column. Row i is the law of
+        what follows i
+    rows only
+        Q.sum(0) -> Q.sum(1)
+        a Gaussian with each row divided by its own sum passes. Its rows are laws, but uniform @ Q is not uniform:
+        look at the columns as well
+    demands a symmetric matrix
+        (Q.sum(0) - 1).abs() -> (Q - Q.T).abs()
+        a step around a ring is not symmetric and still keeps the uniform law: symmetric is enough, but only the
+        columns' sums are needed
+    wants a uniform end from every noise
+        uniform_in_the_end and not kept -> not kept
+        absorbing noise ends at MASK and need not keep the uniform law: ask for that only if uniform_in_the_end
+    never looks for negative entries
+        (Q < 0).any() -> False
+        a band that moves too much has rows that sum to 1 and a negative diagonal: no probability is negative
+    to the last digit
+        (Q.sum(1) - 1).abs() > 1e-6 -> Q.sum(1) != 1
+        you call rows broken that miss 1 by rounding alone: the task asks whether they are off by more than 1e-6
+    rows asked first
+        _rows_first
+        where an entry is negative and a row is off, the task wants 'negative': that is asked first
+    """,
 )
 
 
@@ -618,39 +568,33 @@ def reveal(p0, x_t, chance, mask):
     return torch.where(opens, drawn, x_t)
 
 
-REVEAL = {
-    "tokens redrawn": (
-        "(x_t == mask) & (coins < chance) -> coins < chance",
-        "tokens that were not masked have changed: absorbing noise only ever masks, so what is visible is the data",
-    ),
-    "every mask opened": (
-        "& (coins < chance) -> ",
-        "all masks are open after one step: each should open with probability `chance` only",
-    ),
-    "the coin turned round": (
-        "coins < chance -> coins > chance",
-        "masks stay with probability `chance`: it is the chance to open",
-    ),
-    "one coin for a sequence": (
-        "torch.rand(x_t.shape) -> torch.rand(len(x_t), 1)",
-        "the masks of a sequence open all or not at all: each position needs a coin of its own",
-    ),
-    "the likeliest token": (
-        "torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape) -> p0.argmax(-1)",
-        "a position always shows its likeliest token: draw from p0, else the samples have less variety than the data",
-    ),
-    "one token for a sequence": (
-        "torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape) -> "
-        "(torch.rand(len(x_t), 1, 1) > p0.cumsum(-1)).sum(-1).clamp(max=p0.shape[-1] - 1)",
-        "the tokens of a sequence are made of one random number: two positions agree more often than two draws do",
-    ),
-    "coin and token in one": (
-        "coins = torch.rand(x_t.shape) -> coins = torch.rand(x_t.shape); "
-        "return torch.where((x_t == mask) & (coins < chance), (coins[..., None] > p0.cumsum(-1)).sum(-1), x_t)",
-        "when all masks open your tokens follow p0, and when some do they do not: coin and token come from one random "
-        "number. Those that open have small ones",
-    ),
-}
+REVEAL = listed("""
+tokens redrawn
+    (x_t == mask) & (coins < chance) -> coins < chance
+    tokens that were not masked have changed: absorbing noise only ever masks, so what is visible is the data
+every mask opened
+    & (coins < chance) ->
+    all masks are open after one step: each should open with probability `chance` only
+the coin turned round
+    coins < chance -> coins > chance
+    masks stay with probability `chance`: it is the chance to open
+one coin for a sequence
+    torch.rand(x_t.shape) -> torch.rand(len(x_t), 1)
+    the masks of a sequence open all or not at all: each position needs a coin of its own
+the likeliest token
+    torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape) -> p0.argmax(-1)
+    a position always shows its likeliest token: draw from p0, else the samples have less variety than the
+    data
+one token for a sequence
+    torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape) -> (torch.rand(len(x_t), 1, 1) >
+        p0.cumsum(-1)).sum(-1).clamp(max=p0.shape[-1] - 1)
+    the tokens of a sequence are made of one random number: two positions agree more often than two draws do
+coin and token in one
+    coins = torch.rand(x_t.shape) -> coins = torch.rand(x_t.shape); return torch.where((x_t == mask) &
+        (coins < chance), (coins[..., None] > p0.cumsum(-1)).sum(-1), x_t)
+    when all masks open your tokens follow p0, and when some do they do not: coin and token come from one
+    random number. Those that open have small ones
+""")
 
 LAWS = torch.tensor(
     [[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.3, 0.5, 0.2], [0.45, 0.1, 0.45]],

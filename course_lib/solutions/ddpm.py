@@ -13,6 +13,7 @@ import torch
 from ..checks import at_least, close, hear, hints_of
 from ..compare import Pair
 from ..exercise import define
+from ..listed import listed
 from ..relations import relation
 
 ALPHA_BAR = torch.tensor([1.0, 0.9, 0.7, 0.45, 0.2, 0.05], dtype=torch.float64)  # T = 5
@@ -65,35 +66,29 @@ define(
     cases=lambda: list(_noised()),
     limits={"at t = 0 nothing has happened to x_0": {"t": torch.tensor([0, 0])}},
     linear_in=("x0", "eps"),
-    mistakes={
-        "alpha_bar without its root": (
-            "abar.sqrt() * x0 -> abar * x0",
-            "the data is multiplied by alpha_bar itself. alpha_bar is the share of the variance that is left: "
-            "what does that make the factor on x0?",
-        ),
-        "noise scaled by the variance": (
-            "(1 - abar).sqrt() * eps -> (1 - abar) * eps",
-            "the noise is multiplied by 1 - alpha_bar, so its standard deviation is what should be its variance",
-        ),
-        "the two roots swapped": (
-            "abar.sqrt() * x0 + (1 - abar).sqrt() -> (1 - abar).sqrt() * x0 + abar.sqrt()",
-            "at t = 0 you return pure noise. Which of the two roots must be 1 there?",
-        ),
-        "the table read at t - 1": (
-            "alpha_bar[t] -> alpha_bar[t - 1]",
-            "you give x_{t-1}: the table has T + 1 entries and entry 0 is the data, so which entry belongs to t?",
-        ),
-        "one coefficient per column": (
-            "abar.reshape(-1, *[1] * (x0.ndim - 1)) -> abar",
-            "the times run along the last axis of x0, one per column. Which axis holds the examples, "
-            "and what shape does alpha_bar[t] need?",
-        ),
-        "one coefficient per channel": (
-            "abar.reshape(-1, *[1] * (x0.ndim - 1)) -> abar[:, None]",
-            "alpha_bar[t] is right for points and lands on the second axis of images: "
-            "how many axes of size 1 must follow the first?",
-        ),
-    },
+    mistakes="""
+    alpha_bar without its root
+        abar.sqrt() * x0 -> abar * x0
+        the data is multiplied by alpha_bar itself. alpha_bar is the share of the variance that is left: what does
+        that make the factor on x0?
+    noise scaled by the variance
+        (1 - abar).sqrt() * eps -> (1 - abar) * eps
+        the noise is multiplied by 1 - alpha_bar, so its standard deviation is what should be its variance
+    the two roots swapped
+        abar.sqrt() * x0 + (1 - abar).sqrt() -> (1 - abar).sqrt() * x0 + abar.sqrt()
+        at t = 0 you return pure noise. Which of the two roots must be 1 there?
+    the table read at t - 1
+        alpha_bar[t] -> alpha_bar[t - 1]
+        you give x_{t-1}: the table has T + 1 entries and entry 0 is the data, so which entry belongs to t?
+    one coefficient per column
+        abar.reshape(-1, *[1] * (x0.ndim - 1)) -> abar
+        the times run along the last axis of x0, one per column. Which axis holds the examples, and what shape
+        does alpha_bar[t] need?
+    one coefficient per channel
+        abar.reshape(-1, *[1] * (x0.ndim - 1)) -> abar[:, None]
+        alpha_bar[t] is right for points and lands on the second axis of images: how many axes of size 1 must
+        follow the first?
+    """,
 )
 
 
@@ -111,38 +106,31 @@ def _multiplied(beta):
     return torch.cat([torch.ones(1), 1 - beta]).double().cumprod(0)
 
 
-SCHEDULE = {
-    "T entries": (
-        lambda T: schedule(T)[1:],
-        "there must be T + 1 entries: one for each t = 0, 1, ..., T. Which one is missing?",
-    ),
-    "the betas instead of the table": (
-        lambda T: torch.cat([torch.zeros(1), torch.full((T,), 0.2)]).double(),
-        "entry 0 is not 1. Are these the betas? The table is what is left after them: a cumulative product",
-    ),
-    "a table that stops falling": (
-        lambda T: schedule(T).clamp(min=5e-4),
-        "alpha_bar must fall at every step, and yours stays the same somewhere",
-    ),
-    "nothing left at T": (
-        lambda T: torch.cat([schedule(T)[:-1], torch.zeros(1, dtype=torch.float64)]),
-        "alpha_bar_T is 0, not just small (your last beta is 1, all is lost at once): then x_0 cannot be computed "
-        "from x_T, since (1.17) divides by its root",
-    ),
-    "one giant step": (
-        lambda T: torch.cat([schedule(T)[:-1], schedule(T)[-1:] * 0.1]),
-        "one of your steps has beta > 0.5: it destroys more than half of what is left at once",
-    ),
-    "DDPM's betas, too few steps": (
-        lambda T: _multiplied(torch.linspace(1e-4, 0.02, T)),
-        "too much of the data is left at T: your alpha_bar_T is above 1e-3. How large must the betas be to get there "
-        "in T steps?",
-    ),
-    "rising betas": (
-        lambda T: _multiplied(torch.linspace(0.01, 0.5, T)),
-        "this is a good schedule, but its betas rise all the way. The task is to show that they need not",
-    ),
-}
+SCHEDULE = listed("""
+T entries
+    = schedule(T)[1:]
+    there must be T + 1 entries: one for each t = 0, 1, ..., T. Which one is missing?
+the betas instead of the table
+    = torch.cat([torch.zeros(1), torch.full((T,), 0.2)]).double()
+    entry 0 is not 1. Are these the betas? The table is what is left after them: a cumulative product
+a table that stops falling
+    = schedule(T).clamp(min=0.0005)
+    alpha_bar must fall at every step, and yours stays the same somewhere
+nothing left at T
+    = torch.cat([schedule(T)[:-1], torch.zeros(1, dtype=torch.float64)])
+    alpha_bar_T is 0, not just small (your last beta is 1, all is lost at once): then x_0 cannot be computed
+    from x_T, since (1.17) divides by its root
+one giant step
+    = torch.cat([schedule(T)[:-1], schedule(T)[-1:] * 0.1])
+    one of your steps has beta > 0.5: it destroys more than half of what is left at once
+DDPM's betas, too few steps
+    = _multiplied(torch.linspace(0.0001, 0.02, T))
+    too much of the data is left at T: your alpha_bar_T is above 1e-3. How large must the betas be to get
+    there in T steps?
+rising betas
+    = _multiplied(torch.linspace(0.01, 0.5, T))
+    this is a good schedule, but its betas rise all the way. The task is to show that they need not
+""")
 
 
 def check_schedule(fn):
@@ -225,46 +213,37 @@ define(
         }
     },
     linear_in=("x0", "x_t"),
-    mistakes={
-        "NaN in the last step": (
-            _by_precision,
-            "right for s > 0, and NaN at s = 0, where 1 - abar_s is 0. Which fraction is infinite there, "
-            "and what multiplies it?",
-        ),
-        "the two weights swapped": (
-            lambda x0, x_t, a, b: posterior_mean(x_t, x0, a, b),
-            "at s = 0 your answer is x_t. Which of the two must be left when all noise is gone?",
-        ),
-        "alpha_ts without its root": (
-            "alpha_ts.sqrt() -> alpha_ts",
-            "the weight of x_t is too small by a square root: x_t holds sqrt(alpha_ts) x_s",
-        ),
-        "sqrt(abar_t) for sqrt(alpha_ts)": (
-            "alpha_ts.sqrt() -> abar_t.sqrt()",
-            "the weight of x_t holds sqrt(abar_t), what is left of x_0. How much of x_s is left in x_t?",
-        ),
-        "abar_s without its root": (
-            "abar_s.sqrt() * (1 -> abar_s * (1",
-            "the weight of x_0 is too small by a square root: x_s holds sqrt(abar_s) x_0",
-        ),
-        "1 - abar_t for the noise of the step": (
-            "(1 - alpha_ts) -> (1 - abar_t)",
-            "the weight of x_0 counts all the noise up to t. How much was added between s and t?",
-        ),
-        "divided by 1 - abar_s": (
-            "/ (1 - abar_t) -> / (1 - abar_s)",
-            "the denominator belongs to the wrong time: yours is 0 at s = 0, where x_0 is all that is left",
-        ),
-        "DDIM's mean": (
-            _ddim,
-            "this is DDIM's step: it keeps all the noise of x_t, scaled to time s. The mean of q(x_s | x_t, x_0) keeps "
-            "less, since a part is drawn anew",
-        ),
-        "x_t not read": (
-            "(from_x0 + from_xt) / (1 - abar_t) -> abar_s.sqrt() * x0 + 0 * x_t",
-            "this is the mean of q(x_s | x_0): what does x_t say about x_s on top?",
-        ),
-    },
+    mistakes="""
+    NaN in the last step
+        _by_precision
+        right for s > 0, and NaN at s = 0, where 1 - abar_s is 0. Which fraction is infinite there, and what
+        multiplies it?
+    the two weights swapped
+        = posterior_mean(x_t, x0, abar_s, abar_t)
+        at s = 0 your answer is x_t. Which of the two must be left when all noise is gone?
+    alpha_ts without its root
+        alpha_ts.sqrt() -> alpha_ts
+        the weight of x_t is too small by a square root: x_t holds sqrt(alpha_ts) x_s
+    sqrt(abar_t) for sqrt(alpha_ts)
+        alpha_ts.sqrt() -> abar_t.sqrt()
+        the weight of x_t holds sqrt(abar_t), what is left of x_0. How much of x_s is left in x_t?
+    abar_s without its root
+        abar_s.sqrt() * (1 -> abar_s * (1
+        the weight of x_0 is too small by a square root: x_s holds sqrt(abar_s) x_0
+    1 - abar_t for the noise of the step
+        (1 - alpha_ts) -> (1 - abar_t)
+        the weight of x_0 counts all the noise up to t. How much was added between s and t?
+    divided by 1 - abar_s
+        / (1 - abar_t) -> / (1 - abar_s)
+        the denominator belongs to the wrong time: yours is 0 at s = 0, where x_0 is all that is left
+    DDIM's mean
+        _ddim
+        this is DDIM's step: it keeps all the noise of x_t, scaled to time s. The mean of q(x_s | x_t, x_0) keeps
+        less, since a part is drawn anew
+    x_t not read
+        (from_x0 + from_xt) / (1 - abar_t) -> abar_s.sqrt() * x0 + 0 * x_t
+        this is the mean of q(x_s | x_0): what does x_t say about x_s on top?
+    """,
 )
 
 
@@ -321,36 +300,29 @@ define(
     },
     properties=(at_least(0.0, "a KL never is"),),
     gradients=("mean1", "var1", "mean2", "var2"),
-    mistakes={
-        "arguments reversed": (
-            lambda m1, v1, m2, v2: gaussian_kl(m2, v2, m1, v1),
-            "this is KL(N2 || N1): the difference of the means is measured in units of the second variance",
-        ),
-        "standard deviations": (
-            lambda m1, v1, m2, v2: gaussian_kl(m1, v1**2, m2, v2**2),
-            "you square what is a variance already: the arguments are not standard deviations",
-        ),
-        "log ratio upside down": (
-            "- ratio.log() -> + ratio.log()",
-            "the logarithm has the wrong sign: for equal means the KL is 0 only if the variances agree, never below",
-        ),
-        "the -1 missing": (
-            "- 1 - ratio -> - ratio",
-            "two equal Gaussians have KL 0, and yours is half the number of dimensions. Which constant is missing?",
-        ),
-        "mean over dimensions": (
-            "each.sum(-1) -> each.mean(-1)",
-            "too small by the number of dimensions: independent dimensions add",
-        ),
-        "no half": (
-            "0.5 * each -> each",
-            "twice too large: look at the factor in front of the bracket",
-        ),
-        "one variance for all": (
-            _sum_before_broadcast,
-            "a variance of shape (B, 1) belongs to every dimension, and yours counts it once",
-        ),
-    },
+    mistakes="""
+    arguments reversed
+        = gaussian_kl(mean2, var2, mean1, var1)
+        this is KL(N2 || N1): the difference of the means is measured in units of the second variance
+    standard deviations
+        = gaussian_kl(mean1, var1 ** 2, mean2, var2 ** 2)
+        you square what is a variance already: the arguments are not standard deviations
+    log ratio upside down
+        - ratio.log() -> + ratio.log()
+        the logarithm has the wrong sign: for equal means the KL is 0 only if the variances agree, never below
+    the -1 missing
+        - 1 - ratio -> - ratio
+        two equal Gaussians have KL 0, and yours is half the number of dimensions. Which constant is missing?
+    mean over dimensions
+        each.sum(-1) -> each.mean(-1)
+        too small by the number of dimensions: independent dimensions add
+    no half
+        0.5 * each -> each
+        twice too large: look at the factor in front of the bracket
+    one variance for all
+        _sum_before_broadcast
+        a variance of shape (B, 1) belongs to every dimension, and yours counts it once
+    """,
 )
 
 
@@ -380,49 +352,39 @@ class Ear:
         return eps + self.off
 
 
-SIMPLE_LOSS = {
-    "one number for the batch": (
-        "return (eps - model(x_t, u)).square().flatten(1).mean(1) -> "
-        "return (eps - model(x_t, u)).square().mean()",
-        "one number for the whole batch: keep one per example, reduce over every axis but the first",
-    ),
-    "t instead of t / T": (
-        "u = t / (len(alpha_bar) - 1) -> u = t.float()",
-        "the network was told t itself: it expects a share of T, 1 at the last time of the table",
-    ),
-    "compared with x0": (
-        "(eps - model -> (x0 - model",
-        "the prediction is compared with x_0, but this network says which noise was mixed in",
-    ),
-    "other noise in the target": (
-        "(eps - model -> (torch.randn_like(x0) - model",
-        "a network that finds the noise exactly has a loss of about 2: is the noise in x_t the one in the target?",
-    ),
-    "uniform noise": (
-        "torch.randn_like(x0) -> torch.rand_like(x0)",
-        "the noise in x_t has mean 0.5: torch.rand_like is uniform on [0, 1], the forward process is Gaussian",
-    ),
-    "detached": (
-        ".flatten(1).mean(1) -> .flatten(1).mean(1).detach()",
-        "the loss has no gradient: nothing would be learned. Is there a detach, an item or a no_grad in the way?",
-    ),
-    "one noise for the batch": (
-        "torch.randn_like(x0) -> torch.randn_like(x0[:1]).expand_as(x0)",
-        "all examples of the batch got the same noise: draw it in the shape of x0",
-    ),
-    "sum over dimensions": (
-        ".mean(1) -> .sum(1)",
-        "too large by the number of dimensions: take the mean over them, so that losses compare across image sizes",
-    ),
-    "absolute error": (
-        ".square() -> .abs()",
-        "this is the mean of |error|: which power has the bound, and which value would the best network give for each?",
-    ),
-    "times drawn inside": (
-        "eps = torch -> t = torch.randint_like(t, 1, len(alpha_bar)); eps = torch",
-        "the network was asked about other times than those given: t is an argument, not to be drawn here",
-    ),
-}
+SIMPLE_LOSS = listed("""
+one number for the batch
+    return (eps - model(x_t, u)).square().flatten(1).mean(1) -> return (eps - model(x_t, u)).square().mean()
+    one number for the whole batch: keep one per example, reduce over every axis but the first
+t instead of t / T
+    u = t / (len(alpha_bar) - 1) -> u = t.float()
+    the network was told t itself: it expects a share of T, 1 at the last time of the table
+compared with x0
+    (eps - model -> (x0 - model
+    the prediction is compared with x_0, but this network says which noise was mixed in
+other noise in the target
+    (eps - model -> (torch.randn_like(x0) - model
+    a network that finds the noise exactly has a loss of about 2: is the noise in x_t the one in the target?
+uniform noise
+    torch.randn_like(x0) -> torch.rand_like(x0)
+    the noise in x_t has mean 0.5: torch.rand_like is uniform on [0, 1], the forward process is Gaussian
+detached
+    .flatten(1).mean(1) -> .flatten(1).mean(1).detach()
+    the loss has no gradient: nothing would be learned. Is there a detach, an item or a no_grad in the way?
+one noise for the batch
+    torch.randn_like(x0) -> torch.randn_like(x0[:1]).expand_as(x0)
+    all examples of the batch got the same noise: draw it in the shape of x0
+sum over dimensions
+    .mean(1) -> .sum(1)
+    too large by the number of dimensions: take the mean over them, so that losses compare across image sizes
+absolute error
+    .square() -> .abs()
+    this is the mean of |error|: which power has the bound, and which value would the best network give for
+    each?
+times drawn inside
+    eps = torch -> t = torch.randint_like(t, 1, len(alpha_bar)); eps = torch
+    the network was asked about other times than those given: t is an argument, not to be drawn here
+""")
 
 
 def check_simple_loss(fn):
@@ -544,46 +506,38 @@ def ancestral(model, x_T, times, alpha_bar):
     return x
 
 
-ANCESTRAL = {
-    "noise in the last step": (
-        "var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t) -> var = 1 - abar_t / abar_s",
-        "with a network that knows the data exactly, the result still holds noise: the variance must vanish at s = 0",
-    ),
-    "the variance for the standard deviation": (
-        "var.sqrt() * z -> var * z",
-        "too little noise is put back on the way: z is multiplied by the variance instead of its root",
-    ),
-    "no noise at all": (
-        "var.sqrt() * z -> 0 * z",
-        "two runs from the same x_T end in the same place: no noise is put back on the way",
-    ),
-    "the network hears the wrong time": (
-        "t / T) -> s / T)",
-        "the network is asked about x_t but is told the time s: u must belong to the x that it sees",
-    ),
-    "always one step": (
-        "alpha_bar[t], alpha_bar[s] -> alpha_bar[t], alpha_bar[t - 1]",
-        "the steps go to t - 1 although the list skips times: the alpha_bar of the next time on the list is needed",
-    ),
-    "the large variance": (
-        "var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t) -> var = (s > 0) * (1 - abar_t / abar_s)",
-        "this is the large variance, beta, with the last noise left out. DDPM may be run so, but the small one is "
-        "asked for: which variance has q(x_s | x_t, x_0)?",
-    ),
-    "noised again": (
-        "posterior_mean(x0, x, abar_s, abar_t) + var.sqrt() * z -> abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * z",
-        "you take the network's x_0 and noise it again: x_t itself has no say in x_s. Whose mean does "
-        "q(x_s | x_t, x_0) mix with x_0?",
-    ),
-    "one noise for all steps": (
-        "z = torch.randn_like(x) -> z = torch.randn_like(x) if t == times[0] else z",
-        "the noise is the same in every step: draw it anew each time, inside the loop",
-    ),
-    "one noise for a row": (
-        "z = torch.randn_like(x) -> z = torch.randn_like(x[:, :1])",
-        "all dimensions of an example get the same noise: draw it in the shape of x",
-    ),
-}
+ANCESTRAL = listed("""
+noise in the last step
+    var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t) -> var = 1 - abar_t / abar_s
+    with a network that knows the data exactly, the result still holds noise: the variance must vanish at s =
+    0
+the variance for the standard deviation
+    var.sqrt() * z -> var * z
+    too little noise is put back on the way: z is multiplied by the variance instead of its root
+no noise at all
+    var.sqrt() * z -> 0 * z
+    two runs from the same x_T end in the same place: no noise is put back on the way
+the network hears the wrong time
+    t / T) -> s / T)
+    the network is asked about x_t but is told the time s: u must belong to the x that it sees
+always one step
+    alpha_bar[t], alpha_bar[s] -> alpha_bar[t], alpha_bar[t - 1]
+    the steps go to t - 1 although the list skips times: the alpha_bar of the next time on the list is needed
+the large variance
+    var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t) -> var = (s > 0) * (1 - abar_t / abar_s)
+    this is the large variance, beta, with the last noise left out. DDPM may be run so, but the small one is
+    asked for: which variance has q(x_s | x_t, x_0)?
+noised again
+    posterior_mean(x0, x, abar_s, abar_t) + var.sqrt() * z -> abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * z
+    you take the network's x_0 and noise it again: x_t itself has no say in x_s. Whose mean does q(x_s | x_t,
+    x_0) mix with x_0?
+one noise for all steps
+    z = torch.randn_like(x) -> z = torch.randn_like(x) if t == times[0] else z
+    the noise is the same in every step: draw it anew each time, inside the loop
+one noise for a row
+    z = torch.randn_like(x) -> z = torch.randn_like(x[:, :1])
+    all dimensions of an example get the same noise: draw it in the shape of x
+""")
 
 
 def check_ancestral(fn):
@@ -743,28 +697,23 @@ define(
         }
     },
     linear_in=("x0_hat", "x_t", "z"),
-    mistakes={
-        "left as it is": (
-            "_small(abar_s, abar_t) -> 1 - abar_t / abar_s",
-            "at s = 0 there is still noise in the result: 1 - abar_t / abar_s does not vanish there",
-        ),
-        "no noise anywhere": (
-            "var.sqrt() * z -> 0 * z",
-            "now there is no noise at any step: the spread of x_s is too small on the way",
-        ),
-        "noise scaled by abar_s": (
-            "_small(abar_s, abar_t) -> 1 - abar_s",
-            "the noise vanishes at s = 0 but is too large before: x_t already holds a part of it",
-        ),
-        "the variance for the standard deviation": (
-            "var.sqrt() * z -> var * z",
-            "the right variance, but z must be multiplied by its root",
-        ),
-        "noise only switched off at the end": (
-            "_small(abar_s, abar_t) -> torch.where(abar_s == 1, 0 * abar_s, 1 - abar_t / abar_s)",
-            "the last step is clean now, but the log shows too much noise in every row before it, too",
-        ),
-    },
+    mistakes="""
+    left as it is
+        _small(abar_s, abar_t) -> 1 - abar_t / abar_s
+        at s = 0 there is still noise in the result: 1 - abar_t / abar_s does not vanish there
+    no noise anywhere
+        var.sqrt() * z -> 0 * z
+        now there is no noise at any step: the spread of x_s is too small on the way
+    noise scaled by abar_s
+        _small(abar_s, abar_t) -> 1 - abar_s
+        the noise vanishes at s = 0 but is too large before: x_t already holds a part of it
+    the variance for the standard deviation
+        var.sqrt() * z -> var * z
+        the right variance, but z must be multiplied by its root
+    noise only switched off at the end
+        _small(abar_s, abar_t) -> torch.where(abar_s == 1, 0 * abar_s, 1 - abar_t / abar_s)
+        the last step is clean now, but the log shows too much noise in every row before it, too
+    """,
 )
 
 
@@ -792,28 +741,23 @@ define(
     ],
     linear_in=("terms", "prior_term"),
     factors={"dims ln 2": lambda a: a.dims * math.log(2)},
-    mistakes={
-        "mean over t": (
-            "terms.sum() -> terms.mean()",
-            "the bound is a sum over t, and yours is a mean: it is about T times too small",
-        ),
-        "nats": (
-            "(dims * math.log(2)) -> dims",
-            "these are nats per dimension: a bit is ln 2 nats",
-        ),
-        "multiplied by ln 2": (
-            "/ (dims * math.log(2)) -> / dims * math.log(2)",
-            "a nat is more than a bit (1.44 of them): divide by ln 2",
-        ),
-        "the prior term forgotten": (
-            "terms.sum() + prior_term -> terms.sum()",
-            "L_T belongs to the bound too, small as it is for a good schedule",
-        ),
-        "bits per example": (
-            "(dims * math.log(2)) -> math.log(2)",
-            "these are bits per example: there are dims dimensions in each",
-        ),
-    },
+    mistakes="""
+    mean over t
+        terms.sum() -> terms.mean()
+        the bound is a sum over t, and yours is a mean: it is about T times too small
+    nats
+        (dims * math.log(2)) -> dims
+        these are nats per dimension: a bit is ln 2 nats
+    multiplied by ln 2
+        / (dims * math.log(2)) -> / dims * math.log(2)
+        a nat is more than a bit (1.44 of them): divide by ln 2
+    the prior term forgotten
+        terms.sum() + prior_term -> terms.sum()
+        L_T belongs to the bound too, small as it is for a good schedule
+    bits per example
+        (dims * math.log(2)) -> math.log(2)
+        these are bits per example: there are dims dimensions in each
+    """,
 )
 
 
@@ -855,25 +799,21 @@ define(
             "abar": numbers(1e-12)[0]
         },
     },
-    mistakes={
-        "the likeliest point": (
-            _likeliest,
-            "you answer with the likeliest point. The squared error is smallest for the mean of all points, "
-            "each as probable as Bayes' rule says",
-        ),
-        "all points equally likely before": (
-            "weights.log() - distance -> -distance",
-            "the weights of the data do not enter: Bayes' rule multiplies the fit by how likely each point was before",
-        ),
-        "alpha_bar without its root": (
-            "abar**0.5 -> abar",
-            "a point stands at sqrt(alpha_bar) times its value in x_t: is alpha_bar the factor or its square?",
-        ),
-        "the mean of the data": (
-            lambda x_t, abar, points, weights: (weights @ points).expand(len(x_t)),
-            "this is the mean of the data before anything was seen: x_t does not enter",
-        ),
-    },
+    mistakes="""
+    the likeliest point
+        _likeliest
+        you answer with the likeliest point. The squared error is smallest for the mean of all points, each as
+        probable as Bayes' rule says
+    all points equally likely before
+        weights.log() - distance -> -distance
+        the weights of the data do not enter: Bayes' rule multiplies the fit by how likely each point was before
+    alpha_bar without its root
+        abar**0.5 -> abar
+        a point stands at sqrt(alpha_bar) times its value in x_t: is alpha_bar the factor or its square?
+    the mean of the data
+        = (weights @ points).expand(len(x_t))
+        this is the mean of the data before anything was seen: x_t does not enter
+    """,
 )
 
 
@@ -899,23 +839,19 @@ define(
         for n, abar in ((3, 0.3), (5, 0.9))
     ],
     linear_in=("x0_hat", "x_t"),
-    mistakes={
-        "the sign": (
-            "(abar**0.5 * x0_hat - x_t) -> (x_t - abar**0.5 * x0_hat)",
-            "the sign is turned: the density rises towards the guess, so the score points there",
-        ),
-        "the noise instead of the score": (
-            lambda x0_hat, x_t, abar: (x_t - abar**0.5 * x0_hat) / (1 - abar) ** 0.5,
-            "this is the guess of the noise. The score is minus that, divided by the noise's standard deviation",
-        ),
-        "divided by the standard deviation once": (
-            "/ (1 - abar) -> / (1 - abar) ** 0.5",
-            "you divide by the standard deviation once. One division makes the noise out of the distance, "
-            "another the score out of the noise",
-        ),
-        "alpha_bar without its root": (
-            "abar**0.5 -> abar",
-            "x_0 stands in x_t with the factor sqrt(alpha_bar), not alpha_bar",
-        ),
-    },
+    mistakes="""
+    the sign
+        (abar**0.5 * x0_hat - x_t) -> (x_t - abar**0.5 * x0_hat)
+        the sign is turned: the density rises towards the guess, so the score points there
+    the noise instead of the score
+        = (x_t - abar ** 0.5 * x0_hat) / (1 - abar) ** 0.5
+        this is the guess of the noise. The score is minus that, divided by the noise's standard deviation
+    divided by the standard deviation once
+        / (1 - abar) -> / (1 - abar) ** 0.5
+        you divide by the standard deviation once. One division makes the noise out of the distance, another the
+        score out of the noise
+    alpha_bar without its root
+        abar**0.5 -> abar
+        x_0 stands in x_t with the factor sqrt(alpha_bar), not alpha_bar
+    """,
 )

@@ -13,6 +13,7 @@ import torch
 from ..answers import overwritten
 from ..checks import at_least, case
 from ..exercise import define
+from ..listed import listed, wrong_answer
 
 
 def normal(*shape):
@@ -81,45 +82,36 @@ define(
         }
     },
     linear_in=("x0", "noise"),
-    mistakes={
-        "all noised": (
-            "target[..., None] -> torch.ones_like(target)[..., None]",
-            "the source is noised like the target. What is the network to read x from, if it learns p(y | x)?",
-        ),
-        "source zeroed": (
-            "signal * x0 + spread * noise, x0) -> signal * x0 + spread * noise, 0)",
-            "your source is all zeros: a product with a mask leaves 0 where the mask is False. "
-            "What should stand there?",
-        ),
-        "only the noise is masked": (
-            "spread * noise, x0) -> spread * noise, signal * x0)",
-            "no noise falls on your source, yet it shrinks as t grows: is the other factor for the source too?",
-        ),
-        "the mask the wrong way round": (
-            "target[..., None] -> ~target[..., None]",
-            "your target is clean and your source is noise. Which of the two is to be generated?",
-        ),
-        "x_0 not scaled": (
-            "signal * x0 + -> x0 +",
-            "with alpha_bar near 0 your target still holds all of x_0: what should be left of it then?",
-        ),
-        "alpha_bar without its root": (
-            "abar.sqrt(), -> abar,",
-            "x_0 is multiplied by alpha_bar, which is a share of the variance. What is the factor of a vector then?",
-        ),
-        "the variance for the standard deviation": (
-            "(1 - abar).sqrt() -> 1 - abar",
-            "the noise is too small: its variance is to be 1 - alpha_bar, and yours is the square of that",
-        ),
-        "one time per number": (
-            "alpha_bar[:, None, None] -> alpha_bar",
-            "alpha_bar runs along the numbers of a vector, though each row has its own time: "
-            "which axis holds the rows?",
-        ),
-        "the mask on the wrong axes": (
-            "target[..., None] -> target",
-            "some vectors are half noised: your mask lies over (L, D). Which axis is it short of?",
-        ),
+    mistakes=listed("""
+    all noised
+        target[..., None] -> torch.ones_like(target)[..., None]
+        the source is noised like the target. What is the network to read x from, if it learns p(y | x)?
+    source zeroed
+        signal * x0 + spread * noise, x0) -> signal * x0 + spread * noise, 0)
+        your source is all zeros: a product with a mask leaves 0 where the mask is False. What should stand there?
+    only the noise is masked
+        spread * noise, x0) -> spread * noise, signal * x0)
+        no noise falls on your source, yet it shrinks as t grows: is the other factor for the source too?
+    the mask the wrong way round
+        target[..., None] -> ~target[..., None]
+        your target is clean and your source is noise. Which of the two is to be generated?
+    x_0 not scaled
+        signal * x0 + -> x0 +
+        with alpha_bar near 0 your target still holds all of x_0: what should be left of it then?
+    alpha_bar without its root
+        abar.sqrt(), -> abar,
+        x_0 is multiplied by alpha_bar, which is a share of the variance. What is the factor of a vector then?
+    the variance for the standard deviation
+        (1 - abar).sqrt() -> 1 - abar
+        the noise is too small: its variance is to be 1 - alpha_bar, and yours is the square of that
+    one time per number
+        alpha_bar[:, None, None] -> alpha_bar
+        alpha_bar runs along the numbers of a vector, though each row has its own time: which axis holds the rows?
+    the mask on the wrong axes
+        target[..., None] -> target
+        some vectors are half noised: your mask lies over (L, D). Which axis is it short of?
+    """)
+    | {
         "written into x_0": (_into_x0, overwritten("x0")),
     },
 )
@@ -169,41 +161,32 @@ define(
     },
     factors={"the number of target positions": lambda a: a.target.sum(1)},
     gradients=("loss",),
-    mistakes={
-        "all positions": (
-            "(loss * target).sum(1), target.sum(1) -> loss.sum(1), loss.shape[1]",
-            "your loss changes with what stands at the source and at PAD: `target` is not used",
-        ),
-        "a sum": (
-            "total / words -> total",
-            "a target twice as long, each word said equally well, costs twice as much in yours: "
-            "what is asked is a mean",
-        ),
-        "divided by L": (
-            "target.sum(1) -> loss.shape[1]",
-            "let every target position cost 2: your row costs less than 2. How many zeros are in your mean?",
-        ),
-        "one mean for the batch": (
-            "return total / words -> return loss[target].mean()",
-            "you return one number for the batch, and each row is to have its own: which axis goes, and which stays?",
-        ),
-        "the same, for each row": (
-            "return total / words -> return loss[target].mean().expand(len(loss))",
-            "all rows have the same loss, the mean over the targets of the batch: each row is to have its own",
-        ),
-        "one length for the batch": (
-            "target.sum(1) -> target.sum(1).double().mean()",
-            "all your rows are divided by the same number, though their targets are not of one length",
-        ),
-        "the mask the wrong way round": (
-            "total, words = -> target = ~target; total, words =",
-            "you average what is not the target: source and PAD",
-        ),
-        "down the columns": (
-            "(loss * target).sum(1), target.sum(1) -> (loss * target).sum(0), target.sum(0)",
-            "your mean is over the rows at one position: it should be over the positions of one row",
-        ),
-    },
+    mistakes="""
+    all positions
+        (loss * target).sum(1), target.sum(1) -> loss.sum(1), loss.shape[1]
+        your loss changes with what stands at the source and at PAD: `target` is not used
+    a sum
+        total / words -> total
+        a target twice as long, each word said equally well, costs twice as much in yours: what is asked is a mean
+    divided by L
+        target.sum(1) -> loss.shape[1]
+        let every target position cost 2: your row costs less than 2. How many zeros are in your mean?
+    one mean for the batch
+        return total / words -> return loss[target].mean()
+        you return one number for the batch, and each row is to have its own: which axis goes, and which stays?
+    the same, for each row
+        return total / words -> return loss[target].mean().expand(len(loss))
+        all rows have the same loss, the mean over the targets of the batch: each row is to have its own
+    one length for the batch
+        target.sum(1) -> target.sum(1).double().mean()
+        all your rows are divided by the same number, though their targets are not of one length
+    the mask the wrong way round
+        total, words = -> target = ~target; total, words =
+        you average what is not the target: source and PAD
+    down the columns
+        (loss * target).sum(1), target.sum(1) -> (loss * target).sum(0), target.sum(0)
+        your mean is over the rows at one position: it should be over the positions of one row
+    """,
 )
 
 
@@ -247,40 +230,33 @@ define(
         "the number of words": lambda a: float(sum(a.lengths)),
         "the share of words": lambda a: sum(a.lengths) / len(a.lengths) / a.L,
     },
-    mistakes={
-        "as reported": (
-            "return (positions * reported - pads * pad_loss) / words -> return reported",
-            "you believe the log. How many of the L positions that it averages hold a word?",
-        ),
-        "PAD for free": (
-            "positions * reported - pads * pad_loss -> positions * reported",
-            "you divide by the number of words, but the sum that you divide was run up by more than words",
-        ),
-        "PAD's loss subtracted": (
-            "(positions * reported - pads * pad_loss) / words -> reported - pad_loss",
-            "a batch without PAD has nothing to correct, and yours is corrected: how many positions pay pad_loss?",
-        ),
-        "not per word": (
-            "/ words -> / positions",
-            "let PAD cost 0, words 4 nats, and half of each row be words: the log says 2, and so do you. "
-            "By which number is your sum divided?",
-        ),
-        "row by row": (
-            "return (positions -> return sum((L * reported - (L - n) * pad_loss) / n for n in "
-            "lengths) / len(lengths); (positions",
-            "you take `reported` for the mean of each single row, and it is the mean of all of them: "
-            "of what do you know the sum?",
-        ),
-        "words and PAD exchanged": (
-            "pads = positions - words -> words, pads = max(positions - words, 1), words",
-            "pad_loss is taken off once for each word, and what is left is divided by the number of PADs",
-        ),
-        "one row": (
-            "positions * reported -> L * reported",
-            "you set the PADs and words of the whole batch against the sum of one row: of how many positions is "
-            "`reported` the mean?",
-        ),
-    },
+    mistakes="""
+    as reported
+        return (positions * reported - pads * pad_loss) / words -> return reported
+        you believe the log. How many of the L positions that it averages hold a word?
+    PAD for free
+        positions * reported - pads * pad_loss -> positions * reported
+        you divide by the number of words, but the sum that you divide was run up by more than words
+    PAD's loss subtracted
+        (positions * reported - pads * pad_loss) / words -> reported - pad_loss
+        a batch without PAD has nothing to correct, and yours is corrected: how many positions pay pad_loss?
+    not per word
+        / words -> / positions
+        let PAD cost 0, words 4 nats, and half of each row be words: the log says 2, and so do you. By which
+        number is your sum divided?
+    row by row
+        return (positions -> return sum((L * reported - (L - n) * pad_loss) / n for n in lengths) /
+            len(lengths); (positions
+        you take `reported` for the mean of each single row, and it is the mean of all of them: of what do you
+        know the sum?
+    words and PAD exchanged
+        pads = positions - words -> words, pads = max(positions - words, 1), words
+        pad_loss is taken off once for each word, and what is left is divided by the number of PADs
+    one row
+        positions * reported -> L * reported
+        you set the PADs and words of the whole batch against the sum of one row: of how many positions is
+        `reported` the mean?
+    """,
 )
 
 
@@ -422,45 +398,36 @@ def _odd_one_out(samplers, a):
     return list(samplers)[far.index(max(far))]
 
 
-MISALIGNED = {
-    "the first": (
-        lambda samplers, a: next(iter(samplers)),
-        "you always name the first, whatever its steps do: for which x_t would you know what x_s must be?",
-    ),
-    "the last": (
-        lambda samplers, a: list(samplers)[-1],
-        "you always name the last, and never ask where a step has led",
-    ),
-    "from t to t - 1": (
-        _probe(lambda T: (T // 2, T // 2 - 1)),
-        "you let one get away that misses s only where the grid has gaps. Which steps did you try?",
-    ),
-    "the last step": (
-        _probe(lambda T: (T // 2, 0)),
-        "you let one get away that reads the wrong noise out of x_t. Would that show in a step that ends at s = 0?",
-    ),
-    "the mean": (
-        _probe(lambda T: (3 * T // 4, T // 4), eps=0.0),
-        "you let one get away whose x_0 has the right factor, and whose noise has not. Was there noise in your x_t?",
-    ),
-    "the noise": (
-        _probe(lambda T: (3 * T // 4, T // 4), x0=0.0),
-        "you let one get away whose noise has the right factor, and whose x_0 has not. Was your x_0 more than 0?",
-    ),
-    "the odd one out": (
-        _odd_one_out,
-        "of two samplers each is as far from the other, and you are lost: "
-        "what can you say of x_s without asking another sampler?",
-    ),
-    "the largest": (
-        lambda samplers, a: _by_size(samplers, a, 1),
-        "you name the one with the largest x_s. Would a step with too little noise be found like this?",
-    ),
-    "the smallest": (
-        lambda samplers, a: _by_size(samplers, a, -1),
-        "you name the one with the smallest x_s. Would a step that leaves too much noise be found like this?",
-    ),
-}  # fmt: skip
+MISALIGNED = listed("""
+the first
+    = next(iter(samplers))
+    you always name the first, whatever its steps do: for which x_t would you know what x_s must be?
+the last
+    = list(samplers)[-1]
+    you always name the last, and never ask where a step has led
+from t to t - 1
+    _probe(lambda T: (T // 2, T // 2 - 1))
+    you let one get away that misses s only where the grid has gaps. Which steps did you try?
+the last step
+    _probe(lambda T: (T // 2, 0))
+    you let one get away that reads the wrong noise out of x_t. Would that show in a step that ends at s = 0?
+the mean
+    _probe(lambda T: (3 * T // 4, T // 4), eps=0.0)
+    you let one get away whose x_0 has the right factor, and whose noise has not. Was there noise in your x_t?
+the noise
+    _probe(lambda T: (3 * T // 4, T // 4), x0=0.0)
+    you let one get away whose noise has the right factor, and whose x_0 has not. Was your x_0 more than 0?
+the odd one out
+    _odd_one_out
+    of two samplers each is as far from the other, and you are lost: what can you say of x_s without asking
+    another sampler?
+the largest
+    = _by_size(samplers, alpha_bar, 1)
+    you name the one with the largest x_s. Would a step with too little noise be found like this?
+the smallest
+    = _by_size(samplers, alpha_bar, -1)
+    you name the one with the smallest x_s. Would a step that leaves too much noise be found like this?
+""")
 
 OVERLOOKS = {  # which mistake misses only this kind
     "to t - 1": "from t to t - 1",
@@ -479,6 +446,7 @@ def check_misaligned(fn):
             return f"it returned {answer!r}, which is none of the names {', '.join(samplers)}"
     for label in ("the first", "the last", "the largest", "the smallest"):
         wrong, hint = MISALIGNED[label]
+        wrong = wrong_answer(misaligned, wrong)
         if said == [wrong(samplers, a) for _, samplers, a, _ in rooms]:
             return hint
     missed = [
@@ -539,38 +507,31 @@ define(
         },
     },
     linear_in=("x0", "x_t", "m"),
-    mistakes={
-        "without m": (
-            "m + c0 * (x0 - m) + c1 * (x_t - m) -> c0 * x0 + c1 * x_t",
-            "let x_0 and x_t both be m: x_s lies around m too, but yours is pulled to 0. m does not enter",
-        ),
-        "m on top": (
-            "c0 * (x0 - m) + c1 * (x_t - m) -> c0 * x0 + c1 * x_t",
-            "let x_0 and x_t both be m: you land beyond m. From which point are x_0 and x_t measured in this forward "
-            "process?",
-        ),
-        "m not put back": (
-            "return m + -> return",
-            "let x_0 and x_t both be m: yours is 0. You have the mean of x_s - m",
-        ),
-        "only x_t from m": (
-            "(x0 - m) -> x0",
-            "at s = 0 nothing is left to guess, and yours is x_0 + m: one of the two is still measured from 0",
-        ),
-        "only x_0 from m": (
-            "(x_t - m) -> x_t",
-            "right at s = 0, where x_t has no say, and off before: from where is x_t measured?",
-        ),
-        "factors exchanged": (
-            "c0, c1 = -> c1, c0 =",
-            "as s goes to 0 your mean goes to x_t. Which of the two should x_s be close to then?",
-        ),
-        "DDIM's": (
-            "c0, c1 = factors(a_t, a_s) -> c1 = ((1 - a_s) / (1 - a_t)) ** 0.5; c0 = a_s**0.5 - c1 * a_t**0.5",
-            "m is where it belongs, but all the noise of x_t is kept and only rescaled: that is the step with eta = 0. "
-            "In q some of it is new, so what is left of x_t in the mean?",
-        ),
-    },
+    mistakes="""
+    without m
+        m + c0 * (x0 - m) + c1 * (x_t - m) -> c0 * x0 + c1 * x_t
+        let x_0 and x_t both be m: x_s lies around m too, but yours is pulled to 0. m does not enter
+    m on top
+        c0 * (x0 - m) + c1 * (x_t - m) -> c0 * x0 + c1 * x_t
+        let x_0 and x_t both be m: you land beyond m. From which point are x_0 and x_t measured in this forward
+        process?
+    m not put back
+        return m + -> return
+        let x_0 and x_t both be m: yours is 0. You have the mean of x_s - m
+    only x_t from m
+        (x0 - m) -> x0
+        at s = 0 nothing is left to guess, and yours is x_0 + m: one of the two is still measured from 0
+    only x_0 from m
+        (x_t - m) -> x_t
+        right at s = 0, where x_t has no say, and off before: from where is x_t measured?
+    factors exchanged
+        c0, c1 = -> c1, c0 =
+        as s goes to 0 your mean goes to x_t. Which of the two should x_s be close to then?
+    DDIM's
+        c0, c1 = factors(a_t, a_s) -> c1 = ((1 - a_s) / (1 - a_t)) ** 0.5; c0 = a_s**0.5 - c1 * a_t**0.5
+        m is where it belongs, but all the noise of x_t is kept and only rescaled: that is the step with eta = 0.
+        In q some of it is new, so what is left of x_t in the mean?
+    """,
 )
 
 
@@ -601,38 +562,31 @@ define(
     truth=summed,
     cases=lambda: [_candidates(N) for N in (2, 3, 5, *30 * [4])],
     read=lambda got, a: int(got),
-    mistakes={
-        "the most frequent": (
-            "expected.argmin -> weights.argmax",
-            "you choose what was drawn most often and never look at the costs",
-        ),
-        "the greatest risk": (
-            "expected.argmin -> expected.argmax",
-            "nothing costs more on average than what you choose: which end of a risk do you want?",
-        ),
-        "columns for rows": (
-            "risk @ weights -> weights @ risk",
-            "risk is not symmetric, and you add up what it costs to say the others when yours is right. "
-            "Which index is what you say?",
-        ),
-        "weights forgotten": (
-            "risk @ weights -> risk.sum(1)",
-            "a candidate that was drawn five times has no more say in your choice than one that was drawn once",
-        ),
-        "its own weight": (
-            "risk @ weights -> (risk * weights[:, None]).sum(1)",
-            "you multiply what a candidate costs by how often it was drawn itself, so rare ones look cheap. "
-            "Of which candidate do you ask how likely it is to be right?",
-        ),
-        "the worst case": (
-            "risk @ weights -> risk.max(1).values",
-            "you guard against the worst case, however seldom it was drawn: what does 'expected' ask for?",
-        ),
-        "the last of equals": (
-            "expected.argmin() -> len(weights) - 1 - expected.flip(0).argmin()",
-            "right but for ties: of two that cost the same you take the later one",
-        ),
-    },
+    mistakes="""
+    the most frequent
+        expected.argmin -> weights.argmax
+        you choose what was drawn most often and never look at the costs
+    the greatest risk
+        expected.argmin -> expected.argmax
+        nothing costs more on average than what you choose: which end of a risk do you want?
+    columns for rows
+        risk @ weights -> weights @ risk
+        risk is not symmetric, and you add up what it costs to say the others when yours is right. Which index is
+        what you say?
+    weights forgotten
+        risk @ weights -> risk.sum(1)
+        a candidate that was drawn five times has no more say in your choice than one that was drawn once
+    its own weight
+        risk @ weights -> (risk * weights[:, None]).sum(1)
+        you multiply what a candidate costs by how often it was drawn itself, so rare ones look cheap. Of which
+        candidate do you ask how likely it is to be right?
+    the worst case
+        risk @ weights -> risk.max(1).values
+        you guard against the worst case, however seldom it was drawn: what does 'expected' ask for?
+    the last of equals
+        expected.argmin() -> len(weights) - 1 - expected.flip(0).argmin()
+        right but for ties: of two that cost the same you take the later one
+    """,
 )
 
 
@@ -672,34 +626,27 @@ define(
         "where p is uniform nothing needs correcting": {"p": lambda a: 0 * a.p + 1 / 3}
     },
     properties=(at_least(0), unbiased),
-    mistakes={
-        "the sum over t": (
-            "(T * p) -> p",
-            "let every L_t be 1: their mean is 1, and what you expect is T",
-        ),
-        "the wrong way round": (
-            "1 / (T * p) -> T * p",
-            "times that are drawn often get large weights in yours: they would count for more twice over",
-        ),
-        "no weights": (
-            "1 / (T * p) -> torch.ones_like(p)",
-            "without weights the mean is that under p, where large losses count for more: what undoes that?",
-        ),
-        "summing to 1": (
-            "1 / (T * p) -> (1 / p) / (1 / p).sum()",
-            "let p be uniform, where nothing needs correcting: what are your weights then, and what should they be?",
-        ),
-        "a mean of 1": (
-            "1 / (T * p) -> (1 / p) / (1 / p).mean()",
-            "right for a uniform p. For another one let every L_t be 1 and expect: "
-            "which mean should be 1, the plain one of the weights or the one under p?",
-        ),
-        "a root": (
-            "(T * p) -> (T * p.sqrt())",
-            "your weights undo half of it: p_t came from the root of a squared loss, but it is "
-            "p_t that t is drawn with",
-        ),
-    },
+    mistakes="""
+    the sum over t
+        (T * p) -> p
+        let every L_t be 1: their mean is 1, and what you expect is T
+    the wrong way round
+        1 / (T * p) -> T * p
+        times that are drawn often get large weights in yours: they would count for more twice over
+    no weights
+        1 / (T * p) -> torch.ones_like(p)
+        without weights the mean is that under p, where large losses count for more: what undoes that?
+    summing to 1
+        1 / (T * p) -> (1 / p) / (1 / p).sum()
+        let p be uniform, where nothing needs correcting: what are your weights then, and what should they be?
+    a mean of 1
+        1 / (T * p) -> (1 / p) / (1 / p).mean()
+        right for a uniform p. For another one let every L_t be 1 and expect: which mean should be 1, the plain
+        one of the weights or the one under p?
+    a root
+        (T * p) -> (T * p.sqrt())
+        your weights undo half of it: p_t came from the root of a squared loss, but it is p_t that t is drawn with
+    """,
 )
 
 
@@ -752,41 +699,31 @@ define(
             "target": [],
         }
     },
-    mistakes={
-        "one behind the other": (
-            "return [word -> return [*source, *target] or [word",
-            "your target begins where the source ends: how far is x_1 from y_1 in the interleaved row?",
-        ),
-        "cut at the shorter": (
-            "zip_longest(source, target, fillvalue=end) -> zip(source, target)",
-            "words are lost: where does zip stop?",
-        ),
-        "target first": (
-            "zip_longest(source, target, -> zip_longest(target, source,",
-            "your rows begin with the target: whose word is the first?",
-        ),
-        "not filled up": (
-            _tail(lambda x, y, end: [*x, *y]),
-            "after the end of the shorter one, the words of the longer stand side by side. "
-            "How would one tell from its place which of the two a word belongs to?",
-        ),
-        "one end": (
-            _tail(
-                lambda x, y, end: [*x[:1], end, *x[1:]] if x else [end, *y] if y else []
-            ),
-            "the shorter one ends once, and then the row does too: what stands between the words that are left?",
-        ),
-        "only the target filled up": (
-            _tail(lambda x, y, end: interleave(x, [], end) or y),
-            "right where the source is the longer one: what stands beside a target that goes on?",
-        ),
-        "pairs": (
-            "[word for pair in pairs for word in pair] -> list(pairs)",
-            "yours is a list of pairs: a row is a list of words",
-        ),
-        "None for the end": (
-            "fillvalue=end -> fillvalue=None",
-            "the filling is None, which is no word: the network is to say `end`",
-        ),
-    },
+    mistakes="""
+    one behind the other
+        return [word -> return [*source, *target] or [word
+        your target begins where the source ends: how far is x_1 from y_1 in the interleaved row?
+    cut at the shorter
+        zip_longest(source, target, fillvalue=end) -> zip(source, target)
+        words are lost: where does zip stop?
+    target first
+        zip_longest(source, target, -> zip_longest(target, source,
+        your rows begin with the target: whose word is the first?
+    not filled up
+        _tail(lambda x, y, end: [*x, *y])
+        after the end of the shorter one, the words of the longer stand side by side. How would one tell from its
+        place which of the two a word belongs to?
+    one end
+        _tail(lambda x, y, end: [*x[:1], end, *x[1:]] if x else [end, *y] if y else [])
+        the shorter one ends once, and then the row does too: what stands between the words that are left?
+    only the target filled up
+        _tail(lambda x, y, end: interleave(x, [], end) or y)
+        right where the source is the longer one: what stands beside a target that goes on?
+    pairs
+        [word for pair in pairs for word in pair] -> list(pairs)
+        yours is a list of pairs: a row is a list of words
+    None for the end
+        fillvalue=end -> fillvalue=None
+        the filling is None, which is no word: the network is to say `end`
+    """,
 )

@@ -58,33 +58,27 @@ define(
             "table": lambda a: a.table,
         }
     },
-    mistakes={
-        "dot product": (
-            "x @ table.T - table.square().sum(-1) / 2 -> x @ table.T",
-            "long embeddings attract words that are not theirs: x . e_w is only part of -|x - e_w|^2 / 2. "
-            "What else is there that depends on w?",
-        ),
-        "cosine": (
-            "x @ table.T - table.square().sum(-1) / 2 -> x @ F.normalize(table, dim=-1).T",
-            "this is the smallest angle, not the smallest distance: two words may lie in one direction",
-        ),
-        "without the half": (
-            "table.square().sum(-1) / 2 -> table.square().sum(-1)",
-            "short embeddings win too often: expand |x - e|^2 and divide all of it by -2",
-        ),
-        "plus": (
-            "x @ table.T - -> x @ table.T +",
-            "long embeddings win more than they should: |e_w|^2 is part of a distance, so it must lower the score",
-        ),
-        "the length for its square": (
-            "table.square().sum(-1) / 2 -> table.norm(dim=-1) / 2",
-            "the length of the embedding is subtracted, and |x - e|^2 holds its square",
-        ),
-        "farthest": (
-            "score.argmax -> score.argmin",
-            "these are the farthest words: the score is high where the distance is low",
-        ),
-    },
+    mistakes="""
+    dot product
+        x @ table.T - table.square().sum(-1) / 2 -> x @ table.T
+        long embeddings attract words that are not theirs: x . e_w is only part of -|x - e_w|^2 / 2. What else is
+        there that depends on w?
+    cosine
+        x @ table.T - table.square().sum(-1) / 2 -> x @ F.normalize(table, dim=-1).T
+        this is the smallest angle, not the smallest distance: two words may lie in one direction
+    without the half
+        table.square().sum(-1) / 2 -> table.square().sum(-1)
+        short embeddings win too often: expand |x - e|^2 and divide all of it by -2
+    plus
+        x @ table.T - -> x @ table.T +
+        long embeddings win more than they should: |e_w|^2 is part of a distance, so it must lower the score
+    the length for its square
+        table.square().sum(-1) / 2 -> table.norm(dim=-1) / 2
+        the length of the embedding is subtracted, and |x - e|^2 holds its square
+    farthest
+        score.argmax -> score.argmin
+        these are the farthest words: the score is high where the distance is low
+    """,
 )
 
 
@@ -134,48 +128,39 @@ define(
     linear_in=("e", "x_t"),
     parts=("mean", "variance"),
     read=_spread_out,
-    mistakes={
-        "x_t alone": (
-            "var = 1 / (1 / spread + abar / (1 - abar)) -> return x_t / abar.sqrt(), (1 - abar) / abar",
-            "your estimate does not use the word: its embedding is a prior for x_0, of variance sigma_0^2",
-        ),
-        "the word alone": (
-            "var = 1 / (1 / spread + abar / (1 - abar)) -> return e, spread",
-            "your estimate does not use x_t: x_0 is the embedding plus noise, and x_t has seen that noise",
-        ),
-        "weights are variances": (
-            "mean = var * (e / spread + abar.sqrt() * x_t / (1 - abar)) -> "
-            "mean = (spread * e + (1 - abar) / abar.sqrt() * x_t) / (spread + (1 - abar) / abar)",
-            "in the mean each source is weighted by its variance, so the noisier one counts for "
-            "more: weights are precisions",
-        ),
-        "x_t read as x_0": (
-            "abar / (1 - abar)) -> 1 / (1 - abar)) ; abar.sqrt() * x_t -> x_t",
-            "x_t is taken for x_0 with noise of variance 1 - alpha_bar. But x_t = sqrt(alpha_bar) x_0 + noise: "
-            "divide by sqrt(alpha_bar) first, and ask for the variance of the noise then",
-        ),
-        "variances added": (
-            "1 / (1 / spread + abar / (1 - abar)) -> spread + (1 - abar) / abar",
-            "your variance grows with each source: two variances are added. Of two sources one knows more, not less: "
-            "which quantities add up?",
-        ),
-        "the variance's root": (
-            "var = -> spread = spread**0.5; var =",
-            "sigma_0 stands where sigma_0^2 must: variances are added and divided, not standard deviations",
-        ),
-        "alpha_bar without its root": (
-            "abar.sqrt() * x_t -> abar * x_t",
-            "the variance is right; in the mean x_t is multiplied by sqrt(alpha_bar) / (1 - alpha_bar)",
-        ),
-        "standard deviation": (
-            "return mean, var -> return mean, var.sqrt()",
-            "the mean is right; what stands for the variance is its root",
-        ),
-        "precision": (
-            "return mean, var -> return mean, 1 / var",
-            "the mean is right; what stands for the variance is its inverse, the precision",
-        ),
-    },
+    mistakes="""
+    x_t alone
+        var = 1 / (1 / spread + abar / (1 - abar)) -> return x_t / abar.sqrt(), (1 - abar) / abar
+        your estimate does not use the word: its embedding is a prior for x_0, of variance sigma_0^2
+    the word alone
+        var = 1 / (1 / spread + abar / (1 - abar)) -> return e, spread
+        your estimate does not use x_t: x_0 is the embedding plus noise, and x_t has seen that noise
+    weights are variances
+        mean = var * (e / spread + abar.sqrt() * x_t / (1 - abar)) -> mean = (spread * e + (1 - abar) /
+            abar.sqrt() * x_t) / (spread + (1 - abar) / abar)
+        in the mean each source is weighted by its variance, so the noisier one counts for more: weights are
+        precisions
+    x_t read as x_0
+        abar / (1 - abar)) -> 1 / (1 - abar)) ; abar.sqrt() * x_t -> x_t
+        x_t is taken for x_0 with noise of variance 1 - alpha_bar. But x_t = sqrt(alpha_bar) x_0 + noise: divide
+        by sqrt(alpha_bar) first, and ask for the variance of the noise then
+    variances added
+        1 / (1 / spread + abar / (1 - abar)) -> spread + (1 - abar) / abar
+        your variance grows with each source: two variances are added. Of two sources one knows more, not less:
+        which quantities add up?
+    the variance's root
+        var = -> spread = spread**0.5; var =
+        sigma_0 stands where sigma_0^2 must: variances are added and divided, not standard deviations
+    alpha_bar without its root
+        abar.sqrt() * x_t -> abar * x_t
+        the variance is right; in the mean x_t is multiplied by sqrt(alpha_bar) / (1 - alpha_bar)
+    standard deviation
+        return mean, var -> return mean, var.sqrt()
+        the mean is right; what stands for the variance is its root
+    precision
+        return mean, var -> return mean, 1 / var
+        the mean is right; what stands for the variance is its inverse, the precision
+    """,
 )
 
 
@@ -207,29 +192,24 @@ define(
     ],
     limits={"the right variance costs nothing": {"used": lambda a: a.true}},
     properties=(at_least(0, "a KL is 0 where the two agree, and more elsewhere"),),
-    mistakes={
-        "the other direction": (
-            "true / used -> used / true",
-            "your cost is that of a true variance in place of the used one: data comes from q, so q stands above",
-        ),
-        "logarithm only": (
-            "(r - 1 - r.log()) / 2 -> -r.log() / 2",
-            "yours is negative where the used variance is too small: the quadratic term, which "
-            "punishes that, is missing",
-        ),
-        "without the half": (
-            "/ 2 -> / 1",
-            "twice too much: variances come with log v / 2, standard deviations with log sd",
-        ),
-        "standard deviations": (
-            "true / used -> (true / used).sqrt()",
-            "you take the variances for standard deviations or their roots for variances: r is a ratio of variances",
-        ),
-        "without the one": (
-            "r - 1 - r.log() -> r - r.log()",
-            "the right variance costs you half a nat: a KL of a law with itself is 0",
-        ),
-    },
+    mistakes="""
+    the other direction
+        true / used -> used / true
+        your cost is that of a true variance in place of the used one: data comes from q, so q stands above
+    logarithm only
+        (r - 1 - r.log()) / 2 -> -r.log() / 2
+        yours is negative where the used variance is too small: the quadratic term, which punishes that, is
+        missing
+    without the half
+        / 2 -> / 1
+        twice too much: variances come with log v / 2, standard deviations with log sd
+    standard deviations
+        true / used -> (true / used).sqrt()
+        you take the variances for standard deviations or their roots for variances: r is a ratio of variances
+    without the one
+        r - 1 - r.log() -> r - r.log()
+        the right variance costs you half a nat: a KL of a law with itself is 0
+    """,
 )
 
 
@@ -282,30 +262,25 @@ define(
     read=lambda got, a: torch.as_tensor(got),
     factors={"sigma_0^2": lambda a: 1 - a.alpha_bar[1]},
     properties=(at_least(0, "it is a squared error"),),
-    mistakes={
-        "no error at all": (
-            "return left.sum() / T -> return 0 * left.sum()",
-            "the embeddings agree, but x_0 is noise around them, and the network must guess x_0, not the embedding",
-        ),
-        "sigma_0^2": (
-            "return left.sum() / T -> return spread",
-            "that is the error of a network that never looks at x_t: x_t knows a little of the noise in x_0, more "
-            "for small t",
-        ),
-        "t = 1 like the others": (
-            "alpha_bar[2:] -> alpha_bar[1:]",
-            "at t = 1 the target is Emb(w), which this network knows exactly: that term is 0",
-        ),
-        "one term fewer": (
-            "left.sum() / T -> left.mean()",
-            "t = 1 has no error, but it is drawn like the others: divide by T",
-        ),
-        "x_t alone": (
-            "1 / spread + a -> a",
-            "your network reads x_0 from x_t alone and does not know that x_0 lies around one vector, with variance "
-            "sigma_0^2",
-        ),
-    },
+    mistakes="""
+    no error at all
+        return left.sum() / T -> return 0 * left.sum()
+        the embeddings agree, but x_0 is noise around them, and the network must guess x_0, not the embedding
+    sigma_0^2
+        return left.sum() / T -> return spread
+        that is the error of a network that never looks at x_t: x_t knows a little of the noise in x_0, more for
+        small t
+    t = 1 like the others
+        alpha_bar[2:] -> alpha_bar[1:]
+        at t = 1 the target is Emb(w), which this network knows exactly: that term is 0
+    one term fewer
+        left.sum() / T -> left.mean()
+        t = 1 has no error, but it is drawn like the others: divide by T
+    x_t alone
+        1 / spread + a -> a
+        your network reads x_0 from x_t alone and does not know that x_0 lies around one vector, with variance
+        sigma_0^2
+    """,
 )
 
 
@@ -383,55 +358,43 @@ define(
     gradients=("model", "x0"),
     factors={"D": lambda a: a.x0.shape[-1], "L": lambda a: a.x0.shape[1]},
     tol=1e-3,
-    mistakes={
-        "x_0 at t = 1 too": (
-            "torch.where(first, model.embed(tokens), x0) -> x0",
-            "at t = 1 the target is Emb(w), without noise: there the network's answer is the mean of p(x_0 | x_1)",
-        ),
-        "Emb(w) everywhere": (
-            "torch.where(first, model.embed(tokens), x0) -> model.embed(tokens)",
-            "for t > 1 the target is x_0, with its noise: q(x_{t-1} | x_t, x_0) goes through x_0, not through Emb(w)",
-        ),
-        "one question for the batch": (
-            "(t == 1)[:, None, None] -> (t == 1).any()",
-            "as soon as one example of the batch has t = 1 all of them get Emb(w) for their target: "
-            "each example has a time of its own",
-        ),
-        "words of the prediction": (
-            "model.logits(x0) -> model.logits(said)",
-            "your cross-entropy reads the network's estimate. Derived is -log p(w | x_0) of the x_0 that was drawn",
-        ),
-        "words of the embedding": (
-            "model.logits(x0) -> model.logits(model.embed(tokens))",
-            "your cross-entropy reads Emb(w) without noise: then two words may come as close as they like",
-        ),
-        "words of x_t": (
-            "model.logits(x0) -> model.logits(x_t)",
-            "your cross-entropy reads x_t, which for large t holds no word any more. Derived is -log p(w | x_0)",
-        ),
-        "no words": (
-            "error + nll.mean(1) -> error",
-            "the rounding term is missing. Without it all embeddings may fall on one point, and the loss would like it",
-        ),
-        "sum over the numbers": (
-            ".mean((1, 2)) -> .sum(2).mean(1)",
-            "the squared error is a mean over the D numbers of a word, not their sum",
-        ),
-        "sum over the words": (
-            "nll.mean(1) -> nll.sum(1)",
-            "the cross-entropy is a mean over the words, like the squared error beside it: as a sum it outweighs it",
-        ),
-        "t for u": (
-            "t / T -> t * 1.0",
-            "the network is given t and expects u = t / T, between 0 and 1",
-        ),
-        "the embeddings not trained": (
-            "target - said -> target.detach() - said",
-            "the values are right, but no gradient flows through the targets: at t = 1 they are "
-            "the embeddings, and that "
-            "gradient is what keeps words near what the network can say",
-        ),
-    },
+    mistakes="""
+    x_0 at t = 1 too
+        torch.where(first, model.embed(tokens), x0) -> x0
+        at t = 1 the target is Emb(w), without noise: there the network's answer is the mean of p(x_0 | x_1)
+    Emb(w) everywhere
+        torch.where(first, model.embed(tokens), x0) -> model.embed(tokens)
+        for t > 1 the target is x_0, with its noise: q(x_{t-1} | x_t, x_0) goes through x_0, not through Emb(w)
+    one question for the batch
+        (t == 1)[:, None, None] -> (t == 1).any()
+        as soon as one example of the batch has t = 1 all of them get Emb(w) for their target: each example has a
+        time of its own
+    words of the prediction
+        model.logits(x0) -> model.logits(said)
+        your cross-entropy reads the network's estimate. Derived is -log p(w | x_0) of the x_0 that was drawn
+    words of the embedding
+        model.logits(x0) -> model.logits(model.embed(tokens))
+        your cross-entropy reads Emb(w) without noise: then two words may come as close as they like
+    words of x_t
+        model.logits(x0) -> model.logits(x_t)
+        your cross-entropy reads x_t, which for large t holds no word any more. Derived is -log p(w | x_0)
+    no words
+        error + nll.mean(1) -> error
+        the rounding term is missing. Without it all embeddings may fall on one point, and the loss would like it
+    sum over the numbers
+        .mean((1, 2)) -> .sum(2).mean(1)
+        the squared error is a mean over the D numbers of a word, not their sum
+    sum over the words
+        nll.mean(1) -> nll.sum(1)
+        the cross-entropy is a mean over the words, like the squared error beside it: as a sum it outweighs it
+    t for u
+        t / T -> t * 1.0
+        the network is given t and expects u = t / T, between 0 and 1
+    the embeddings not trained
+        target - said -> target.detach() - said
+        the values are right, but no gradient flows through the targets: at t = 1 they are the embeddings, and
+        that gradient is what keeps words near what the network can say
+    """,
 )
 
 
@@ -474,45 +437,35 @@ define(
         "where s is t nothing moves: x_s is x_t": {"abar_s": lambda a: a.abar_t},
     },
     linear_in=("x_t",),
-    mistakes={
-        "the old noise": (
-            "abar_t.sqrt() * x0) -> abar_t.sqrt() * x0_hat)",
-            "your noise is still that of the estimate before rounding: x_t is then no mixture "
-            "of your x_0 and your noise. "
-            "Derive eps from the rounded x_0",
-        ),
-        "fresh noise": (
-            "eps = (x_t - abar_t.sqrt() * x0) / (1 - abar_t).sqrt() -> eps = torch.randn_like(x_t)",
-            "two calls with the same x_t give different x_s: your noise is drawn anew. (The "
-            "paper prints it like that; its "
-            "code does not.) Which noise is in x_t?",
-        ),
-        "no noise": (
-            "eps = (x_t - abar_t.sqrt() * x0) / (1 - abar_t).sqrt() -> eps = 0 * x_t",
-            "x_s holds no noise, though at s it should have variance 1 - abar_s",
-        ),
-        "x_t is rounded": (
-            "rounding(x0_hat, table) -> rounding(x_t, table)",
-            "you round x_t, which is noisy: the estimate x0_hat is there to be rounded",
-        ),
-        "x_s is rounded": (
-            "x0 = table[rounding(x0_hat, table)] -> x0 = x0_hat ; return abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * eps"
-            " -> return table[rounding(abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * eps, table)]",
-            "you round x_s. Embeddings are where x_0 lies; x_s has noise, and the next step needs it",
-        ),
-        "not rounded": (
-            "x0 = table[rounding(x0_hat, table)] -> x0 = x0_hat",
-            "this is DDIM without clamping: x_0 must become the nearest embedding first",
-        ),
-        "rounded by the dot product": (
-            "rounding(x0_hat, table) -> (x0_hat @ table.T).argmax(-1)",
-            "your clamping has another rule than decoding: the largest dot product is not the nearest embedding",
-        ),
-        "the noise levels swapped": (
-            "x0 = -> abar_s, abar_t = abar_t, abar_s; x0 =",
-            "s and t have changed places: eps is read at t, and x is written at s",
-        ),
-    },
+    mistakes="""
+    the old noise
+        abar_t.sqrt() * x0) -> abar_t.sqrt() * x0_hat)
+        your noise is still that of the estimate before rounding: x_t is then no mixture of your x_0 and your
+        noise. Derive eps from the rounded x_0
+    fresh noise
+        eps = (x_t - abar_t.sqrt() * x0) / (1 - abar_t).sqrt() -> eps = torch.randn_like(x_t)
+        two calls with the same x_t give different x_s: your noise is drawn anew. (The paper prints it like that;
+        its code does not.) Which noise is in x_t?
+    no noise
+        eps = (x_t - abar_t.sqrt() * x0) / (1 - abar_t).sqrt() -> eps = 0 * x_t
+        x_s holds no noise, though at s it should have variance 1 - abar_s
+    x_t is rounded
+        rounding(x0_hat, table) -> rounding(x_t, table)
+        you round x_t, which is noisy: the estimate x0_hat is there to be rounded
+    x_s is rounded
+        x0 = table[rounding(x0_hat, table)] -> x0 = x0_hat ; return abar_s.sqrt() * x0 + (1 - abar_s).sqrt() *
+            eps -> return table[rounding(abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * eps, table)]
+        you round x_s. Embeddings are where x_0 lies; x_s has noise, and the next step needs it
+    not rounded
+        x0 = table[rounding(x0_hat, table)] -> x0 = x0_hat
+        this is DDIM without clamping: x_0 must become the nearest embedding first
+    rounded by the dot product
+        rounding(x0_hat, table) -> (x0_hat @ table.T).argmax(-1)
+        your clamping has another rule than decoding: the largest dot product is not the nearest embedding
+    the noise levels swapped
+        x0 = -> abar_s, abar_t = abar_t, abar_s; x0 =
+        s and t have changed places: eps is read at t, and x is written at s
+    """,
 )
 
 
@@ -546,30 +499,24 @@ define(
         },
     },
     linear_in=("told", "untold"),
-    mistakes={
-        "a mean": (
-            "(1 + weight) * told - weight * untold -> weight * told + (1 - weight) * untold",
-            "weight 1 gives the told estimate and 0 the untold one. That is another convention, "
-            "or a mixture for w < 1: "
-            "here weight 0 is 'told' and more goes beyond it",
-        ),
-        "the wrong way": (
-            "* told - weight * untold -> * untold - weight * told",
-            "you move away from the label: told and untold have changed places",
-        ),
-        "not normalised": (
-            "(1 + weight) * told - weight * untold -> told + weight * untold",
-            "where told and untold agree the answer must be what they agree on: weights must sum to 1",
-        ),
-        "told minus": (
-            "(1 + weight) * told -> told",
-            "where told and untold agree the answer shrinks: (1 + w), not 1, stands before told",
-        ),
-        "toward the middle": (
-            "(1 + weight) * told - weight * untold -> told + weight * (untold - told)",
-            "larger weights bring you to the untold estimate: the sign of the difference is the other one",
-        ),
-    },
+    mistakes="""
+    a mean
+        (1 + weight) * told - weight * untold -> weight * told + (1 - weight) * untold
+        weight 1 gives the told estimate and 0 the untold one. That is another convention, or a mixture for w < 1:
+        here weight 0 is 'told' and more goes beyond it
+    the wrong way
+        * told - weight * untold -> * untold - weight * told
+        you move away from the label: told and untold have changed places
+    not normalised
+        (1 + weight) * told - weight * untold -> told + weight * untold
+        where told and untold agree the answer must be what they agree on: weights must sum to 1
+    told minus
+        (1 + weight) * told -> told
+        where told and untold agree the answer shrinks: (1 + w), not 1, stands before told
+    toward the middle
+        (1 + weight) * told - weight * untold -> told + weight * (untold - told)
+        larger weights bring you to the untold estimate: the sign of the difference is the other one
+    """,
 )
 
 
@@ -612,44 +559,35 @@ define(
     truth=table_first,
     cases=lambda: [(pool.split(), share) for pool in POOLS],
     read=lambda got, a: got if isinstance(got, str | list) else int(got),
-    mistakes={
-        "the odd one": (
-            "max(scores) -> min(scores)",
-            "you take the candidate least like the others: risk is a loss, similarity its negative",
-        ),
-        "read the other way": (
-            "similarity(a, b) -> similarity(b, a)",
-            "similarity(a, b) is not symmetric: BLEU has a hypothesis and a reference, and the candidate is the first",
-        ),
-        "repetitions thrown away": (
-            "if j != i -> if b != a",
-            "a candidate that was drawn twice has a vote for each: its likes are evidence that the model means it",
-        ),
-        "the best pair": (
-            "sum(similarity -> max(similarity",
-            "one near twin is not enough: the mean over all other candidates counts, not the best of them",
-        ),
-        "a product": (
-            "sum(similarity(a, b) for b in others) -> math.prod(similarity(a, b) for b in others)",
-            "the similarities are multiplied: one candidate that is like nothing at all makes every product 0. "
-            "Expected similarity is a mean",
-        ),
-        "the most frequent": (
-            "sum(similarity(a, b) for b in others) -> candidates.count(a)",
-            "you take what was drawn most often and never ask how alike two candidates are: "
-            "sentences are rarely drawn twice",
-        ),
-        "the last of equals": (
-            "scores.index(max(scores)) -> len(scores) - 1 - scores[::-1].index(max(scores))",
-            "right but for ties: of two that are as much like the others you take the later one",
-        ),
-        "the text for its number": (
-            "return scores.index(max(scores)) -> return candidates[scores.index(max(scores))]",
-            "the candidate is the right one, but you return its text, and its number is asked for",
-        ),
-        "the longest": (
-            "sum(similarity(a, b) for b in others) -> len(a)",
-            "your choice does not depend on the similarities",
-        ),
-    },
+    mistakes="""
+    the odd one
+        max(scores) -> min(scores)
+        you take the candidate least like the others: risk is a loss, similarity its negative
+    read the other way
+        similarity(a, b) -> similarity(b, a)
+        similarity(a, b) is not symmetric: BLEU has a hypothesis and a reference, and the candidate is the first
+    repetitions thrown away
+        if j != i -> if b != a
+        a candidate that was drawn twice has a vote for each: its likes are evidence that the model means it
+    the best pair
+        sum(similarity -> max(similarity
+        one near twin is not enough: the mean over all other candidates counts, not the best of them
+    a product
+        sum(similarity(a, b) for b in others) -> math.prod(similarity(a, b) for b in others)
+        the similarities are multiplied: one candidate that is like nothing at all makes every product 0. Expected
+        similarity is a mean
+    the most frequent
+        sum(similarity(a, b) for b in others) -> candidates.count(a)
+        you take what was drawn most often and never ask how alike two candidates are: sentences are rarely drawn
+        twice
+    the last of equals
+        scores.index(max(scores)) -> len(scores) - 1 - scores[::-1].index(max(scores))
+        right but for ties: of two that are as much like the others you take the later one
+    the text for its number
+        return scores.index(max(scores)) -> return candidates[scores.index(max(scores))]
+        the candidate is the right one, but you return its text, and its number is asked for
+    the longest
+        sum(similarity(a, b) for b in others) -> len(a)
+        your choice does not depend on the similarities
+    """,
 )

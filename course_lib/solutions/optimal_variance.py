@@ -11,6 +11,7 @@ import torch
 
 from ..checks import at_least, hints_of
 from ..exercise import define
+from ..listed import listed
 
 
 def numbers(*values: float) -> torch.Tensor:
@@ -69,38 +70,30 @@ define(
         },
     },
     linear_in=("x0_hat", "x_t", "z"),
-    mistakes={
-        "noise added on top": (
-            "1 - abar_s - lambda2 -> 1 - abar_s",
-            "there is too much noise at time s: the fresh part lambda z must take its share from sqrt(1 - abar_s) eps",
-        ),
-        "eta instead of its square": (
-            "eta**2 -> eta",
-            "right at eta = 0 and 1 and wrong between: lambda is eta times a standard deviation, so lambda^2 has eta^2",
-        ),
-        "beta for beta-tilde": (
-            "small(abar_s, abar_t) -> (1 - abar_t / abar_s)",
-            "at eta = 1 this is not DDPM: lambda^2 is eta^2 times beta-tilde, not beta",
-        ),
-        "the variance for the standard deviation": (
-            "lambda2.sqrt() * z -> lambda2 * z",
-            "z is multiplied by lambda^2: a draw needs the standard deviation",
-        ),
-        "eta never used": (
-            "eta**2 -> 0",
-            "this is the deterministic step whatever eta is",
-        ),
-        "x_t for eps": (
-            "left.sqrt() * eps -> left.sqrt() * x_t",
-            "x_t stands where the noise in it should: which eps makes "
-            "x_t = sqrt(abar_t) x0_hat + sqrt(1 - abar_t) eps?",
-        ),
-        "DDPM's mean with less noise": (
-            "1 - abar_s - lambda2 -> 1 - abar_s - small(abar_s, abar_t)",
-            "this is DDPM's mean, with eta times its noise: at eta < 1 x_s has too little variance. What the fresh "
-            "noise gives up must stay with the old one: which term takes it?",
-        ),
-    },
+    mistakes="""
+    noise added on top
+        1 - abar_s - lambda2 -> 1 - abar_s
+        there is too much noise at time s: the fresh part lambda z must take its share from sqrt(1 - abar_s) eps
+    eta instead of its square
+        eta**2 -> eta
+        right at eta = 0 and 1 and wrong between: lambda is eta times a standard deviation, so lambda^2 has eta^2
+    beta for beta-tilde
+        small(abar_s, abar_t) -> (1 - abar_t / abar_s)
+        at eta = 1 this is not DDPM: lambda^2 is eta^2 times beta-tilde, not beta
+    the variance for the standard deviation
+        lambda2.sqrt() * z -> lambda2 * z
+        z is multiplied by lambda^2: a draw needs the standard deviation
+    eta never used
+        eta**2 -> 0
+        this is the deterministic step whatever eta is
+    x_t for eps
+        left.sqrt() * eps -> left.sqrt() * x_t
+        x_t stands where the noise in it should: which eps makes x_t = sqrt(abar_t) x0_hat + sqrt(1 - abar_t) eps?
+    DDPM's mean with less noise
+        1 - abar_s - lambda2 -> 1 - abar_s - small(abar_s, abar_t)
+        this is DDPM's mean, with eta times its noise: at eta < 1 x_s has too little variance. What the fresh
+        noise gives up must stay with the old one: which term takes it?
+    """,
 )
 
 
@@ -138,37 +131,30 @@ define(
     cases=lambda: [(20, 5), (7, 1), (20, 6), (1000, 100), (5, 9)],
     read=lambda got, a: [(int(t), int(s)) for t, s in got],
     properties=(chained,),
-    mistakes={
-        "always to t - 1": (
-            lambda T, gap: [(t, t - 1) for t in range(T, 0, -gap)],
-            "each step says that it arrives at t - 1, and the next one starts gap earlier: in between, the network is "
-            "told a time that x does not have",
-        ),
-        "stops before the data": (
-            "[*range(T, 0, -gap), 0] -> [*range(T, 0, -gap)]",
-            "the last step does not arrive at 0: what comes out still holds noise",
-        ),
-        "the rest left out": (
-            "[*range(T, 0, -gap), 0] -> [*range(T, -1, -gap)]",
-            "where gap does not divide T the last, shorter step is missing: what is left of the way to 0?",
-        ),
-        "below zero": (
-            lambda T, gap: [(t, t - gap) for t in range(T, 0, -gap)],
-            "where gap does not divide T your last step goes below 0: it must end at 0 exactly",
-        ),
-        "does not start at T": (
-            "list(pairwise(times)) -> list(pairwise(times))[1:]",
-            "the first step does not start at T, where pure noise is",
-        ),
-        "upwards": (
-            lambda T, gap: [(s, t) for t, s in reversed(pairs(T, gap))],
-            "these steps go from the data to noise: sampling goes down",
-        ),
-        "a step for every t": (
-            "range(T, 0, -gap) -> range(T, 0, -1)",
-            "you visit every t: with jumps of gap there are T / gap steps, rounded up",
-        ),
-    },
+    mistakes="""
+    always to t - 1
+        = [(t, t - 1) for t in range(T, 0, -gap)]
+        each step says that it arrives at t - 1, and the next one starts gap earlier: in between, the network is
+        told a time that x does not have
+    stops before the data
+        [*range(T, 0, -gap), 0] -> [*range(T, 0, -gap)]
+        the last step does not arrive at 0: what comes out still holds noise
+    the rest left out
+        [*range(T, 0, -gap), 0] -> [*range(T, -1, -gap)]
+        where gap does not divide T the last, shorter step is missing: what is left of the way to 0?
+    below zero
+        = [(t, t - gap) for t in range(T, 0, -gap)]
+        where gap does not divide T your last step goes below 0: it must end at 0 exactly
+    does not start at T
+        list(pairwise(times)) -> list(pairwise(times))[1:]
+        the first step does not start at T, where pure noise is
+    upwards
+        = [(s, t) for t, s in reversed(pairs(T, gap))]
+        these steps go from the data to noise: sampling goes down
+    a step for every t
+        range(T, 0, -gap) -> range(T, 0, -1)
+        you visit every t: with jumps of gap there are T / gap steps, rounded up
+    """,
 )
 
 
@@ -221,41 +207,33 @@ define(
     },
     linear_in=("spread",),
     properties=(at_least(0.0, "it is a variance"),),
-    mistakes={
-        "the weight not squared": (
-            "w**2 -> w",
-            "the weight of x_0 is not squared: Var(w x_0) = w^2 Var(x_0)",
-        ),
-        "lambda forgotten": (
-            "lambda2 + w -> w",
-            "only the spread of x_0 is left: even for a known x_0 there is the variance lambda^2",
-        ),
-        "sqrt(abar_s) alone": (
-            "w**2 -> abar_s",
-            "x_0 enters the mean a second time: the eps computed from x_t holds it too, with a minus sign",
-        ),
-        "the spread of x_s": (
-            "w**2 * spread -> spread",
-            "the spread is that of x_0: how much of it arrives in x_s?",
-        ),
-        "DDPM's weight for every lambda": (
-            "left = 1 - abar_s - lambda2 -> left = 1 - abar_s - small(abar_s, abar_t)",
-            "right for DDPM only: the weight of x_0 depends on lambda",
-        ),
-        "lambda left out of the weight": (
-            "left = 1 - abar_s - lambda2 -> left = 1 - abar_s",
-            "right for lambda = 0 only: fresh noise takes its share from the old noise, so w depends on lambda2",
-        ),
-        "a plus for the minus": (
-            "abar_s.sqrt() - ( -> abar_s.sqrt() + (",
-            "the two ways in which x_0 enters have opposite signs: eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t)",
-        ),
-        "eps not divided": (
-            "abar_t / (1 - abar_t) -> abar_t",
-            "the second part of your w lacks its denominator: eps is (x_t - sqrt(abar_t) x_0) over "
-            "sqrt(1 - abar_t), so how much of x_0 does it hold?",
-        ),
-    },
+    mistakes="""
+    the weight not squared
+        w**2 -> w
+        the weight of x_0 is not squared: Var(w x_0) = w^2 Var(x_0)
+    lambda forgotten
+        lambda2 + w -> w
+        only the spread of x_0 is left: even for a known x_0 there is the variance lambda^2
+    sqrt(abar_s) alone
+        w**2 -> abar_s
+        x_0 enters the mean a second time: the eps computed from x_t holds it too, with a minus sign
+    the spread of x_s
+        w**2 * spread -> spread
+        the spread is that of x_0: how much of it arrives in x_s?
+    DDPM's weight for every lambda
+        left = 1 - abar_s - lambda2 -> left = 1 - abar_s - small(abar_s, abar_t)
+        right for DDPM only: the weight of x_0 depends on lambda
+    lambda left out of the weight
+        left = 1 - abar_s - lambda2 -> left = 1 - abar_s
+        right for lambda = 0 only: fresh noise takes its share from the old noise, so w depends on lambda2
+    a plus for the minus
+        abar_s.sqrt() - ( -> abar_s.sqrt() + (
+        the two ways in which x_0 enters have opposite signs: eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t)
+    eps not divided
+        abar_t / (1 - abar_t) -> abar_t
+        the second part of your w lacks its denominator: eps is (x_t - sqrt(abar_t) x_0) over sqrt(1 - abar_t), so
+        how much of x_0 does it hold?
+    """,
 )
 
 
@@ -293,38 +271,31 @@ define(
         },
     },
     properties=(at_least(0.0, "it is a variance"), at_most_the_data_s),
-    mistakes={
-        "the ratio upside down": (
-            "(1 - abar) / abar -> abar / (1 - abar)",
-            "the factor is upside down: an error in eps is an error in x_0 that is "
-            "sqrt((1 - abar) / abar) times as large",
-        ),
-        "E eps_hat^2 itself": (
-            "(1 - eps2) -> eps2",
-            "E eps_hat^2 is what the network knows of the noise. What it does not know is 1 minus that",
-        ),
-        "negative values left": (
-            ".clamp(min=0) -> ",
-            "a variance below zero: where the estimate of E eps_hat^2 comes out above 1, yours must be cut to 0",
-        ),
-        "cut at 1": (
-            ".minimum(data_var) -> .clamp(max=1)",
-            "cut at 1: the limit is the variance of the data, whatever its units are (law of total variance)",
-        ),
-        "no upper limit": (
-            ".minimum(data_var) -> ",
-            "no upper limit: on average over x_t the spread of x_0 cannot exceed the variance of the data",
-        ),
-        "the score's formula": (
-            "(1 - eps2) -> (1 - (1 - abar) * eps2)",
-            "that factor 1 - abar belongs to the squared score; eps_hat^2 is (1 - abar) score^2 already",
-        ),
-        "the root of the factor": (
-            "(1 - abar) / abar * -> ((1 - abar) / abar).sqrt() *",
-            "you take the root of (1 - abar) / abar: that is what multiplies an error. "
-            "By what is its square multiplied?",
-        ),
-    },
+    mistakes="""
+    the ratio upside down
+        (1 - abar) / abar -> abar / (1 - abar)
+        the factor is upside down: an error in eps is an error in x_0 that is sqrt((1 - abar) / abar) times as
+        large
+    E eps_hat^2 itself
+        (1 - eps2) -> eps2
+        E eps_hat^2 is what the network knows of the noise. What it does not know is 1 minus that
+    negative values left
+        .clamp(min=0) ->
+        a variance below zero: where the estimate of E eps_hat^2 comes out above 1, yours must be cut to 0
+    cut at 1
+        .minimum(data_var) -> .clamp(max=1)
+        cut at 1: the limit is the variance of the data, whatever its units are (law of total variance)
+    no upper limit
+        .minimum(data_var) ->
+        no upper limit: on average over x_t the spread of x_0 cannot exceed the variance of the data
+    the score's formula
+        (1 - eps2) -> (1 - (1 - abar) * eps2)
+        that factor 1 - abar belongs to the squared score; eps_hat^2 is (1 - abar) score^2 already
+    the root of the factor
+        (1 - abar) / abar * -> ((1 - abar) / abar).sqrt() *
+        you take the root of (1 - abar) / abar: that is what multiplies an error. By what is its square
+        multiplied?
+    """,
 )
 
 
@@ -357,31 +328,28 @@ define(
     },
     properties=(at_least(0.0, "it is a variance"),),
     tol=1e-6,
-    mistakes={
-        "linear, not in logs": (
-            "(f * beta.log() + (1 - f) * beta_tilde.log()).exp() -> f * beta + (1 - f) * beta_tilde",
-            "the ends are right, but between them you take the arithmetic mean: the two differ by orders of magnitude "
-            "near t = 1, so the interpolation is between their logarithms",
-        ),
-        "v taken for f": (
-            "(v + 1) / 2 -> v",
-            "the network's v = -1 stands for beta-tilde and v = 1 for beta: which f in [0, 1] is that?",
-        ),
-        "the ends swapped": (
-            "(v + 1) -> (1 - v)",
-            "v = 1 gives beta-tilde: the two ends are swapped",
-        ),
-        "the log variance": (").exp() -> )", "this is the logarithm of the variance"),
-        "f cut to [0, 1]": (
-            "(v + 1) / 2 -> ((v + 1) / 2).clamp(0, 1)",
-            "right between the ends, but the network may go beyond them, and sometimes should: "
-            "data of variance above 1 needs more than beta",
-        ),
-        "a standard deviation": (
-            ").exp() -> ).exp().sqrt()",
-            "this is the standard deviation: the two ends are variances",
-        ),
-    },
+    mistakes="""
+    linear, not in logs
+        (f * beta.log() + (1 - f) * beta_tilde.log()).exp() -> f * beta + (1 - f) * beta_tilde
+        the ends are right, but between them you take the arithmetic mean: the two differ by orders of magnitude
+        near t = 1, so the interpolation is between their logarithms
+    v taken for f
+        (v + 1) / 2 -> v
+        the network's v = -1 stands for beta-tilde and v = 1 for beta: which f in [0, 1] is that?
+    the ends swapped
+        (v + 1) -> (1 - v)
+        v = 1 gives beta-tilde: the two ends are swapped
+    the log variance
+        ).exp() -> )
+        this is the logarithm of the variance
+    f cut to [0, 1]
+        (v + 1) / 2 -> ((v + 1) / 2).clamp(0, 1)
+        right between the ends, but the network may go beyond them, and sometimes should: data of variance above 1
+        needs more than beta
+    a standard deviation
+        ).exp() -> ).exp().sqrt()
+        this is the standard deviation: the two ends are variances
+    """,
 )
 
 
@@ -397,37 +365,30 @@ def grid(T, steps):
     return times[::-1]
 
 
-GRID = {
-    "one time short": (
-        lambda T, K: [*grid(T, K)[:-2], 0] if K > 1 else [T],
-        "K steps visit K + 1 times, both ends counted: how many does yours visit?",
-    ),
-    "rising": (
-        lambda T, K: grid(T, K)[::-1],
-        "your times rise: sampling goes down, the first time is T and the last is 0",
-    ),
-    "ends at 1": (
-        lambda T, K: [*grid(T, K)[:-1], 1 if grid(T, K)[-2] > 1 else 0.5],
-        "the last time must be 0: that is where data is",
-    ),
-    "rounded onto each other": (
-        lambda T, K: [round(T * (k / K) ** 2) for k in range(K, -1, -1)],
-        "two of your times are equal: a step from t to t is none. Did rounding do that? Try K near T",
-    ),
-    "even": (
-        lambda T, K: [round(T * k / K) for k in range(K, -1, -1)],
-        "evenly spaced: the task is to spend more of the steps near the data",
-    ),
-    "dense at the wrong end": (
-        lambda T, K: [T - t for t in reversed(grid(T, K))],
-        "you have more times above T / 2 than below: the short steps are near the noise, "
-        "where there is little to decide",
-    ),
-    "not whole": (
-        lambda T, K: [T * (k / K) ** 2 for k in range(K, -1, -1)],
-        "these times are not whole numbers, and the table alpha_bar has no entries between its rows",
-    ),
-}
+GRID = listed("""
+one time short
+    = [*grid(T, steps)[:-2], 0] if steps > 1 else [T]
+    K steps visit K + 1 times, both ends counted: how many does yours visit?
+rising
+    = grid(T, steps)[::-1]
+    your times rise: sampling goes down, the first time is T and the last is 0
+ends at 1
+    = [*grid(T, steps)[:-1], 1 if grid(T, steps)[-2] > 1 else 0.5]
+    the last time must be 0: that is where data is
+rounded onto each other
+    = [round(T * (k / steps) ** 2) for k in range(steps, -1, -1)]
+    two of your times are equal: a step from t to t is none. Did rounding do that? Try K near T
+even
+    = [round(T * k / steps) for k in range(steps, -1, -1)]
+    evenly spaced: the task is to spend more of the steps near the data
+dense at the wrong end
+    = [T - t for t in reversed(grid(T, steps))]
+    you have more times above T / 2 than below: the short steps are near the noise, where there is little to
+    decide
+not whole
+    = [T * (k / steps) ** 2 for k in range(steps, -1, -1)]
+    these times are not whole numbers, and the table alpha_bar has no entries between its rows
+""")
 
 
 def check_grid(fn):

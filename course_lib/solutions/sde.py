@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..checks import close, hints_of
 from ..exercise import define
+from ..listed import listed
 
 
 def double(*values: float) -> Tensor:
@@ -79,50 +80,40 @@ define(
     },
     properties=(pair,),
     tol=0.02,
-    mistakes={
-        "f V without the 2": (
-            "2 * f(t) * V -> f(t) * V ; 2 * f(s) * ahead[1] -> f(s) * ahead[1]",
-            "your variance shrinks at the rate of the mean. x is multiplied by 1 + f dt: "
-            "by what is its square multiplied?",
-        ),
-        "g instead of g^2": (
-            "+ g2(t) -> + g2(t).sqrt() ; + g2(s) -> + g2(s).sqrt()",
-            "the variance grows by the standard deviation of the noise, g. "
-            "Which power of g has the units of a variance?",
-        ),
-        "g2 squared": (
-            "+ g2(t) -> + g2(t) ** 2 ; + g2(s) -> + g2(s) ** 2",
-            "the variance grows by the square of g2, which is g^2 already",
-        ),
-        "no drift in the variance": (
-            "2 * f(t) * V + g2(t) -> g2(t) ; 2 * f(s) * ahead[1] + g2(s) -> g2(s)",
-            "your variance only adds up the noise: what was added early is also pulled towards 0 by f",
-        ),
-        "the standard deviation": (
-            "[m, V] -> [m, V.sqrt()]",
-            "the second number is the standard deviation, and the variance is asked for",
-        ),
-        "the second moment": (
-            "torch.zeros( -> torch.ones(",
-            "your variance starts at 1: given x_0 there is no uncertainty at t = 0. Is this E x^2?",
-        ),
-        "noise taken away": (
-            "+ g2(t) -> - g2(t) ; + g2(s) -> - g2(s)",
-            "your variance is negative: the noise adds to it",
-        ),
-        "the drift's sign": (
-            lambda f, g2, times: moments(lambda t: -f(t), g2, times),
-            "f enters with the wrong sign: where f is negative x shrinks, and yours grows",
-        ),
-        "steps as if they were even": (
-            "dt = s - t -> dt = times[1] - times[0]",
-            "every step of yours is as long as the first: the times need not be evenly spaced",
-        ),
-        "one step too few": (
-            "pairwise(times) -> pairwise(times[:-1])",
-            "the last step is missing: from the last time but one to the last",
-        ),
-    },
+    mistakes="""
+    f V without the 2
+        2 * f(t) * V -> f(t) * V ; 2 * f(s) * ahead[1] -> f(s) * ahead[1]
+        your variance shrinks at the rate of the mean. x is multiplied by 1 + f dt: by what is its square
+        multiplied?
+    g instead of g^2
+        + g2(t) -> + g2(t).sqrt() ; + g2(s) -> + g2(s).sqrt()
+        the variance grows by the standard deviation of the noise, g. Which power of g has the units of a
+        variance?
+    g2 squared
+        + g2(t) -> + g2(t) ** 2 ; + g2(s) -> + g2(s) ** 2
+        the variance grows by the square of g2, which is g^2 already
+    no drift in the variance
+        2 * f(t) * V + g2(t) -> g2(t) ; 2 * f(s) * ahead[1] + g2(s) -> g2(s)
+        your variance only adds up the noise: what was added early is also pulled towards 0 by f
+    the standard deviation
+        [m, V] -> [m, V.sqrt()]
+        the second number is the standard deviation, and the variance is asked for
+    the second moment
+        torch.zeros( -> torch.ones(
+        your variance starts at 1: given x_0 there is no uncertainty at t = 0. Is this E x^2?
+    noise taken away
+        + g2(t) -> - g2(t) ; + g2(s) -> - g2(s)
+        your variance is negative: the noise adds to it
+    the drift's sign
+        = moments(lambda t: -f(t), g2, times)
+        f enters with the wrong sign: where f is negative x shrinks, and yours grows
+    steps as if they were even
+        dt = s - t -> dt = times[1] - times[0]
+        every step of yours is as long as the first: the times need not be evenly spaced
+    one step too few
+        pairwise(times) -> pairwise(times[:-1])
+        the last step is missing: from the last time but one to the last
+    """,
 )
 
 
@@ -158,49 +149,39 @@ define(
         },
     },
     linear_in=("x", "score", "z"),
-    mistakes={
-        "forwards": (
-            "x - dt * drift -> x + dt * drift",
-            "you walk forwards in time: x_{t - dt} = x - dt (...)",
-        ),
-        "the ODE's half": (
-            "g2 * score -> g2 * score / 2",
-            "half of the score belongs to the ODE, which adds no noise. With noise the whole score is needed",
-        ),
-        "noise without the root of dt": (
-            "(g2 * dt).sqrt() -> g2.sqrt() * dt",
-            "the noise is multiplied by dt: its variance is proportional to dt, so what is its standard deviation?",
-        ),
-        "g^2 for g before z": (
-            "(g2 * dt).sqrt() -> g2 * dt.sqrt()",
-            "z is multiplied by g2 sqrt(dt): then the noise has the variance g^4 dt. Which factor gives g^2 dt?",
-        ),
-        "the score with the wrong sign": (
-            "- g2 * score -> + g2 * score",
-            "your drift runs away from where the density is high: look at the sign of the score",
-        ),
-        "g for g^2": (
-            "g2 * score -> g2.sqrt() * score",
-            "the score is multiplied by g, and Anderson's formula has g^2",
-        ),
-        "g^4 before the score": (
-            "g2 * score -> g2**2 * score",
-            "the score is multiplied by the square of g2, which is g^2 already",
-        ),
-        "f for f x": (
-            "f * x - -> f -",
-            "the drift is f x, a pull in proportion to x, and yours is f, the same for every x",
-        ),
-        "no noise": (
-            "(g2 * dt).sqrt() * z -> 0 * z",
-            "there is no noise in your step: this is a stochastic equation",
-        ),
-        "the other sign of z": (
-            "+ (g2 * dt).sqrt() -> - (g2 * dt).sqrt()",
-            "your step has the right distribution, since -z is as likely as z. Add the noise all the same, as in "
-            "(3.7), so that the two can be compared draw by draw",
-        ),
-    },
+    mistakes="""
+    forwards
+        x - dt * drift -> x + dt * drift
+        you walk forwards in time: x_{t - dt} = x - dt (...)
+    the ODE's half
+        g2 * score -> g2 * score / 2
+        half of the score belongs to the ODE, which adds no noise. With noise the whole score is needed
+    noise without the root of dt
+        (g2 * dt).sqrt() -> g2.sqrt() * dt
+        the noise is multiplied by dt: its variance is proportional to dt, so what is its standard deviation?
+    g^2 for g before z
+        (g2 * dt).sqrt() -> g2 * dt.sqrt()
+        z is multiplied by g2 sqrt(dt): then the noise has the variance g^4 dt. Which factor gives g^2 dt?
+    the score with the wrong sign
+        - g2 * score -> + g2 * score
+        your drift runs away from where the density is high: look at the sign of the score
+    g for g^2
+        g2 * score -> g2.sqrt() * score
+        the score is multiplied by g, and Anderson's formula has g^2
+    g^4 before the score
+        g2 * score -> g2**2 * score
+        the score is multiplied by the square of g2, which is g^2 already
+    f for f x
+        f * x - -> f -
+        the drift is f x, a pull in proportion to x, and yours is f, the same for every x
+    no noise
+        (g2 * dt).sqrt() * z -> 0 * z
+        there is no noise in your step: this is a stochastic equation
+    the other sign of z
+        + (g2 * dt).sqrt() -> - (g2 * dt).sqrt()
+        your step has the right distribution, since -z is as likely as z. Add the noise all the same, as in (3.7),
+        so that the two can be compared draw by draw
+    """,
 )
 
 
@@ -236,41 +217,33 @@ define(
             "velocity": lambda a: lambda x, t: 0 * x + t**2
         },
     },
-    mistakes={
-        "Euler": (
-            "(s - t) / 2 * (k1 + k2) -> (s - t) * k1",
-            "this is Euler's step, of first order: where is the slope at the other end?",
-        ),
-        "no predictor": (
-            "velocity(x + (s - t) * k1, s) -> velocity(x, s)",
-            "the second slope is taken at the new time but at the old place: go there first",
-        ),
-        "the old time twice": (
-            "* k1, s) -> * k1, t)",
-            "the second slope is taken at the new place but at the old time",
-        ),
-        "half a step ahead": (
-            "x + (s - t) * k1, s -> x + (s - t) / 2 * k1, s",
-            "the second slope is taken at the place where half a step leads, and at the time of the whole one: "
-            "go the whole step before you ask again",
-        ),
-        "wrong direction": (
-            lambda v, x, t, s: heun(v, x, t, 2 * t - s),
-            "you go from t away from s: the step is s - t, which is negative on the way to the data",
-        ),
-        "slopes added": (
-            "(s - t) / 2 -> (s - t)",
-            "the slopes are added, so the step is twice too long: take their mean",
-        ),
-        "the midpoint rule": (
-            lambda v, x, t, s: x + (s - t) * v(x + (s - t) / 2 * v(x, t), (s + t) / 2),
-            "a good method of second order, but the midpoint rule: Heun's uses both ends",
-        ),
-        "the second slope alone": (
-            "(s - t) / 2 * (k1 + k2) -> (s - t) * k2",
-            "you take the slope at the far end for the whole step: Heun's takes the mean of both",
-        ),
-    },
+    mistakes="""
+    Euler
+        (s - t) / 2 * (k1 + k2) -> (s - t) * k1
+        this is Euler's step, of first order: where is the slope at the other end?
+    no predictor
+        velocity(x + (s - t) * k1, s) -> velocity(x, s)
+        the second slope is taken at the new time but at the old place: go there first
+    the old time twice
+        * k1, s) -> * k1, t)
+        the second slope is taken at the new place but at the old time
+    half a step ahead
+        x + (s - t) * k1, s -> x + (s - t) / 2 * k1, s
+        the second slope is taken at the place where half a step leads, and at the time of the whole one: go the
+        whole step before you ask again
+    wrong direction
+        = heun(velocity, x, t, 2 * t - s)
+        you go from t away from s: the step is s - t, which is negative on the way to the data
+    slopes added
+        (s - t) / 2 -> (s - t)
+        the slopes are added, so the step is twice too long: take their mean
+    the midpoint rule
+        = x + (s - t) * velocity(x + (s - t) / 2 * velocity(x, t), (s + t) / 2)
+        a good method of second order, but the midpoint rule: Heun's uses both ends
+    the second slope alone
+        (s - t) / 2 * (k1 + k2) -> (s - t) * k2
+        you take the slope at the far end for the whole step: Heun's takes the mean of both
+    """,
 )
 
 
@@ -347,36 +320,29 @@ define(
         }
     },
     also=one_call,
-    mistakes={
-        "the sum of all entries": (
-            _probed(lambda pulled, probe: pulled.sum(1), lambda v, probe: v.sum()),
-            "without the probe this adds up the whole Jacobian, not its diagonal: only random signs cancel the rest",
-        ),
-        "probe on one side only": (
-            _probed(lambda pulled, probe: pulled.sum(1)),
-            "J^T probe is right, but it must be multiplied by the probe again: the estimate is probe . J probe",
-        ),
-        "the mean over dimensions": (
-            _probed(lambda pulled, probe: (pulled * probe).mean(1)),
-            "too small by the number of dimensions: a trace is a sum",
-        ),
-        "one number for the batch": (
-            _probed(lambda pulled, probe: (pulled * probe).sum()),
-            "one number for the whole batch: each example has its own divergence",
-        ),
-        "the field itself": (
-            lambda field, x, probe: (field(x) * probe).flatten(1).sum(1),
-            "this is the field along the probe; its derivative along the probe is needed",
-        ),
-        "squared": (
-            _probed(lambda pulled, probe: pulled.square().sum(1)),
-            "this is |J^T probe|^2, whose mean is the sum of all squared entries",
-        ),
-        "not summed": (
-            "(pulled * probe).flatten(1).sum(1) -> pulled * probe",
-            "each dimension's part is still apart: the estimate is their sum, one number per example",
-        ),
-    },
+    mistakes="""
+    the sum of all entries
+        _probed(lambda pulled, probe: pulled.sum(1), lambda v, probe: v.sum())
+        without the probe this adds up the whole Jacobian, not its diagonal: only random signs cancel the rest
+    probe on one side only
+        _probed(lambda pulled, probe: pulled.sum(1))
+        J^T probe is right, but it must be multiplied by the probe again: the estimate is probe . J probe
+    the mean over dimensions
+        _probed(lambda pulled, probe: (pulled * probe).mean(1))
+        too small by the number of dimensions: a trace is a sum
+    one number for the batch
+        _probed(lambda pulled, probe: (pulled * probe).sum())
+        one number for the whole batch: each example has its own divergence
+    the field itself
+        = (field(x) * probe).flatten(1).sum(1)
+        this is the field along the probe; its derivative along the probe is needed
+    squared
+        _probed(lambda pulled, probe: pulled.square().sum(1))
+        this is |J^T probe|^2, whose mean is the sum of all squared entries
+    not summed
+        (pulled * probe).flatten(1).sum(1) -> pulled * probe
+        each dimension's part is still apart: the estimate is their sum, one number per example
+    """,
 )
 
 
@@ -419,46 +385,36 @@ define(
         },
     },
     linear_in=("log_prior", "divergence"),
-    mistakes={
-        "left as it is": (
-            "log_prior + volume -> log_prior - volume",
-            "the sign: where the flow towards the noise spreads out (div > 0), the data was denser than the noise",
-        ),
-        "a sum without dt": (
-            "torch.trapezoid(divergence, times, dim=0) -> divergence.sum(0)",
-            "you add up divergences: an integral needs the length of each step",
-        ),
-        "steps as if they were equal": (
-            "torch.trapezoid(divergence, times, dim=0) -> divergence.mean(0) * (times[-1] - times[0])",
-            "you take the plain mean of the divergence, but the times are not evenly spaced",
-        ),
-        "trapezoids of equal width": (
-            "torch.trapezoid(divergence, times, dim=0) -> "
-            "torch.trapezoid(divergence, dim=0) * (times[-1] - times[0]) / (len(times) - 1)",
-            "your trapezoids are all equally wide, and the times are not evenly spaced: how wide is each?",
-        ),
-        "the left value of each step": (
-            "torch.trapezoid(divergence, times, dim=0) -> (divergence[:-1] * times.diff()[:, None]).sum(0)",
-            "you take the value at the left end of each step. The trapezoid rule takes the mean of both ends",
-        ),
-        "the right value of each step": (
-            "torch.trapezoid(divergence, times, dim=0) -> (divergence[1:] * times.diff()[:, None]).sum(0)",
-            "you take the value at the right end of each step. The trapezoid rule takes the mean of both ends",
-        ),
-        "without the volume": (
-            "log_prior + volume -> log_prior + 0 * volume",
-            "the prior's density alone: a flow that squeezes space changes densities, "
-            "and by how much is the divergence",
-        ),
-        "summed over examples": (
-            "log_prior + volume -> log_prior + volume.sum()",
-            "you add the divergences of all examples to each",
-        ),
-        "only the first slope": (
-            "torch.trapezoid(divergence, times, dim=0) -> divergence[0] * (times[-1] - times[0])",
-            "the divergence changes along the curve: one value does not stand for all",
-        ),
-    },
+    mistakes="""
+    left as it is
+        log_prior + volume -> log_prior - volume
+        the sign: where the flow towards the noise spreads out (div > 0), the data was denser than the noise
+    a sum without dt
+        torch.trapezoid(divergence, times, dim=0) -> divergence.sum(0)
+        you add up divergences: an integral needs the length of each step
+    steps as if they were equal
+        torch.trapezoid(divergence, times, dim=0) -> divergence.mean(0) * (times[-1] - times[0])
+        you take the plain mean of the divergence, but the times are not evenly spaced
+    trapezoids of equal width
+        torch.trapezoid(divergence, times, dim=0) -> torch.trapezoid(divergence, dim=0) * (times[-1] -
+            times[0]) / (len(times) - 1)
+        your trapezoids are all equally wide, and the times are not evenly spaced: how wide is each?
+    the left value of each step
+        torch.trapezoid(divergence, times, dim=0) -> (divergence[:-1] * times.diff()[:, None]).sum(0)
+        you take the value at the left end of each step. The trapezoid rule takes the mean of both ends
+    the right value of each step
+        torch.trapezoid(divergence, times, dim=0) -> (divergence[1:] * times.diff()[:, None]).sum(0)
+        you take the value at the right end of each step. The trapezoid rule takes the mean of both ends
+    without the volume
+        log_prior + volume -> log_prior + 0 * volume
+        the prior's density alone: a flow that squeezes space changes densities, and by how much is the divergence
+    summed over examples
+        log_prior + volume -> log_prior + volume.sum()
+        you add the divergences of all examples to each
+    only the first slope
+        torch.trapezoid(divergence, times, dim=0) -> divergence[0] * (times[-1] - times[0])
+        the divergence changes along the curve: one value does not stand for all
+    """,
 )
 
 
@@ -505,43 +461,34 @@ define(
         },
     },
     linear_in=("x", "x0", "x0_last"),
-    mistakes={
-        "first order": (
-            "h / (2 * h_last) -> 0",
-            "this is DDIM: the last estimate is not used. How did the estimate move since then?",
-        ),
-        "the ratio of steps inverted": (
-            "h / (2 * h_last) -> h_last / (2 * h)",
-            "the extrapolation is weighted by h_last / h: a long step ahead needs more of it, not less",
-        ),
-        "no half": (
-            "h / (2 * h_last) -> h / h_last",
-            "you extrapolate to the end of the step. Its mean over the step is wanted, which is about its middle: "
-            "half of the way",
-        ),
-        "equal steps": (
-            "h / (2 * h_last) -> 0.5",
-            "the weights 3/2 and -1/2 are right where both steps are equally long in lambda: "
-            "how long are h and h_last?",
-        ),
-        "looking back": (
-            "x0 + h / -> x0 - h /",
-            "you average with the last estimate instead of going on in its direction: look at the sign",
-        ),
-        "1 - e^h": (
-            "- then[0] * torch.expm1(-h) -> + then[0] * torch.expm1(h)",
-            "the share of the estimate must lie between 0 and 1 however long the step: "
-            "which sign has h in the exponent?",
-        ),
-        "lambda from variances": (
-            "torch.log(m / std) -> 2 * torch.log(m / std)",
-            "your lambda is the log of a ratio of variances, twice too large: it is log(m / std)",
-        ),
-        "x scaled by the means": (
-            "then[1] / now[1] * x -> then[0] / now[0] * x",
-            "x is scaled as if it were signal. In this form the noise is what is carried along: std_s / std_t",
-        ),
-    },
+    mistakes="""
+    first order
+        h / (2 * h_last) -> 0
+        this is DDIM: the last estimate is not used. How did the estimate move since then?
+    the ratio of steps inverted
+        h / (2 * h_last) -> h_last / (2 * h)
+        the extrapolation is weighted by h_last / h: a long step ahead needs more of it, not less
+    no half
+        h / (2 * h_last) -> h / h_last
+        you extrapolate to the end of the step. Its mean over the step is wanted, which is about its middle: half
+        of the way
+    equal steps
+        h / (2 * h_last) -> 0.5
+        the weights 3/2 and -1/2 are right where both steps are equally long in lambda: how long are h and h_last?
+    looking back
+        x0 + h / -> x0 - h /
+        you average with the last estimate instead of going on in its direction: look at the sign
+    1 - e^h
+        - then[0] * torch.expm1(-h) -> + then[0] * torch.expm1(h)
+        the share of the estimate must lie between 0 and 1 however long the step: which sign has h in the
+        exponent?
+    lambda from variances
+        torch.log(m / std) -> 2 * torch.log(m / std)
+        your lambda is the log of a ratio of variances, twice too large: it is log(m / std)
+    x scaled by the means
+        then[1] / now[1] * x -> then[0] / now[0] * x
+        x is scaled as if it were signal. In this form the noise is what is carried along: std_s / std_t
+    """,
 )
 
 
@@ -553,36 +500,34 @@ def grid(n):
     return torch.linspace(1, 0, n + 1, dtype=torch.float64) ** 2
 
 
-GRID = {
-    "n entries": (
-        lambda n: grid(n)[1:],
-        "n steps need n + 1 times: the first is 1, where the noise is",
-    ),
-    "rising": (
-        lambda n: grid(n).flip(0),
-        "the times must fall: sampling starts at the noise, t = 1",
-    ),
-    "not down to 0": (
-        lambda n: grid(n).clamp(min=1e-3),
-        "the last time must be 0, where the data is",
-    ),
-    "even": (
-        lambda n: torch.linspace(1, 0, n + 1, dtype=torch.float64),
-        "this is the even grid, which is to be beaten by a factor of 2: where does the velocity change fastest?",
-    ),
-    "finer at the noise": (
-        lambda n: torch.linspace(1, 0, n + 1, dtype=torch.float64).sqrt(),
-        "worse than the even grid: the small steps are near the noise, where the flow is nearly straight",
-    ),
-    "all at the end": (
-        lambda n: torch.linspace(1, 0, n + 1, dtype=torch.float64) ** 12,
-        "worse than the even grid: the first steps are now so long that what they lose cannot be mended",
-    ),
-    "one time twice": (
-        lambda n: torch.cat([grid(n)[:-2], grid(n)[-3:-2], grid(n)[-1:]]),
-        "two of your times are equal: each must be before the last",
-    ),
-}
+def even(n):
+    """n + 1 times from 1 to 0, as far from each other."""
+    return torch.linspace(1, 0, n + 1, dtype=torch.float64)
+
+
+GRID = listed("""
+n entries
+    = grid(n)[1:]
+    n steps need n + 1 times: the first is 1, where the noise is
+rising
+    = grid(n).flip(0)
+    the times must fall: sampling starts at the noise, t = 1
+not down to 0
+    = grid(n).clamp(min=0.001)
+    the last time must be 0, where the data is
+even
+    = even(n)
+    this is the even grid, which is to be beaten by a factor of 2: where does the velocity change fastest?
+finer at the noise
+    = even(n).sqrt()
+    worse than the even grid: the small steps are near the noise, where the flow is nearly straight
+all at the end
+    = even(n) ** 12
+    worse than the even grid: the first steps are now so long that what they lose cannot be mended
+one time twice
+    = torch.cat([grid(n)[:-2], grid(n)[-3:-2], grid(n)[-1:]])
+    two of your times are equal: each must be before the last
+""")
 
 
 def grid_error(times: Tensor, s: float = 0.3) -> float:
@@ -632,7 +577,7 @@ def check_grid(fn):
             return f"your times rise from {t[k]:.3g} to {t[k + 1]:.3g}: each must be before the last"
         if (t.diff() == 0).any():
             return hints["one time twice"]
-        if hint := _compare_grids(t, GRID["even"][0](n), hints):
+        if hint := _compare_grids(t, even(n), hints):
             return hint
     return None
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from ..checks import at_least, law
 from ..exercise import define
+from ..listed import listed
 
 
 def double(*values):
@@ -62,29 +63,24 @@ define(
         }
     },
     properties=(stays_at_1,),
-    mistakes={
-        "upside down": (
-            "p.T[None, :, :] / p[:, :, None] -> p[:, :, None] / p.T[None, :, :]",
-            "your ratios are upside down: the sentence with y in it stands above, the one at hand below",
-        ),
-        "the second token replaced": (
-            "p.T[None, :, :] -> p[:, None, :]",
-            "you replace the second token: s[a, b, y] is about the sentence (y, b)",
-        ),
-        "normalised": (
-            "/ p[:, :, None] -> / p.sum(0)[None, :, None] * torch.ones_like(p)[:, :, None]",
-            "your numbers sum to 1 over y: this is the conditional law of the first token. A score is a ratio of two "
-            "probabilities, 1 at y = a",
-        ),
-        "logs": (
-            "p.T[None, :, :] / p[:, :, None] -> (p.T[None, :, :] / p[:, :, None]).log()",
-            "some of your numbers are negative: this is log s, which a network gives; the score is s",
-        ),
-        "differences": (
-            "/ p[:, :, None] -> / p[:, :, None] - 1",
-            "your score of staying (y = a) is 0: this is s - 1, a relative difference. The ratio there is 1",
-        ),
-    },
+    mistakes="""
+    upside down
+        p.T[None, :, :] / p[:, :, None] -> p[:, :, None] / p.T[None, :, :]
+        your ratios are upside down: the sentence with y in it stands above, the one at hand below
+    the second token replaced
+        p.T[None, :, :] -> p[:, None, :]
+        you replace the second token: s[a, b, y] is about the sentence (y, b)
+    normalised
+        / p[:, :, None] -> / p.sum(0)[None, :, None] * torch.ones_like(p)[:, :, None]
+        your numbers sum to 1 over y: this is the conditional law of the first token. A score is a ratio of two
+        probabilities, 1 at y = a
+    logs
+        p.T[None, :, :] / p[:, :, None] -> (p.T[None, :, :] / p[:, :, None]).log()
+        some of your numbers are negative: this is log s, which a network gives; the score is s
+    differences
+        / p[:, :, None] -> / p[:, :, None] - 1
+        your score of staying (y = a) is 0: this is s - 1, a relative difference. The ratio there is 1
+    """,
 )
 
 
@@ -121,33 +117,27 @@ define(
     },
     properties=(at_least(0, "at s = rho it is 0, and a wrong score costs more"),),
     gradients=("log_s",),
-    mistakes={
-        "without K(rho)": (
-            "* log_s + K -> * log_s",
-            "your loss is not 0 at s = rho, and negative in places: the term that depends on rho alone is missing. "
-            "It moves no gradient, and it is what makes the loss a bound",
-        ),
-        "K without the -1": (
-            "rho.log() - 1 -> rho.log()",
-            "at s = rho your loss is rho: K(rho) = rho (log rho - 1), and the -1 is missing",
-        ),
-        "s and rho swapped": (
-            "s = log_s.exp() -> log_s, rho = rho.log(), log_s.exp(); s = log_s.exp()",
-            "s and rho have changed places. Score entropy is not symmetric: the true ratio stands before the logarithm",
-        ),
-        "the log not weighted": (
-            "rho * log_s -> log_s",
-            "your minimum is at s = 1 whatever rho is: the logarithm of s has the weight rho",
-        ),
-        "squares": (
-            "s - rho * log_s + K -> (s - rho) ** 2 / 2",
-            "these are squares: they hardly mind a score near 0, where a ratio may be wrong by any factor",
-        ),
-        "log_s taken for s": (
-            "s = log_s.exp() -> s, log_s = log_s, log_s.abs().log()",
-            "the network gives log s: take its exponential before it stands for s",
-        ),
-    },
+    mistakes="""
+    without K(rho)
+        * log_s + K -> * log_s
+        your loss is not 0 at s = rho, and negative in places: the term that depends on rho alone is missing. It
+        moves no gradient, and it is what makes the loss a bound
+    K without the -1
+        rho.log() - 1 -> rho.log()
+        at s = rho your loss is rho: K(rho) = rho (log rho - 1), and the -1 is missing
+    s and rho swapped
+        s = log_s.exp() -> log_s, rho = rho.log(), log_s.exp(); s = log_s.exp()
+        s and rho have changed places. Score entropy is not symmetric: the true ratio stands before the logarithm
+    the log not weighted
+        rho * log_s -> log_s
+        your minimum is at s = 1 whatever rho is: the logarithm of s has the weight rho
+    squares
+        s - rho * log_s + K -> (s - rho) ** 2 / 2
+        these are squares: they hardly mind a score near 0, where a ratio may be wrong by any factor
+    log_s taken for s
+        s = log_s.exp() -> s, log_s = log_s, log_s.abs().log()
+        the network gives log s: take its exponential before it stands for s
+    """,
 )
 
 
@@ -191,35 +181,28 @@ define(
     cases=lambda: list(_rate_cases()),
     linear_in=("R", "s"),
     properties=(no_rate_to_itself, at_least(0, "it is how often something happens")),
-    mistakes={
-        "the rate from x to y": (
-            "R[:, x] -> R[x]",
-            "you weigh s_y with R[x, y], the rate from x to y. Backwards in time the arrow is "
-            "turned: what counts is how "
-            "often y came to x. Symmetric noise hides this; a MASK that opens does not",
-        ),
-        "divided by the score": (
-            "s * R[:, x] -> R[:, x] / s",
-            "likely neighbours get small rates: multiply by the ratio p(y) / p(x)",
-        ),
-        "no score": (
-            "s * R[:, x] -> R[:, x].clone()",
-            "these are the forward rates read backwards: without the score the process does not know the data",
-        ),
-        "the diagonal left in": (
-            "rates[x] = 0 -> pass",
-            "your rate at y = x is negative: staying is no jump, set it to 0",
-        ),
-        "the whole row of a generator": (
-            "rates[x] = 0 -> rates[x] = 0; rates[x] = -rates.sum()",
-            "your numbers sum to 0, as a row of a generator does: what is asked for are the rates of jumps, 0 at y = x",
-        ),
-        "one weight for all pairs": (
-            "R[:, x] -> torch.ones_like(s)",
-            "all pairs weigh the same. That is what the paper's algorithm 1 prints; for masks the weight is 0 wherever "
-            "y cannot turn into x",
-        ),
-    },
+    mistakes="""
+    the rate from x to y
+        R[:, x] -> R[x]
+        you weigh s_y with R[x, y], the rate from x to y. Backwards in time the arrow is turned: what counts is
+        how often y came to x. Symmetric noise hides this; a MASK that opens does not
+    divided by the score
+        s * R[:, x] -> R[:, x] / s
+        likely neighbours get small rates: multiply by the ratio p(y) / p(x)
+    no score
+        s * R[:, x] -> R[:, x].clone()
+        these are the forward rates read backwards: without the score the process does not know the data
+    the diagonal left in
+        rates[x] = 0 -> pass
+        your rate at y = x is negative: staying is no jump, set it to 0
+    the whole row of a generator
+        rates[x] = 0 -> rates[x] = 0; rates[x] = -rates.sum()
+        your numbers sum to 0, as a row of a generator does: what is asked for are the rates of jumps, 0 at y = x
+    one weight for all pairs
+        R[:, x] -> torch.ones_like(s)
+        all pairs weigh the same. That is what the paper's algorithm 1 prints; for masks the weight is 0 wherever
+        y cannot turn into x
+    """,
 )
 
 
@@ -273,27 +256,24 @@ define(
     },
     properties=(at_least(0),),
     also=few_digits,
-    mistakes={
+    mistakes=listed("""
+    the rates of the paper
+        torch.expm1(sigma) -> torch.expm1(K * sigma)
+        you have exp(sigma K R): the paper prints 11^T - K I, its code divides by K, and so do we. A token is kept
+        with probability e^-sigma
+    upside down
+        e1 / (e1 + K) -> (e1 + K) / e1
+        your ratio is above 1: x_0 itself is the likeliest token, and stands below
+    the fresh token is never x_0
+        e1 / (e1 + K) -> e1 / (K - 1)
+        your ratio passes 1 as sigma grows: the fresh token may be x_0 again, so the lower probability has a share
+        of the noise, too
+    K forgotten
+        e1 + K -> e1 + 1
+        your ratio does not depend on K: the noise is shared by K tokens
+    """)
+    | {
         "a difference of ones": ("e1 / (e1 + K) -> 1 - K / (e1 + K)", NO_DIGITS),
-        "the rates of the paper": (
-            "torch.expm1(sigma) -> torch.expm1(K * sigma)",
-            "you have exp(sigma K R): the paper prints 11^T - K I, its code divides by K, and so do we. "
-            "A token is kept with probability e^-sigma",
-        ),
-        "upside down": (
-            "e1 / (e1 + K) -> (e1 + K) / e1",
-            "your ratio is above 1: x_0 itself is the likeliest token, and stands below",
-        ),
-        "the fresh token is never x_0": (
-            "e1 / (e1 + K) -> e1 / (K - 1)",
-            "your ratio passes 1 as sigma grows: the fresh token may be x_0 again, so the lower "
-            "probability has a share "
-            "of the noise, too",
-        ),
-        "K forgotten": (
-            "e1 + K -> e1 + 1",
-            "your ratio does not depend on K: the noise is shared by K tokens",
-        ),
     },
 )
 
@@ -329,32 +309,26 @@ define(
     cases=lambda: list(_score_cases()),
     limits={"at D = 0 no time has passed, and x_s is x_t": {"D": 0.0}},
     properties=(law(),),
-    mistakes={
-        "noise added to the score, not taken off": (
-            "s / kept + (1 - 1 / kept) / K -> s * kept + (1 - kept) / K",
-            "you multiply s by exp(+D R): that makes it the score of a later time. To go back, exp(-D R)",
-        ),
-        "the score left as it is": (
-            "before * there -> s * there",
-            "s holds ratios at time t, and you need p_s(y) / p_t(x_t): multiply by exp(-D R) first",
-        ),
-        "the second factor missing": (
-            "before * there -> before",
-            "your laws do not sum to 1: p_s(y) / p_t(x_t) must be multiplied by the chance that y became x_t",
-        ),
-        "s taken for a law": (
-            "/ K * s.sum(-1, keepdim=True) -> / K",
-            "you take the sum of s for 1. s holds ratios, 1 at x_t, and sums to 1 / p(x_t): what does s 11^T give?",
-        ),
-        "Euler": (
-            "K, kept = -> return _euler(s, x_t, D); K, kept =",
-            "this is Euler's step, D times the rates: exact only as D goes to 0",
-        ),
-        "K times the rates": (
-            "math.exp(-D) -> math.exp(-D * s.shape[-1])",
-            "your D is K times too large: R is normalised, a token is kept with probability e^-D",
-        ),
-    },
+    mistakes="""
+    noise added to the score, not taken off
+        s / kept + (1 - 1 / kept) / K -> s * kept + (1 - kept) / K
+        you multiply s by exp(+D R): that makes it the score of a later time. To go back, exp(-D R)
+    the score left as it is
+        before * there -> s * there
+        s holds ratios at time t, and you need p_s(y) / p_t(x_t): multiply by exp(-D R) first
+    the second factor missing
+        before * there -> before
+        your laws do not sum to 1: p_s(y) / p_t(x_t) must be multiplied by the chance that y became x_t
+    s taken for a law
+        / K * s.sum(-1, keepdim=True) -> / K
+        you take the sum of s for 1. s holds ratios, 1 at x_t, and sums to 1 / p(x_t): what does s 11^T give?
+    Euler
+        K, kept = -> return _euler(s, x_t, D); K, kept =
+        this is Euler's step, D times the rates: exact only as D goes to 0
+    K times the rates
+        math.exp(-D) -> math.exp(-D * s.shape[-1])
+        your D is K times too large: R is normalised, a token is kept with probability e^-D
+    """,
 )
 
 
@@ -412,35 +386,28 @@ define(
     linear_in=("weight",),
     factors={"the number of masks": lambda a: (a.x_t == a.f.shape[-1]).sum(1)},
     gradients=("f",),
-    mistakes={
-        "all positions": (
-            "torch.where(masks, each, 0) -> each",
-            "tokens that are not masked are counted too: nothing can turn into them, their rate is 0",
-        ),
-        "MDLM's loss": (
-            "each = -> f = f.log_softmax(-1) + math.log(V); at_x0 = f.gather(-1, x0[..., None]).squeeze(-1); each =",
-            "this is cross-entropy, MDLM's loss: it is blind to the total mass of e^f, which "
-            "SEDD's scores must get right",
-        ),
-        "a sum for the mean": (
-            "f.exp().mean(-1) -> f.exp().sum(-1)",
-            "a network that says 0 pays V - 1 too much per mask: log s = log r - log V + f, so "
-            "the sum of e^f is over V",
-        ),
-        "log V forgotten": (
-            "- at_x0 + math.log(V) -> - at_x0",
-            "a network that says 0 pays nothing: it must pay log V per mask, since log s = f - log V + log r",
-        ),
-        "x_0 left out of the mean": (
-            "f.exp().mean(-1) - 1 -> (f.exp().sum(-1) - at_x0.exp()) / V - 1",
-            "x_0 has no part in your sum of scores. The rate of the jump that did happen counts like the others: "
-            "each s_y stands in the loss, and one of them in its logarithm, too",
-        ),
-        "mean over the masks": (
-            ".sum(1) -> .sum(1) / masks.sum(1)",
-            "you take the mean over the masks; the bound is a sum over positions",
-        ),
-    },
+    mistakes="""
+    all positions
+        torch.where(masks, each, 0) -> each
+        tokens that are not masked are counted too: nothing can turn into them, their rate is 0
+    MDLM's loss
+        each = -> f = f.log_softmax(-1) + math.log(V); at_x0 = f.gather(-1, x0[..., None]).squeeze(-1); each =
+        this is cross-entropy, MDLM's loss: it is blind to the total mass of e^f, which SEDD's scores must get
+        right
+    a sum for the mean
+        f.exp().mean(-1) -> f.exp().sum(-1)
+        a network that says 0 pays V - 1 too much per mask: log s = log r - log V + f, so the sum of e^f is over V
+    log V forgotten
+        - at_x0 + math.log(V) -> - at_x0
+        a network that says 0 pays nothing: it must pay log V per mask, since log s = f - log V + log r
+    x_0 left out of the mean
+        f.exp().mean(-1) - 1 -> (f.exp().sum(-1) - at_x0.exp()) / V - 1
+        x_0 has no part in your sum of scores. The rate of the jump that did happen counts like the others: each
+        s_y stands in the loss, and one of them in its logarithm, too
+    mean over the masks
+        .sum(1) -> .sum(1) / masks.sum(1)
+        you take the mean over the masks; the bound is a sum over positions
+    """,
 )
 
 
@@ -471,28 +438,23 @@ define(
         }
     },
     read=lambda got, a: int(got) if got == int(got) else got,
-    mistakes={
-        "the token may jump to itself": (
-            "(K - 1) / K -> 1",
-            "you count a jump from a token to itself: there are K - 1 others, each at rate / K",
-        ),
-        "rounded down": (
-            "math.ceil -> math.floor",
-            "with one step fewer than you need the chance of staying is negative: round up",
-        ),
-        "one more in any case": (
-            "math.ceil(rate * (K - 1) / K) -> math.floor(rate * (K - 1) / K) + 1",
-            "right but for whole numbers: a chance of staying of 0 is not negative, so no step is to be added there",
-        ),
-        "one neighbour only": (
-            "(K - 1) / K -> 1 / K",
-            "you count one of the K - 1 tokens to which it may jump",
-        ),
-        "the rates of the paper": (
-            "(K - 1) / K -> (K - 1)",
-            "your rates are K times too large: R is normalised, its entries off the diagonal are 1 / K",
-        ),
-    },
+    mistakes="""
+    the token may jump to itself
+        (K - 1) / K -> 1
+        you count a jump from a token to itself: there are K - 1 others, each at rate / K
+    rounded down
+        math.ceil -> math.floor
+        with one step fewer than you need the chance of staying is negative: round up
+    one more in any case
+        math.ceil(rate * (K - 1) / K) -> math.floor(rate * (K - 1) / K) + 1
+        right but for whole numbers: a chance of staying of 0 is not negative, so no step is to be added there
+    one neighbour only
+        (K - 1) / K -> 1 / K
+        you count one of the K - 1 tokens to which it may jump
+    the rates of the paper
+        (K - 1) / K -> (K - 1)
+        your rates are K times too large: R is normalised, its entries off the diagonal are 1 / K
+    """,
 )
 
 
@@ -524,34 +486,28 @@ define(
     },
     linear_in=("level",),
     properties=(at_least(0),),
-    mistakes={
-        "the last mask": (
-            "u ** (1 / masks) -> (1 - u ** (1 / masks))",
-            "this is near 0 when there are many masks: it is the level of the last one to open. Time runs backwards, "
-            "and the first has the largest level",
-        ),
-        "the last mask, from 1 - u": (
-            "u ** (1 / masks) -> (1 - (1 - u) ** (1 / masks))",
-            "this is the least of the levels at which the masks open, so it is the last to open. Time runs backwards, "
-            "and the first has the largest level",
-        ),
-        "1 - u for u": (
-            "u ** (1 / masks) -> (1 - u) ** (1 / masks)",
-            "your levels have the right distribution, since 1 - u is uniform, too; but u = 1 is to give the old level, "
-            "as the inverse of the distribution function does",
-        ),
-        "u to the number of masks": (
-            "(1 / masks) -> masks",
-            "with many masks your level falls at once to 0. The more masks, the sooner one "
-            "opens, the less the level falls",
-        ),
-        "one mask": (
-            "u ** (1 / masks) -> u",
-            "the number of masks plays no part: this is the level of a given mask, not of the first",
-        ),
-        "the level itself in the root": (
-            "level * u ** (1 / masks) -> (level * u) ** (1 / masks)",
-            "with u = 1 your level is not the old one: the root is of u alone",
-        ),
-    },
+    mistakes="""
+    the last mask
+        u ** (1 / masks) -> (1 - u ** (1 / masks))
+        this is near 0 when there are many masks: it is the level of the last one to open. Time runs backwards,
+        and the first has the largest level
+    the last mask, from 1 - u
+        u ** (1 / masks) -> (1 - (1 - u) ** (1 / masks))
+        this is the least of the levels at which the masks open, so it is the last to open. Time runs backwards,
+        and the first has the largest level
+    1 - u for u
+        u ** (1 / masks) -> (1 - u) ** (1 / masks)
+        your levels have the right distribution, since 1 - u is uniform, too; but u = 1 is to give the old level,
+        as the inverse of the distribution function does
+    u to the number of masks
+        (1 / masks) -> masks
+        with many masks your level falls at once to 0. The more masks, the sooner one opens, the less the level
+        falls
+    one mask
+        u ** (1 / masks) -> u
+        the number of masks plays no part: this is the level of a given mask, not of the first
+    the level itself in the root
+        level * u ** (1 / masks) -> (level * u) ** (1 / masks)
+        with u = 1 your level is not the old one: the root is of u alone
+    """,
 )

@@ -13,6 +13,7 @@ import torch
 from course_lib import checks as C
 from course_lib import edits
 from course_lib import exercise as E
+from course_lib import listed as L
 from course_lib import slips as S
 from course_lib.compare import Pair, close, same
 from course_lib.factors import common, factor
@@ -349,6 +350,63 @@ def test_properties():
     assert C.falling(double(3, 2, 1), a) is None and "must fall" in C.falling(double(3, 3, 1), a)
     assert C.rising(double(1, 2), a) is None and "must rise" in C.rising(double(2, 1), a)
     assert "one of 'a', 'b'" in C.one_of("a", "b")("c", a) and C.one_of("a")("a", a) is None
+
+
+def test_what_the_truth_refuses_is_not_asked():
+    """Neither in float64, nor with an argument that is 0."""
+
+    def picky(x, y):
+        if x.dtype != torch.float32 or not y.any():
+            raise TypeError("float32, and a y that is not 0")
+        return x + y
+
+    given = {
+        "cases": lambda: [(torch.rand(n, 2), torch.rand(n, 2) + 1) for n in (2, 3)],
+        "mistakes": {k: (f"x + y -> x + {k} * y", k) for k in "789"},
+        "linear_in": ("x", "y"),
+        "gradients": (),
+    }
+    assert told(lambda x, y: (x + y).tanh(), reference=picky, **given).startswith("for x = ")
+
+
+def test_mistakes_are_written_as_text():
+    text = """
+        the other sign
+            = a - b
+            the sign of b
+            is the other one
+        twice
+            a + b ->
+                a + 2 * b
+            b counts twice
+
+        a function
+            _times(3)
+            three times
+    """
+    found = L.listed(text)
+    assert found == {
+        "the other sign": ("= a - b", "the sign of b is the other one"),
+        "twice": ("a + b -> a + 2 * b", "b counts twice"),
+        "a function": ("_times(3)", "three times"),
+    }
+    spec = C.Exercise("toy.added", added, text)
+    assert [wrong(5, 2) for wrong in spec.wrong.values()] == [3, 9, 21]
+    assert L.wrong_answer(added, "a + ->")(5, 2) == 2 and L.wrong_answer(added, math.hypot) is math.hypot
+    for broken, said in (
+        ("a\n  = a\n  one\na\n  = b\n  two", "two mistakes have the label 'a'"),
+        ("a\n  = a", "'a' must have a wrong answer and a hint"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            L.listed(broken)
+
+
+def added(a, b):
+    return a + b
+
+
+def _times(n):
+    return lambda a, b: n * (a + b)
 
 
 def test_a_crash_in_a_later_case_says_so():

@@ -317,7 +317,9 @@ def stops_early(source, target, end):
     return [word for two in zip(source, target, strict=False) for word in two]
 
 
-@wrong("diffuseq.interleave", "what is left of the longer is put behind, without end", r"\bend\b|fill|short|rest")
+@wrong(
+    "diffuseq.interleave", "what is left of the longer is put behind, without end", r"\bend\b|fill|short|rest"
+)
 def rest_behind(source, target, end):
     n = min(len(source), len(target))
     both = [word for two in zip(source[:n], target[:n], strict=True) for word in two]
