@@ -1,5 +1,6 @@
 """The mistakes that an exercise lists, written as text."""
 
+import inspect
 import textwrap
 from collections.abc import Callable, Mapping
 
@@ -54,9 +55,8 @@ def wrong_answer(reference: Callable, wrong: Callable | str) -> Callable:
     if is_edit(wrong):
         return edited(reference, wrong)
     if not wrong.startswith("= "):
-        return eval(wrong, dict(reference.__globals__))
-    code = reference.__code__
-    arguments = ", ".join(code.co_varnames[: code.co_argcount])
+        return eval(wrong, dict(inspect.unwrap(reference).__globals__))
+    arguments = ", ".join(inspect.signature(reference).parameters)
     source = f"def wrong({arguments}):\n    return {wrong[2:]}"
     return built(source, reference, "wrong", wrong)
 
