@@ -1,14 +1,16 @@
-"""Diagrams: what a chain of states is, drawn with the states themselves."""
+"""Diagrams: chains and graphs of states, drawn with the states themselves, and small distributions as bars."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 
-from .colours import COLOURS
+from .colours import COLOURS, looks
 from .style import array, check_length, panels
 
 
@@ -189,3 +191,82 @@ def fields(
         ax.set(title=label, aspect="equal", xticks=[], yticks=[])
         ax.set(xlim=(grid.min(), grid.max()), ylim=(grid.min(), grid.max()))
     return fig
+
+
+def distributions(
+    groups: dict[str, dict[str, Any]], title: str, xlabel: str = "token"
+) -> Figure:
+    """Distributions over few tokens as bars, those of one panel beside each other, all from 0 to 1.
+
+    groups: panel -> label -> probabilities (K,). The same label has the same colour in each panel.
+    """
+    labels = list(dict.fromkeys(label for group in groups.values() for label in group))
+    colours = {
+        label: look[0] for label, look in zip(labels, looks(labels), strict=True)
+    }
+    fig, (axes,) = panels(title, 1, len(groups), (8, 3.6), sharey=True)
+    for ax, (name, group) in zip(axes, groups.items(), strict=True):
+        width = 0.8 / len(group)
+        for k, (label, p) in enumerate(group.items()):
+            p = array(p, label)
+            check_length(label, p, len(array(next(iter(group.values())))), name)
+            if p.min() < 0 or p.max() > 1 + 1e-6:
+                raise ValueError(f"{label} must hold probabilities, not {p}")
+            middle = np.arange(len(p)) + (k - (len(group) - 1) / 2) * width
+            ax.bar(middle, p, width, color=colours[label], label=label)
+        ax.set(title=name, xlabel=xlabel, xticks=range(len(p)), ylim=(0, 1))
+    axes[0].set_ylabel("probability")
+    marks = {bar.get_label(): bar for ax in axes for bar in ax.containers}
+    fig.legend(
+        marks.values(), marks, loc="outside lower center", ncols=min(3, len(marks))
+    )
+    return fig
+
+
+def sentence_graph(p: Any, rates: dict[str, Any], title: str) -> Figure:
+    """The K^2 sentences of two tokens as nodes, sized by p (K, K), and rates (K^2, K^2) as arrows: a panel a label.
+
+    Row: first token; column: second one. An arrow from a to b is as wide as rates[a, b], on one scale for all panels.
+    """
+    p = array(p, "p")
+    if p.ndim != 2 or p.shape[0] != p.shape[1] or p.min() < 0:
+        raise ValueError(f"p must be probabilities (K, K), not shape {p.shape}")
+    K = len(p)
+    matrices = {label: array(rate, label) for label, rate in rates.items()}
+    for label, matrix in matrices.items():
+        if matrix.shape != (K * K, K * K):
+            raise ValueError(
+                f"{label} must be rates {(K * K, K * K)} between sentences, not shape {matrix.shape}"
+            )
+    moves = ~np.eye(K * K, dtype=bool)
+    most = max(matrix[moves].max() for matrix in matrices.values())
+    fig, (axes,) = panels(title, 1, len(rates), (8, 4.4))
+    for ax, (label, matrix) in zip(axes, matrices.items(), strict=True):
+        for a, b in zip(*np.nonzero((matrix > 0) & moves), strict=True):
+            _jump(ax, divmod(a, K), divmod(b, K), matrix[a, b] / most)
+        for (i, j), share in np.ndenumerate(p):
+            ax.scatter(j, i, 800 + 2500 * share, color=COLOURS["data"], zorder=2)
+            words = f"{i}{j}\n{share:.2f}"
+            ax.text(j, i, words, color="white", ha="center", va="center", fontsize=11)
+        ax.set(title=label, xticks=[], yticks=[], xlabel="second token")
+        ax.set(xlim=(-0.5, K - 0.5), ylim=(K - 0.5, -0.5))
+        ax.spines[:].set_visible(False)
+    axes[0].set_ylabel("first token")
+    return fig
+
+
+def _jump(ax: Axes, start: tuple, end: tuple, share: float) -> None:
+    """A bent arrow between two nodes (row, column), wider the larger the share; what goes back bends the other way."""
+    far = abs(start[0] - end[0]) + abs(start[1] - end[1])
+    arrow = FancyArrowPatch(
+        start[::-1],
+        end[::-1],
+        connectionstyle=f"arc3,rad={0.15 if far == 1 else 0.3}",
+        arrowstyle=f"-|>,head_width={2 + 3 * share},head_length={3 + 4 * share}",
+        linewidth=0.3 + 4.5 * share,
+        color=COLOURS["noise"],
+        alpha=0.35 + 0.65 * share,
+        shrinkA=19,
+        shrinkB=19,
+    )
+    ax.add_patch(arrow)

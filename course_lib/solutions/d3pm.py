@@ -11,7 +11,7 @@ from itertools import combinations
 import torch
 import torch.nn.functional as F
 
-from ..checks import case, law, one_of
+from ..checks import at_least, case, law, one_of
 from ..exercise import define
 from ..listed import listed
 
@@ -168,91 +168,144 @@ define(
 )
 
 
-# --- absorbing_step ---
+# --- independence ---
 
 
-def absorbing_step(K, beta):
-    """Q = (1 - beta) I + beta 1 e_MASK^T over K tokens and MASK = K: row i is the law of what follows i."""
-    Q = (1 - beta) * torch.eye(K + 1, dtype=torch.float64)
-    Q[:, K] += beta  # MASK's own row becomes 1 - beta + beta = 1: it stays
-    return Q
+def independence(p):
+    """I(X_1; X_2) of two tokens with the joint distribution p (K, K), nats: the cost of drawing them independently."""
+    product = p.sum(1, keepdim=True) * p.sum(0)  # of the marginals
+    return (p * (p / product).log()).sum()
 
 
-def _over_tokens(K, beta):
-    Q = F.pad((1 - beta) * torch.eye(K) + beta / K, (0, 1, 0, 1)).double()
-    Q[K, K] = 1
-    return Q
+def by_entropies(p):
+    """H(X_1) + H(X_2) - H(X_1, X_2)."""
+    parts = (p.sum(0), p.sum(1), p)
+    first, second, pair = (torch.special.entr(q).sum() for q in parts)
+    return first + second - pair
+
+
+def _number(got, a):
+    """A number in place of a tensor is as good."""
+    return torch.as_tensor(got, dtype=torch.float64)
+
+
+def _joint(*shape):
+    p = torch.rand(shape, dtype=torch.float64) ** 2 + 0.02
+    return p / p.sum()
 
 
 define(
-    absorbing_step,
-    truth=masked,
-    cases=lambda: [(2, 0.2), (3, 0.7), (5, 0.35)],
+    independence,
+    truth=by_entropies,
+    cases=lambda: [(_joint(2, 3),), (_joint(3, 3),), (_joint(5, 4),)],
     limits={
-        "at beta = 0 everything stays": {"beta": 0.0},
-        "at beta = 1 every token is MASK after the step": {"beta": 1.0},
+        "where the second token does not depend on the first nothing is lost": {
+            "p": lambda a: a.p.sum(1, keepdim=True) * a.p.sum(0)
+        }
     },
-    properties=(law(),),
-    mistakes="""
-    transposed
-        return Q -> return Q.T
-        your columns are laws and your rows are not: row i must say what may follow i. (Some papers write the
-        transpose, and symmetric noise hides the mix-up)
-    MASK leaks back
-        return Q -> Q[K] = torch.tensor([beta / K] * K + [1 - beta]); return Q
-        your MASK turns into tokens again with probability beta: absorbing means that it stays
-    beta spread over the tokens
-        _over_tokens
-        beta is shared among the K tokens, which is uniform noise: here all of it goes to MASK
-    MASK's row does not sum to 1
-        Q[:, K] += -> Q[:K, K] +=
-        the last row sums to 1 - beta: the diagonal holds 1 - beta for tokens, but what is it for MASK?
-    one state too few
-        Q = -> K = K - 1; Q =
-        the matrix has K rows: MASK is a state of its own after the K tokens, number K
-    """,
+    properties=(at_least(0),),
+    read=_number,
+    mistakes={
+        "the other KL": (
+            "p * (p / product) -> product * (product / p)",
+            "this is KL(product || p). What is drawn is the product and what is right is p: "
+            "the mean is over the data, so p stands in front",
+        ),
+        "against the uniform distribution": (
+            "p.sum(1, keepdim=True) * p.sum(0) -> 1 / p.numel()",
+            "you compare p with the uniform distribution. The step draws each token from its own "
+            "marginal, and both marginals are right",
+        ),
+        "the entropy of the pair": (
+            "p / product -> 1 / p",
+            "this is the entropy of the pair: what the pair costs, not what independence adds to it",
+        ),
+        "the entropy of the product": (
+            "p / product -> 1 / product",
+            "this is what the pairs cost if each token is coded by its own marginal. Take off what they have to cost",
+        ),
+        "bits": (
+            "/ product).log() -> / product).log2()",
+            "too large by 1 / ln 2: bits, and the task asks for nats",
+        ),
+        "a sum over the first token only": (
+            "product).log()).sum() -> product).log()).sum(0)",
+            "one number for each second token: the loss of a pair is a sum over both",
+        ),
+    },
 )
 
 
-# --- gaussian_step ---
+# --- leave_one_out ---
 
 
-def gaussian_step(K, beta):
-    """Q[i, j] = exp(-4 (i - j)^2 / ((K - 1)^2 beta)) / its sum over all 2K - 1 offsets; the rest is on the diagonal."""
-    i = torch.arange(K, dtype=torch.float64)
-    weights = (-4 * (i[:, None] - i) ** 2 / ((K - 1) ** 2 * beta)).exp()
-    Z = 2 * weights[0].sum() - 1  # offsets of both signs, 0 once: one constant for all
-    Q = (weights / Z).fill_diagonal_(0)
-    return Q + torch.diag(1 - Q.sum(1))
+def leave_one_out(post, x_t, alpha_bar_t):
+    """p(x_0 = k | the other tokens of x_t): the posterior p(x_0 = k | x_t) over q(x_t | x_0 = k), normalised."""
+    K = post.shape[-1]
+    stays = F.one_hot(x_t, K).to(post)
+    evidence = alpha_bar_t * stays + (1 - alpha_bar_t) / K  # q(x_t | k) for every k
+    loo = post / evidence
+    return loo / loo.sum(-1, keepdim=True)
+
+
+def two_laws(p, alpha_bar):
+    """For two tokens with the joint law p (K, K) and every x_t: posterior, leave-one-out law, x_t; all by summation."""
+    K = len(p)
+    x_t = torch.cartesian_prod(torch.arange(K), torch.arange(K))
+    noise = replaced(K, alpha_bar)
+    seen = [
+        noise[:, x_t[:, i]].T for i in (0, 1)
+    ]  # (x_t, x_0): the evidence of each token
+    both = p * seen[0][:, :, None] * seen[1][:, None, :]
+    post = torch.stack([both.sum(2), both.sum(1)], 1)
+    loo = torch.stack(
+        [(p * seen[1][:, None, :]).sum(2), (p * seen[0][:, :, None]).sum(1)], 1
+    )
+    return _normalised(post), _normalised(loo), x_t
+
+
+def _two_tokens(K, alpha_bar):
+    p = torch.rand(K, K, dtype=torch.float64) ** 3
+    post, loo, x_t = two_laws(p / p.sum(), alpha_bar)
+    return case(post, x_t, alpha_bar, want=loo)
 
 
 define(
-    gaussian_step,
-    truth=spread,
-    cases=lambda: [(3, 2.0), (6, 0.5), (8, 0.1)],
-    limits={"with two tokens only the offset 1 is left": {"K": 2}},
-    properties=(law(), law(0)),
+    leave_one_out,
+    cases=lambda: [_two_tokens(3, 0.4), _two_tokens(4, 0.8)],
+    limits={
+        "at alpha_bar = 0, x_t says nothing about its token, and there is nothing to take off": {
+            "alpha_bar_t": 0.0
+        }
+    },
+    properties=(law(),),
     mistakes="""
-    a softmax of each row
-        Z = 2 * weights[0].sum() - 1 -> return _normalised(weights)
-        each row is divided by its own sum, and rows at the edge have a smaller one. Then Q is not symmetric, its
-        columns do not sum to 1, and the uniform law is not kept: divide by one constant
-    the largest row's sum
-        Z = 2 * weights[0].sum() - 1 -> Z = weights.sum(1).max()
-        your constant is the sum of the row in the middle, which holds nearly half of the 2K - 1 offsets. Offsets
-        beyond the edge count too
-    K instead of K - 1
-        (K - 1) ** 2 -> K**2
-        your distances are measured in units of K. From the first token to the last it is K - 1
-    the diagonal left as it was
-        Q = (weights / Z).fill_diagonal_(0) -> return weights / Z
-        your rows do not sum to 1: the diagonal is not the weight at offset 0 but what the other entries leave
-    offsets of one sign only
-        2 * weights[0].sum() - 1 -> weights[0].sum()
-        the constant sums K offsets, from 0 to K - 1. A token may move either way: there are 2K - 1 offsets
-    no factor 4
-        -4 * (i -> -1 * (i
-        your weights fall too slowly: the exponent has the factor 4
+    multiplied
+        post / evidence -> post * evidence
+        you count x_t a second time: the posterior holds its evidence already, and the task is to take it off
+    not normalised
+        loo / loo.sum(-1, keepdim=True) -> loo
+        your result does not sum to 1: after the division, divide by the sum over k
+    the noise forgotten
+        + (1 - alpha_bar_t) / K ->
+        not finite: your q(x_t | k) is 0 for every k but x_t. Noise may have turned any token into x_t: where is
+        (1 - alpha_bar) / K?
+    no noise at x_t itself
+        (1 - alpha_bar_t) / K -> (1 - alpha_bar_t) / K * (1 - stays)
+        your q(x_t | k) is alpha_bar at k = x_t. The fresh token may be the same one: (1 - alpha_bar) / K belongs
+        there too
+    a fresh token is never the same
+        (1 - alpha_bar_t) / K -> (1 - alpha_bar_t) / (K - 1) * (1 - stays)
+        your q(x_t | k) shares the noise among the K - 1 others and gives none to k = x_t. The fresh token is
+        drawn from all K
+    x_t struck out
+        post / evidence -> post * (1 - stays)
+        you give x_t itself the probability 0. x_0 may well be that token: what x_t says is to be forgotten, not
+        refuted
+    left as it is
+        loo = post / evidence -> return post
+        you return the posterior. With uniform noise x_t says something about its own token, and that must come
+        off
     """,
 )
 
@@ -343,122 +396,91 @@ define(
 )
 
 
-# --- leave_one_out ---
+# --- absorbing_step ---
 
 
-def leave_one_out(post, x_t, alpha_bar_t):
-    """p(x_0 = k | the other tokens of x_t): the posterior p(x_0 = k | x_t) over q(x_t | x_0 = k), normalised."""
-    K = post.shape[-1]
-    stays = F.one_hot(x_t, K).to(post)
-    evidence = alpha_bar_t * stays + (1 - alpha_bar_t) / K  # q(x_t | k) for every k
-    loo = post / evidence
-    return loo / loo.sum(-1, keepdim=True)
+def absorbing_step(K, beta):
+    """Q = (1 - beta) I + beta 1 e_MASK^T over K tokens and MASK = K: row i is the law of what follows i."""
+    Q = (1 - beta) * torch.eye(K + 1, dtype=torch.float64)
+    Q[:, K] += beta  # MASK's own row becomes 1 - beta + beta = 1: it stays
+    return Q
 
 
-def two_laws(p, alpha_bar):
-    """For two tokens with the joint law p (K, K) and every x_t: posterior, leave-one-out law, x_t; all by summation."""
-    K = len(p)
-    x_t = torch.cartesian_prod(torch.arange(K), torch.arange(K))
-    noise = replaced(K, alpha_bar)
-    seen = [
-        noise[:, x_t[:, i]].T for i in (0, 1)
-    ]  # (x_t, x_0): the evidence of each token
-    both = p * seen[0][:, :, None] * seen[1][:, None, :]
-    post = torch.stack([both.sum(2), both.sum(1)], 1)
-    loo = torch.stack(
-        [(p * seen[1][:, None, :]).sum(2), (p * seen[0][:, :, None]).sum(1)], 1
-    )
-    return _normalised(post), _normalised(loo), x_t
-
-
-def _two_tokens(K, alpha_bar):
-    p = torch.rand(K, K, dtype=torch.float64) ** 3
-    post, loo, x_t = two_laws(p / p.sum(), alpha_bar)
-    return case(post, x_t, alpha_bar, want=loo)
+def _over_tokens(K, beta):
+    Q = F.pad((1 - beta) * torch.eye(K) + beta / K, (0, 1, 0, 1)).double()
+    Q[K, K] = 1
+    return Q
 
 
 define(
-    leave_one_out,
-    cases=lambda: [_two_tokens(3, 0.4), _two_tokens(4, 0.8)],
+    absorbing_step,
+    truth=masked,
+    cases=lambda: [(2, 0.2), (3, 0.7), (5, 0.35)],
     limits={
-        "at alpha_bar = 0, x_t says nothing about its token, and there is nothing to take off": {
-            "alpha_bar_t": 0.0
-        }
+        "at beta = 0 everything stays": {"beta": 0.0},
+        "at beta = 1 every token is MASK after the step": {"beta": 1.0},
     },
     properties=(law(),),
     mistakes="""
-    multiplied
-        post / evidence -> post * evidence
-        you count x_t a second time: the posterior holds its evidence already, and the task is to take it off
-    not normalised
-        loo / loo.sum(-1, keepdim=True) -> loo
-        your result does not sum to 1: after the division, divide by the sum over k
-    the noise forgotten
-        + (1 - alpha_bar_t) / K ->
-        not finite: your q(x_t | k) is 0 for every k but x_t. Noise may have turned any token into x_t: where is
-        (1 - alpha_bar) / K?
-    no noise at x_t itself
-        (1 - alpha_bar_t) / K -> (1 - alpha_bar_t) / K * (1 - stays)
-        your q(x_t | k) is alpha_bar at k = x_t. The fresh token may be the same one: (1 - alpha_bar) / K belongs
-        there too
-    a fresh token is never the same
-        (1 - alpha_bar_t) / K -> (1 - alpha_bar_t) / (K - 1) * (1 - stays)
-        your q(x_t | k) shares the noise among the K - 1 others and gives none to k = x_t. The fresh token is
-        drawn from all K
-    x_t struck out
-        post / evidence -> post * (1 - stays)
-        you give x_t itself the probability 0. x_0 may well be that token: what x_t says is to be forgotten, not
-        refuted
-    left as it is
-        loo = post / evidence -> return post
-        you return the posterior. With uniform noise x_t says something about its own token, and that must come
-        off
+    transposed
+        return Q -> return Q.T
+        your columns are laws and your rows are not: row i must say what may follow i. (Some papers write the
+        transpose, and symmetric noise hides the mix-up)
+    MASK leaks back
+        return Q -> Q[K] = torch.tensor([beta / K] * K + [1 - beta]); return Q
+        your MASK turns into tokens again with probability beta: absorbing means that it stays
+    beta spread over the tokens
+        _over_tokens
+        beta is shared among the K tokens, which is uniform noise: here all of it goes to MASK
+    MASK's row does not sum to 1
+        Q[:, K] += -> Q[:K, K] +=
+        the last row sums to 1 - beta: the diagonal holds 1 - beta for tokens, but what is it for MASK?
+    one state too few
+        Q = -> K = K - 1; Q =
+        the matrix has K rows: MASK is a state of its own after the K tokens, number K
     """,
 )
 
 
-# --- hybrid ---
+# --- gaussian_step ---
 
 
-def hybrid(kl, ce, ce_weight, T):
-    """T (KL + ce_weight CE), one number per example: the small weight is on the cross-entropy."""
-    return T * (kl + ce_weight * ce)
-
-
-def step_by_step(kl, ce, ce_weight, T):
-    """T times over: one step's KL, and a share of the cross-entropy on top; each example on its own."""
-    return torch.stack(
-        [sum([k, ce_weight * c] * T) for k, c in zip(kl, ce, strict=True)]
-    )
+def gaussian_step(K, beta):
+    """Q[i, j] = exp(-4 (i - j)^2 / ((K - 1)^2 beta)) / its sum over all 2K - 1 offsets; the rest is on the diagonal."""
+    i = torch.arange(K, dtype=torch.float64)
+    weights = (-4 * (i[:, None] - i) ** 2 / ((K - 1) ** 2 * beta)).exp()
+    Z = 2 * weights[0].sum() - 1  # offsets of both signs, 0 once: one constant for all
+    Q = (weights / Z).fill_diagonal_(0)
+    return Q + torch.diag(1 - Q.sum(1))
 
 
 define(
-    hybrid,
-    truth=step_by_step,
-    cases=lambda: [
-        (*torch.rand(2, B, dtype=torch.float64) + 0.5, weight, T)
-        for B, weight, T in ((2, 0.05, 20), (5, 0.3, 7))
-    ],
-    limits={"at ce_weight = 0 the bound alone is left": {"ce_weight": 0.0}},
-    linear_in=("kl", "ce"),
-    gradients=("kl", "ce"),
+    gaussian_step,
+    truth=spread,
+    cases=lambda: [(3, 2.0), (6, 0.5), (8, 0.1)],
+    limits={"with two tokens only the offset 1 is left": {"K": 2}},
+    properties=(law(), law(0)),
     mistakes="""
-    the weight on the wrong term
-        kl + ce_weight * ce -> ce_weight * kl + ce
-        at ce_weight = 0 nothing is left of the KL: your weight is on the bound, and the cross-entropy has all the
-        say. Which of the two terms bounds the likelihood?
-    T on the KL only
-        T * (kl + ce_weight * ce) -> T * kl + ce_weight * ce
-        T multiplies the KL but not the cross-entropy, so its weight is T times smaller than the paper's
-    one number for the batch
-        T * (kl + ce_weight * ce) -> (T * (kl + ce_weight * ce)).mean()
-        one number for the whole batch: keep one per example, so that the time can be drawn by importance
-    a mix of the two
-        kl + ce_weight * ce -> (1 - ce_weight) * kl + ce_weight * ce
-        you take 1 - ce_weight of the KL. The cross-entropy is added to the whole bound, nothing is taken from it
-    T forgotten
-        T * (kl -> (kl
-        too small by T: the bound is a sum over T times, and here is one of them
+    a softmax of each row
+        Z = 2 * weights[0].sum() - 1 -> return _normalised(weights)
+        each row is divided by its own sum, and rows at the edge have a smaller one. Then Q is not symmetric, its
+        columns do not sum to 1, and the uniform law is not kept: divide by one constant
+    the largest row's sum
+        Z = 2 * weights[0].sum() - 1 -> Z = weights.sum(1).max()
+        your constant is the sum of the row in the middle, which holds nearly half of the 2K - 1 offsets. Offsets
+        beyond the edge count too
+    K instead of K - 1
+        (K - 1) ** 2 -> K**2
+        your distances are measured in units of K. From the first token to the last it is K - 1
+    the diagonal left as it was
+        Q = (weights / Z).fill_diagonal_(0) -> return weights / Z
+        your rows do not sum to 1: the diagonal is not the weight at offset 0 but what the other entries leave
+    offsets of one sign only
+        2 * weights[0].sum() - 1 -> weights[0].sum()
+        the constant sums K offsets, from 0 to K - 1. A token may move either way: there are 2K - 1 offsets
+    no factor 4
+        -4 * (i -> -1 * (i
+        your weights fall too slowly: the exponent has the factor 4
     """,
 )
 
@@ -554,6 +576,255 @@ define(
         _rows_first
         where an entry is negative and a row is off, the task wants 'negative': that is asked first
     """,
+)
+
+
+# --- count_weights ---
+
+
+def count_weights(alpha_bar, L):
+    """The weight of n masks of L, n = 1..L, in (6.13) with T steps: sum_t r_t C(L, n) (1 - abar_t)^n abar_t^(L - n)."""
+    s, t = alpha_bar[:-1, None], alpha_bar[1:, None]
+    opens = (s - t) / (1 - t)  # r of (6.12)
+    n = torch.arange(1, L + 1)
+    ways = torch.tensor([math.comb(L, k) for k in n.tolist()])
+    of_n = ways * (1 - t) ** n * t ** (L - n)  # the probability of n masks
+    return (opens * of_n).sum(0)
+
+
+def pattern_by_pattern(alpha_bar, L):
+    """The same by adding up the probabilities of all patterns of masks, step by step."""
+    weights = torch.zeros(L, dtype=torch.float64)
+    patterns = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * L)
+    patterns = patterns.reshape(-1, L)
+    for s, t in zip(alpha_bar[:-1].tolist(), alpha_bar[1:].tolist(), strict=True):
+        each = (patterns * (1 - t) + (1 - patterns) * t).prod(1) * (s - t) / (1 - t)
+        for n in range(1, L + 1):
+            weights[n - 1] += each[patterns.sum(1) == n].sum()
+    return weights
+
+
+def _falling_to_0(T):
+    """A table alpha_bar[0..T] from 1 to 0 with uneven steps."""
+    steps = torch.rand(T, dtype=torch.float64) + 0.2
+    return torch.cat([torch.ones(1), 1 - (steps / steps.sum()).cumsum(0)]).clamp(min=0)
+
+
+define(
+    count_weights,
+    truth=pattern_by_pattern,
+    cases=lambda: [(_falling_to_0(3), 2), (_falling_to_0(5), 4), (_falling_to_0(8), 3)],
+    limits={
+        "with one step all masks open at once: n = L has the weight 1, every other n 0": {
+            "alpha_bar": lambda a: torch.tensor([1.0, 0.0]).double()
+        },
+        "with many steps, whatever the clock, n masks have the weight 1 / n": {
+            "alpha_bar": lambda a: 1 - torch.linspace(0, 1, 801).double() ** 2
+        },
+    },
+    properties=(at_least(0),),
+    mistakes={
+        "masked now, not opened": (
+            "(s - t) / (1 - t) -> (s - t) / s",
+            "your r is the probability that a token becomes a mask in the step, (s - t) / s. The loss asks how "
+            "likely a mask of x_t opens: which share of the masks at t was none at s?",
+        ),
+        "the number of ways": (
+            "ways * (1 - t) -> (1 - t)",
+            "you have the probability of one given set of n masks. The weight is of all sets of n: how many are there?",
+        ),
+        "masks and tokens exchanged": (
+            "(1 - t) ** n * t ** (L - n) -> t**n * (1 - t) ** (L - n)",
+            "alpha_bar is the probability to stand: n masks have (1 - alpha_bar)^n",
+        ),
+        "at s": (
+            "(1 - t) ** n * t ** (L - n) -> (1 - s) ** n * s ** (L - n)",
+            "you count the masks at s. The network reads x_t: count them at t",
+        ),
+        "a mean over the steps": (
+            "(opens * of_n).sum(0) -> (opens * of_n).mean(0)",
+            "too small by T: the bound is a sum over the steps",
+        ),
+        "the limit at once": (
+            "return (opens * of_n).sum(0) -> return 1 / n.double()",
+            "this is the limit of many steps. With few of them many masks open together, and large n weighs more",
+        ),
+    },
+)
+
+
+# --- two_steps ---
+
+
+def two_steps(post, x_t, alpha, alpha_bar_s):
+    """The mixture sum_k q(x_s | x_t, k) post(k), and the plug-in (6.8) with post in the place of p~, normalised."""
+    K = post.shape[-1]
+    back = alpha * F.one_hot(x_t, K).to(post) + (1 - alpha) / K  # q(x_t | x_s)
+    there = alpha_bar_s * torch.eye(K).to(post) + (1 - alpha_bar_s) / K  # q(x_s | k)
+    joint = there * back[..., None, :]  # q(x_s, x_t | k), (B, L, k, x_s)
+    each = joint / joint.sum(-1, keepdim=True)  # q(x_s | x_t, k)
+    mixture = (post[..., None] * each).sum(-2)
+    plug_in = (post[..., None] * joint).sum(-2)
+    return mixture, plug_in / plug_in.sum(-1, keepdim=True)
+
+
+def token_by_token(post, x_t, alpha, alpha_bar_s):
+    """The posteriors of all k by Bayes' rule, mixed; and two matrices, a row through one, a column of the other."""
+    K = post.shape[-1]
+    every = torch.stack(
+        [
+            by_bayes(x_t, torch.full_like(x_t, k), alpha, alpha_bar_s, K)
+            for k in range(K)
+        ],
+        -1,
+    )
+    mixture = torch.einsum("blsk,blk->bls", every, post)
+    way = (post @ replaced(K, alpha_bar_s)) * replaced(K, alpha).T[x_t]
+    return mixture, _normalised(way)
+
+
+define(
+    two_steps,
+    truth=token_by_token,
+    cases=lambda: [
+        (_normalised(_joint(1, 2, 3)), tokens(3, 1, 2), 0.7, 0.6),
+        (_normalised(_joint(2, 3, 5)), tokens(5, 2, 3), 0.4, 0.8),
+    ],
+    limits={
+        "at alpha = 1 nothing happens from s to t, and x_s is x_t in both": {
+            "alpha": 1.0
+        },
+        "at alpha_bar_s = 1, s is 0: the mixture is the posterior itself, the plug-in is not": {
+            "alpha_bar_s": 1.0
+        },
+    },
+    parts=("mixture", "plug-in"),
+    mistakes={
+        "exchanged": (
+            "return mixture, plug_in / plug_in.sum(-1, keepdim=True) -> "
+            "return plug_in / plug_in.sum(-1, keepdim=True), mixture",
+            "the two have changed places: at s = 0 the mixture is the posterior itself",
+        ),
+        "the plug-in twice": (
+            "each = joint / joint.sum(-1, keepdim=True) -> each = joint / joint.sum((-2, -1), keepdim=True)",
+            "your mixture has one denominator for all k: each posterior q(x_s | x_t, k) is divided by its own "
+            "q(x_t | k)",
+        ),
+        "not normalised": (
+            "mixture, plug_in / plug_in.sum(-1, keepdim=True) -> mixture, plug_in",
+            "your plug-in does not sum to 1: (6.8) is a proportionality, divide by the sum over x_s",
+        ),
+        "the mixture twice": (
+            "plug_in = (post[..., None] * joint).sum(-2) -> plug_in = mixture",
+            "your plug-in is the mixture: multiply the column of x_t by post times Q-bar_s first, then normalise",
+        ),
+        "summed over x_s": (
+            "mixture = (post[..., None] * each).sum(-2) -> mixture = (post[..., None] * each).sum(-1)",
+            "your mixture is the posterior given back: the sum is over k, and x_s stays",
+        ),
+    },
+)
+
+
+# --- hybrid ---
+
+
+def hybrid(kl, ce, ce_weight, T):
+    """T (KL + ce_weight CE), one number per example: the small weight is on the cross-entropy."""
+    return T * (kl + ce_weight * ce)
+
+
+def step_by_step(kl, ce, ce_weight, T):
+    """T times over: one step's KL, and a share of the cross-entropy on top; each example on its own."""
+    return torch.stack(
+        [sum([k, ce_weight * c] * T) for k, c in zip(kl, ce, strict=True)]
+    )
+
+
+define(
+    hybrid,
+    truth=step_by_step,
+    cases=lambda: [
+        (*torch.rand(2, B, dtype=torch.float64) + 0.5, weight, T)
+        for B, weight, T in ((2, 0.05, 20), (5, 0.3, 7))
+    ],
+    limits={"at ce_weight = 0 the bound alone is left": {"ce_weight": 0.0}},
+    linear_in=("kl", "ce"),
+    gradients=("kl", "ce"),
+    mistakes="""
+    the weight on the wrong term
+        kl + ce_weight * ce -> ce_weight * kl + ce
+        at ce_weight = 0 nothing is left of the KL: your weight is on the bound, and the cross-entropy has all the
+        say. Which of the two terms bounds the likelihood?
+    T on the KL only
+        T * (kl + ce_weight * ce) -> T * kl + ce_weight * ce
+        T multiplies the KL but not the cross-entropy, so its weight is T times smaller than the paper's
+    one number for the batch
+        T * (kl + ce_weight * ce) -> (T * (kl + ce_weight * ce)).mean()
+        one number for the whole batch: keep one per example, so that the time can be drawn by importance
+    a mix of the two
+        kl + ce_weight * ce -> (1 - ce_weight) * kl + ce_weight * ce
+        you take 1 - ce_weight of the KL. The cross-entropy is added to the whole bound, nothing is taken from it
+    T forgotten
+        T * (kl -> (kl
+        too small by T: the bound is a sum over T times, and here is one of them
+    """,
+)
+
+
+# --- ce_weight ---
+
+
+def ce_weight(bound, ce, T, share):
+    """The lambda for which T lambda CE is `share` of bound + T lambda CE; bound is over all T steps, CE of one."""
+    return share / (1 - share) * bound / (T * ce)
+
+
+def by_halving(bound, ce, T, share):
+    """Bisection for the lambda that gives this share."""
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        part = sum([middle * ce] * T)
+        low, high = (middle, high) if part / (bound + part) < share else (low, middle)
+    return (low + high) / 2
+
+
+define(
+    ce_weight,
+    truth=by_halving,
+    cases=lambda: [(2.0, 1.25, 40, 0.2), (3.1, 0.9, 7, 0.5), (1.7, 2.2, 150, 0.04)],
+    limits={
+        "where the share is 1/2 the two terms are equal: T lambda CE is the bound": {
+            "share": 0.5
+        }
+    },
+    linear_in=("bound",),
+    properties=(at_least(0),),
+    read=_number,
+    mistakes={
+        "T forgotten": (
+            "(T * ce) -> ce",
+            "T times too large: the cross-entropy counts in each of the T steps, the bound once over all of them",
+        ),
+        "the share of the bound": (
+            "share / (1 - share) -> share",
+            "your cross-entropy is that share of the bound, and the task asks for a share of the whole loss",
+        ),
+        "T on the bound": (
+            "bound / (T * ce) -> T * bound / ce",
+            "T stands on the wrong side: `bound` is the sum over all steps already, and it is the "
+            "cross-entropy that counts T times",
+        ),
+        "the two terms exchanged": (
+            "bound / (T * ce) -> ce / (T * bound)",
+            "your weight falls where the bound grows: the larger the bound, the more weight the same share takes",
+        ),
+        "the share of the KL": (
+            "share / (1 - share) -> (1 - share) / share",
+            "your weight falls where the share grows: `share` is of the cross-entropy, not of the bound",
+        ),
+    },
 )
 
 

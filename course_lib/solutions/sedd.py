@@ -84,63 +84,6 @@ define(
 )
 
 
-# --- score_entropy ---
-
-
-def score_entropy(log_s, rho):
-    """s - rho log s + rho (log rho - 1), elementwise; rho > 0."""
-    s = log_s.exp()
-    K = rho * (rho.log() - 1)  # of rho alone: it makes the loss 0 at s = rho
-    return s - rho * log_s + K
-
-
-def integrated(log_s, rho):
-    """The loss whose slope in s is 1 - rho / s and which is 0 at s = rho, summed up in small steps."""
-    grid = torch.linspace(0, 1, 20001, dtype=torch.float64)
-    grid = grid.reshape(-1, *[1] * log_s.ndim)
-    path = rho.log() + grid * (log_s - rho.log())  # from log rho to log s
-    slope = (path.exp() - rho) * (log_s - rho.log())  # d/dlog s = s - rho
-    return torch.trapezoid(slope, dx=1 / 20000, dim=0)
-
-
-define(
-    score_entropy,
-    truth=integrated,
-    cases=lambda: [
-        (double(-1.5, 0.3, 2.0), double(0.5, 2.0, 0.7)),
-        (torch.randn(2, 4, dtype=torch.float64), drawn(2, 4, low=0.3)),
-    ],
-    limits={
-        "at s = rho the score is right and costs nothing": {
-            "log_s": lambda a: a.rho.log()
-        }
-    },
-    properties=(at_least(0, "at s = rho it is 0, and a wrong score costs more"),),
-    gradients=("log_s",),
-    mistakes="""
-    without K(rho)
-        * log_s + K -> * log_s
-        your loss is not 0 at s = rho, and negative in places: the term that depends on rho alone is missing. It
-        moves no gradient, and it is what makes the loss a bound
-    K without the -1
-        rho.log() - 1 -> rho.log()
-        at s = rho your loss is rho: K(rho) = rho (log rho - 1), and the -1 is missing
-    s and rho swapped
-        s = log_s.exp() -> log_s, rho = rho.log(), log_s.exp(); s = log_s.exp()
-        s and rho have changed places. Score entropy is not symmetric: the true ratio stands before the logarithm
-    the log not weighted
-        rho * log_s -> log_s
-        your minimum is at s = 1 whatever rho is: the logarithm of s has the weight rho
-    squares
-        s - rho * log_s + K -> (s - rho) ** 2 / 2
-        these are squares: they hardly mind a score near 0, where a ratio may be wrong by any factor
-    log_s taken for s
-        s = log_s.exp() -> s, log_s = log_s, log_s.abs().log()
-        the network gives log s: take its exponential before it stands for s
-    """,
-)
-
-
 # --- reverse_rates ---
 
 
@@ -206,136 +149,135 @@ define(
 )
 
 
-# --- uniform_ratio ---
+# --- score_entropy ---
 
 
-def uniform_ratio(sigma, K):
-    """rho = q(another token | x_0) / q(x_0 | x_0) for uniform noise: e1 / (e1 + K), e1 = expm1(sigma)."""
-    e1 = torch.expm1(sigma)
-    return e1 / (e1 + K)
+def score_entropy(log_s, rho):
+    """s - rho log s + rho (log rho - 1), elementwise; rho > 0."""
+    s = log_s.exp()
+    K = rho * (rho.log() - 1)  # of rho alone: it makes the loss 0 at s = rho
+    return s - rho * log_s + K
 
 
-def by_matrix(sigma, K):
-    """From exp(sigma R), written out (small K), in float64; beyond, from its two entries."""
-    sigma = sigma.double()
-    if K <= 8:
-        Q = torch.stack([torch.matrix_exp(v * uniform_rates(K)) for v in sigma])
-        return Q[:, 0, 1] / Q[:, 0, 0]
-    lost = -torch.expm1(-sigma) / K
-    return lost / ((-sigma).exp() + lost)
-
-
-NO_DIGITS = (
-    "right for numbers with many digits; but with 65,536 tokens and small sigma float32 has none left where 1 minus "
-    "nearly 1 is taken: the ratio comes out 0, or off by more than a thousandth. Bring it to one fraction"
-)
-
-
-def few_digits(fn):
-    """Small sigma in float32, many tokens: a thousandth may be lost, as exp(sigma) - 1 does."""
-    small = torch.tensor([1e-4, 1e-3, 3e-2])
-    off = (
-        (torch.as_tensor(fn(small, 65_536)).double() / by_matrix(small, 65_536) - 1)
-        .abs()
-        .max()
-    )
-    return None if off < 1e-3 else NO_DIGITS
+def integrated(log_s, rho):
+    """The loss whose slope in s is 1 - rho / s and which is 0 at s = rho, summed up in small steps."""
+    grid = torch.linspace(0, 1, 20001, dtype=torch.float64)
+    grid = grid.reshape(-1, *[1] * log_s.ndim)
+    path = rho.log() + grid * (log_s - rho.log())  # from log rho to log s
+    slope = (path.exp() - rho) * (log_s - rho.log())  # d/dlog s = s - rho
+    return torch.trapezoid(slope, dx=1 / 20000, dim=0)
 
 
 define(
-    uniform_ratio,
-    truth=by_matrix,
-    cases=lambda: [(double(0.1, 1.0, 5.0), 5), (double(0.7, 2.0), 2)],
+    score_entropy,
+    truth=integrated,
+    cases=lambda: [
+        (double(-1.5, 0.3, 2.0), double(0.5, 2.0, 0.7)),
+        (torch.randn(2, 4, dtype=torch.float64), drawn(2, 4, low=0.3)),
+    ],
     limits={
-        "at sigma = 0 nothing has happened: another token has probability 0": {
-            "sigma": double(0.0, 0.0)
-        },
-        "for large sigma all tokens are equally likely, and the ratio is 1": {
-            "sigma": double(40.0)
-        },
+        "at s = rho the score is right and costs nothing": {
+            "log_s": lambda a: a.rho.log()
+        }
     },
-    properties=(at_least(0),),
-    also=few_digits,
-    mistakes=listed("""
-    the rates of the paper
-        torch.expm1(sigma) -> torch.expm1(K * sigma)
-        you have exp(sigma K R): the paper prints 11^T - K I, its code divides by K, and so do we. A token is kept
-        with probability e^-sigma
-    upside down
-        e1 / (e1 + K) -> (e1 + K) / e1
-        your ratio is above 1: x_0 itself is the likeliest token, and stands below
-    the fresh token is never x_0
-        e1 / (e1 + K) -> e1 / (K - 1)
-        your ratio passes 1 as sigma grows: the fresh token may be x_0 again, so the lower probability has a share
-        of the noise, too
-    K forgotten
-        e1 + K -> e1 + 1
-        your ratio does not depend on K: the noise is shared by K tokens
-    """)
-    | {
-        "a difference of ones": ("e1 / (e1 + K) -> 1 - K / (e1 + K)", NO_DIGITS),
-    },
-)
-
-
-# --- tweedie ---
-
-
-def tweedie(s, x_t, D):
-    """p(x_s = y | x_t) for uniform noise: (s exp(-D R))_y exp(D R)[y, x_t]. s (B, K) with s[x_t] = 1, x_t (B,)."""
-    K, kept = s.shape[-1], math.exp(-D)
-    before = s / kept + (1 - 1 / kept) / K * s.sum(-1, keepdim=True)
-    there = kept * F.one_hot(x_t, K) + (1 - kept) / K
-    return before * there
-
-
-def by_exponentials(s, x_t, D):
-    """The same with matrices."""
-    R = uniform_rates(s.shape[-1])
-    return (s @ torch.matrix_exp(-D * R)) * torch.matrix_exp(D * R)[:, x_t].T
-
-
-def _score_cases():
-    """Scores of a law that has been through noise, at every token."""
-    for B, K, D in ((5, 3, 0.4), (3, 4, 1.1)):
-        p = drawn(K, low=0.5) @ torch.matrix_exp(2 * uniform_rates(K))
-        x_t = torch.randint(K, (B,))
-        yield p / p[x_t, None], x_t, D
-
-
-define(
-    tweedie,
-    truth=by_exponentials,
-    cases=lambda: list(_score_cases()),
-    limits={"at D = 0 no time has passed, and x_s is x_t": {"D": 0.0}},
-    properties=(law(),),
+    properties=(at_least(0, "at s = rho it is 0, and a wrong score costs more"),),
+    gradients=("log_s",),
     mistakes="""
-    noise added to the score, not taken off
-        s / kept + (1 - 1 / kept) / K -> s * kept + (1 - kept) / K
-        you multiply s by exp(+D R): that makes it the score of a later time. To go back, exp(-D R)
-    the score left as it is
-        before * there -> s * there
-        s holds ratios at time t, and you need p_s(y) / p_t(x_t): multiply by exp(-D R) first
-    the second factor missing
-        before * there -> before
-        your laws do not sum to 1: p_s(y) / p_t(x_t) must be multiplied by the chance that y became x_t
-    s taken for a law
-        / K * s.sum(-1, keepdim=True) -> / K
-        you take the sum of s for 1. s holds ratios, 1 at x_t, and sums to 1 / p(x_t): what does s 11^T give?
-    Euler
-        K, kept = -> return _euler(s, x_t, D); K, kept =
-        this is Euler's step, D times the rates: exact only as D goes to 0
-    K times the rates
-        math.exp(-D) -> math.exp(-D * s.shape[-1])
-        your D is K times too large: R is normalised, a token is kept with probability e^-D
+    without K(rho)
+        * log_s + K -> * log_s
+        your loss is not 0 at s = rho, and negative in places: the term that depends on rho alone is missing. It
+        moves no gradient, and it is what makes the loss a bound
+    K without the -1
+        rho.log() - 1 -> rho.log()
+        at s = rho your loss is rho: K(rho) = rho (log rho - 1), and the -1 is missing
+    s and rho swapped
+        s = log_s.exp() -> log_s, rho = rho.log(), log_s.exp(); s = log_s.exp()
+        s and rho have changed places. Score entropy is not symmetric: the true ratio stands before the logarithm
+    the log not weighted
+        rho * log_s -> log_s
+        your minimum is at s = 1 whatever rho is: the logarithm of s has the weight rho
+    squares
+        s - rho * log_s + K -> (s - rho) ** 2 / 2
+        these are squares: they hardly mind a score near 0, where a ratio may be wrong by any factor
+    log_s taken for s
+        s = log_s.exp() -> s, log_s = log_s, log_s.abs().log()
+        the network gives log s: take its exponential before it stands for s
     """,
 )
 
 
-def _euler(s, x_t, D):
-    K = s.shape[-1]
-    jump = D / K * s * (1 - F.one_hot(x_t, K))
-    return jump + (1 - jump.sum(-1, keepdim=True)) * F.one_hot(x_t, K)
+# --- least_loss ---
+
+
+def least_loss(p0, Q, R):
+    """The least value of (7.9) for one token at one noise level. p0 (K,), Q (K, K) from x_0 to x_t, R (K, K) rates."""
+    p_t = p0 @ Q
+    s = p_t / p_t[:, None]  # s[x, y], what a perfect network says
+    rho = Q[:, None, :] / Q[:, :, None]  # rho[x_0, x, y]
+    loss = s - rho * s.log() + rho * (rho.log() - 1)
+    weight = R.T.clone().fill_diagonal_(0)  # R[y, x] at [x, y]
+    joint = p0[:, None] * Q  # of x_0 and x
+    return (joint[..., None] * weight * loss).sum()
+
+
+def information_lost(p0, Q, R, h=1e-4):
+    """How fast I(x_0; x_t) falls: its difference over a short stretch of noise before and after."""
+
+    def known(Q):
+        joint = p0[:, None] * Q
+        return (joint * (Q / joint.sum(0)).log()).sum()
+
+    before, after = (Q @ torch.matrix_exp(d * R) for d in (-h, h))
+    return (known(before) - known(after)) / (2 * h)
+
+
+def _noisy_cases():
+    """Rates that are not symmetric, and the noise that they make."""
+    for K, sigma in ((2, 0.8), (3, 0.5), (5, 1.2)):
+        R = drawn(K, K, low=0.2).fill_diagonal_(0)
+        R = R - R.sum(1).diag()
+        p0 = drawn(K)
+        yield p0 / p0.sum(), torch.matrix_exp(sigma * R), R
+
+
+define(
+    least_loss,
+    truth=information_lost,
+    cases=lambda: list(_noisy_cases()),
+    limits={
+        "where x_t has forgotten x_0 the network knows as much as the noise, and the least loss is 0": {
+            "Q": lambda a: torch.matrix_exp(60 * a.R)
+        }
+    },
+    linear_in=("R",),
+    properties=(at_least(0),),
+    read=lambda got, a: torch.as_tensor(got, dtype=torch.float64),
+    mistakes={
+        "the loss against the true ratio": (
+            "rho = Q[:, None, :] / Q[:, :, None] -> rho = s",
+            "your least loss is 0: that is (7.8), whose ratio is the true one. In (7.9) the ratio knows x_0, "
+            "the network does not, and a perfect network cannot reach it",
+        ),
+        "without K(rho)": (
+            "+ rho * (rho.log() - 1) -> ",
+            "negative in places: K(rho) is missing. It moves no gradient, but it is what makes the least value "
+            "mean something",
+        ),
+        "rates out of x": (
+            "R.T.clone() -> R.clone()",
+            "you weigh with R[x, y]. The reverse jump from x to y has the rate of the forward one INTO x: R[y, x]",
+        ),
+        "a network that knows x_0": (
+            "s = p_t / p_t[:, None] -> s = (Q / Q.sum(0))[:1] / (Q / Q.sum(0))[:1].T",
+            "your network takes the data for one fixed token: its best answer is the ratio of p_t, the mixture over "
+            "all x_0",
+        ),
+        "x_0 all alike": (
+            "joint = p0[:, None] * Q -> joint = Q / len(p0)",
+            "your mean takes all x_0 for equally likely: weigh with p0",
+        ),
+    },
+)
 
 
 # --- masks_loss ---
@@ -408,6 +350,138 @@ define(
         .sum(1) -> .sum(1) / masks.sum(1)
         you take the mean over the masks; the bound is a sum over positions
     """,
+)
+
+
+# --- tweedie ---
+
+
+def tweedie(s, x_t, D):
+    """p(x_s = y | x_t) for uniform noise: (s exp(-D R))_y exp(D R)[y, x_t]. s (B, K) with s[x_t] = 1, x_t (B,)."""
+    K, kept = s.shape[-1], math.exp(-D)
+    before = s / kept + (1 - 1 / kept) / K * s.sum(-1, keepdim=True)
+    there = kept * F.one_hot(x_t, K) + (1 - kept) / K
+    return before * there
+
+
+def by_exponentials(s, x_t, D):
+    """The same with matrices."""
+    R = uniform_rates(s.shape[-1])
+    return (s @ torch.matrix_exp(-D * R)) * torch.matrix_exp(D * R)[:, x_t].T
+
+
+def _score_cases():
+    """Scores of a law that has been through noise, at every token."""
+    for B, K, D in ((5, 3, 0.4), (3, 4, 1.1)):
+        p = drawn(K, low=0.5) @ torch.matrix_exp(2 * uniform_rates(K))
+        x_t = torch.randint(K, (B,))
+        yield p / p[x_t, None], x_t, D
+
+
+define(
+    tweedie,
+    truth=by_exponentials,
+    cases=lambda: list(_score_cases()),
+    limits={"at D = 0 no time has passed, and x_s is x_t": {"D": 0.0}},
+    properties=(law(),),
+    mistakes="""
+    noise added to the score, not taken off
+        s / kept + (1 - 1 / kept) / K -> s * kept + (1 - kept) / K
+        you multiply s by exp(+D R): that makes it the score of a later time. To go back, exp(-D R)
+    the score left as it is
+        before * there -> s * there
+        s holds ratios at time t, and you need p_s(y) / p_t(x_t): multiply by exp(-D R) first
+    the second factor missing
+        before * there -> before
+        your laws do not sum to 1: p_s(y) / p_t(x_t) must be multiplied by the chance that y became x_t
+    s taken for a law
+        / K * s.sum(-1, keepdim=True) -> / K
+        you take the sum of s for 1. s holds ratios, 1 at x_t, and sums to 1 / p(x_t): what does s 11^T give?
+    Euler
+        K, kept = -> return _euler(s, x_t, D); K, kept =
+        this is Euler's step, D times the rates: exact only as D goes to 0
+    K times the rates
+        math.exp(-D) -> math.exp(-D * s.shape[-1])
+        your D is K times too large: R is normalised, a token is kept with probability e^-D
+    """,
+)
+
+
+def _euler(s, x_t, D):
+    K = s.shape[-1]
+    jump = D / K * s * (1 - F.one_hot(x_t, K))
+    return jump + (1 - jump.sum(-1, keepdim=True)) * F.one_hot(x_t, K)
+
+
+# --- uniform_ratio ---
+
+
+def uniform_ratio(sigma, K):
+    """rho = q(another token | x_0) / q(x_0 | x_0) for uniform noise: e1 / (e1 + K), e1 = expm1(sigma)."""
+    e1 = torch.expm1(sigma)
+    return e1 / (e1 + K)
+
+
+def by_matrix(sigma, K):
+    """From exp(sigma R), written out (small K), in float64; beyond, from its two entries."""
+    sigma = sigma.double()
+    if K <= 8:
+        Q = torch.stack([torch.matrix_exp(v * uniform_rates(K)) for v in sigma])
+        return Q[:, 0, 1] / Q[:, 0, 0]
+    lost = -torch.expm1(-sigma) / K
+    return lost / ((-sigma).exp() + lost)
+
+
+NO_DIGITS = (
+    "right for numbers with many digits; but with 65,536 tokens and small sigma float32 has none left where 1 minus "
+    "nearly 1 is taken: the ratio comes out 0, or off by more than a thousandth. Bring it to one fraction"
+)
+
+
+def few_digits(fn):
+    """Small sigma in float32, many tokens: a thousandth may be lost, as exp(sigma) - 1 does."""
+    small = torch.tensor([1e-4, 1e-3, 3e-2])
+    off = (
+        (torch.as_tensor(fn(small, 65_536)).double() / by_matrix(small, 65_536) - 1)
+        .abs()
+        .max()
+    )
+    return None if off < 1e-3 else NO_DIGITS
+
+
+define(
+    uniform_ratio,
+    truth=by_matrix,
+    cases=lambda: [(double(0.1, 1.0, 5.0), 5), (double(0.7, 2.0), 2)],
+    limits={
+        "at sigma = 0 nothing has happened: another token has probability 0": {
+            "sigma": double(0.0, 0.0)
+        },
+        "for large sigma all tokens are equally likely, and the ratio is 1": {
+            "sigma": double(40.0)
+        },
+    },
+    properties=(at_least(0),),
+    also=few_digits,
+    mistakes=listed("""
+    the rates of the paper
+        torch.expm1(sigma) -> torch.expm1(K * sigma)
+        you have exp(sigma K R): the paper prints 11^T - K I, its code divides by K, and so do we. A token is kept
+        with probability e^-sigma
+    upside down
+        e1 / (e1 + K) -> (e1 + K) / e1
+        your ratio is above 1: x_0 itself is the likeliest token, and stands below
+    the fresh token is never x_0
+        e1 / (e1 + K) -> e1 / (K - 1)
+        your ratio passes 1 as sigma grows: the fresh token may be x_0 again, so the lower probability has a share
+        of the noise, too
+    K forgotten
+        e1 + K -> e1 + 1
+        your ratio does not depend on K: the noise is shared by K tokens
+    """)
+    | {
+        "a difference of ones": ("e1 / (e1 + K) -> 1 - K / (e1 + K)", NO_DIGITS),
+    },
 )
 
 

@@ -27,12 +27,13 @@ CHAPTERS = {
     ),
     "d3pm": (
         5,
-        "uniform_marginal multinomial_posterior absorbing_step gaussian_step absorbing_loss leave_one_out"
-        " hybrid fault reveal",
+        "uniform_marginal multinomial_posterior independence leave_one_out absorbing_loss absorbing_step gaussian_step"
+        " fault count_weights two_steps hybrid ce_weight reveal",
     ),
     "sedd": (
         4,
-        "concrete_score score_entropy reverse_rates uniform_ratio tweedie masks_loss euler_steps next_level",
+        "concrete_score reverse_rates score_entropy least_loss masks_loss tweedie uniform_ratio"
+        " euler_steps next_level",
     ),
     "after_sedd": (
         4,

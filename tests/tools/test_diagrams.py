@@ -132,3 +132,51 @@ def test_words_appear_in_the_learned_colour_and_stay_in_black():
         diagrams.appearing({"a": [["x"]], "b": [["x", "y"]]}, "Message")
     with pytest.raises(ValueError, match="the same lines"):
         diagrams.appearing({}, "Message")
+
+
+TWO = {"now": {"data": [0.2, 0.8], "exact": [0.5, 0.5]}, "then": {"exact": [0.1, 0.9]}}
+
+
+def test_distributions_stand_beside_each_other_in_one_colour_a_label():
+    fig = diagrams.distributions(TWO, "Message")
+    now, then = fig.axes
+    heights = [[bar.get_height() for bar in bars] for bars in now.containers]
+    assert heights == [[0.2, 0.8], [0.5, 0.5]] and now.get_ylim() == (0, 1)
+    middles = [bar.get_x() + bar.get_width() / 2 for bars in now.containers for bar in bars]
+    assert np.allclose(middles, [-0.2, 0.8, 0.2, 1.2])  # around 0 and 1
+    assert [bar.get_height() for bar in then.containers[0]] == [0.1, 0.9]
+    assert then.containers[0][0].get_facecolor() == now.containers[1][0].get_facecolor()
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == ["data", "exact"]
+
+
+def test_a_graph_of_sentences_has_an_arrow_for_each_rate():
+    p = np.array([[0.1, 0.2], [0.3, 0.4]])
+    rates = np.zeros((4, 4))
+    rates[0, 1], rates[3, 1], rates[2, 2] = 1.0, 3.0, 9.0  # no arrow from a sentence to itself
+    fig = diagrams.sentence_graph(p, {"forwards": rates, "backwards": rates.T / 3}, "Message")
+    for ax, most in zip(fig.axes, (1.0, 1 / 3), strict=True):
+        wide = sorted(arrow.get_linewidth() for arrow in ax.patches)
+        assert np.allclose(wide, [0.3 + 4.5 * most / 3, 0.3 + 4.5 * most])
+    ends = [(tuple(a._posA_posB[0]), tuple(a._posA_posB[1])) for a in fig.axes[0].patches]
+    assert ends == [((0, 0), (1, 0)), ((1, 1), (1, 0))]  # columns are the second token
+    sizes = [float(nodes.get_sizes()[0]) for nodes in fig.axes[0].collections]
+    assert np.allclose(np.diff(sizes), 250)
+    assert [t.get_text() for t in fig.axes[0].texts] == ["00\n0.10", "01\n0.20", "10\n0.30", "11\n0.40"]
+    assert style.png(fig)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: diagrams.distributions({"a": {"x": [1.2, 0]}}, "t"), "x must hold probabilities"),
+        (lambda: diagrams.distributions({"a": {"x": [1, 0], "y": [1]}}, "t"), "y must hold 2 values"),
+        (lambda: diagrams.sentence_graph([0.5, 0.5], {}, "t"), r"p must be probabilities \(K, K\)"),
+        (
+            lambda: diagrams.sentence_graph(np.ones((2, 2)) / 4, {"R": np.ones((2, 2))}, "t"),
+            r"R must be rates \(4, 4\)",
+        ),
+    ],
+)
+def test_wrong_distributions_and_graphs_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

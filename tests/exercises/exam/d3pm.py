@@ -1,5 +1,7 @@
 """Answers to the exercises of chapter 6."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -261,3 +263,109 @@ def by_inverse(p0, x_t, chance, mask):
     out = x_t.clone()
     out[coin & (x_t == mask)] = tokens[coin & (x_t == mask)]
     return out
+
+
+# --- independence ---
+
+
+@wrong("d3pm.independence", "the marginals exchanged", r"marginal|exchang|transpos|second|first|axis|axes")
+def marginals_exchanged(p):
+    product = p.sum(0)[:, None] * p.sum(1)
+    return (
+        (p * (p.T / product).T.log()).sum() if p.shape[0] != p.shape[1] else (p * (p / product).log()).sum()
+    )
+
+
+@wrong(
+    "d3pm.independence", "the entropy of one token", r"entrop|pair|joint|independen|marginal|nothing is lost"
+)
+def one_entropy(p):
+    q = p.sum(1)
+    return -(q * q.log()).sum()
+
+
+@right("d3pm.independence", "conditional entropy taken off")
+def by_conditionals(p):
+    first, second = p.sum(1), p.sum(0)
+    inside = -(p * (p / first[:, None]).log()).sum()
+    return -(second * second.log()).sum() - inside
+
+
+# --- two_steps ---
+
+
+@wrong("d3pm.two_steps", "x_s = x_t in both brackets", r"alpha|mixture|plug|bracket")
+def alpha_bar_for_alpha(post, x_t, alpha, alpha_bar_s):
+    K = post.shape[-1]
+    back = alpha_bar_s * F.one_hot(x_t, K) + (1 - alpha_bar_s) / K
+    there = alpha_bar_s * torch.eye(K).double() + (1 - alpha_bar_s) / K
+    joint = there * back[..., None, :]
+    plug = (post[..., None] * joint).sum(-2)
+    return (post[..., None] * joint / joint.sum(-1, keepdim=True)).sum(-2), plug / plug.sum(-1, keepdim=True)
+
+
+@wrong(
+    "d3pm.two_steps",
+    "the posterior sharpened by a softmax",
+    r"softmax|exponent|\bsums?\b|normali|mixture|posterior",
+)
+def softmaxed(post, x_t, alpha, alpha_bar_s):
+    return two_right(post.softmax(-1), x_t, alpha, alpha_bar_s)
+
+
+@right("d3pm.two_steps", "matrices")
+def two_right(post, x_t, alpha, alpha_bar_s):
+    K = post.shape[-1]
+
+    def matrix(a):
+        return a * torch.eye(K).double() + (1 - a) / K
+
+    column = matrix(alpha).T[x_t]
+    seen = matrix(alpha * alpha_bar_s).T[x_t]
+    mixture = ((post / seen) @ matrix(alpha_bar_s)) * column
+    plug = (post @ matrix(alpha_bar_s)) * column
+    return mixture, plug / plug.sum(-1, keepdim=True)
+
+
+# --- ce_weight ---
+
+
+@wrong("d3pm.ce_weight", "the inverse", r"invers|reciprocal|upside|1 /|T")
+def upside_down(bound, ce, T, share):
+    return (1 - share) * T * ce / (share * bound)
+
+
+@wrong("d3pm.ce_weight", "T counted twice", r"\bT\b")
+def twice(bound, ce, T, share):
+    return share / (1 - share) * bound / (T * T * ce)
+
+
+@right("d3pm.ce_weight", "odds")
+def by_odds(bound, ce, T, share):
+    return bound / ((1 / share - 1) * ce * T)
+
+
+# --- count_weights ---
+
+
+@wrong("d3pm.count_weights", "one more", r"\bn\b|n = |shift|masks")
+def from_zero(alpha_bar, L):
+    s, t = alpha_bar[:-1, None], alpha_bar[1:, None]
+    n = torch.arange(0, L)
+    ways = torch.tensor([math.comb(L, k) for k in n.tolist()])
+    return ((s - t) / (1 - t) * ways * (1 - t) ** n * t ** (L - n)).sum(0)
+
+
+@wrong("d3pm.count_weights", "per mask", r"\bn\b|masks|1 / n|ways|comb")
+def per_mask(alpha_bar, L):
+    return weights_right(alpha_bar, L) / torch.arange(1, L + 1)
+
+
+@right("d3pm.count_weights", "the binomial of torch")
+def weights_right(alpha_bar, L):
+    t = alpha_bar[1:]
+    r = (alpha_bar[:-1] - t) / (1 - t)
+    rows = []
+    for n in range(1, L + 1):
+        rows.append((r * math.comb(L, n) * (1 - t) ** n * t ** (L - n)).sum())
+    return torch.stack(rows)

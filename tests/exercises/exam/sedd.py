@@ -201,3 +201,36 @@ def power(level, masks, u):
 @right("sedd.next_level", "logarithms")
 def by_logs(level, masks, u):
     return torch.exp(math.log(level) + torch.log(u) / masks)
+
+
+# --- least_loss ---
+
+
+@wrong(
+    "sedd.least_loss",
+    "the ratio of the data, not of the noise",
+    r"7\.9|ratio|x_0|rho|least loss is 0|K\(rho\)",
+)
+def true_ratio(p0, Q, R):
+    p_t = p0 @ Q
+    r = p_t / p_t[:, None]
+    return (p_t[:, None] * R.T * (r - r * r.log() + r * (r.log() - 1))).sum()
+
+
+@wrong("sedd.least_loss", "s upside down", r"upside|invers|reciprocal|s\b.*exchang|ratio|p_t")
+def turned(p0, Q, R):
+    p_t = p0 @ Q
+    s = p_t[:, None] / p_t
+    rho = Q[:, None, :] / Q[:, :, None]
+    W = R.T - R.diag().diag()
+    loss = s - rho * s.log() + rho * (rho.log() - 1)
+    return (p0[:, None, None] * Q[:, :, None] * W * loss).sum()
+
+
+@right("sedd.least_loss", "a difference of two means")
+def two_means(p0, Q, R):
+    p_t = p0 @ Q
+    W = R - R.diag().diag()
+    known = p0[:, None, None] * W * Q[:, :, None] * (Q[:, :, None] / Q[:, None, :]).log()
+    blurred = W * p_t[:, None] * (p_t[:, None] / p_t).log()
+    return known.sum() - blurred.sum()
