@@ -9,11 +9,12 @@
     word_vectors                                vectors from counts
     ngram   text_metrics                        judges of pictures, laws and text; they know no model
     embeddings   word_nets   block_nets         networks of words, and of blocks
+    length_extrapolation   cur                  longer rows than in training; matrices from a few rows and columns
     process_checks                              what processes are given, checked
     token_checks                                what noises and systems of tokens are given, checked
     categorical                                 noise on tokens: the base, drawing
     stationary   absorbing   mask_uniform
-    structured   information                    kinds of noise, and clocks made by information
+    structured   geodesics   information        kinds of noise, and clocks made by information
     process                                     the contract, and the one sampling loop
     wrapper   infilling                         processes around processes; known parts put back
     unified                                     estimate x_0, corrupt it again: any corruption

@@ -5,24 +5,28 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .layers import TimeEmbedding, dropping, only, zero
 from .shapes import Mask, PerExample, check_count
 
 Heads = Float[Tensor, "B heads L d"]
+Start = int | Int[Tensor, " L"]  # of the first position, or of all
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def rotate(x: Heads, start: int = 0) -> Heads:
+def rotate(x: Heads, start: Start = 0) -> Heads:
     """Rotary positions: turn pair i of a vector at position l = start, start + 1, ... by the angle l / 10000^(2i/d).
 
     Dot products of turned vectors depend on the difference of their positions only.  Su et al. 2021 (arXiv:2104.09864).
+    start  the first position, or all of them, (L,)
     """
     L, d = x.shape[-2:]
     frequency = 10000 ** (-torch.arange(0, d, 2, device=x.device) / d)
-    position = torch.arange(start, start + L, device=x.device)
+    position = start
+    if not isinstance(start, Tensor):
+        position = torch.arange(start, start + L, device=x.device)
     angle = position[:, None] * frequency  # (L, d / 2)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x.chunk(2, -1)
@@ -110,12 +114,12 @@ class Block(nn.Module):
         h: Float[Tensor, "B L H"],
         c: Float[Tensor, "B H"],
         keys: Bool[Tensor, "_ 1 _ keys"] | None,
-        start: int = 0,
+        start: Start = 0,
         extend: Extend | None = None,
     ) -> Float[Tensor, "B L H"]:
         """h and what attention and MLP add, given the time's vector c; keys says which positions are seen.
 
-        start, extend  the first position, and what puts a cache's keys and values before those of h
+        start, extend  the first position or all of them, and what puts a cache's keys and values before those of h
         """
         shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(c)[:, None].chunk(
             6, -1
@@ -178,15 +182,28 @@ class Transformer(nn.Module):
             cache.check(self, h)
             start = cache.length
         c, keys = self.time(u), None if mask is None else mask[:, None, None]
-        if self.causal:
-            earlier = self.earlier(h, start)
-            keys = earlier if keys is None else keys & earlier
+        seen = self.seen(h, start)
+        if seen is not None:
+            keys = seen if keys is None else keys & seen
+        start = self.positions(h, start)
         for i, block in enumerate(self.blocks):
             extend = None if cache is None else partial(cache.extend, i)
             h = block(h, c, keys, start, extend)
         if cache is not None:
             cache.length += h.shape[1]
         return self.norm(h)
+
+    # What a kind of attention overrides
+
+    def positions(self, h: Float[Tensor, "B L H"], start: int) -> Start:
+        """Where the positions of h stand, which begin at `start`: one after the other."""
+        return start
+
+    def seen(
+        self, h: Float[Tensor, "B L H"], start: int
+    ) -> Bool[Tensor, "1 1 L keys"] | None:
+        """Which positions those of h see, which begin at `start`; None for all."""
+        return self.earlier(h, start) if self.causal else None
 
     def earlier(
         self, h: Float[Tensor, "B L H"], start: int

@@ -53,6 +53,12 @@ def chapter(path) -> int:
     return int(number[0]) if number else 0
 
 
+def label(path) -> str:
+    """What its equations are numbered with: that of a chapter, or of an appendix, such as A1."""
+    letter = re.match(r"[A-Z]\d(?=_)", Path(path).name)
+    return letter[0] if letter else str(chapter(path))
+
+
 def numbered(nb, *kinds):
     """(number from 1, cell) of the cells of the given types, or of all."""
     return [(i, c) for i, c in enumerate(nb.cells, start=1) if not kinds or c.cell_type in kinds]
@@ -209,7 +215,7 @@ def compared(nb, path):
 
 def equations(nb, path):
     """Tags run (c.1), (c.2), ...; each is named by a code comment or a check cell; every name has its tag."""
-    c = chapter(path)
+    c = label(path)
     defined = re.findall(r"\\tag\{([^}]*)\}", "\n".join(prose(cell) for _, cell in numbered(nb, "markdown")))
     expected = [f"{c}.{n}" for n in range(1, len(defined) + 1)]
     found = []
@@ -234,7 +240,7 @@ def _names(cell, c):
     text = prose(cell)
     if cell.cell_type == "code" and "check" not in tags(cell):
         text = "\n".join(re.findall(r"#.*", cell.source))
-    return re.findall(rf"(?<![\w\])}}])\(({c}\.[1-9]\d*)\)", text) if c else []
+    return re.findall(rf"(?<![\w\])}}])\(({c}\.[1-9]\d*)\)", text) if c != "0" else []
 
 
 # chapters only

@@ -37,7 +37,7 @@ def chapters(root: Path = ROOT) -> str:
     rows = ["| chapter | question | Run All, 2 cores |", "|:--|:--|--:|"]
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         card = nbformat.read(path, as_version=4).cells[0].source
-        title = re.search(r"^# (?:\d+\. )?(.*)$", card, re.M)[1]
+        title = re.search(r"^# (?:[A-Z]?\d+\. )?(.*)$", card, re.M)[1]
         question = re.search(r"^\*\*Question\.\*\* (.*)$", card, re.M)
         seconds = f"{times[path.stem]['seconds']} s" if path.stem in times else "not measured"
         link = f"[{path.stem[:2]} {title}](notebooks/{path.name})"

@@ -17,7 +17,7 @@ PAGE = ROOT / "docs" / "REFERENCE.md"
 TASKS = {  # what one wants to do -> the files where that is done
     "Understand what a process is": "process wrapper unified shapes finite process_checks token_checks",
     "Choose a clock": "schedules information",
-    "Choose a noise on tokens": "categorical stationary absorbing mask_uniform structured",
+    "Choose a noise on tokens": "categorical stationary absorbing mask_uniform structured geodesics",
     "Choose a system for real numbers": "ddpm linear_sde sde",
     "Choose a system for tokens": "tokens d3pm mdlm sedd mask_count first_hitting ordered autoregressive",
     "Write with a masked model in another way": "samplers decoding remasking speculative",
@@ -25,7 +25,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Go beyond one length and one noise": "block_diffusion insertion duo",
     "Look into SEDD": "score_entropy tweedie",
     "Choose a system for words": "word_chain diffusion_lm diffuseq self_conditioning clamping",
-    "Build a network": "nets transformer layers embeddings word_vectors word_nets block_nets",
+    "Build a network": "nets transformer layers embeddings word_vectors word_nets block_nets length_extrapolation",
     "Load data": "data sentences text_stream batching verses pronunciations pairs downloads",
     "Train": "train validation learning_rate budget training_input checkpoint weights identity files",
     "Train as many processes": "parallel shares random_state checkpoint_parts",
@@ -35,7 +35,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Compare with published code": "released",
     "Guide": "guidance",
     "Choose among samples and mend them": "proofread",
-    "Measure": "evaluate enumerated joint likelihood image_judge distances ngram text_metrics",
+    "Measure": "evaluate enumerated joint likelihood image_judge distances ngram text_metrics cur",
     "Check against a perfect network": "oracle word_oracle",
     "Draw and move": "plots colours style widgets diagrams",
     "Teach: notebooks and exercises": "notebook errata predictions exercise checks listed diagnosis trial linear "

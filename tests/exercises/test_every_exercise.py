@@ -39,6 +39,7 @@ CHAPTERS = {
         4,
         "keep_the_likelier how_many opens accept who_sees others_only mask_rates residual",
     ),
+    "side_notes": (5, "shorter positions estimated"),
 }
 SPECS = {spec.name: spec for chapter in CHAPTERS for spec in of_chapter(chapter)}
 WRONG = [(name, label) for name, spec in SPECS.items() for label in spec.wrong]
