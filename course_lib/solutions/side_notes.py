@@ -49,29 +49,24 @@ define(
         },
     },
     properties=(at_least(0),),
-    mistakes={
-        "the longest": (
-            ".amin(1) -> .amax(1)",
-            "of all ways it is the shortest that counts: which of min and max is that?",
-        ),
-        "backwards": (
-            "W[None] -> W.T[None]",
-            "W[k, j] leads from k to j: in yours the edge is walked backwards",
-        ),
-        "the sum over ways": (
-            ".amin(1) -> .sum(1)",
-            "you add up all ways; a matrix product in which + takes the place of x needs "
-            "something else in the place of the sum",
-        ),
-        "a product": (
-            "D[:, :, None] + W[None] -> D[:, :, None] * W[None]",
-            "lengths along a way are added, not multiplied: what is the length of two edges of 2?",
-        ),
-        "entry by entry": (
-            lambda D, W: torch.minimum(D, W[: len(D)]),
-            "you compare D with W entry by entry: a way through a third word is never seen",
-        ),
-    },
+    mistakes="""
+    the longest
+        .amin(1) -> .amax(1)
+        of all ways it is the shortest that counts: which of min and max is that?
+    backwards
+        W[None] -> W.T[None]
+        W[k, j] leads from k to j: in yours the edge is walked backwards
+    the sum over ways
+        .amin(1) -> .sum(1)
+        you add up all ways; a matrix product in which + takes the place of x needs something else in the place of
+        the sum
+    a product
+        D[:, :, None] + W[None] -> D[:, :, None] * W[None]
+        lengths along a way are added, not multiplied: what is the length of two edges of 2?
+    entry by entry
+        = torch.minimum(D, W[: len(D)])
+        you compare D with W entry by entry: a way through a third word is never seen
+    """,
 )
 
 # --- positions ---
@@ -97,28 +92,23 @@ define(
     truth=one_at_a_time,
     cases=lambda: [(torch.rand(n), L) for n, L in ((5, 2), (9, 4), (20, 7), (6, 6))],
     properties=(at_least(0),),
-    mistakes={
-        "not in order": (
-            ".argsort()[:L].sort().values -> .argsort()[:L]",
-            "your positions do not rise: then a later letter may stand before an earlier one",
-        ),
-        "the scores": (
-            ".argsort()[:L] -> .sort().values[:L]",
-            "you return the scores themselves; wanted is where they stand",
-        ),
-        "the largest": (
-            "scores.argsort() -> scores.argsort(descending=True)",
-            "any L at random would do, but asked for are those of the smallest scores",
-        ),
-        "the first": (
-            "scores.argsort()[:L].sort().values -> torch.arange(L)",
-            "these are the positions of plain rotary attention: the scores have no say",
-        ),
-        "ranks of the first": (
-            lambda scores, L: scores.argsort().argsort()[:L].sort().values,
-            "argsort twice gives the rank of each score: whose rank is asked for?",
-        ),
-    },
+    mistakes="""
+    not in order
+        .argsort()[:L].sort().values -> .argsort()[:L]
+        your positions do not rise: then a later letter may stand before an earlier one
+    the scores
+        .argsort()[:L] -> .sort().values[:L]
+        you return the scores themselves; wanted is where they stand
+    the largest
+        scores.argsort() -> scores.argsort(descending=True)
+        any L at random would do, but asked for are those of the smallest scores
+    the first
+        scores.argsort()[:L].sort().values -> torch.arange(L)
+        these are the positions of plain rotary attention: the scores have no say
+    ranks of the first
+        = scores.argsort().argsort()[:L].sort().values
+        argsort twice gives the rank of each score: whose rank is asked for?
+    """,
 )
 
 # --- estimated ---
@@ -157,26 +147,21 @@ define(
     truth=whole,
     cases=lambda: [parts(N) for N in (6, 9, 15)],
     linear_in=("R",),
-    mistakes={
-        "no inverse": (
-            "torch.linalg.pinv(W) -> W.T",
-            "C W^T R: the crossing stands in C and in R, so it must be divided out once",
-        ),
-        "a sum": (
-            "R.mean(1) -> R.sum(1)",
-            "too large by the number of candidates: the risk is a mean over them",
-        ),
-        "mean over rows": (
-            lambda C, R, rows: (C @ torch.linalg.pinv(C[rows]) @ R).mean(0),
-            "you have averaged over the candidates that are judged; the mean is over those they are compared with",
-        ),
-        "columns only": (
-            "C @ torch.linalg.pinv(W) @ R.mean(1) -> C.mean(1)",
-            "this is the mean over the chosen columns: the rows have no say, though they were computed, too",
-        ),
-        "the first rows": (
-            "C[rows] -> C[: len(rows)]",
-            "the crossing is where your rows meet your columns: `rows` are not the first ones",
-        ),
-    },
+    mistakes="""
+    no inverse
+        torch.linalg.pinv(W) -> W.T
+        C W^T R: the crossing stands in C and in R, so it must be divided out once
+    a sum
+        R.mean(1) -> R.sum(1)
+        too large by the number of candidates: the risk is a mean over them
+    mean over rows
+        = (C @ torch.linalg.pinv(C[rows]) @ R).mean(0)
+        you have averaged over the candidates that are judged; the mean is over those they are compared with
+    columns only
+        C @ torch.linalg.pinv(W) @ R.mean(1) -> C.mean(1)
+        this is the mean over the chosen columns: the rows have no say, though they were computed, too
+    the first rows
+        C[rows] -> C[: len(rows)]
+        the crossing is where your rows meet your columns: `rows` are not the first ones
+    """,
 )
