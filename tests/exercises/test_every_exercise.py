@@ -35,6 +35,10 @@ CHAPTERS = {
         "concrete_score reverse_rates score_entropy least_loss masks_loss tweedie uniform_ratio"
         " euler_steps next_level",
     ),
+    "side_by_side": (
+        4,
+        "any_order bayes_rows renoised_variance two_at_once judgement per_letter draft_weights",
+    ),
     "after_sedd": (
         4,
         "keep_the_likelier how_many opens accept who_sees others_only mask_rates residual",

@@ -1,0 +1,159 @@
+"""Chapter 8's scoreboard: what every system reached on letters and on words, read from the files that recipes wrote.
+
+A row whose recipe has not been run says with which command it would be, and gets a number as soon as the file is there.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from ..evaluate import Estimate
+from ..files import read_json
+from ..plots import bars
+from .run import ASSETS, full_name, systems
+from .run import named as recipes_of
+
+KIND = ("exact", "at most")
+
+
+class Source(NamedTuple):
+    """Where a row comes from: the file of results, the keys of the mean and of its error in it."""
+
+    system: str
+    kind: str  # "exact" or "at most"
+    results: str  # chapter/name
+    mean: tuple[str, ...]
+    se: tuple[str, ...] = ()
+
+
+class Row(NamedTuple):
+    """One system. value is None where its recipe was not run yet, and `made` says how to."""
+
+    system: str
+    kind: str
+    value: Estimate | None
+    made: str
+
+
+def pair(system: str, kind: str, results: str, key: str) -> Source:
+    """A mean beside its error: x and x_se."""
+    return Source(system, kind, results, (key,), (f"{key}_se",))
+
+
+def within(system: str, kind: str, results: str, *keys: str) -> Source:
+    """A dict with mean and se."""
+    return Source(system, kind, results, (*keys, "mean"), (*keys, "se"))
+
+
+LETTERS = (
+    pair("autoregression", "exact", "06_d3pm/ar", "bits_per_char"),
+    Source("7-gram, Kneser-Ney", "exact", "06_d3pm/absorbing", ("ngram_bits", "7")),
+    pair("SEDD, masks, mass known", "at most", "07_sedd/absorbing", "bits_per_char"),
+    pair("D3PM, masks", "at most", "06_d3pm/absorbing", "bits_per_char"),
+    pair("MDLM", "at most", "07_sedd/mdlm", "bits_per_char"),
+    pair(
+        "SEDD, masks, mass learned", "at most", "07_sedd/learned_mass", "bits_per_char"
+    ),
+    pair("D3PM, random letters", "at most", "06_d3pm/uniform", "bits_per_char"),
+    pair("SEDD, random letters", "at most", "07_sedd/uniform", "bits_per_char"),
+)
+WORDS = (
+    within(
+        "autoregression", "exact", "06_d3pm/words_ar", "bounds", "autoregression, exact"
+    ),
+    within("4-gram, Kneser-Ney", "exact", "06_d3pm/words_masked", "kneser_ney", "4"),
+    within(
+        "masks, by their number",
+        "at most",
+        "06_d3pm/words_masked",
+        "bounds",
+        "any order",
+    ),
+    within(
+        "MDLM, the same weights", "at most", "06_d3pm/words_masked", "bounds", "MDLM"
+    ),
+    within(
+        "SEDD, the same weights",
+        "at most",
+        "06_d3pm/words_masked",
+        "bounds",
+        "SEDD, mass known",
+    ),
+    within(
+        "D3PM, the same weights",
+        "at most",
+        "06_d3pm/words_masked",
+        "bounds",
+        "D3PM, T = 1000",
+    ),
+    pair("Diffusion-LM", "at most", "04_diffusion_lm/full", "bound_per_word"),
+    within(
+        "D3PM, random words",
+        "at most",
+        "06_d3pm/words_uniform",
+        "bounds",
+        "D3PM, T = 1000",
+    ),
+    within(
+        "SEDD, the same random words",
+        "at most",
+        "06_d3pm/words_uniform",
+        "bounds",
+        "SEDD",
+    ),
+)
+
+
+def scoreboard(sources: Sequence[Source], assets: Path = ASSETS) -> list[Row]:
+    """One row for each source, in its order: bits per letter of LETTERS, nats per word (ends counted) of WORDS."""
+    return [row(source, assets) for source in sources]
+
+
+def row(source: Source, assets: Path) -> Row:
+    """The number of one source, and the minutes that its weights took; or the command that makes it."""
+    path = assets / f"{source.results}.results.json"
+    if not path.is_file():
+        command = f"python -m course_lib.recipes run {called(source.results)}"
+        return Row(source.system, source.kind, None, f"not trained yet: {command}")
+    results = read_json(path)
+    mean = inside(results, source.mean, path)
+    se = inside(results, source.se, path) if source.se else 0.0
+    log = read_json(path.with_name(path.name.replace(".results.", ".log.")))
+    made = f"{log['steps']:,} steps, {log['seconds'] / 60:.0f} min"
+    return Row(source.system, source.kind, Estimate(mean, se), made)
+
+
+def inside(results: dict, keys: Sequence[str], path: Path) -> float:
+    """The number under these keys; ValueError where a file has none there."""
+    value = results
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            raise ValueError(f"{path.name} must have a number at {' / '.join(keys)}")
+        value = value[key]
+    return float(value)
+
+
+def called(results: str) -> str:
+    """system.name of the recipe with these files."""
+    for system in systems():
+        for name, recipe in recipes_of(system).items():
+            if full_name(recipe) == results:
+                return f"{system}.{name}"
+    raise ValueError(f"results must be those of a recipe, but none writes {results}")
+
+
+def cells(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
+    """Rows of a table: system, number with its standard error, how it is meant, what made it."""
+    return [
+        (r.system, "-" if r.value is None else str(r.value), r.kind, r.made)
+        for r in rows
+    ]
+
+
+def figure(rows: Sequence[Row], title: str, xlabel: str) -> Figure:
+    """Bars with two standard errors of the rows that have a number."""
+    have = {r.system: r.value for r in rows if r.value is not None}
+    values = {name: value.mean for name, value in have.items()}
+    return bars(values, title, xlabel, {name: 2 * v.se for name, v in have.items()})
