@@ -25,6 +25,7 @@ MADE_BY = {  # ending of an asset's name: what it is and what writes it
     ".log.json": ("training log and command", "a recipe"),
     ".results.json": ("measured results", "a recipe"),
     "paper.json": ("numbers of the paper, with their source", "by hand"),
+    "which.png": ("figure of these", "`python -m tools.which_picture`"),
     "run_times.json": ("run times of the notebooks", "`make notebooks`"),
     ".png": ("picture", "`python -m tools.picture`"),
     ".gif": ("animation", "`python -m tools.text_picture`"),

@@ -11,11 +11,9 @@ from matplotlib.figure import Figure
 
 from ..evaluate import Estimate
 from ..files import read_json
-from ..plots import bars
+from ..plots import COLOURS, panels
 from .run import ASSETS, full_name, systems
 from .run import named as recipes_of
-
-KIND = ("exact", "at most")
 
 
 class Source(NamedTuple):
@@ -26,6 +24,7 @@ class Source(NamedTuple):
     results: str  # chapter/name
     mean: tuple[str, ...]
     se: tuple[str, ...] = ()
+    made: str = ""  # in place of the training of the file's weights
 
 
 class Row(NamedTuple):
@@ -47,15 +46,20 @@ def within(system: str, kind: str, results: str, *keys: str) -> Source:
     return Source(system, kind, results, (*keys, "mean"), (*keys, "se"))
 
 
+COUNTED = "counts of the training text"
 LETTERS = (
     pair("autoregression", "exact", "06_d3pm/ar", "bits_per_char"),
-    Source("7-gram, Kneser-Ney", "exact", "06_d3pm/absorbing", ("ngram_bits", "7")),
+    Source(
+        "7-gram, Kneser-Ney",
+        "exact",
+        "06_d3pm/absorbing",
+        ("ngram_bits", "7"),
+        made=COUNTED,
+    ),
     pair("SEDD, masks, mass known", "at most", "07_sedd/absorbing", "bits_per_char"),
     pair("D3PM, masks", "at most", "06_d3pm/absorbing", "bits_per_char"),
     pair("MDLM", "at most", "07_sedd/mdlm", "bits_per_char"),
-    pair(
-        "SEDD, masks, mass learned", "at most", "07_sedd/learned_mass", "bits_per_char"
-    ),
+    pair("SEDD, masks", "at most", "07_sedd/learned_mass", "bits_per_char"),
     pair("D3PM, random letters", "at most", "06_d3pm/uniform", "bits_per_char"),
     pair("SEDD, random letters", "at most", "07_sedd/uniform", "bits_per_char"),
 )
@@ -63,7 +67,9 @@ WORDS = (
     within(
         "autoregression", "exact", "06_d3pm/words_ar", "bounds", "autoregression, exact"
     ),
-    within("4-gram, Kneser-Ney", "exact", "06_d3pm/words_masked", "kneser_ney", "4"),
+    within(
+        "4-gram, Kneser-Ney", "exact", "06_d3pm/words_masked", "kneser_ney", "4"
+    )._replace(made=COUNTED),
     within(
         "masks, by their number",
         "at most",
@@ -120,6 +126,8 @@ def row(source: Source, assets: Path) -> Row:
     results = read_json(path)
     mean = inside(results, source.mean, path)
     se = inside(results, source.se, path) if source.se else 0.0
+    if source.made:
+        return Row(source.system, source.kind, Estimate(mean, se), source.made)
     log = read_json(path.with_name(path.name.replace(".results.", ".log.")))
     made = f"{log['steps']:,} steps, {log['seconds'] / 60:.0f} min"
     return Row(source.system, source.kind, Estimate(mean, se), made)
@@ -153,7 +161,63 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
 
 
 def figure(rows: Sequence[Row], title: str, xlabel: str) -> Figure:
-    """Bars with two standard errors of the rows that have a number."""
-    have = {r.system: r.value for r in rows if r.value is not None}
-    values = {name: value.mean for name, value in have.items()}
-    return bars(values, title, xlabel, {name: 2 * v.se for name, v in have.items()})
+    """Bars with two standard errors of the rows that have a number; exact ones in another colour than bounds."""
+    have = [r for r in rows if r.value is not None]
+    fig, ((ax,),) = panels(title, size=(9, 1.4 + 0.45 * len(have)))
+    for kind, role in (("exact", "data"), ("at most", "mask")):
+        at = [i for i, r in enumerate(have) if r.kind == kind]
+        means = [have[i].value.mean for i in at]
+        errors = [2 * have[i].value.se for i in at]
+        drawn = ax.barh(at, means, 0.7, color=COLOURS[role], xerr=errors, label=kind)
+        ax.bar_label(drawn, [f" {mean:.2f}" for mean in means], padding=6)
+    ax.set_yticks(range(len(have)), [r.system for r in have])
+    ax.invert_yaxis()
+    ax.margins(x=0.12)
+    ax.set_xlabel(xlabel)
+    ax.legend(loc="lower right", fontsize=11)
+    return fig
+
+
+def which(letters: dict) -> Figure:
+    """Three tasks, one panel each, from the results of side_by_side.letters: writing by cost, a gap, errors."""
+    fig, ((write, gap, errors),) = panels(
+        "Which should I use, and why? Lower is better in every panel", 1, 3, (13, 5)
+    )
+    writer = letters["calls"]["autoregression"][str(letters["length"])]
+    for name, colour in (
+        ("D3PM, masks", COLOURS["mask"]),
+        ("D3PM, random letters", COLOURS["accent"]),
+    ):
+        points = letters["calls"][name]
+        x = [v["seconds"] / writer["seconds"] for v in points.values()]
+        y = [v["judged_bits"] for v in points.values()]
+        write.plot(x, y, "o-", color=colour, label=name.removeprefix("D3PM, "))
+        for calls, at in zip(points, zip(x, y, strict=True), strict=True):
+            write.annotate(calls, at, (5, 4), textcoords="offset points", fontsize=12)
+    write.plot(
+        [1], [writer["judged_bits"]], "D", color=COLOURS["data"], label="autoregression"
+    )
+    write.axhline(
+        letters["real"]["judged_bits"], color=COLOURS["noise"], label="real text"
+    )
+    write.set(xscale="log", xlabel="cost of a text (autoregression = 1)")
+    write.set(ylabel="judge's bits per letter")
+    write.legend(fontsize=11)
+    tasks = {
+        gap: ("infilling", "judged_bits", "Fill a gap", "judge's bits per letter"),
+        errors: ("repair", "wrong", "Mend 10% wrong letters", "share still wrong"),
+    }
+    for ax, (task, key, title, label) in tasks.items():
+        found = {name: v[key] for name, v in letters[task].items()}
+        best = min(
+            found, key=lambda name: found[name]["mean"] + 9 * ("text itself" in name)
+        )
+        colours = [COLOURS["data"] if n == best else COLOURS["noise"] for n in found]
+        means = [v["mean"] for v in found.values()]
+        errors_of = [2 * v["se"] for v in found.values()]
+        ax.barh(list(range(len(found))), means, 0.5, color=colours, xerr=errors_of)
+        for i, name in enumerate(found):
+            ax.text(0, i - 0.3, name, fontsize=11, va="bottom")
+        ax.set(ylim=(len(found) - 0.4, -0.75), yticks=[], title=title, xlabel=label)
+    write.set_title("Write from nothing")
+    return fig

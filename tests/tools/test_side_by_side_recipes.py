@@ -50,6 +50,8 @@ def test_a_row_fills_itself(tmp_path):
     ]
     fig = B.figure([row, missing], "title", "nats")
     assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["a"]
+    assert [bar.get_width() for bar in fig.axes[0].patches] == [4.0]
+    assert B.row(source._replace(made="counts"), tmp_path).made == "counts"
     path.write_text("{}")
     with pytest.raises(
         ValueError, match="words_uniform.results.json must have a number at bounds / SEDD / mean"
@@ -57,6 +59,34 @@ def test_a_row_fills_itself(tmp_path):
         B.row(source, tmp_path)
     with pytest.raises(ValueError, match="none writes 06_d3pm/nothing"):
         B.row(B.pair("a", "exact", "06_d3pm/nothing", "x"), tmp_path)
+
+
+def test_the_figure_of_three_tasks_names_the_best():
+    value = {"mean": 2.0, "se": 0.1}
+    point = {"seconds": 1.0, "judged_bits": 4.0}
+    results = {
+        "length": 128,
+        "real": {"judged_bits": 1.5},
+        "calls": {
+            "autoregression": {"128": {"seconds": 2.0, "judged_bits": 2.0}},
+            "D3PM, masks": {"4": point, "16": point | {"seconds": 4.0, "judged_bits": 3.0}},
+            "D3PM, random letters": {"4": point},
+        },
+        "infilling": {
+            "masks": {"judged_bits": value},
+            "drafts": {"judged_bits": value | {"mean": 1.8}},
+            "the text itself": {"judged_bits": value | {"mean": 1.0}},
+        },
+        "repair": {"left as it is": {"wrong": value}, "masks": {"wrong": value | {"mean": 1.0}}},
+    }
+    write, gap, errors = B.which(results).axes
+    assert write.lines[0].get_xdata().tolist() == [0.5, 2.0] and write.lines[0].get_ydata().tolist() == [
+        4.0,
+        3.0,
+    ]
+    best = lambda ax: [i for i, bar in enumerate(ax.patches) if bar.get_facecolor()[2] > 0.9]  # noqa: E731
+    assert best(gap) == [1] and best(errors) == [1]
+    assert [bar.get_width() for bar in gap.patches] == [2.0, 1.8, 1.0]
 
 
 # Small parts
