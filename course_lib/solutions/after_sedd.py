@@ -7,14 +7,9 @@ A wrong answer in quotes is the reference with that text changed.
 import torch
 import torch.nn.functional as F
 
+from ..cases import laws, numbers, uniform
 from ..checks import at_least, at_most, case, law
 from ..exercise import define
-
-
-def laws(*shape):
-    """Random distributions along the last axis, float64, none of them flat."""
-    return (2 * torch.randn(*shape, dtype=torch.float64)).softmax(-1)
-
 
 # --- keep_the_likelier ---
 
@@ -56,10 +51,7 @@ define(
     cases=lambda: [
         (laws(3), laws(4)),
         (laws(5), laws(2)),
-        (
-            torch.tensor([0.5, 0.3, 0.2]).double(),
-            torch.tensor([0.5, 0.25, 0.25]).double(),
-        ),
+        (numbers(0.5, 0.3, 0.2), numbers(0.5, 0.25, 0.25)),
     ],
     limits={
         "if the first token is certain it always stays, and the second keeps its distribution": {
@@ -86,9 +78,6 @@ define(
     the loser stays
         >= -> <
         you keep the *less* probable of the two drawn tokens
-    only the first can win
-        + stays_2[None, :]) -> )
-        your probabilities sum to less than 1: the cases in which the second token stays are missing
     """,
 )
 
@@ -116,11 +105,11 @@ define(
     how_many,
     truth=by_trying,
     cases=lambda: [
-        (torch.tensor([0.9, 0.1, 0.4, 0.35, 1.2], dtype=torch.float64), 0.55),
-        (torch.tensor([0.3, 0.2, 0.8, 0.25, 0.6, 0.1, 1.5], dtype=torch.float64), 1.5),
-        (torch.tensor([1.1, 0.7], dtype=torch.float64), 0.3),
-        (torch.tensor([0.7, 0.9, 0.5, 0.6], dtype=torch.float64), 0.65),
-        (torch.tensor([0.2, 0.2, 0.2, 0.2, 0.2, 0.9], dtype=torch.float64), 0.7),
+        (numbers(0.9, 0.1, 0.4, 0.35, 1.2), 0.55),
+        (numbers(0.3, 0.2, 0.8, 0.25, 0.6, 0.1, 1.5), 1.5),
+        (numbers(1.1, 0.7), 0.3),
+        (numbers(0.7, 0.9, 0.5, 0.6), 0.65),
+        (numbers(0.2, 0.2, 0.2, 0.2, 0.2, 0.9), 0.7),
     ],
     limits={
         "at gamma = 0 one position opens, and nothing is lost": {"gamma": 0.0},
@@ -171,7 +160,7 @@ def balance(alpha_t, alpha_s, sigma):
 
 def falling_alphas(n):
     """alpha_t < alpha_s, and a sigma that is allowed."""
-    u = torch.rand(3, n, dtype=torch.float64)
+    u = uniform(3, n)
     alpha_t = 0.1 + 0.6 * u[0]
     alpha_s = alpha_t + (0.95 - alpha_t) * u[1]
     return alpha_t, alpha_s, u[2] * torch.clamp((1 - alpha_s) / alpha_t, max=1.0)
@@ -198,9 +187,6 @@ define(
     sigma for what stays
         (1 - sigma) * alpha_t -> sigma * alpha_t
         sigma is the probability that a token is *lost*; 1 - sigma of them are still there
-    per position, not per mask
-        ) / (1 - alpha_t) -> )
-        this is the share of all positions that open. Given that a position is MASK, divide by 1 - alpha_t
     divided by what is there
         / (1 - alpha_t) -> / alpha_t
         a mask is asked for: divide by the share of masks, 1 - alpha_t, not by that of tokens
@@ -239,16 +225,13 @@ define(
     limits={
         "where the choice does not depend on the state, every new token is accepted": {
             "w_y": lambda a: a.w_x
-        },
+        }
     },
     properties=(at_least(0.0), at_most(1.0)),
     mistakes="""
     upside down
         (back / there) -> (there / back)
         the ratio is upside down: what is easy to reach and hard to leave must be accepted less often
-    not cut at 1
-        .clamp(max=1) ->
-        some of your probabilities are above 1: cut them there
     all positions
         = (w_y / w_x).clamp(max=1).prod(1)
         you multiply the ratios of all positions: only the position that was chosen was chosen
@@ -368,9 +351,6 @@ define(
         posterior / said -> posterior
         this is the posterior, which has counted the token at hand. The reverse step of chapter 6 would count it
         again
-    not normalised
-        return left / left.sum(-1, keepdim=True) -> return left
-        your numbers do not sum to 1: normalise after the division
     the token at hand struck out
         posterior / said -> posterior * (1 - F.one_hot(x, K))
         you give x_0 = x_t the probability 0. The others may well say that it is this token
@@ -463,9 +443,6 @@ define(
     the draft's excess
         (p - q) -> (q - p)
         you draw what the draft has too much of: it is what the *model* has more that is missing
-    not normalised
-        return more / more.sum(-1, keepdim=True) -> return more
-        this is no distribution yet: its sum is the probability of a rejection
     not cut at 0
         (p - q).clamp(min=0) -> (p - q).abs()
         tokens that the draft has too much of are in yours: where q is above p nothing is missing

@@ -11,6 +11,7 @@ from itertools import combinations
 import torch
 import torch.nn.functional as F
 
+from ..cases import normal, numbers, uniform
 from ..checks import at_least, case, law, one_of
 from ..exercise import define
 from ..listed import listed
@@ -103,10 +104,6 @@ define(
         stays = -> alpha_bar = 1 - alpha_bar; stays =
         at alpha_bar = 1 your law is uniform although nothing has happened to x_0. Which of the two terms has
         which factor?
-    the noise not divided by K
-        / K -> / 1
-        your laws sum to more than 1: the mass 1 - alpha_bar is shared by K tokens, and you give it to each of
-        them
     """,
 )
 
@@ -149,15 +146,9 @@ define(
     a sum instead of a product
         back * there -> back + there
         the two brackets are added. x_s must agree with x_0 and with x_t: both at once, so multiply
-    not normalised
-        joint / joint.sum(-1, keepdim=True) -> joint
-        your product does not sum to 1: it is the chance of x_s and x_t together. Divide by its sum over x_s
     a softmax
         joint / joint.sum(-1, keepdim=True) -> joint.softmax(-1)
         a softmax takes exponentials first, and these are probabilities already: divide by their sum
-    one sum for the batch
-        joint.sum(-1, keepdim=True) -> joint.sum()
-        all your numbers together sum to 1. Each position has a law of its own: over which axis goes the sum?
     alpha_bar_s in both brackets
         back = -> alpha = alpha_bar_s; back =
         the bracket with x_t holds alpha_bar_s: from x_s to x_t only the one step's alpha is at work
@@ -190,7 +181,7 @@ def _number(got, a):
 
 
 def _joint(*shape):
-    p = torch.rand(shape, dtype=torch.float64) ** 2 + 0.02
+    p = uniform(*shape) ** 2 + 0.02
     return p / p.sum()
 
 
@@ -205,34 +196,28 @@ define(
     },
     properties=(at_least(0),),
     read=_number,
-    mistakes={
-        "the other KL": (
-            "p * (p / product) -> product * (product / p)",
-            "this is KL(product || p). What is drawn is the product and what is right is p: "
-            "the mean is over the data, so p stands in front",
-        ),
-        "against the uniform distribution": (
-            "p.sum(1, keepdim=True) * p.sum(0) -> 1 / p.numel()",
-            "you compare p with the uniform distribution. The step draws each token from its own "
-            "marginal, and both marginals are right",
-        ),
-        "the entropy of the pair": (
-            "p / product -> 1 / p",
-            "this is the entropy of the pair: what the pair costs, not what independence adds to it",
-        ),
-        "the entropy of the product": (
-            "p / product -> 1 / product",
-            "this is what the pairs cost if each token is coded by its own marginal. Take off what they have to cost",
-        ),
-        "bits": (
-            "/ product).log() -> / product).log2()",
-            "too large by 1 / ln 2: bits, and the task asks for nats",
-        ),
-        "a sum over the first token only": (
-            "product).log()).sum() -> product).log()).sum(0)",
-            "one number for each second token: the loss of a pair is a sum over both",
-        ),
-    },
+    mistakes="""
+    the other KL
+        p * (p / product) -> product * (product / p)
+        this is KL(product || p). What is drawn is the product and what is right is p: the mean is over the data,
+        so p stands in front
+    against the uniform distribution
+        p.sum(1, keepdim=True) * p.sum(0) -> 1 / p.numel()
+        you compare p with the uniform distribution. The step draws each token from its own marginal, and both
+        marginals are right
+    the entropy of the pair
+        p / product -> 1 / p
+        this is the entropy of the pair: what the pair costs, not what independence adds to it
+    the entropy of the product
+        p / product -> 1 / product
+        this is what the pairs cost if each token is coded by its own marginal. Take off what they have to cost
+    bits
+        / product).log() -> / product).log2()
+        too large by 1 / ln 2: bits, and the task asks for nats
+    a sum over the first token only
+        product).log()).sum() -> product).log()).sum(0)
+        one number for each second token: the loss of a pair is a sum over both
+    """,
 )
 
 
@@ -265,7 +250,7 @@ def two_laws(p, alpha_bar):
 
 
 def _two_tokens(K, alpha_bar):
-    p = torch.rand(K, K, dtype=torch.float64) ** 3
+    p = uniform(K, K) ** 3
     post, loo, x_t = two_laws(p / p.sum(), alpha_bar)
     return case(post, x_t, alpha_bar, want=loo)
 
@@ -283,9 +268,6 @@ define(
     multiplied
         post / evidence -> post * evidence
         you count x_t a second time: the posterior holds its evidence already, and the task is to take it off
-    not normalised
-        loo / loo.sum(-1, keepdim=True) -> loo
-        your result does not sum to 1: after the division, divide by the sum over k
     the noise forgotten
         + (1 - alpha_bar_t) / K ->
         not finite: your q(x_t | k) is 0 for every k but x_t. Noise may have turned any token into x_t: where is
@@ -345,7 +327,7 @@ def _one_kl(K, p0, x0, x_t, t, T):
 def _loss_cases():
     """Sequences half masked, at times that need not be T."""
     for B, L, K, T, t in ((2, 3, 4, 9, [2, 7]), (4, 5, 3, 8, [1, 3, 6, 8])):
-        log_p0 = torch.randn(B, L, K, dtype=torch.float64).log_softmax(-1)
+        log_p0 = normal(B, L, K).log_softmax(-1)
         x0, hidden = tokens(K, B, L), torch.rand(B, L) < 0.5
         hidden[:, 0], hidden[0, 1] = True, False
         hidden[torch.tensor(t) == T] = True  # at T all is masked
@@ -360,20 +342,14 @@ define(
     ignores={
         "what the network says where x_t shows the token has no say": {
             "log_p0": lambda a: torch.where(
-                (a.x_t == a.log_p0.shape[-1])[..., None],
-                a.log_p0,
-                a.log_p0.flip(-1),
+                (a.x_t == a.log_p0.shape[-1])[..., None], a.log_p0, a.log_p0.flip(-1)
             )
-        },
+        }
     },
     factors={"the number of masks": lambda a: (a.x_t == a.log_p0.shape[-1]).sum(1)},
     properties=(),
     gradients=("log_p0",),
     mistakes="""
-    all positions
-        torch.where(masks, nll, 0) -> nll
-        tokens that are not masked are counted too: x_t shows them, both laws are certain of them, and their KL is
-        0
     mean over the masks
         .sum(1) -> .sum(1) / masks.sum(1)
         you take the mean over the masks. The KL of independent positions is a sum
@@ -435,9 +411,6 @@ define(
     MASK's row does not sum to 1
         Q[:, K] += -> Q[:K, K] +=
         the last row sums to 1 - beta: the diagonal holds 1 - beta for tokens, but what is it for MASK?
-    one state too few
-        Q = -> K = K - 1; Q =
-        the matrix has K rows: MASK is a state of its own after the K tokens, number K
     """,
 )
 
@@ -472,9 +445,6 @@ define(
     K instead of K - 1
         (K - 1) ** 2 -> K**2
         your distances are measured in units of K. From the first token to the last it is K - 1
-    the diagonal left as it was
-        Q = (weights / Z).fill_diagonal_(0) -> return weights / Z
-        your rows do not sum to 1: the diagonal is not the weight at offset 0 but what the other entries leave
     offsets of one sign only
         2 * weights[0].sum() - 1 -> weights[0].sum()
         the constant sums K offsets, from 0 to K - 1. A token may move either way: there are 2K - 1 offsets
@@ -595,7 +565,7 @@ def count_weights(alpha_bar, L):
 def pattern_by_pattern(alpha_bar, L):
     """The same by adding up the probabilities of all patterns of masks, step by step."""
     weights = torch.zeros(L, dtype=torch.float64)
-    patterns = torch.cartesian_prod(*[torch.tensor([0.0, 1.0]).double()] * L)
+    patterns = torch.cartesian_prod(*[numbers(0.0, 1.0)] * L)
     patterns = patterns.reshape(-1, L)
     for s, t in zip(alpha_bar[:-1].tolist(), alpha_bar[1:].tolist(), strict=True):
         each = (patterns * (1 - t) + (1 - patterns) * t).prod(1) * (s - t) / (1 - t)
@@ -606,7 +576,7 @@ def pattern_by_pattern(alpha_bar, L):
 
 def _falling_to_0(T):
     """A table alpha_bar[0..T] from 1 to 0 with uneven steps."""
-    steps = torch.rand(T, dtype=torch.float64) + 0.2
+    steps = uniform(T) + 0.2
     return torch.cat([torch.ones(1), 1 - (steps / steps.sum()).cumsum(0)]).clamp(min=0)
 
 
@@ -616,40 +586,34 @@ define(
     cases=lambda: [(_falling_to_0(3), 2), (_falling_to_0(5), 4), (_falling_to_0(8), 3)],
     limits={
         "with one step all masks open at once: n = L has the weight 1, every other n 0": {
-            "alpha_bar": lambda a: torch.tensor([1.0, 0.0]).double()
+            "alpha_bar": lambda a: numbers(1.0, 0.0)
         },
         "with many steps, whatever the clock, n masks have the weight 1 / n": {
             "alpha_bar": lambda a: 1 - torch.linspace(0, 1, 801).double() ** 2
         },
     },
     properties=(at_least(0),),
-    mistakes={
-        "masked now, not opened": (
-            "(s - t) / (1 - t) -> (s - t) / s",
-            "your r is the probability that a token becomes a mask in the step, (s - t) / s. The loss asks how "
-            "likely a mask of x_t opens: which share of the masks at t was none at s?",
-        ),
-        "the number of ways": (
-            "ways * (1 - t) -> (1 - t)",
-            "you have the probability of one given set of n masks. The weight is of all sets of n: how many are there?",
-        ),
-        "masks and tokens exchanged": (
-            "(1 - t) ** n * t ** (L - n) -> t**n * (1 - t) ** (L - n)",
-            "alpha_bar is the probability to stand: n masks have (1 - alpha_bar)^n",
-        ),
-        "at s": (
-            "(1 - t) ** n * t ** (L - n) -> (1 - s) ** n * s ** (L - n)",
-            "you count the masks at s. The network reads x_t: count them at t",
-        ),
-        "a mean over the steps": (
-            "(opens * of_n).sum(0) -> (opens * of_n).mean(0)",
-            "too small by T: the bound is a sum over the steps",
-        ),
-        "the limit at once": (
-            "return (opens * of_n).sum(0) -> return 1 / n.double()",
-            "this is the limit of many steps. With few of them many masks open together, and large n weighs more",
-        ),
-    },
+    mistakes="""
+    masked now, not opened
+        (s - t) / (1 - t) -> (s - t) / s
+        your r is the probability that a token becomes a mask in the step, (s - t) / s. The loss asks how likely a
+        mask of x_t opens: which share of the masks at t was none at s?
+    the number of ways
+        ways * (1 - t) -> (1 - t)
+        you have the probability of one given set of n masks. The weight is of all sets of n: how many are there?
+    masks and tokens exchanged
+        (1 - t) ** n * t ** (L - n) -> t**n * (1 - t) ** (L - n)
+        alpha_bar is the probability to stand: n masks have (1 - alpha_bar)^n
+    at s
+        (1 - t) ** n * t ** (L - n) -> (1 - s) ** n * s ** (L - n)
+        you count the masks at s. The network reads x_t: count them at t
+    a mean over the steps
+        (opens * of_n).sum(0) -> (opens * of_n).mean(0)
+        too small by T: the bound is a sum over the steps
+    the limit at once
+        return (opens * of_n).sum(0) -> return 1 / n.double()
+        this is the limit of many steps. With few of them many masks open together, and large n weighs more
+    """,
 )
 
 
@@ -699,30 +663,25 @@ define(
         },
     },
     parts=("mixture", "plug-in"),
-    mistakes={
-        "exchanged": (
-            "return mixture, plug_in / plug_in.sum(-1, keepdim=True) -> "
-            "return plug_in / plug_in.sum(-1, keepdim=True), mixture",
-            "the two have changed places: at s = 0 the mixture is the posterior itself",
-        ),
-        "the plug-in twice": (
-            "each = joint / joint.sum(-1, keepdim=True) -> each = joint / joint.sum((-2, -1), keepdim=True)",
-            "your mixture has one denominator for all k: each posterior q(x_s | x_t, k) is divided by its own "
-            "q(x_t | k)",
-        ),
-        "not normalised": (
-            "mixture, plug_in / plug_in.sum(-1, keepdim=True) -> mixture, plug_in",
-            "your plug-in does not sum to 1: (6.8) is a proportionality, divide by the sum over x_s",
-        ),
-        "the mixture twice": (
-            "plug_in = (post[..., None] * joint).sum(-2) -> plug_in = mixture",
-            "your plug-in is the mixture: multiply the column of x_t by post times Q-bar_s first, then normalise",
-        ),
-        "summed over x_s": (
-            "mixture = (post[..., None] * each).sum(-2) -> mixture = (post[..., None] * each).sum(-1)",
-            "your mixture is the posterior given back: the sum is over k, and x_s stays",
-        ),
-    },
+    mistakes="""
+    exchanged
+        return mixture, plug_in / plug_in.sum(-1, keepdim=True) -> return plug_in / plug_in.sum(-1,
+            keepdim=True), mixture
+        the two have changed places: at s = 0 the mixture is the posterior itself
+    the plug-in twice
+        each = joint / joint.sum(-1, keepdim=True) -> each = joint / joint.sum((-2, -1), keepdim=True)
+        your mixture has one denominator for all k: each posterior q(x_s | x_t, k) is divided by its own q(x_t |
+        k)
+    not normalised
+        mixture, plug_in / plug_in.sum(-1, keepdim=True) -> mixture, plug_in
+        your plug-in does not sum to 1: (6.8) is a proportionality, divide by the sum over x_s
+    the mixture twice
+        plug_in = (post[..., None] * joint).sum(-2) -> plug_in = mixture
+        your plug-in is the mixture: multiply the column of x_t by post times Q-bar_s first, then normalise
+    summed over x_s
+        mixture = (post[..., None] * each).sum(-2) -> mixture = (post[..., None] * each).sum(-1)
+        your mixture is the posterior given back: the sum is over k, and x_s stays
+    """,
 )
 
 
@@ -745,7 +704,7 @@ define(
     hybrid,
     truth=step_by_step,
     cases=lambda: [
-        (*torch.rand(2, B, dtype=torch.float64) + 0.5, weight, T)
+        (*uniform(2, B) + 0.5, weight, T)
         for B, weight, T in ((2, 0.05, 20), (5, 0.3, 7))
     ],
     limits={"at ce_weight = 0 the bound alone is left": {"ce_weight": 0.0}},
@@ -756,18 +715,12 @@ define(
         kl + ce_weight * ce -> ce_weight * kl + ce
         at ce_weight = 0 nothing is left of the KL: your weight is on the bound, and the cross-entropy has all the
         say. Which of the two terms bounds the likelihood?
-    T on the KL only
-        T * (kl + ce_weight * ce) -> T * kl + ce_weight * ce
-        T multiplies the KL but not the cross-entropy, so its weight is T times smaller than the paper's
     one number for the batch
         T * (kl + ce_weight * ce) -> (T * (kl + ce_weight * ce)).mean()
         one number for the whole batch: keep one per example, so that the time can be drawn by importance
     a mix of the two
         kl + ce_weight * ce -> (1 - ce_weight) * kl + ce_weight * ce
         you take 1 - ce_weight of the KL. The cross-entropy is added to the whole bound, nothing is taken from it
-    T forgotten
-        T * (kl -> (kl
-        too small by T: the bound is a sum over T times, and here is one of them
     """,
 )
 
@@ -802,29 +755,24 @@ define(
     linear_in=("bound",),
     properties=(at_least(0),),
     read=_number,
-    mistakes={
-        "T forgotten": (
-            "(T * ce) -> ce",
-            "T times too large: the cross-entropy counts in each of the T steps, the bound once over all of them",
-        ),
-        "the share of the bound": (
-            "share / (1 - share) -> share",
-            "your cross-entropy is that share of the bound, and the task asks for a share of the whole loss",
-        ),
-        "T on the bound": (
-            "bound / (T * ce) -> T * bound / ce",
-            "T stands on the wrong side: `bound` is the sum over all steps already, and it is the "
-            "cross-entropy that counts T times",
-        ),
-        "the two terms exchanged": (
-            "bound / (T * ce) -> ce / (T * bound)",
-            "your weight falls where the bound grows: the larger the bound, the more weight the same share takes",
-        ),
-        "the share of the KL": (
-            "share / (1 - share) -> (1 - share) / share",
-            "your weight falls where the share grows: `share` is of the cross-entropy, not of the bound",
-        ),
-    },
+    mistakes="""
+    T forgotten
+        (T * ce) -> ce
+        T times too large: the cross-entropy counts in each of the T steps, the bound once over all of them
+    the share of the bound
+        share / (1 - share) -> share
+        your cross-entropy is that share of the bound, and the task asks for a share of the whole loss
+    T on the bound
+        bound / (T * ce) -> T * bound / ce
+        T stands on the wrong side: `bound` is the sum over all steps already, and it is the cross-entropy that
+        counts T times
+    the two terms exchanged
+        bound / (T * ce) -> ce / (T * bound)
+        your weight falls where the bound grows: the larger the bound, the more weight the same share takes
+    the share of the KL
+        share / (1 - share) -> (1 - share) / share
+        your weight falls where the share grows: `share` is of the cross-entropy, not of the bound
+    """,
 )
 
 

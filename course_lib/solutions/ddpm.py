@@ -10,19 +10,15 @@ from itertools import pairwise
 
 import torch
 
+from ..cases import normal, numbers, uniform
 from ..checks import at_least, close, hear, hints_of
 from ..compare import Pair
 from ..exercise import define
 from ..listed import listed
 from ..relations import relation
 
-ALPHA_BAR = torch.tensor([1.0, 0.9, 0.7, 0.45, 0.2, 0.05], dtype=torch.float64)  # T = 5
+ALPHA_BAR = numbers(1.0, 0.9, 0.7, 0.45, 0.2, 0.05)  # T = 5
 T = len(ALPHA_BAR) - 1
-
-
-def numbers(*values: float) -> torch.Tensor:
-    """The values as a float64 tensor."""
-    return torch.tensor(values, dtype=torch.float64)
 
 
 # --- q_sample ---
@@ -74,12 +70,6 @@ define(
     noise scaled by the variance
         (1 - abar).sqrt() * eps -> (1 - abar) * eps
         the noise is multiplied by 1 - alpha_bar, so its standard deviation is what should be its variance
-    the two roots swapped
-        abar.sqrt() * x0 + (1 - abar).sqrt() -> (1 - abar).sqrt() * x0 + abar.sqrt()
-        at t = 0 you return pure noise. Which of the two roots must be 1 there?
-    the table read at t - 1
-        alpha_bar[t] -> alpha_bar[t - 1]
-        you give x_{t-1}: the table has T + 1 entries and entry 0 is the data, so which entry belongs to t?
     one coefficient per column
         abar.reshape(-1, *[1] * (x0.ndim - 1)) -> abar
         the times run along the last axis of x0, one per column. Which axis holds the examples, and what shape
@@ -198,8 +188,8 @@ def _ddim(x0, x_t, abar_s, abar_t):
 
 def _posteriors():
     for shape, s, t in (((3,), 0.8, 0.3), ((4,), 0.6, 0.55), ((2, 5), 0.2, 0.1)):
-        yield *torch.randn(2, *shape, dtype=torch.float64), *numbers(s, t)
-    x0, x_t = torch.randn(2, 2, 3, dtype=torch.float64)
+        yield *normal(2, *shape), *numbers(s, t)
+    x0, x_t = normal(2, 2, 3)
     yield x0, x_t, numbers(0.9, 0.35)[:, None], numbers(0.7, 0.15)[:, None]
 
 
@@ -218,24 +208,15 @@ define(
         _by_precision
         right for s > 0, and NaN at s = 0, where 1 - abar_s is 0. Which fraction is infinite there, and what
         multiplies it?
-    the two weights swapped
-        = posterior_mean(x_t, x0, abar_s, abar_t)
-        at s = 0 your answer is x_t. Which of the two must be left when all noise is gone?
     alpha_ts without its root
         alpha_ts.sqrt() -> alpha_ts
         the weight of x_t is too small by a square root: x_t holds sqrt(alpha_ts) x_s
     sqrt(abar_t) for sqrt(alpha_ts)
         alpha_ts.sqrt() -> abar_t.sqrt()
         the weight of x_t holds sqrt(abar_t), what is left of x_0. How much of x_s is left in x_t?
-    abar_s without its root
-        abar_s.sqrt() * (1 -> abar_s * (1
-        the weight of x_0 is too small by a square root: x_s holds sqrt(abar_s) x_0
     1 - abar_t for the noise of the step
         (1 - alpha_ts) -> (1 - abar_t)
         the weight of x_0 counts all the noise up to t. How much was added between s and t?
-    divided by 1 - abar_s
-        / (1 - abar_t) -> / (1 - abar_s)
-        the denominator belongs to the wrong time: yours is 0 at s = 0, where x_0 is all that is left
     DDIM's mean
         _ddim
         this is DDIM's step: it keeps all the noise of x_t, scaled to time s. The mean of q(x_s | x_t, x_0) keeps
@@ -277,8 +258,8 @@ def _sum_before_broadcast(m1, v1, m2, v2):
 
 def _gaussians():
     for shape, shared in (((2, 3), (2, 3)), ((5, 4), (5, 4)), ((3, 2), (3, 1))):
-        (m1, m2) = torch.randn(2, *shape, dtype=torch.float64)
-        (v1, v2) = torch.rand(2, *shared, dtype=torch.float64) + 0.2
+        (m1, m2) = normal(2, *shape)
+        (v1, v2) = uniform(2, *shared) + 0.2
         yield m1, v1, m2, v2
 
 
@@ -307,18 +288,6 @@ define(
     standard deviations
         = gaussian_kl(mean1, var1 ** 2, mean2, var2 ** 2)
         you square what is a variance already: the arguments are not standard deviations
-    log ratio upside down
-        - ratio.log() -> + ratio.log()
-        the logarithm has the wrong sign: for equal means the KL is 0 only if the variances agree, never below
-    the -1 missing
-        - 1 - ratio -> - ratio
-        two equal Gaussians have KL 0, and yours is half the number of dimensions. Which constant is missing?
-    mean over dimensions
-        each.sum(-1) -> each.mean(-1)
-        too small by the number of dimensions: independent dimensions add
-    no half
-        0.5 * each -> each
-        twice too large: look at the factor in front of the bracket
     one variance for all
         _sum_before_broadcast
         a variance of shape (B, 1) belongs to every dimension, and yours counts it once
@@ -683,7 +652,7 @@ def by_surprise_and_noise(x0_hat, x_t, abar_s, abar_t, z):
 
 def _repairs():
     for shape, s, t in (((3,), 0.8, 0.3), ((4,), 0.6, 0.55), ((2, 5), 0.3, 0.1)):
-        x0, x_t, z = torch.randn(3, *shape, dtype=torch.float64)
+        x0, x_t, z = normal(3, *shape)
         yield x0, x_t, *numbers(s, t), z
 
 
@@ -701,9 +670,6 @@ define(
     left as it is
         _small(abar_s, abar_t) -> 1 - abar_t / abar_s
         at s = 0 there is still noise in the result: 1 - abar_t / abar_s does not vanish there
-    no noise anywhere
-        var.sqrt() * z -> 0 * z
-        now there is no noise at any step: the spread of x_s is too small on the way
     noise scaled by abar_s
         _small(abar_s, abar_t) -> 1 - abar_s
         the noise vanishes at s = 0 but is too large before: x_t already holds a part of it
@@ -736,24 +702,18 @@ define(
     bits_per_dim,
     truth=in_bits,
     cases=lambda: [
-        (torch.rand(n, dtype=torch.float64) + 0.5, numbers(prior)[0], dims)
+        (uniform(n) + 0.5, numbers(prior)[0], dims)
         for n, prior, dims in ((3, 0.7, 5), (20, 1.3, 12), (6, 0.4, 64))
     ],
     linear_in=("terms", "prior_term"),
     factors={"dims ln 2": lambda a: a.dims * math.log(2)},
     mistakes="""
-    mean over t
-        terms.sum() -> terms.mean()
-        the bound is a sum over t, and yours is a mean: it is about T times too small
     nats
         (dims * math.log(2)) -> dims
         these are nats per dimension: a bit is ln 2 nats
     multiplied by ln 2
         / (dims * math.log(2)) -> / dims * math.log(2)
         a nat is more than a bit (1.44 of them): divide by ln 2
-    the prior term forgotten
-        terms.sum() + prior_term -> terms.sum()
-        L_T belongs to the bound too, small as it is for a good schedule
     bits per example
         (dims * math.log(2)) -> math.log(2)
         these are bits per example: there are dims dimensions in each
@@ -797,7 +757,7 @@ define(
     limits={
         "where nearly nothing of x_0 is left, the best guess is the mean of the data": {
             "abar": numbers(1e-12)[0]
-        },
+        }
     },
     mistakes="""
     the likeliest point
@@ -807,9 +767,6 @@ define(
     all points equally likely before
         weights.log() - distance -> -distance
         the weights of the data do not enter: Bayes' rule multiplies the fit by how likely each point was before
-    alpha_bar without its root
-        abar**0.5 -> abar
-        a point stands at sqrt(alpha_bar) times its value in x_t: is alpha_bar the factor or its square?
     the mean of the data
         = (weights @ points).expand(len(x_t))
         this is the mean of the data before anything was seen: x_t does not enter
@@ -835,8 +792,7 @@ define(
     score_from_guess,
     truth=by_noise,
     cases=lambda: [
-        (*torch.randn(2, n, dtype=torch.float64), numbers(abar)[0])
-        for n, abar in ((3, 0.3), (5, 0.9))
+        (*normal(2, n), numbers(abar)[0]) for n, abar in ((3, 0.3), (5, 0.9))
     ],
     linear_in=("x0_hat", "x_t"),
     mistakes="""
@@ -850,8 +806,5 @@ define(
         / (1 - abar) -> / (1 - abar) ** 0.5
         you divide by the standard deviation once. One division makes the noise out of the distance, another the
         score out of the noise
-    alpha_bar without its root
-        abar**0.5 -> abar
-        x_0 stands in x_t with the factor sqrt(alpha_bar), not alpha_bar
     """,
 )

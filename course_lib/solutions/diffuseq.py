@@ -10,20 +10,10 @@ from itertools import zip_longest
 
 import torch
 
-from ..answers import overwritten
+from ..cases import normal, numbers, uniform
 from ..checks import at_least, case
 from ..exercise import define
 from ..listed import listed, wrong_answer
-
-
-def normal(*shape):
-    """Standard normal numbers in float64."""
-    return torch.randn(shape, dtype=torch.float64)
-
-
-def double(*values):
-    """The values as a float64 tensor."""
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def targets(*rows):
@@ -50,30 +40,25 @@ def place_by_place(x0, target, alpha_bar, noise):
     return x_t
 
 
-def _into_x0(x0, target, alpha_bar, noise):
-    x0[target] = partial_noise(x0, target, alpha_bar, noise)[target]
-    return x0
-
-
 define(
     partial_noise,
     truth=place_by_place,
     cases=lambda: [
-        (normal(2, 4, 3), targets("..xx", ".x.x"), double(0.5, 0.2), normal(2, 4, 3)),
+        (normal(2, 4, 3), targets("..xx", ".x.x"), numbers(0.5, 0.2), normal(2, 4, 3)),
         # B = L = D: a wrong axis raises no error
         (
             normal(3, 3, 3),
             targets(".xx", "..x", ".x."),
-            double(0.9, 0.4, 0.1),
+            numbers(0.9, 0.4, 0.1),
             normal(3, 3, 3),
         ),
     ],
     limits={
         "at alpha_bar = 1, t is 0 and nothing has happened": {
-            "alpha_bar": double(1.0, 1.0)
+            "alpha_bar": numbers(1.0, 1.0)
         },
         "at alpha_bar = 0 the target is noise, and the source what it was": {
-            "alpha_bar": double(0.0, 0.0)
+            "alpha_bar": numbers(0.0, 0.0)
         },
     },
     ignores={
@@ -82,7 +67,7 @@ define(
         }
     },
     linear_in=("x0", "noise"),
-    mistakes=listed("""
+    mistakes="""
     all noised
         target[..., None] -> torch.ones_like(target)[..., None]
         the source is noised like the target. What is the network to read x from, if it learns p(y | x)?
@@ -98,22 +83,13 @@ define(
     x_0 not scaled
         signal * x0 + -> x0 +
         with alpha_bar near 0 your target still holds all of x_0: what should be left of it then?
-    alpha_bar without its root
-        abar.sqrt(), -> abar,
-        x_0 is multiplied by alpha_bar, which is a share of the variance. What is the factor of a vector then?
-    the variance for the standard deviation
-        (1 - abar).sqrt() -> 1 - abar
-        the noise is too small: its variance is to be 1 - alpha_bar, and yours is the square of that
     one time per number
         alpha_bar[:, None, None] -> alpha_bar
         alpha_bar runs along the numbers of a vector, though each row has its own time: which axis holds the rows?
     the mask on the wrong axes
         target[..., None] -> target
         some vectors are half noised: your mask lies over (L, D). Which axis is it short of?
-    """)
-    | {
-        "written into x_0": (_into_x0, overwritten("x0")),
-    },
+    """,
 )
 
 
@@ -162,18 +138,9 @@ define(
     factors={"the number of target positions": lambda a: a.target.sum(1)},
     gradients=("loss",),
     mistakes="""
-    all positions
-        (loss * target).sum(1), target.sum(1) -> loss.sum(1), loss.shape[1]
-        your loss changes with what stands at the source and at PAD: `target` is not used
-    a sum
-        total / words -> total
-        a target twice as long, each word said equally well, costs twice as much in yours: what is asked is a mean
     divided by L
         target.sum(1) -> loss.shape[1]
         let every target position cost 2: your row costs less than 2. How many zeros are in your mean?
-    one mean for the batch
-        return total / words -> return loss[target].mean()
-        you return one number for the batch, and each row is to have its own: which axis goes, and which stays?
     the same, for each row
         return total / words -> return loss[target].mean().expand(len(loss))
         all rows have the same loss, the mean over the targets of the batch: each row is to have its own
@@ -269,7 +236,7 @@ def misaligned(samplers, alpha_bar):
     The gap is above 1 and s above 0.
     """
     t, s = 3 * len(alpha_bar) // 4, len(alpha_bar) // 4
-    x0, eps = torch.randn(2, 50, dtype=torch.float64)
+    x0, eps = normal(2, 50)
     x_t, x_s = (
         alpha_bar[k].sqrt() * x0 + (1 - alpha_bar[k]).sqrt() * eps for k in (t, s)
     )
@@ -496,11 +463,11 @@ define(
     shifted_mean,
     truth=on_a_grid,
     cases=lambda: [
-        (normal(2, 3), normal(2, 3), double(0.8, -1.3, 2.0), *double(*a))
+        (normal(2, 3), normal(2, 3), numbers(0.8, -1.3, 2.0), *numbers(*a))
         for a in ((0.3, 0.7), (0.05, 0.1), (0.9, 0.95))
     ],
     limits={
-        "at s = 0, where a_s = 1, the mean is x_0 itself": {"a_s": double(1.0)[0]},
+        "at s = 0, where a_s = 1, the mean is x_0 itself": {"a_s": numbers(1.0)[0]},
         "let x_0 and x_t both be m: x_s lies around m, too": {
             "x0": lambda a: a.m.expand_as(a.x0),
             "x_t": lambda a: a.m.expand_as(a.x_t),
@@ -524,9 +491,6 @@ define(
     only x_0 from m
         (x_t - m) -> x_t
         right at s = 0, where x_t has no say, and off before: from where is x_t measured?
-    factors exchanged
-        c0, c1 = -> c1, c0 =
-        as s goes to 0 your mean goes to x_t. Which of the two should x_s be close to then?
     DDIM's
         c0, c1 = factors(a_t, a_s) -> c1 = ((1 - a_s) / (1 - a_t)) ** 0.5; c0 = a_s**0.5 - c1 * a_t**0.5
         m is where it belongs, but all the noise of x_t is kept and only rescaled: that is the step with eta = 0.
@@ -573,9 +537,6 @@ define(
         risk @ weights -> weights @ risk
         risk is not symmetric, and you add up what it costs to say the others when yours is right. Which index is
         what you say?
-    weights forgotten
-        risk @ weights -> risk.sum(1)
-        a candidate that was drawn five times has no more say in your choice than one that was drawn once
     its own weight
         risk @ weights -> (risk * weights[:, None]).sum(1)
         you multiply what a candidate costs by how often it was drawn itself, so rare ones look cheap. Of which
@@ -614,7 +575,7 @@ def unbiased(got, a):
 
 
 def _chances(T):
-    p = torch.rand(T, dtype=torch.float64) + 0.1
+    p = uniform(T) + 0.1
     return p / p.sum(), T
 
 
@@ -627,9 +588,6 @@ define(
     },
     properties=(at_least(0), unbiased),
     mistakes="""
-    the sum over t
-        (T * p) -> p
-        let every L_t be 1: their mean is 1, and what you expect is T
     the wrong way round
         1 / (T * p) -> T * p
         times that are drawn often get large weights in yours: they would count for more twice over
@@ -643,9 +601,6 @@ define(
         1 / (T * p) -> (1 / p) / (1 / p).mean()
         right for a uniform p. For another one let every L_t be 1 and expect: which mean should be 1, the plain
         one of the weights or the one under p?
-    a root
-        (T * p) -> (T * p.sqrt())
-        your weights undo half of it: p_t came from the root of a squared loss, but it is p_t that t is drawn with
     """,
 )
 

@@ -11,18 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cases import normal, numbers
 from ..checks import at_least, hear
 from ..exercise import define
-
-
-def normal(*shape):
-    """Standard normal numbers in float64."""
-    return torch.randn(shape, dtype=torch.float64)
-
-
-def double(*values):
-    """The values as a float64 tensor."""
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def table_of(K, D):
@@ -48,7 +39,7 @@ define(
     rounding,
     truth=by_distance,
     cases=lambda: [
-        (double(1.0, 0.0)[None], double(0.6, 0.0, 3.0, 0.0).reshape(2, 2)),
+        (numbers(1.0, 0.0)[None], numbers(0.6, 0.0, 3.0, 0.0).reshape(2, 2)),
         (normal(300, 3), table_of(20, 3)),
         (normal(50, 5), table_of(7, 5)),
     ],
@@ -69,9 +60,6 @@ define(
     without the half
         table.square().sum(-1) / 2 -> table.square().sum(-1)
         short embeddings win too often: expand |x - e|^2 and divide all of it by -2
-    plus
-        x @ table.T - -> x @ table.T +
-        long embeddings win more than they should: |e_w|^2 is part of a distance, so it must lower the score
     the length for its square
         table.square().sum(-1) / 2 -> table.norm(dim=-1) / 2
         the length of the embedding is subtracted, and |x - e|^2 holds its square
@@ -112,17 +100,15 @@ define(
     known_word,
     truth=on_a_grid,
     cases=lambda: [
-        (double(0.8, -1.1), double(1.2, 0.3), double(0.5, 0.9), 0.12),
-        (double(0.8, -1.1, 2.0, 0.0), normal(4), double(0.95, 0.5, 0.1, 0.7), 0.3),
+        (numbers(0.8, -1.1), numbers(1.2, 0.3), numbers(0.5, 0.9), 0.12),
+        (numbers(0.8, -1.1, 2.0, 0.0), normal(4), numbers(0.95, 0.5, 0.1, 0.7), 0.3),
     ],
     limits={
         "where alpha_bar is nearly 0, x_t says nothing: x_0 is the embedding with variance sigma_0^2": {
-            "abar": double(1e-9, 1e-9)
+            "abar": numbers(1e-9, 1e-9)
         },
-        "where the word says nothing (sigma_0 is large) x_0 is x_t / sqrt(alpha_bar)": {
-            "spread": 0.9,
-            "x_t": double(0.0, 0.0),
-            "e": double(0.0, 0.0),
+        "where the word says nothing (sigma_0 is large) x_0 lies around x_t / sqrt(alpha_bar)": {
+            "spread": 1e6
         },
     },
     linear_in=("e", "x_t"),
@@ -148,18 +134,6 @@ define(
         1 / (1 / spread + abar / (1 - abar)) -> spread + (1 - abar) / abar
         your variance grows with each source: two variances are added. Of two sources one knows more, not less:
         which quantities add up?
-    the variance's root
-        var = -> spread = spread**0.5; var =
-        sigma_0 stands where sigma_0^2 must: variances are added and divided, not standard deviations
-    alpha_bar without its root
-        abar.sqrt() * x_t -> abar * x_t
-        the variance is right; in the mean x_t is multiplied by sqrt(alpha_bar) / (1 - alpha_bar)
-    standard deviation
-        return mean, var -> return mean, var.sqrt()
-        the mean is right; what stands for the variance is its root
-    precision
-        return mean, var -> return mean, 1 / var
-        the mean is right; what stands for the variance is its inverse, the precision
     """,
 )
 
@@ -187,8 +161,8 @@ define(
     variance_cost,
     truth=integrated_cost,
     cases=lambda: [
-        (double(0.5, 2.0, 1.3), double(1.5, 0.7, 1.1)),
-        (double(1.0, 0.4, 1.7, 0.9), double(0.3, 1.9, 0.8, 2.5)),
+        (numbers(0.5, 2.0, 1.3), numbers(1.5, 0.7, 1.1)),
+        (numbers(1.0, 0.4, 1.7, 0.9), numbers(0.3, 1.9, 0.8, 2.5)),
     ],
     limits={"the right variance costs nothing": {"used": lambda a: a.true}},
     properties=(at_least(0, "a KL is 0 where the two agree, and more elsewhere"),),
@@ -200,15 +174,9 @@ define(
         (r - 1 - r.log()) / 2 -> -r.log() / 2
         yours is negative where the used variance is too small: the quadratic term, which punishes that, is
         missing
-    without the half
-        / 2 -> / 1
-        twice too much: variances come with log v / 2, standard deviations with log sd
     standard deviations
         true / used -> (true / used).sqrt()
         you take the variances for standard deviations or their roots for variances: r is a ratio of variances
-    without the one
-        r - 1 - r.log() -> r - r.log()
-        the right variance costs you half a nat: a KL of a law with itself is 0
     """,
 )
 
@@ -247,16 +215,16 @@ define(
     collapsed_loss,
     truth=by_regression,
     cases=lambda: [
-        (double(1.0, 0.8, 0.4, 0.1),),
+        (numbers(1.0, 0.8, 0.4, 0.1),),
         (_falling_table(12),),
         (_falling_table(40),),
     ],
     limits={
         "where x_t is pure noise from t = 2 on nothing of x_0 can be known: T - 1 times sigma_0^2": {
-            "alpha_bar": double(1.0, 0.8, 1e-9, 1e-9)
+            "alpha_bar": numbers(1.0, 0.8, 1e-9, 1e-9)
         },
         "with T = 1 there is only t = 1, and that error is 0": {
-            "alpha_bar": double(1.0, 0.8)
+            "alpha_bar": numbers(1.0, 0.8)
         },
     },
     read=lambda got, a: torch.as_tensor(got),
@@ -375,18 +343,12 @@ define(
     words of the embedding
         model.logits(x0) -> model.logits(model.embed(tokens))
         your cross-entropy reads Emb(w) without noise: then two words may come as close as they like
-    words of x_t
-        model.logits(x0) -> model.logits(x_t)
-        your cross-entropy reads x_t, which for large t holds no word any more. Derived is -log p(w | x_0)
     no words
         error + nll.mean(1) -> error
         the rounding term is missing. Without it all embeddings may fall on one point, and the loss would like it
     sum over the numbers
         .mean((1, 2)) -> .sum(2).mean(1)
         the squared error is a mean over the D numbers of a word, not their sum
-    sum over the words
-        nll.mean(1) -> nll.sum(1)
-        the cross-entropy is a mean over the words, like the squared error beside it: as a sum it outweighs it
     t for u
         t / T -> t * 1.0
         the network is given t and expects u = t / T, between 0 and 1
@@ -423,7 +385,7 @@ def _clamped_cases():
     for N, K, D, abar_s, abar_t in ((4, 5, 3, 0.7, 0.3), (30, 9, 2, 0.95, 0.5)):
         table = table_of(K, D)
         x0_hat = table[torch.randint(K, (N,))] + 0.3 * normal(N, D)
-        yield x0_hat, normal(N, D), *double(abar_s, abar_t), table
+        yield x0_hat, normal(N, D), *numbers(abar_s, abar_t), table
 
 
 define(
@@ -432,7 +394,7 @@ define(
     cases=lambda: list(_clamped_cases()),
     limits={
         "at s = 0, where abar_s is 1, x_s is the rounded estimate": {
-            "abar_s": double(1.0)[0]
+            "abar_s": numbers(1.0)[0]
         },
         "where s is t nothing moves: x_s is x_t": {"abar_s": lambda a: a.abar_t},
     },
@@ -449,9 +411,6 @@ define(
     no noise
         eps = (x_t - abar_t.sqrt() * x0) / (1 - abar_t).sqrt() -> eps = 0 * x_t
         x_s holds no noise, though at s it should have variance 1 - abar_s
-    x_t is rounded
-        rounding(x0_hat, table) -> rounding(x_t, table)
-        you round x_t, which is noisy: the estimate x0_hat is there to be rounded
     x_s is rounded
         x0 = table[rounding(x0_hat, table)] -> x0 = x0_hat ; return abar_s.sqrt() * x0 + (1 - abar_s).sqrt() *
             eps -> return table[rounding(abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * eps, table)]
@@ -462,9 +421,6 @@ define(
     rounded by the dot product
         rounding(x0_hat, table) -> (x0_hat @ table.T).argmax(-1)
         your clamping has another rule than decoding: the largest dot product is not the nearest embedding
-    the noise levels swapped
-        x0 = -> abar_s, abar_t = abar_t, abar_s; x0 =
-        s and t have changed places: eps is read at t, and x is written at s
     """,
 )
 
@@ -504,15 +460,9 @@ define(
         (1 + weight) * told - weight * untold -> weight * told + (1 - weight) * untold
         weight 1 gives the told estimate and 0 the untold one. That is another convention, or a mixture for w < 1:
         here weight 0 is 'told' and more goes beyond it
-    the wrong way
-        * told - weight * untold -> * untold - weight * told
-        you move away from the label: told and untold have changed places
     not normalised
         (1 + weight) * told - weight * untold -> told + weight * untold
         where told and untold agree the answer must be what they agree on: weights must sum to 1
-    told minus
-        (1 + weight) * told -> told
-        where told and untold agree the answer shrinks: (1 + w), not 1, stands before told
     toward the middle
         (1 + weight) * told - weight * untold -> told + weight * (untold - told)
         larger weights bring you to the untold estimate: the sign of the difference is the other one
@@ -560,9 +510,6 @@ define(
     cases=lambda: [(pool.split(), share) for pool in POOLS],
     read=lambda got, a: got if isinstance(got, str | list) else int(got),
     mistakes="""
-    the odd one
-        max(scores) -> min(scores)
-        you take the candidate least like the others: risk is a loss, similarity its negative
     read the other way
         similarity(a, b) -> similarity(b, a)
         similarity(a, b) is not symmetric: BLEU has a hypothesis and a reference, and the candidate is the first
@@ -583,9 +530,6 @@ define(
     the last of equals
         scores.index(max(scores)) -> len(scores) - 1 - scores[::-1].index(max(scores))
         right but for ties: of two that are as much like the others you take the later one
-    the text for its number
-        return scores.index(max(scores)) -> return candidates[scores.index(max(scores))]
-        the candidate is the right one, but you return its text, and its number is asked for
     the longest
         sum(similarity(a, b) for b in others) -> len(a)
         your choice does not depend on the similarities

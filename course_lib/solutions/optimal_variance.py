@@ -9,15 +9,10 @@ from itertools import pairwise
 
 import torch
 
+from ..cases import normal, numbers
 from ..checks import at_least, hints_of
 from ..exercise import define
 from ..listed import listed
-
-
-def numbers(*values: float) -> torch.Tensor:
-    """The values as a float64 tensor."""
-    return torch.tensor(values, dtype=torch.float64)
-
 
 # --- ddim_step ---
 
@@ -52,7 +47,7 @@ def _steps():
         ((2, 4), (0.99, 0.9, 0.8)),
         ((2,), (0.6, 0.1, 0.0)),
     ):
-        x0, x_t, z = torch.randn(3, *shape, dtype=torch.float64)
+        x0, x_t, z = normal(3, *shape)
         yield x0, x_t, *numbers(*at), z
 
 
@@ -74,15 +69,9 @@ define(
     noise added on top
         1 - abar_s - lambda2 -> 1 - abar_s
         there is too much noise at time s: the fresh part lambda z must take its share from sqrt(1 - abar_s) eps
-    eta instead of its square
-        eta**2 -> eta
-        right at eta = 0 and 1 and wrong between: lambda is eta times a standard deviation, so lambda^2 has eta^2
     beta for beta-tilde
         small(abar_s, abar_t) -> (1 - abar_t / abar_s)
         at eta = 1 this is not DDPM: lambda^2 is eta^2 times beta-tilde, not beta
-    the variance for the standard deviation
-        lambda2.sqrt() * z -> lambda2 * z
-        z is multiplied by lambda^2: a draw needs the standard deviation
     eta never used
         eta**2 -> 0
         this is the deterministic step whatever eta is
@@ -136,21 +125,9 @@ define(
         = [(t, t - 1) for t in range(T, 0, -gap)]
         each step says that it arrives at t - 1, and the next one starts gap earlier: in between, the network is
         told a time that x does not have
-    stops before the data
-        [*range(T, 0, -gap), 0] -> [*range(T, 0, -gap)]
-        the last step does not arrive at 0: what comes out still holds noise
     the rest left out
         [*range(T, 0, -gap), 0] -> [*range(T, -1, -gap)]
         where gap does not divide T the last, shorter step is missing: what is left of the way to 0?
-    below zero
-        = [(t, t - gap) for t in range(T, 0, -gap)]
-        where gap does not divide T your last step goes below 0: it must end at 0 exactly
-    does not start at T
-        list(pairwise(times)) -> list(pairwise(times))[1:]
-        the first step does not start at T, where pure noise is
-    upwards
-        = [(s, t) for t, s in reversed(pairs(T, gap))]
-        these steps go from the data to noise: sampling goes down
     a step for every t
         range(T, 0, -gap) -> range(T, 0, -1)
         you visit every t: with jumps of gap there are T / gap steps, rounded up
@@ -208,12 +185,6 @@ define(
     linear_in=("spread",),
     properties=(at_least(0.0, "it is a variance"),),
     mistakes="""
-    the weight not squared
-        w**2 -> w
-        the weight of x_0 is not squared: Var(w x_0) = w^2 Var(x_0)
-    lambda forgotten
-        lambda2 + w -> w
-        only the spread of x_0 is left: even for a known x_0 there is the variance lambda^2
     sqrt(abar_s) alone
         w**2 -> abar_s
         x_0 enters the mean a second time: the eps computed from x_t holds it too, with a minus sign
@@ -223,12 +194,6 @@ define(
     DDPM's weight for every lambda
         left = 1 - abar_s - lambda2 -> left = 1 - abar_s - small(abar_s, abar_t)
         right for DDPM only: the weight of x_0 depends on lambda
-    lambda left out of the weight
-        left = 1 - abar_s - lambda2 -> left = 1 - abar_s
-        right for lambda = 0 only: fresh noise takes its share from the old noise, so w depends on lambda2
-    a plus for the minus
-        abar_s.sqrt() - ( -> abar_s.sqrt() + (
-        the two ways in which x_0 enters have opposite signs: eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t)
     eps not divided
         abar_t / (1 - abar_t) -> abar_t
         the second part of your w lacks its denominator: eps is (x_t - sqrt(abar_t) x_0) over sqrt(1 - abar_t), so
@@ -268,7 +233,7 @@ define(
     limits={
         "where the network finds all the noise (eps2 = 1), x_0 is known": {
             "eps2": numbers(1.0, 1.0)
-        },
+        }
     },
     properties=(at_least(0.0, "it is a variance"), at_most_the_data_s),
     mistakes="""
@@ -279,22 +244,9 @@ define(
     E eps_hat^2 itself
         (1 - eps2) -> eps2
         E eps_hat^2 is what the network knows of the noise. What it does not know is 1 minus that
-    negative values left
-        .clamp(min=0) ->
-        a variance below zero: where the estimate of E eps_hat^2 comes out above 1, yours must be cut to 0
-    cut at 1
-        .minimum(data_var) -> .clamp(max=1)
-        cut at 1: the limit is the variance of the data, whatever its units are (law of total variance)
-    no upper limit
-        .minimum(data_var) ->
-        no upper limit: on average over x_t the spread of x_0 cannot exceed the variance of the data
     the score's formula
         (1 - eps2) -> (1 - (1 - abar) * eps2)
         that factor 1 - abar belongs to the squared score; eps_hat^2 is (1 - abar) score^2 already
-    the root of the factor
-        (1 - abar) / abar * -> ((1 - abar) / abar).sqrt() *
-        you take the root of (1 - abar) / abar: that is what multiplies an error. By what is its square
-        multiplied?
     """,
 )
 
@@ -336,19 +288,10 @@ define(
     v taken for f
         (v + 1) / 2 -> v
         the network's v = -1 stands for beta-tilde and v = 1 for beta: which f in [0, 1] is that?
-    the ends swapped
-        (v + 1) -> (1 - v)
-        v = 1 gives beta-tilde: the two ends are swapped
-    the log variance
-        ).exp() -> )
-        this is the logarithm of the variance
     f cut to [0, 1]
         (v + 1) / 2 -> ((v + 1) / 2).clamp(0, 1)
         right between the ends, but the network may go beyond them, and sometimes should: data of variance above 1
         needs more than beta
-    a standard deviation
-        ).exp() -> ).exp().sqrt()
-        this is the standard deviation: the two ends are variances
     """,
 )
 

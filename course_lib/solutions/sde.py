@@ -10,15 +10,10 @@ import itertools
 import torch
 from torch import Tensor
 
+from ..cases import normal, numbers, uniform
 from ..checks import close, hints_of
 from ..exercise import define
 from ..listed import listed
-
-
-def double(*values: float) -> Tensor:
-    """The values as a float64 tensor."""
-    return torch.tensor(values, dtype=torch.float64)
-
 
 # --- moments ---
 
@@ -38,7 +33,7 @@ def moments(f, g2, times):
 def by_integrals(f, g2, times):
     """m = exp(int f), and each moment's noise, g^2 dr, shrunk by the square of what f leaves of it."""
     r = torch.linspace(times[0], times[-1], 2001, dtype=torch.float64)
-    log = torch.cat([double(0.0), torch.cumulative_trapezoid(f(r), r)])
+    log = torch.cat([numbers(0.0), torch.cumulative_trapezoid(f(r), r)])
     noise = torch.trapezoid(g2(r) * (2 * (log[-1] - log)).exp(), r)
     return torch.stack([log[-1].exp(), noise])
 
@@ -66,7 +61,7 @@ define(
         (
             lambda t: -1.1 - 0.2 * t,
             lambda t: 0.9 + 0.2 * t,
-            torch.cat([double(0.0), _even(0.08, 0.92, 60), double(1.0)]),
+            torch.cat([numbers(0.0), _even(0.08, 0.92, 60), numbers(1.0)]),
         ),
         (lambda t: 0.1 - 0.4 * t, lambda t: 2.5 - 0.4 * t, _even(0.0, 1.1, 61) ** 2),
     ],
@@ -101,9 +96,6 @@ define(
     the second moment
         torch.zeros( -> torch.ones(
         your variance starts at 1: given x_0 there is no uncertainty at t = 0. Is this E x^2?
-    noise taken away
-        + g2(t) -> - g2(t) ; + g2(s) -> - g2(s)
-        your variance is negative: the noise adds to it
     the drift's sign
         = moments(lambda t: -f(t), g2, times)
         f enters with the wrong sign: where f is negative x shrinks, and yours grows
@@ -132,20 +124,20 @@ def _backwards():
         ((2, 4), (-1.3, 0.7, 0.3)),
         ((5, 1), (0.4, 2.5, 0.12)),
     ):
-        x, score, z = torch.randn(3, *shape, dtype=torch.float64)
-        yield x, score, *double(*at), z
+        x, score, z = normal(3, *shape)
+        yield x, score, *numbers(*at), z
 
 
 define(
     reverse_step,
     cases=lambda: list(_backwards()),
     limits={
-        "a step of no length (dt = 0) leaves x where it is": {"dt": double(0.0)[0]},
+        "a step of no length (dt = 0) leaves x where it is": {"dt": numbers(0.0)[0]},
         "without noise in the process (g2 = 0) the drift alone is undone": {
-            "g2": double(0.0)[0]
+            "g2": numbers(0.0)[0]
         },
         "without drift (f = 0) the step follows the score, with noise": {
-            "f": double(0.0)[0]
+            "f": numbers(0.0)[0]
         },
     },
     linear_in=("x", "score", "z"),
@@ -162,21 +154,6 @@ define(
     g^2 for g before z
         (g2 * dt).sqrt() -> g2 * dt.sqrt()
         z is multiplied by g2 sqrt(dt): then the noise has the variance g^4 dt. Which factor gives g^2 dt?
-    the score with the wrong sign
-        - g2 * score -> + g2 * score
-        your drift runs away from where the density is high: look at the sign of the score
-    g for g^2
-        g2 * score -> g2.sqrt() * score
-        the score is multiplied by g, and Anderson's formula has g^2
-    g^4 before the score
-        g2 * score -> g2**2 * score
-        the score is multiplied by the square of g2, which is g^2 already
-    f for f x
-        f * x - -> f -
-        the drift is f x, a pull in proportion to x, and yours is f, the same for every x
-    no noise
-        (g2 * dt).sqrt() * z -> 0 * z
-        there is no noise in your step: this is a stochastic equation
     the other sign of z
         + (g2 * dt).sqrt() -> - (g2 * dt).sqrt()
         your step has the right distribution, since -z is as likely as z. Add the noise all the same, as in (3.7),
@@ -197,12 +174,8 @@ def heun(velocity, x, t, s):
 
 def _flows():
     for shape, t, s in (((3,), 0.8, 0.5), ((2, 4), 0.3, 0.35), ((5, 1), 1.0, 0.2)):
-        x = torch.randn(shape, dtype=torch.float64)
-        yield (
-            (lambda x, t: torch.sin(2 * x) * (1 + t) - x * t**2),
-            x,
-            *double(t, s),
-        )
+        x = normal(*shape)
+        yield ((lambda x, t: torch.sin(2 * x) * (1 + t) - x * t**2), x, *numbers(t, s))
 
 
 define(
@@ -224,9 +197,6 @@ define(
     no predictor
         velocity(x + (s - t) * k1, s) -> velocity(x, s)
         the second slope is taken at the new time but at the old place: go there first
-    the old time twice
-        * k1, s) -> * k1, t)
-        the second slope is taken at the new place but at the old time
     half a step ahead
         x + (s - t) * k1, s -> x + (s - t) / 2 * k1, s
         the second slope is taken at the place where half a step leads, and at the time of the whole one: go the
@@ -234,9 +204,6 @@ define(
     wrong direction
         = heun(velocity, x, t, 2 * t - s)
         you go from t away from s: the step is s - t, which is negative on the way to the data
-    slopes added
-        (s - t) / 2 -> (s - t)
-        the slopes are added, so the step is twice too long: take their mean
     the midpoint rule
         = x + (s - t) * velocity(x + (s - t) / 2 * velocity(x, t), (s + t) / 2)
         a good method of second order, but the midpoint rule: Heun's uses both ends
@@ -282,14 +249,10 @@ def _probed(
 def _fields():
     """Fields whose Jacobians are not symmetric, on vectors and on pictures."""
     for B, d in ((2, 3), (4, 5)):
-        W = torch.randn(d, d, dtype=torch.float64)
-        x = torch.randn(B, d, dtype=torch.float64)
-        yield (
-            (lambda x, W=W: torch.tanh(x @ W.T)),
-            x,
-            torch.randn(B, d, dtype=torch.float64).sign(),
-        )
-    x = torch.randn(3, 1, 2, 4, dtype=torch.float64)
+        W = normal(d, d)
+        x = normal(B, d)
+        yield ((lambda x, W=W: torch.tanh(x @ W.T)), x, normal(B, d).sign())
+    x = normal(3, 1, 2, 4)
     yield (lambda x: x.square() * x.flip(-1)), x, torch.randn_like(x).sign()
 
 
@@ -324,15 +287,6 @@ define(
     the sum of all entries
         _probed(lambda pulled, probe: pulled.sum(1), lambda v, probe: v.sum())
         without the probe this adds up the whole Jacobian, not its diagonal: only random signs cancel the rest
-    probe on one side only
-        _probed(lambda pulled, probe: pulled.sum(1))
-        J^T probe is right, but it must be multiplied by the probe again: the estimate is probe . J probe
-    the mean over dimensions
-        _probed(lambda pulled, probe: (pulled * probe).mean(1))
-        too small by the number of dimensions: a trace is a sum
-    one number for the batch
-        _probed(lambda pulled, probe: (pulled * probe).sum())
-        one number for the whole batch: each example has its own divergence
     the field itself
         = (field(x) * probe).flatten(1).sum(1)
         this is the field along the probe; its derivative along the probe is needed
@@ -367,8 +321,8 @@ def trapezoids(log_prior, divergence, times):
 def _curves():
     for n, B in ((4, 2), (9, 3), (6, 5)):
         times = torch.linspace(0, 1, n, dtype=torch.float64) ** 2 * (0.5 + B / 4)
-        noise = torch.randn(n, B, dtype=torch.float64).square()
-        prior = -2 * torch.rand(B, dtype=torch.float64) - 1
+        noise = normal(n, B).square()
+        prior = -2 * uniform(B) - 1
         yield prior, 0.5 + noise * (1 + times[:, None]), times
 
 
@@ -405,9 +359,6 @@ define(
     the right value of each step
         torch.trapezoid(divergence, times, dim=0) -> (divergence[1:] * times.diff()[:, None]).sum(0)
         you take the value at the right end of each step. The trapezoid rule takes the mean of both ends
-    without the volume
-        log_prior + volume -> log_prior + 0 * volume
-        the prior's density alone: a flow that squeezes space changes densities, and by how much is the divergence
     summed over examples
         log_prior + volume -> log_prior + volume.sum()
         you add the divergences of all examples to each
@@ -444,8 +395,8 @@ def _solver_steps():
         ((2, 4), ((0.1, 1.0), (0.3, 0.9), (0.35, 0.8))),
         ((5, 1), ((0.6, 0.5), (0.7, 0.45), (0.97, 0.1))),
     ):
-        x, x0, x0_last = torch.randn(3, *shape, dtype=torch.float64)
-        yield x, x0, x0_last, *(tuple(double(*v)) for v in points)
+        x, x0, x0_last = normal(3, *shape)
+        yield x, x0, x0_last, *(tuple(numbers(*v)) for v in points)
 
 
 define(

@@ -9,19 +9,10 @@ import math
 import torch
 import torch.nn.functional as F
 
+from ..cases import normal, numbers, uniform
 from ..checks import at_least, law
 from ..exercise import define
 from ..listed import listed
-
-
-def double(*values):
-    """The values as a float64 tensor."""
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def drawn(*shape, low=0.1):
-    """Uniform numbers above `low`, in float64."""
-    return torch.rand(shape, dtype=torch.float64) + low
 
 
 def uniform_rates(K):
@@ -56,7 +47,7 @@ def stays_at_1(got, a):
 define(
     concrete_score,
     truth=one_by_one,
-    cases=lambda: [((p := drawn(K, K)) / p.sum(),) for K in (2, 3, 4)],
+    cases=lambda: [((p := uniform(K, K, low=0.1)) / p.sum(),) for K in (2, 3, 4)],
     limits={
         "where all sentences are equally likely every ratio is 1": {
             "p": lambda a: torch.full_like(a.p, 0.25)
@@ -74,12 +65,6 @@ define(
         / p[:, :, None] -> / p.sum(0)[None, :, None] * torch.ones_like(p)[:, :, None]
         your numbers sum to 1 over y: this is the conditional law of the first token. A score is a ratio of two
         probabilities, 1 at y = a
-    logs
-        p.T[None, :, :] / p[:, :, None] -> (p.T[None, :, :] / p[:, :, None]).log()
-        some of your numbers are negative: this is log s, which a network gives; the score is s
-    differences
-        / p[:, :, None] -> / p[:, :, None] - 1
-        your score of staying (y = a) is 0: this is s - 1, a relative difference. The ratio there is 1
     """,
 )
 
@@ -111,11 +96,11 @@ def no_rate_to_itself(got, a):
 
 
 def _rate_cases():
-    ring = double(-3, 2, 1, 1, -3, 2, 2, 1, -3).reshape(3, 3)
+    ring = numbers(-3, 2, 1, 1, -3, 2, 2, 1, -3).reshape(3, 3)
     masks = F.pad(torch.diag(-torch.ones(3)), (0, 1, 0, 1)).double()
     masks[:3, 3] = 1.0  # tokens 0..2 turn into MASK = 3
     for R, x in ((ring, 0), (masks, 3), (masks, 1)):
-        yield R, double(0.4, 2.5, 1.7, 0.8)[: len(R)], x
+        yield R, numbers(0.4, 2.5, 1.7, 0.8)[: len(R)], x
 
 
 define(
@@ -135,9 +120,6 @@ define(
     no score
         s * R[:, x] -> R[:, x].clone()
         these are the forward rates read backwards: without the score the process does not know the data
-    the diagonal left in
-        rates[x] = 0 -> pass
-        your rate at y = x is negative: staying is no jump, set it to 0
     the whole row of a generator
         rates[x] = 0 -> rates[x] = 0; rates[x] = -rates.sum()
         your numbers sum to 0, as a row of a generator does: what is asked for are the rates of jumps, 0 at y = x
@@ -172,8 +154,8 @@ define(
     score_entropy,
     truth=integrated,
     cases=lambda: [
-        (double(-1.5, 0.3, 2.0), double(0.5, 2.0, 0.7)),
-        (torch.randn(2, 4, dtype=torch.float64), drawn(2, 4, low=0.3)),
+        (numbers(-1.5, 0.3, 2.0), numbers(0.5, 2.0, 0.7)),
+        (normal(2, 4), uniform(2, 4, low=0.3)),
     ],
     limits={
         "at s = rho the score is right and costs nothing": {
@@ -187,15 +169,9 @@ define(
         * log_s + K -> * log_s
         your loss is not 0 at s = rho, and negative in places: the term that depends on rho alone is missing. It
         moves no gradient, and it is what makes the loss a bound
-    K without the -1
-        rho.log() - 1 -> rho.log()
-        at s = rho your loss is rho: K(rho) = rho (log rho - 1), and the -1 is missing
     s and rho swapped
         s = log_s.exp() -> log_s, rho = rho.log(), log_s.exp(); s = log_s.exp()
         s and rho have changed places. Score entropy is not symmetric: the true ratio stands before the logarithm
-    the log not weighted
-        rho * log_s -> log_s
-        your minimum is at s = 1 whatever rho is: the logarithm of s has the weight rho
     squares
         s - rho * log_s + K -> (s - rho) ** 2 / 2
         these are squares: they hardly mind a score near 0, where a ratio may be wrong by any factor
@@ -234,9 +210,9 @@ def information_lost(p0, Q, R, h=1e-4):
 def _noisy_cases():
     """Rates that are not symmetric, and the noise that they make."""
     for K, sigma in ((2, 0.8), (3, 0.5), (5, 1.2)):
-        R = drawn(K, K, low=0.2).fill_diagonal_(0)
+        R = uniform(K, K, low=0.2).fill_diagonal_(0)
         R = R - R.sum(1).diag()
-        p0 = drawn(K)
+        p0 = uniform(K, low=0.1)
         yield p0 / p0.sum(), torch.matrix_exp(sigma * R), R
 
 
@@ -252,31 +228,26 @@ define(
     linear_in=("R",),
     properties=(at_least(0),),
     read=lambda got, a: torch.as_tensor(got, dtype=torch.float64),
-    mistakes={
-        "the loss against the true ratio": (
-            "rho = Q[:, None, :] / Q[:, :, None] -> rho = s",
-            "your least loss is 0: that is (7.8), whose ratio is the true one. In (7.9) the ratio knows x_0, "
-            "the network does not, and a perfect network cannot reach it",
-        ),
-        "without K(rho)": (
-            "+ rho * (rho.log() - 1) -> ",
-            "negative in places: K(rho) is missing. It moves no gradient, but it is what makes the least value "
-            "mean something",
-        ),
-        "rates out of x": (
-            "R.T.clone() -> R.clone()",
-            "you weigh with R[x, y]. The reverse jump from x to y has the rate of the forward one INTO x: R[y, x]",
-        ),
-        "a network that knows x_0": (
-            "s = p_t / p_t[:, None] -> s = (Q / Q.sum(0))[:1] / (Q / Q.sum(0))[:1].T",
-            "your network takes the data for one fixed token: its best answer is the ratio of p_t, the mixture over "
-            "all x_0",
-        ),
-        "x_0 all alike": (
-            "joint = p0[:, None] * Q -> joint = Q / len(p0)",
-            "your mean takes all x_0 for equally likely: weigh with p0",
-        ),
-    },
+    mistakes="""
+    the loss against the true ratio
+        rho = Q[:, None, :] / Q[:, :, None] -> rho = s
+        your least loss is 0: that is (7.8), whose ratio is the true one. In (7.9) the ratio knows x_0, the
+        network does not, and a perfect network cannot reach it
+    without K(rho)
+        + rho * (rho.log() - 1) ->
+        negative in places: K(rho) is missing. It moves no gradient, but it is what makes the least value mean
+        something
+    rates out of x
+        R.T.clone() -> R.clone()
+        you weigh with R[x, y]. The reverse jump from x to y has the rate of the forward one INTO x: R[y, x]
+    a network that knows x_0
+        s = p_t / p_t[:, None] -> s = (Q / Q.sum(0))[:1] / (Q / Q.sum(0))[:1].T
+        your network takes the data for one fixed token: its best answer is the ratio of p_t, the mixture over all
+        x_0
+    x_0 all alike
+        joint = p0[:, None] * Q -> joint = Q / len(p0)
+        your mean takes all x_0 for equally likely: weigh with p0
+    """,
 )
 
 
@@ -304,8 +275,8 @@ def _mask_cases():
     for B, L, V in ((2, 3, 5), (4, 6, 3)):
         x0, hidden = torch.randint(V, (B, L)), torch.rand(B, L) < 0.5
         hidden[:, 0], hidden[:, 1] = True, False
-        f = torch.randn(B, L, V, dtype=torch.float64)
-        yield f, x0, torch.where(hidden, V, x0), drawn(B, low=1.0)
+        f = normal(B, L, V)
+        yield f, x0, torch.where(hidden, V, x0), uniform(B, low=1.0)
 
 
 define(
@@ -329,9 +300,6 @@ define(
     factors={"the number of masks": lambda a: (a.x_t == a.f.shape[-1]).sum(1)},
     gradients=("f",),
     mistakes="""
-    all positions
-        torch.where(masks, each, 0) -> each
-        tokens that are not masked are counted too: nothing can turn into them, their rate is 0
     MDLM's loss
         each = -> f = f.log_softmax(-1) + math.log(V); at_x0 = f.gather(-1, x0[..., None]).squeeze(-1); each =
         this is cross-entropy, MDLM's loss: it is blind to the total mass of e^f, which SEDD's scores must get
@@ -373,7 +341,7 @@ def by_exponentials(s, x_t, D):
 def _score_cases():
     """Scores of a law that has been through noise, at every token."""
     for B, K, D in ((5, 3, 0.4), (3, 4, 1.1)):
-        p = drawn(K, low=0.5) @ torch.matrix_exp(2 * uniform_rates(K))
+        p = uniform(K, low=0.5) @ torch.matrix_exp(2 * uniform_rates(K))
         x_t = torch.randint(K, (B,))
         yield p / p[x_t, None], x_t, D
 
@@ -391,9 +359,6 @@ define(
     the score left as it is
         before * there -> s * there
         s holds ratios at time t, and you need p_s(y) / p_t(x_t): multiply by exp(-D R) first
-    the second factor missing
-        before * there -> before
-        your laws do not sum to 1: p_s(y) / p_t(x_t) must be multiplied by the chance that y became x_t
     s taken for a law
         / K * s.sum(-1, keepdim=True) -> / K
         you take the sum of s for 1. s holds ratios, 1 at x_t, and sums to 1 / p(x_t): what does s 11^T give?
@@ -452,13 +417,13 @@ def few_digits(fn):
 define(
     uniform_ratio,
     truth=by_matrix,
-    cases=lambda: [(double(0.1, 1.0, 5.0), 5), (double(0.7, 2.0), 2)],
+    cases=lambda: [(numbers(0.1, 1.0, 5.0), 5), (numbers(0.7, 2.0), 2)],
     limits={
         "at sigma = 0 nothing has happened: another token has probability 0": {
-            "sigma": double(0.0, 0.0)
+            "sigma": numbers(0.0, 0.0)
         },
         "for large sigma all tokens are equally likely, and the ratio is 1": {
-            "sigma": double(40.0)
+            "sigma": numbers(40.0)
         },
     },
     properties=(at_least(0),),
@@ -479,9 +444,7 @@ define(
         e1 + K -> e1 + 1
         your ratio does not depend on K: the noise is shared by K tokens
     """)
-    | {
-        "a difference of ones": ("e1 / (e1 + K) -> 1 - K / (e1 + K)", NO_DIGITS),
-    },
+    | {"a difference of ones": ("e1 / (e1 + K) -> 1 - K / (e1 + K)", NO_DIGITS)},
 )
 
 
@@ -522,9 +485,6 @@ define(
     one more in any case
         math.ceil(rate * (K - 1) / K) -> math.floor(rate * (K - 1) / K) + 1
         right but for whole numbers: a chance of staying of 0 is not negative, so no step is to be added there
-    one neighbour only
-        (K - 1) / K -> 1 / K
-        you count one of the K - 1 tokens to which it may jump
     the rates of the paper
         (K - 1) / K -> (K - 1)
         your rates are K times too large: R is normalised, its entries off the diagonal are 1 / K
@@ -553,9 +513,9 @@ def by_largest(level, masks, u):
 define(
     next_level,
     truth=by_largest,
-    cases=lambda: [(0.8, 5, double(0.1, 0.5, 0.93)), (0.3, 2, drawn(4, low=0.0))],
+    cases=lambda: [(0.8, 5, numbers(0.1, 0.5, 0.93)), (0.3, 2, uniform(4))],
     limits={
-        "with u = 1 a mask opens at once, at the old level": {"u": double(1.0, 1.0)},
+        "with u = 1 a mask opens at once, at the old level": {"u": numbers(1.0, 1.0)},
         "a single mask opens at a level uniform on (0, level)": {"masks": 1},
     },
     linear_in=("level",),
@@ -573,10 +533,6 @@ define(
         u ** (1 / masks) -> (1 - u) ** (1 / masks)
         your levels have the right distribution, since 1 - u is uniform, too; but u = 1 is to give the old level,
         as the inverse of the distribution function does
-    u to the number of masks
-        (1 / masks) -> masks
-        with many masks your level falls at once to 0. The more masks, the sooner one opens, the less the level
-        falls
     one mask
         u ** (1 / masks) -> u
         the number of masks plays no part: this is the level of a given mask, not of the first

@@ -6,6 +6,7 @@ A wrong answer in quotes is the reference with that text changed.
 
 import torch
 
+from ..cases import uniform
 from ..checks import at_least, case
 from ..exercise import define
 
@@ -14,7 +15,7 @@ from ..exercise import define
 
 def far(K):
     """Lengths of edges: some are very long, the diagonal is 0, no two are equal."""
-    lengths = torch.rand(K, K, dtype=torch.float64) + 0.1
+    lengths = uniform(K, K) + 0.1
     lengths[torch.rand(K, K) < 0.4] *= 20
     return lengths.fill_diagonal_(0)
 
@@ -46,7 +47,7 @@ define(
     limits={
         "where every edge is longer than all distances, no distance changes": {
             "W": lambda a: torch.full_like(a.W, 99.0).fill_diagonal_(0)
-        },
+        }
     },
     properties=(at_least(0),),
     mistakes="""
@@ -116,8 +117,8 @@ define(
 
 def utilities(N):
     """A matrix of rank 2 and a little more; rows and columns are different numbers."""
-    A = torch.rand(N, 2, dtype=torch.float64) @ torch.rand(2, N, dtype=torch.float64)
-    A = A + 0.05 * torch.rand(N, N, dtype=torch.float64)
+    A = uniform(N, 2) @ uniform(2, N)
+    A = A + 0.05 * uniform(N, N)
     order = torch.randperm(N)
     return A, order[:2], order[-3:]
 

@@ -16,7 +16,7 @@ from course_lib.exercise import find, grade, of_chapter
 FOLDER = Path(__file__).parent / "exam"
 PAPERS = sorted({file.stem for file in FOLDER.glob("*.py")} - {"paper", "formulas"})
 CHAPTERS = [module.name for module in pkgutil.iter_modules(solutions.__path__)]
-AIMED = 0.82  # the share reached; it may only grow
+AIMED = 0.84  # the share reached; it may only grow
 
 
 def answers() -> dict:
