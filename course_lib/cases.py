@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def numbers(*values: float) -> Tensor:
+def numbers(*values: int | float) -> Tensor:
     """These values."""
     return torch.tensor(values, dtype=torch.float64)
 
