@@ -25,6 +25,55 @@ def test_a_walk_sees_the_functions_that_run(tmp_path):
     assert density.walk(names["f"], tmp_path) == {"a.py": {1, 2, 3}}
 
 
+def test_what_one_reads_is_what_runs_and_the_heads_above_it(tmp_path):
+    source = '''"""Two
+lines."""
+
+
+class A:
+    """What it is."""
+
+    def f(self):
+        return 1
+
+    def g(self):
+        return 2
+
+
+class B:
+    """Not used."""
+
+
+def h():
+    return A().f()
+'''
+    (tmp_path / "a.py").write_text(source)
+    (tmp_path / "shapes.py").write_text("def looked_up():\n    return 3\n")
+    names = {}
+    for name in ("a.py", "shapes.py"):
+        exec(compile((tmp_path / name).read_text(), str(tmp_path / name), "exec"), names)
+    steps = density.walk(lambda: (names["h"](), names["looked_up"]()), tmp_path)
+    # the file's two lines, class A with its sentence, f, h
+    assert density.heads(tmp_path / "a.py", steps["a.py"]) == {1, 2, 5, 6}
+    assert density.reading(steps, tmp_path) == (["a.py"], 2 + 2 + 2 + 2, ["shapes.py"], 20)
+
+
+def test_following_a_step_stays_short():
+    """SEDD on masks: 6 files and 900 lines to read at most; DDPM: 4 and 600."""
+    for name, most_files, most_lines in (("sedd.absorbing", 6, 900), ("ddpm.digits", 4, 600)):
+        files, lines, aside, whole = density.reading(density.training_step(name))
+        assert len(files) <= most_files and lines <= most_lines < 2 * whole, (name, files, lines)
+        assert set(aside) <= density.ASIDE and not set(files) & density.ASIDE
+
+
+def test_what_is_set_aside_knows_no_system():
+    """Looked up, not followed: none of these files imports a process, a noise or a system."""
+    known = {Path(name).stem for name in density.ASIDE} | {"sentences", "files", "batching"}
+    for name in density.ASIDE:
+        text = (density.ROOT / name).read_text(encoding="utf-8")
+        assert set(re.findall(r"^from \.(\w+) import", text, re.M)) <= known, name
+
+
 def test_the_report_reads_every_room_and_both_steps(capsys):
     assert density.main([]) == 0
     said = capsys.readouterr().out.splitlines()
