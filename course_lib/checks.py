@@ -200,28 +200,25 @@ def law(axis: int = -1) -> Property:
 
 def at_least(low: int | float, why: str = "") -> Property:
     """No number below."""
-
-    def ask(got: Any, a: SimpleNamespace) -> str | None:
-        least = torch.as_tensor(got).double().min().item()
-        return (
-            f"your answer holds {least:.4g}, and it cannot be below {low:g}{why and ': ' + why}"
-            if least < low - 1e-6
-            else None
-        )
-
-    return ask
+    return limited(torch.min, lambda least: least < low - 1e-6, f"below {low:g}", why)
 
 
 def at_most(high: int | float, why: str = "") -> Property:
     """No number above."""
+    return limited(torch.max, lambda most: most > high + 1e-6, f"above {high:g}", why)
+
+
+def limited(
+    edge: Callable, beyond: Callable[[float], bool], where: str, why: str
+) -> Property:
+    """No number beyond a limit: `edge` picks the one to look at, `beyond` says whether it is too far."""
+    reason = f": {why}" if why else ""
 
     def ask(got: Any, a: SimpleNamespace) -> str | None:
-        most = torch.as_tensor(got).double().max().item()
-        return (
-            f"your answer holds {most:.4g}, and it cannot be above {high:g}{why and ': ' + why}"
-            if most > high + 1e-6
-            else None
-        )
+        number = edge(torch.as_tensor(got).double()).item()
+        if not beyond(number):
+            return None
+        return f"your answer holds {number:.4g}, and it cannot be {where}{reason}"
 
     return ask
 

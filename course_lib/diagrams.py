@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
 from .colours import COLOURS, looks
-from .style import array, check_length, panels
+from .style import array, check_length, over, panels
 
 
 def chain(states: Any, labels: Sequence[str], title: str) -> Figure:
@@ -24,9 +24,7 @@ def chain(states: Any, labels: Sequence[str], title: str) -> Figure:
         raise ValueError(
             f"states must be at least two pictures (n, h, w), not shape {states.shape}"
         )
-    check_length(
-        "labels", array([len(label) for label in labels]), len(states), "states"
-    )
+    check_length("labels", labels, len(states), "states")
     fig = Figure(figsize=(8, 2.2))
     fig.suptitle(title, x=0.01, ha="left", wrap=True)
     axes = fig.subplots(1, len(states), gridspec_kw={"wspace": 0.45})
@@ -131,11 +129,9 @@ def fading(
 
     mark = (x, y, words) puts a point with words beside it.
     """
-    x = array(x, "x")
+    x, lines = over(x, lines)
     fig, ((ax,),) = panels(title)
     for k, (label, y) in enumerate(lines.items()):
-        y = array(y, label)
-        check_length(label, y, len(x), "x")
         ax.plot(
             x, y, color=COLOURS["exact"], alpha=1 - 0.8 * k / len(lines), label=label
         )

@@ -388,11 +388,7 @@ class Given(Wrapped):
     @property
     def mask(self) -> Mask | None:
         """Where there are words, as far as this network or one inside was told: `decode` asks."""
-        return (
-            self.given["mask"]
-            if "mask" in self.given
-            else getattr(self.inner, "mask", None)
-        )
+        return self.given.get("mask", getattr(self.inner, "mask", None))
 
     def forward(self, x: Tensor, u: PerExample, **given) -> Tensor:
         """What the network inside says, given that."""

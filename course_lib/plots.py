@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .colours import COLOURS, looks
 from .shapes import check_count
-from .style import array, check_alt, check_labels, check_length, panels, png
+from .style import array, check_alt, check_labels, check_length, over, panels, png
 
 # --- showing ---
 
@@ -71,12 +71,10 @@ def curves(
     band: dict[str, tuple] | None = None,
 ) -> Figure:
     """Lines over one x. band[label] = (low, high) shades an uncertainty around that line."""
-    x, band = array(x, "x"), band or {}
+    (x, lines), band = over(x, lines), band or {}
     check_labels("band", band, lines)
     fig, ((ax,),) = panels(title)
     for (label, y), (colour, line, _) in zip(lines.items(), looks(lines), strict=True):
-        y = array(y, label)
-        check_length(label, y, len(x), "x")
         ax.plot(x, y, color=colour, linestyle=line, label=label)
         if label in band:
             low, high = (array(edge, f"the band of {label}") for edge in band[label])

@@ -1,7 +1,7 @@
 """What figures look like in all chapters: sizes and lines, what may be drawn, and the bytes that a notebook stores."""
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -51,12 +51,22 @@ def check_labels(name: str, given: Iterable[str], known: Iterable[str]) -> None:
         )
 
 
-def check_length(name: str, values: np.ndarray, n: int, of: str) -> None:
+def check_length(name: str, values: np.ndarray | Sequence, n: int, of: str) -> None:
     """Raise ValueError unless there are n values along the first axis."""
-    if values.ndim < 1 or len(values) != n:
+    shape = np.shape(values)
+    if not shape or shape[0] != n:
         raise ValueError(
-            f"{name} must hold {n} values, as many as {of}, not shape {values.shape}"
+            f"{name} must hold {n} values, as many as {of}, not shape {shape}"
         )
+
+
+def over(x: Any, lines: dict[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Lines over one x as numbers, each as long as x."""
+    x, numbers = array(x, "x"), {}
+    for label, y in lines.items():
+        numbers[label] = array(y, label)
+        check_length(label, numbers[label], len(x), "x")
+    return x, numbers
 
 
 def panels(

@@ -28,6 +28,8 @@ from .layers import (
 from .shapes import Mask, PerExample, Tokens, check_count, describe, widest
 from .transformer import Transformer
 
+Features = Float[Tensor, "B L width"]
+
 
 class EmbeddingNet(nn.Module):
     """Vectors in, vectors out, with the embedding of tokens and the rounding that share its weights.
@@ -111,8 +113,8 @@ class EmbeddingNet(nn.Module):
         label: Int[Tensor, " B"] | None = None,
         at: Mask | None = None,
     ) -> Vectors:
-        """The estimate of x_0; the arguments are those of `features`, and `at`, which saves nothing here."""
-        return self.leave(self.features(x, u, mask, before, label))
+        """The estimate of x_0, everywhere; the arguments are those of `features`, and `at`."""
+        return self.estimate(self.features(x, u, mask, before, label), x, u, at)
 
     def explain(
         self,
@@ -123,8 +125,22 @@ class EmbeddingNet(nn.Module):
         label: Int[Tensor, " B"] | None = None,
         at: Mask | None = None,
     ) -> tuple[Vectors, LogLaw]:
-        """The estimate of x_0, and the log law of words near it, at all places or at those of `at`."""
-        x0 = self(x, u, mask, before, label)
+        """The estimate of x_0, and the log law of words behind it, at all places or at those of `at`."""
+        return self.estimate_and_law(self.features(x, u, mask, before, label), x, u, at)
+
+    # From the features to the estimate: what a network of another kind changes
+
+    def estimate(
+        self, h: Features, x: Vectors, u: PerExample, at: Mask | None
+    ) -> Vectors:
+        """The estimate of x_0 alone; to be asked at some places only saves nothing here."""
+        return self.leave(h)
+
+    def estimate_and_law(
+        self, h: Features, x: Vectors, u: PerExample, at: Mask | None
+    ) -> tuple[Vectors, LogLaw]:
+        """The estimate, and the law of the words near it."""
+        x0 = self.leave(h)
         return x0, self.logits(x0 if at is None else x0[at]).log_softmax(-1)
 
     def features(
@@ -134,7 +150,7 @@ class EmbeddingNet(nn.Module):
         mask: Mask | None = None,
         before: Vectors | None = None,
         label: Int[Tensor, " B"] | None = None,
-    ) -> Float[Tensor, "B L width"]:
+    ) -> Features:
         """What the last layer reads.
 
         mask    False where there is padding: what stands there changes nothing elsewhere
@@ -185,9 +201,7 @@ class EmbeddingNet(nn.Module):
             )
         return label.long()
 
-    def take_in(
-        self, x: Vectors, u: PerExample, mask: Mask | None
-    ) -> Float[Tensor, "B L width"]:
+    def take_in(self, x: Vectors, u: PerExample, mask: Mask | None) -> Features:
         """x_t in the width of the trunk, place by place."""
         return self.enter(x)
 
@@ -247,29 +261,16 @@ class MixingNet(EmbeddingNet):
         )
         return self
 
-    def forward(
-        self,
-        x: Vectors,
-        u: PerExample,
-        mask: Mask | None = None,
-        before: Vectors | None = None,
-        label: Int[Tensor, " B"] | None = None,
-        at: Mask | None = None,
+    def estimate(
+        self, h: Features, x: Vectors, u: PerExample, at: Mask | None
     ) -> Vectors:
-        """The estimate of x_0; the arguments are those of `features`, and `at`."""
-        return self.explain(x, u, mask, before, label, at)[0]
+        """The mean over words; elsewhere than at `at` it is x."""
+        return self.estimate_and_law(h, x, u, at)[0]
 
-    def explain(
-        self,
-        x: Vectors,
-        u: PerExample,
-        mask: Mask | None = None,
-        before: Vectors | None = None,
-        label: Int[Tensor, " B"] | None = None,
-        at: Mask | None = None,
+    def estimate_and_law(
+        self, h: Features, x: Vectors, u: PerExample, at: Mask | None
     ) -> tuple[Vectors, LogLaw]:
-        """The estimate of x_0, and the log law of words behind it; the arguments are those of `features`, and `at`."""
-        h = self.features(x, u, mask, before, label)
+        """The mean over words, and the law that it is the mean under."""
         with full_precision(x):
             h = at_least_single(h)
             # Sums over words are done in the dtype of h; a wider x would not meet it.
@@ -279,9 +280,7 @@ class MixingNet(EmbeddingNet):
             x0, log_p = self.mix(h[at], x[at], *self.reading(x, u, at))
             return x.to(x0.dtype).masked_scatter(at[..., None], x0), log_p
 
-    def take_in(
-        self, x: Vectors, u: PerExample, mask: Mask | None
-    ) -> Float[Tensor, "B L width"]:
+    def take_in(self, x: Vectors, u: PerExample, mask: Mask | None) -> Features:
         """x_t in the width of the trunk, and the guess if there is one; PAD has none."""
         h = super().take_in(x, u, mask)
         if self.guess is None:

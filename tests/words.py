@@ -11,7 +11,6 @@ from course_lib.word_oracle import SentenceOracle
 
 T, L, W, K = 40, 5, 3, 6
 TABLE = S.table(S.sqrt(), T)
-I = torch.tensor
 
 
 def F64(v):

@@ -24,6 +24,7 @@ from course_lib.process import last, sample
 from course_lib.shapes import upcast
 from course_lib.stationary import Stationary, Uniform
 from course_lib.structured import Neighbours, band, gaussian
+from tests.helpers import inside, sequences
 
 V, L, T = 3, 2, 4
 LINE = S.table(S.log_linear(0.0), T, max_beta=1.0)
@@ -59,14 +60,7 @@ class Loose(nn.Module):
         self.K, self.T, self.timeless = K, T, timeless
 
     def forward(self, x, u):
-        place = torch.zeros(len(x), dtype=torch.long)
-        for i in range(x.shape[1]):
-            place = place * self.K + x[:, i]
-        return self.table[place, (u * self.T).round().long() * (not self.timeless)]
-
-
-def sequences(K: int, length: int) -> torch.Tensor:
-    return torch.tensor(list(itertools.product(range(K), repeat=length)))
+        return self.table[inside(x, self.K), (u * self.T).round().long() * (not self.timeless)]
 
 
 def forward_law(noise, s: int, t: int, length: int) -> torch.Tensor:
@@ -89,11 +83,6 @@ def reverse_law(process, net, s: int, t: int) -> torch.Tensor:
     for i in range(1, process.length):
         out = (out[:, :, None] * per_token[:, i, None]).flatten(1)
     return out
-
-
-def inside(x: torch.Tensor, K: int) -> torch.Tensor:
-    """Where these sequences stand in `sequences(K, L)`."""
-    return (x * K ** torch.arange(x.shape[1] - 1, -1, -1)).sum(1)
 
 
 def exact_bound(process, net, x0: torch.Tensor) -> torch.Tensor:

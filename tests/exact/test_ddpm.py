@@ -11,6 +11,7 @@ from course_lib.data import GaussianMixture, two_bumps
 from course_lib.ddpm import DDPM, conversion, log_prob_of_level
 from course_lib.oracle import MixtureOracle
 from course_lib.process import last, sample
+from tests.helpers import I, pairs, randn64
 
 TABLES = {
     "linear": S.ddpm_table(60),
@@ -19,7 +20,6 @@ TABLES = {
 }
 KINDS = ["eps", "x0", "v", "score"]
 LONG = torch.long
-I = torch.tensor
 
 
 @pytest.fixture(params=TABLES)
@@ -27,18 +27,8 @@ def process(request):
     return DDPM(TABLES[request.param], (1,))
 
 
-def f64(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
-
-
 def log_normal(x, mean, var):
     return -0.5 * ((x - mean).square() / var + (2 * math.pi * var).log())
-
-
-def pairs(T, n=200):
-    """n random pairs s < t."""
-    s = torch.randint(0, T, (n,))
-    return s + 1 + (torch.rand(n) * (T - s)).long(), s
 
 
 # Forward
@@ -75,7 +65,7 @@ def test_posterior_is_bayes(process):
     """log q(x_s | x_0) + log q(x_t | x_s) = log q(x_t | x_0) + log q(x_s | x_t, x_0), pointwise, any s < t."""
     t, s = pairs(process.T)
     t, s = t[s > 0], s[s > 0]
-    x0, x_s, x_t = f64(3, len(t), 1)
+    x0, x_s, x_t = randn64(3, len(t), 1)
     a_t, a_s = process.alpha_bar[t][:, None], process.alpha_bar[s][:, None]
     left = log_normal(x_s, a_s.sqrt() * x0, 1 - a_s) + log_normal(
         x_t, (a_t / a_s).sqrt() * x_s, 1 - a_t / a_s
@@ -86,7 +76,7 @@ def test_posterior_is_bayes(process):
 
 
 def test_posterior_at_s_0_is_the_data_exactly(process):
-    x0, x_t = f64(2, 5, 1)
+    x0, x_t = randn64(2, 5, 1)
     mean, var = process.posterior(x0, x_t, torch.tensor([1, 2, 3, 20, process.T]), torch.zeros(5, dtype=LONG))
     assert torch.equal(mean, x0) and torch.equal(var, torch.zeros(5, dtype=torch.float64))
 
@@ -110,7 +100,7 @@ def test_tower(process):
 def test_conversions_against_their_definitions(source, target, process):
     t = torch.arange(1, process.T + 1)
     a = process.alpha_bar[t][:, None]
-    x0, eps = f64(2, len(t), 1)
+    x0, eps = randn64(2, len(t), 1)
     x_t = a.sqrt() * x0 + (1 - a).sqrt() * eps
     truth = {"x0": x0, "eps": eps, "v": a.sqrt() * eps - (1 - a).sqrt() * x0, "score": -eps / (1 - a).sqrt()}
     got = DDPM(process.alpha_bar, (1,), predicts=source).convert(truth[source], x_t, t, to=target)
@@ -128,7 +118,7 @@ def test_same_kind_is_left_alone():
 def test_loss_is_the_squared_error_of_the_prediction(kind, process):
     """A network that says c has the loss E |truth - c|^2: here against the drawn noise, found from x_t itself."""
     process = DDPM(process.alpha_bar, (3,), predicts=kind)
-    x0, t, seen = f64(6, 3), torch.tensor([1, 2, 5, 17, 30, process.T]), {}
+    x0, t, seen = randn64(6, 3), torch.tensor([1, 2, 5, 17, 30, process.T]), {}
 
     def model(x, u):
         seen["x"], seen["u"] = x, u
@@ -173,7 +163,7 @@ def gaussian_kl(m1, v1, m2, v2):
 def test_term_is_the_kl_between_the_two_gaussians(variance, kind, process):
     process = DDPM(process.alpha_bar, (4,), predicts=kind, variance=variance, decoder_var=0.3)
     t = torch.arange(1, process.T + 1)
-    x0, seen = f64(process.T, 4), {}
+    x0, seen = randn64(process.T, 4), {}
     model = lambda x, u: seen.setdefault("x", x) * 0.3 - 0.1  # noqa: E731
     got = process.term(model, x0, t)
     x_t = seen["x"]
@@ -195,7 +185,7 @@ def test_default_decoder_variance_is_beta_tilde_at_2(process):
 
 def test_prior_term_is_the_kl_to_the_standard_normal(process):
     process = DDPM(process.alpha_bar, (3,))
-    x0, a = f64(5, 3), process.alpha_bar[-1]
+    x0, a = randn64(5, 3), process.alpha_bar[-1]
     one = torch.ones(1, dtype=torch.float64)
     want = gaussian_kl(a.sqrt() * x0, 1 - a, 0 * x0, one).sum(1)
     torch.testing.assert_close(process.prior_term(x0), want, rtol=1e-5, atol=1e-12)
@@ -209,7 +199,7 @@ def test_weight_turns_the_squared_error_into_the_term(kind, variance, process):
     """L_{t-1} = weight |truth - prediction|^2 + what no network changes, in each kind's own units."""
     process = DDPM(process.alpha_bar, (1,), predicts=kind, variance=variance)
     t = torch.arange(1, process.T + 1)
-    x0, terms, errors = f64(process.T, 1), [], []
+    x0, terms, errors = randn64(process.T, 1), [], []
     for guess in (0.0, 0.4):
         torch.manual_seed(1)
         terms.append(process.term(lambda x, u, g=guess: torch.full_like(x, g), x0, t))
@@ -232,7 +222,7 @@ def test_weights_in_closed_form():
 
 
 def test_bound_is_T_times_the_term_plus_the_prior_term():
-    process, x0, t = DDPM(TABLES["cosine"], (2,)), f64(5, 2), torch.tensor([1, 2, 9, 30, 50])
+    process, x0, t = DDPM(TABLES["cosine"], (2,)), randn64(5, 2), torch.tensor([1, 2, 9, 30, 50])
     model = lambda x, u: 0.5 * x  # noqa: E731
     torch.manual_seed(3)
     got = process.bound(model, x0, t)
@@ -299,7 +289,7 @@ def test_bound_closes_in_on_the_entropy():
 
 
 def test_levels_are_a_probability_and_match_the_normal_cdf():
-    mean, sd, K = f64(50), 0.13, 17
+    mean, sd, K = randn64(50), 0.13, 17
     grid = torch.linspace(-1, 1, K, dtype=torch.float64)
     log_p = torch.stack([log_prob_of_level(x.expand(50), mean, sd, K) for x in grid])
     torch.testing.assert_close(log_p.exp().sum(0), torch.ones(50, dtype=torch.float64))
@@ -345,7 +335,7 @@ def test_step_has_the_mean_and_variance_of_the_posterior(kind, variance, clip, p
     process = DDPM(process.alpha_bar, (2,), predicts=kind, variance=variance, clip=clip)
     model = lambda x, u: 0.3 * x + 0.2  # noqa: E731
     for t, s in [(20, 19), (20, 5), (2, 1), (process.T, 7)]:
-        x = f64(1, 2).expand(1000, 2)
+        x = randn64(1, 2).expand(1000, 2)
         t_, s_ = torch.full((1000,), t), torch.full((1000,), s)
         torch.manual_seed(0)
         got = process.step(model, x, t_, s_)
@@ -363,7 +353,7 @@ def test_step_has_the_mean_and_variance_of_the_posterior(kind, variance, clip, p
 
 def test_one_shared_time_is_not_taken_for_two(process):
     """t the same for all and s not, or the other way round: each example keeps its own pair."""
-    x, model = f64(3, 1), lambda x, u: 0.3 * x
+    x, model = randn64(3, 1), lambda x, u: 0.3 * x
     for t, s in [(I(30).expand(3), I([1, 20, 0])), (I([30, 9, 12]), I(5).expand(3))]:
         torch.manual_seed(0)
         mixed = process.step(model, x, t, s)
@@ -374,7 +364,7 @@ def test_one_shared_time_is_not_taken_for_two(process):
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_no_noise_at_s_0(variance, process):
     process = DDPM(process.alpha_bar, (1,), variance=variance)
-    x, t, s = f64(8, 1), torch.tensor([1, 2, 3, 5, 8, 13, 21, 34]), torch.zeros(8, dtype=LONG)
+    x, t, s = randn64(8, 1), torch.tensor([1, 2, 3, 5, 8, 13, 21, 34]), torch.zeros(8, dtype=LONG)
     model = lambda x, u: 0.3 * x  # noqa: E731
     torch.testing.assert_close(
         process.step(model, x, t, s), process.predict_x0(model, x, t), rtol=1e-9, atol=1e-9
@@ -484,9 +474,6 @@ def call(method, **change):
         "prior_term": {"x0": torch.randn(3, 2)},
     }[method]  # fmt: skip
     return getattr(process, method)(**(good | change))
-
-
-I = torch.tensor
 
 
 @pytest.mark.parametrize("method, change, error, words", [

@@ -25,10 +25,10 @@ from course_lib.sde import VP
 from course_lib.sentences import PAD, Pairs, Vocabulary, bucketed
 from course_lib.word_nets import EmbeddingNet, MixingNet
 from course_lib.word_oracle import PairOracle
+from tests.helpers import I
 
 T, L, W, K = 40, 6, 3, 7
 TABLE = S.table(S.sqrt(), T)
-I = torch.tensor
 
 
 def net(kind=EmbeddingNet, **options):

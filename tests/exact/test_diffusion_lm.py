@@ -22,7 +22,8 @@ from course_lib.process import last, sample
 from course_lib.sde import VP
 from course_lib.sentences import PAD, Labelled
 from course_lib.word_nets import EmbeddingNet, MixingNet
-from tests.words import F64, TABLE, I, K, L, T, W, ids, net, toy
+from tests.helpers import I
+from tests.words import F64, TABLE, K, L, T, W, ids, net, toy
 
 # From words to vectors and back
 

@@ -13,19 +13,10 @@ from course_lib.dpm_solver import DPMSolver, moments, ratio
 from course_lib.oracle import MixtureOracle
 from course_lib.process import last, sample
 from course_lib.sde import VE, VP, SubVP
+from tests.helpers import f64, one, same
 
-same = torch.testing.assert_close
 NODES, WEIGHTS = (torch.from_numpy(v) for v in leggauss(40))  # of an integral over [-1, 1]
 SDES = [VP(S.linear(), (2,)), VP(S.cosine(), (2,)), SubVP(S.linear(), (2,)), VE((2,))]
-
-
-def f64(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def one(t, n):
-    """The time t for n examples, as `sample` gives it."""
-    return torch.tensor(t, dtype=torch.float64).expand(n)
 
 
 def walk(way, model, x, times):

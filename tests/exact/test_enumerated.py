@@ -18,12 +18,12 @@ from course_lib.process import last, sample
 from course_lib.remasking import ReMDM, share
 from course_lib.sedd import SEDD
 from course_lib.stationary import Uniform
+from tests.helpers import close
 
 V, L = 3, 2
 P = random_joint(V, L, 0.4, 1)
 H = entropy(P)
 line = lambda T: S.table(S.log_linear(0.0), T, max_beta=1.0)  # noqa: E731
-close = torch.testing.assert_close
 
 SYSTEMS = {
     "MDLM": lambda: MDLM(Absorbing(V, S.log_linear(0.0)), L),

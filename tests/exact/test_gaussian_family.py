@@ -22,11 +22,11 @@ from course_lib.process import last, sample
 from course_lib.sde import VP
 from course_lib.sedd import SEDD
 from course_lib.sn_npr import NPR, SN
+from tests.helpers import close
 
 A = S.ddpm_table(1000)
 SHORT = S.ddpm_table(60)
 LEADING = torch.tensor([*range(901, 0, -100), 0])  # 900, 800, ..., 0 of diffusers, whose t is ours less 1
-close = torch.testing.assert_close
 MAKE = {
     "ddpm": lambda a: DDPM(a, (3,)),
     "ddpm, large": lambda a: DDPM(a, (3,), variance="large"),

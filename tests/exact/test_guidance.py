@@ -16,7 +16,8 @@ from course_lib.process import last, sample
 from course_lib.self_conditioning import SelfConditioned, half_of_the_time
 from course_lib.sentences import Labelled
 from course_lib.word_nets import MixingNet, SentenceClassifier
-from tests.words import TABLE, I, L, T, W, ids, net, toy
+from tests.helpers import I
+from tests.words import TABLE, L, T, W, ids, net, toy
 
 MASK, LABEL = torch.arange(L) < I([[5], [2], [1], [5]]), I([0, 1, 1, 0])
 WRAPPERS = {

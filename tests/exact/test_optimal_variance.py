@@ -21,6 +21,7 @@ from course_lib.oracle import MixtureOracle, PosteriorDraw, VarianceOracle
 from course_lib.process import last, sample
 from course_lib.sn_npr import NPR, SN
 from course_lib.train import train
+from tests.helpers import I, close, pairs, randn64
 
 TABLES = {
     "linear": S.ddpm_table(60),
@@ -28,26 +29,12 @@ TABLES = {
     "sqrt": S.table(S.sqrt(), 40),
 }
 KINDS = ["eps", "x0", "v", "score"]
-I = torch.tensor
 LINEAR = S.ddpm_table(1000)
-close = torch.testing.assert_close
 
 
 @pytest.fixture(params=TABLES)
 def table(request):
     return TABLES[request.param]
-
-
-def f64(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-def pairs(T, n=200):
-    """n random pairs s < t; the first three are T -> 0, 1 -> 0 and T -> T - 1."""
-    s = torch.randint(0, T, (n,))
-    t = s + 1 + (torch.rand(n) * (T - s)).long()
-    t[:3], s[:3] = I([T, 1, T]), I([0, 0, T - 1])
-    return t, s
 
 
 def numbers(process, t, s):
@@ -77,7 +64,7 @@ def all_times(process):
 def test_ddim_step_is_the_paper_s_formula(eta, table):
     """sqrt(abar_s) x0_hat + sqrt(1 - abar_s - lambda^2) eps_hat + lambda z, for any s < t."""
     process, (t, s) = DDIM(table, (2,), eta=eta), pairs(len(table) - 1)
-    x, model = f64(len(t), 2), lambda x, u: 0.3 * x + 0.2
+    x, model = randn64(len(t), 2), lambda x, u: 0.3 * x + 0.2
     torch.manual_seed(0)
     got = process.step(model, x, t, s)
     torch.manual_seed(0)
@@ -94,7 +81,7 @@ def test_ddim_with_eta_1_is_ddpm(table):
     ddim, ddpm = DDIM(table, (1,), eta=1.0), DDPM(table, (1,))
     for mine, theirs in zip(ddim.transition(t, s), ddpm.transition(t, s), strict=True):
         close(mine, theirs, rtol=1e-11, atol=1e-15)
-    x0, t, values = f64(len(table) - 1, 1), all_times(ddpm), []
+    x0, t, values = randn64(len(table) - 1, 1), all_times(ddpm), []
     for process in (ddim, ddpm):
         torch.manual_seed(0)
         values.append(process.bound(lambda x, u: 0.3 * x, x0, t))
@@ -174,7 +161,7 @@ def test_every_member_keeps_the_marginals(eta, table):
 def test_deterministic_ddim_is_euler_in_ve_coordinates(table):
     """With xbar = x / sqrt(abar), sigma = sqrt((1 - abar) / abar): xbar_s = xbar_t + (sigma_s - sigma_t) eps_hat."""
     process, (t, s) = DDIM(table, (1,)), pairs(len(table) - 1)
-    x, sigma = f64(len(t), 1), ((1 - table) / table).sqrt()[:, None]
+    x, sigma = randn64(len(t), 1), ((1 - table) / table).sqrt()[:, None]
     root = table.sqrt()[:, None]
     got = process.step(lambda x, u: x.tanh(), x, t, s)
     close(got / root[s], x / root[t] + (sigma[s] - sigma[t]) * x.tanh(), rtol=1e-8, atol=1e-7)
@@ -185,7 +172,7 @@ def test_deterministic_ddim_is_euler_in_ve_coordinates(table):
 def test_ancestral_step_of_k_diffusion_is_eta_1(table):
     """sigma_up^2 = sigma_s^2 (sigma_t^2 - sigma_s^2) / sigma_t^2, sigma_down = sigma_s^2 / sigma_t."""
     process, (t, s) = DDIM(table, (1,), eta=1.0), pairs(len(table) - 1)
-    x, sigma, root = f64(len(t), 1), ((1 - table) / table).sqrt()[:, None], table.sqrt()[:, None]
+    x, sigma, root = randn64(len(t), 1), ((1 - table) / table).sqrt()[:, None], table.sqrt()[:, None]
     torch.manual_seed(0)
     got = process.step(lambda x, u: x.tanh(), x, t, s)
     torch.manual_seed(0)
@@ -204,7 +191,7 @@ def test_ancestral_step_of_k_diffusion_is_eta_1(table):
 def test_clip_derives_eps_anew_and_shared_times_change_nothing(make, clip, table):
     """The step is mean(clipped x0, x) + sd z with the weights of q(x_s | x_t, x_0): x0 and eps agree with x_t."""
     process = make(table, clip=clip)
-    x, model = 3 * f64(50, 1), lambda x, u: 0.3 * x - 0.5
+    x, model = 3 * randn64(50, 1), lambda x, u: 0.3 * x - 0.5
     for t, s in [(process.T, 9), (20, 19), (20, 5), (7, 0)]:
         t_, s_ = torch.full((50,), t), torch.full((50,), s)
         values = []
@@ -636,7 +623,7 @@ def test_bound_of_analytic_is_its_costs():
     lambda a: NPR(a, (1,), eta=0.0),
 ])  # fmt: skip
 def test_no_bound_without_noise_in_q(make, table):
-    process, x0, t = make(table), f64(3, 1), I([1, 2, 3])
+    process, x0, t = make(table), randn64(3, 1), I([1, 2, 3])
     with pytest.raises(ValueError, match="eta must be above 0 for a bound"):
         process.bound(lambda x, u: torch.cat([x, x], 1), x0, t)
     with pytest.raises(ValueError, match="eta must be above 0 for a bound"):
@@ -733,7 +720,7 @@ def test_halves_finds_the_doubled_axis():
 def test_learned_variance_runs_between_its_two_values(table):
     """v = -1 is beta-tilde, v = 1 beta, v = 0 their geometric mean, v = 3 goes beyond; any s < t."""
     process, (t, s) = Learned(table, (2,)), pairs(len(table) - 1)
-    x = f64(len(t), 2)
+    x = randn64(len(t), 2)
     beta, small = 1 - table[t] / table[s], beta_tilde(table, t, s)
     a1, a2 = table[1], table[2]
     small[s == 0] = (1 - a1) / (1 - a2) * (1 - a2 / a1)  # the stand-in of t = 2
@@ -753,7 +740,7 @@ def test_learned_variance_runs_between_its_two_values(table):
 @pytest.mark.parametrize("kind", KINDS)
 def test_step_and_term_of_elementwise_variances(make, variance, kind, table):
     process, (t, s), model = make(table, kind), pairs(len(table) - 1, 60), Says()
-    x = f64(60, 2)
+    x = randn64(60, 2)
     torch.manual_seed(0)
     got = process.step(model, x, t, s)
     torch.manual_seed(0)
@@ -764,7 +751,7 @@ def test_step_and_term_of_elementwise_variances(make, variance, kind, table):
     sd = (variance(process, t, s) * (s > 0)).sqrt()[:, None]
     close(got, mean + sd * z, rtol=1e-6, atol=1e-7)
     t = all_times(process)
-    x0 = f64(process.T, 2)
+    x0 = randn64(process.T, 2)
     torch.manual_seed(0)
     got = process.term(model, x0, t)
     torch.manual_seed(0)
@@ -793,14 +780,14 @@ def test_grey_levels_with_a_learned_variance_are_a_code():
 
 def test_clip_cuts_the_mean_of_elementwise_processes(table):
     for process in (Learned(table, (1,), "x0", clip=0.5), NPR(table, (1,), "x0", clip=0.5)):
-        x, t = f64(4, 1), I([5, 9, 20, 30])
+        x, t = randn64(4, 1), I([5, 9, 20, 30])
         got = process.step(Says(9.0, 0.0, -20.0), x, t, 0 * t)
         close(got, (9 * x).clamp(-0.5, 0.5))
 
 
 def test_hybrid_loss_is_simple_plus_the_weighted_sum(table):
     """L_simple + weight T L_{t-1} in bits per dimension, on the same noise; its mean over t is the sum over t."""
-    x0, t = f64(len(table) - 1, 2), torch.arange(1, len(table))
+    x0, t = randn64(len(table) - 1, 2), torch.arange(1, len(table))
     model, values = Says(), []
     for weight in (0.0, 0.001, 0.05):
         torch.manual_seed(0)
@@ -818,7 +805,7 @@ def test_hybrid_loss_is_simple_plus_the_weighted_sum(table):
 
 def test_the_mean_gets_no_gradient_from_the_bound(table):
     """Only v does; the mean's gradient is L_simple's own. In `term` nothing is detached."""
-    x0, t = f64(len(table) - 1, 2), torch.arange(1, len(table))
+    x0, t = randn64(len(table) - 1, 2), torch.arange(1, len(table))
     grads = {}
     for weight in (0.0, 1.0):
         model = Says()
@@ -841,7 +828,7 @@ def test_heads_with_a_perfect_network_know_the_variance_at_each_x_t(system, kind
     mixture = GaussianMixture([0.4, 0.6], [[-1.0, 0.3], [0.5, -0.2]], [0.3, 0.5])
     process = system(TABLES["cosine"], (2,), kind, eta=0.6)
     oracle = VarianceOracle(process, mixture)
-    x, t = f64(50, 2), all_times(process)
+    x, t = randn64(50, 2), all_times(process)
     said = oracle(x, process.u(t))
     want = oracle.variance(x, process.alpha_bar[t])
     close(process.conditional_variance(said, x, t), want, rtol=1e-4, atol=1e-6)
@@ -860,7 +847,7 @@ def test_heads_with_a_perfect_network_know_the_variance_at_each_x_t(system, kind
 @pytest.mark.parametrize("clip", [None, 0.4])
 def test_losses_of_the_heads(kind, clip, table):
     """Squared error of the prediction, plus that of the head against (eps - eps_hat)^2 or eps^2, detached."""
-    x0, t = f64(len(table) - 1, 2), torch.arange(1, len(table))
+    x0, t = randn64(len(table) - 1, 2), torch.arange(1, len(table))
     for system in (NPR, SN):
         process, model = system(table, (2,), kind, clip=clip), Says()
         torch.manual_seed(0)
@@ -894,7 +881,7 @@ def test_only_npr_is_right_for_a_wrong_mean():
     """x0_hat = 0 everywhere: E (x_0 - 0)^2 is what is needed. Perfect heads, one x_t: NPR has it, SN has not."""
     mixture, a, t = two_bumps(), LINEAR, I([300])
     npr, sn = NPR(a, (1,), "x0", limit=9.0), SN(a, (1,), "x0", limit=9.0)
-    oracle, x = MixtureOracle(npr, mixture), f64(1, 1)
+    oracle, x = MixtureOracle(npr, mixture), randn64(1, 1)
     mean, var = oracle.posterior_mean(x, a[t]), oracle.variance(x, a[t])
     A = a[t][:, None]
     residual = A / (1 - A) * (var + mean.square())  # E (eps - eps_hat)^2 for x0_hat = 0
@@ -905,7 +892,7 @@ def test_only_npr_is_right_for_a_wrong_mean():
 
 
 def test_spread_of_the_heads_is_cut():
-    x, t = f64(3, 1), I([1, 20, 50])
+    x, t = randn64(3, 1), I([1, 20, 50])
     for limit in (1.0, 0.3):
         process = NPR(TABLES["cosine"], (1,), limit=limit)
         for said, want in [(-1.0, 0.0), (1e9, limit)]:

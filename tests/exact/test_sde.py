@@ -19,8 +19,8 @@ from course_lib.oracle import MixtureOracle
 from course_lib.process import Process, last, sample
 from course_lib.sde import LEAST, SDE, VE, VP, SubVP, last_time
 from course_lib.solvers import RK4, Ancestral, Heun, PredictorCorrector, Renoise, Solver
+from tests.helpers import f64, one, same
 
-same = torch.testing.assert_close
 SDES = {
     "vp, linear": lambda **k: VP(S.linear(), **k),
     "vp, cosine": lambda **k: VP(S.cosine(), **k),
@@ -35,15 +35,6 @@ WAYS = [lambda s: s, Ancestral, Renoise, PredictorCorrector, Heun, RK4, DPMSolve
 @pytest.fixture(params=SDES)
 def make(request):
     return SDES[request.param]
-
-
-def f64(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def one(t, n=1):
-    """The time t for n examples, as `sample` gives it."""
-    return torch.tensor(t, dtype=torch.float64).expand(n)
 
 
 def marginal(sde, mixture, t):

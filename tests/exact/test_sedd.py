@@ -30,6 +30,7 @@ from course_lib.stationary import Stationary, Uniform
 from course_lib.structured import Neighbours, gaussian
 from course_lib.tokens import FIRST
 from course_lib.tweedie import SAMPLERS
+from tests.helpers import inside, sequences
 
 V, L = 3, 2
 PI = tensor([0.2, 0.3, 0.5], dtype=torch.float64)
@@ -73,14 +74,6 @@ def rate_matrix(noise) -> torch.Tensor:
 def power(log_alpha, R) -> torch.Tensor:
     """exp(sigma R); torch's own is good to 1e-11 only."""
     return torch.from_numpy(scipy.linalg.expm(-log_alpha.item() * R.numpy()))
-
-
-def sequences(K: int, length: int) -> torch.Tensor:
-    return torch.tensor(list(itertools.product(range(K), repeat=length)))
-
-
-def inside(x: torch.Tensor, K: int) -> torch.Tensor:
-    return (x * K ** torch.arange(x.shape[1] - 1, -1, -1)).sum(1)
 
 
 def times(n: int = 40) -> tuple[list[float], list[float]]:

@@ -9,8 +9,8 @@ from course_lib import sentences as S
 from course_lib import verses as V
 from course_lib.sentences import PAD, UNK, Labelled, Vocabulary, bucketed, line, up_to, words, written
 from course_lib.word_vectors import ppmi_vectors
+from tests.helpers import I
 
-I = torch.tensor
 TEXTS = ["The Lord's word; see 12 men.", "the men (and the sea)!", "word"]
 
 

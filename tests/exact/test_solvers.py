@@ -18,8 +18,8 @@ from course_lib.process import last, sample
 from course_lib.sde import SDE, VE, VP, SubVP
 from course_lib.solvers import RK4, Ancestral, Heun, PredictorCorrector, Renoise
 from course_lib.wrapper import Wrapper
+from tests.helpers import same
 
-same = torch.testing.assert_close
 WAYS = {
     "Euler-Maruyama": lambda sde: sde,
     "ancestral": Ancestral,

@@ -20,9 +20,9 @@ from course_lib.mdlm import MDLM
 from course_lib.oracle import MixtureOracle, TableOracle
 from course_lib.process import last, sample
 from course_lib.stationary import Uniform
+from tests.helpers import close
 
 V, L = 3, 2
-close = torch.testing.assert_close
 TEXTS = [(0, 1, 0), (1, 1), (2,), (0, 1, 2, 0), ()]
 
 

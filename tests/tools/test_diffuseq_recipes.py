@@ -18,9 +18,9 @@ from course_lib.recipes.diffusion_lm import table
 from course_lib.recipes.sentence_measures import self_conditioned
 from course_lib.sentences import PAD, UNK, Pairs, bucketed, written
 from course_lib.word_nets import MixingNet
+from tests.helpers import I
 
 MADE = Path(recipes.__file__).parents[2] / "assets" / "05_diffuseq"
-I = torch.tensor
 
 
 def small(task, **options):

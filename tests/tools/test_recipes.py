@@ -19,7 +19,7 @@ from course_lib.evaluate import bound
 from course_lib.files import load_tensors, read_json
 from course_lib.image_judge import Judge
 from course_lib.learning_rate import warmup_cosine
-from course_lib.nets import MLP, UNet
+from course_lib.nets import UNet
 from course_lib.process import last, sample
 from course_lib.recipes import command, ddpm, several, sitting
 from course_lib.recipes import run as recipes
@@ -28,14 +28,10 @@ from course_lib.recipes.run import Recipe, find, run
 from course_lib.recipes.sitting import mean
 from course_lib.schedules import cosine, table
 from course_lib.weights import load_weights
+from tests.helpers import tiny
 from tools import gpu_work
 
 STEPS = 7
-
-
-def points(split):
-    torch.manual_seed({"train": 1, "test": 2}[split])
-    return data.two_bumps().sample(40), torch.zeros(40)
 
 
 class Mortal(DDPM):
@@ -60,16 +56,7 @@ def measure(recipe, model):
     return {"name": recipe.name, "sum": sum(p.sum().item() for p in model.parameters())}
 
 
-TINY = Recipe(
-    chapter="99_test",
-    name="tiny",
-    data=points,
-    process=lambda: Mortal(table(cosine(), 10), (1,)),
-    model=lambda: MLP((1,), width=8, depth=1),
-    measure=measure,
-    steps=STEPS,
-    batch=8,
-)
+TINY = tiny(Mortal, measure)
 
 
 def files(folder):

@@ -6,37 +6,16 @@ import time
 from dataclasses import replace
 
 import pytest
-import torch
 
-from course_lib import data
 from course_lib.ddpm import DDPM
 from course_lib.files import load_tensors
-from course_lib.nets import MLP
 from course_lib.recipes import command, ddpm, several, sitting, tables
 from course_lib.recipes.command import main
-from course_lib.recipes.run import Measurement, Recipe, shipped
+from course_lib.recipes.run import Measurement, shipped
 from course_lib.schedules import cosine, table
+from tests.helpers import sum_of_weights, tiny
 
-
-def points(split):
-    torch.manual_seed({"train": 1, "test": 2}[split])
-    return data.two_bumps().sample(40), torch.zeros(40)
-
-
-def total(recipe, model):
-    return {"sum": sum(p.sum().item() for p in model.parameters())}
-
-
-TINY = Recipe(
-    chapter="99_test",
-    name="tiny",
-    data=points,
-    process=lambda: DDPM(table(cosine(), 10), (1,)),
-    model=lambda: MLP((1,), width=8, depth=1),
-    measure=total,
-    steps=7,
-    batch=8,
-)
+TINY = tiny()
 OTHER = replace(TINY, chapter="98_test", name="other", seed=1)
 
 
@@ -45,7 +24,7 @@ def small(monkeypatch):
     """Two recipes and a measurement that take no time."""
     monkeypatch.setattr(ddpm, "tiny", TINY, raising=False)
     monkeypatch.setattr(ddpm, "other", OTHER, raising=False)
-    seen = Measurement("99_test", "seen", lambda device: total(TINY, shipped(TINY, device)))
+    seen = Measurement("99_test", "seen", lambda device: sum_of_weights(TINY, shipped(TINY, device)))
     monkeypatch.setattr(ddpm, "seen", seen, raising=False)
 
 
@@ -194,7 +173,7 @@ def test_unmeasured_and_measured_later(tmp_path, capsys):
     assert {p.name for p in tmp_path.iterdir()} == {"tiny.safetensors", "tiny.log.json"}
     main([*map(str, words), "--measure"])
     made, want = log(tmp_path / "tiny.results.json"), TINY.fresh_model()
-    assert set(made) == {"sum"} and made != total(TINY, want)
+    assert set(made) == {"sum"} and made != sum_of_weights(TINY, want)
 
 
 def test_a_command_that_was_interrupted_goes_on(tmp_path, monkeypatch):
