@@ -2,7 +2,7 @@
 
 tools/names_0.1.0.txt lists the public names of the last release, `module.name` and `module.Class.method` (`--write REF`
 makes it anew from a commit). Each of them is where it was, or stands in the left column of the table: as `module.name`
-or `Class.method`, or as `name` alone after one of the same module or class. What is in a class or module that moved goes
+or `Class.method`, or as `name` alone after one of the same module or class. What is in a module that moved goes
 with it.
 """
 
