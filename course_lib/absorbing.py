@@ -58,16 +58,21 @@ class Absorbing(Semigroup):
     def after(self, p: Law, log_alpha: PerExample) -> Law:
         kept, lost = kept_and_lost(log_alpha, p)
         tokens, mask = p[..., : self.V], p[..., self.V :]
+        # Every token loses the same share to MASK, and MASK keeps all it has: the last
+        # row of Q is e_m.
         mask = mask + lost * tokens.sum(-1, keepdim=True)
         return torch.cat([kept * tokens, mask], -1)
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
         kept, lost = (v[..., None] for v in kept_and_lost(log_alpha, x))
         of_token = kept * F.one_hot(x, self.K)
+        # Column m of Q: each token becomes MASK with 1 - alpha, MASK stays MASK with 1.
         of_mask = F.pad(lost.expand(-1, -1, self.V), (0, 1), value=1.0)  # (B, 1, K)
         return torch.where((x == self.mask)[..., None], of_mask, of_token)
 
     def rates(self, x: Tokens) -> Law:
+        # R[y, m] = 1 for tokens y, and nothing leads into a token: backwards only masks
+        # move.
         is_mask = widest(x == self.mask)[..., None]
         return F.pad(is_mask.expand(-1, -1, self.V), (0, 1))
 
@@ -80,11 +85,15 @@ class Absorbing(Semigroup):
 
     def reveals(self, s: Times, t: Times) -> PerExample:
         """The chance that a MASK at t is a token at s: (alpha_s - alpha_t) / (1 - alpha_t)."""
+        # As alpha_s (1 - alpha_t / alpha_s) / (1 - alpha_t): each difference is an
+        # expm1, so that small steps and early times keep their digits.
         alpha_s, ratio = self.log_alpha(s).exp(), self.log_alpha_ratio(s, t)
         return alpha_s * torch.expm1(ratio) / torch.expm1(self.log_alpha(t))
 
     def opened(self, x_t: Tokens, s: Times, t: Times) -> Mask:
         """Which masks become tokens on the way from t to s; no network is asked."""
+        # First whether, then what. A race over all V + 1 states in float32 would never
+        # draw a rare token.
         chance = per_example(self.reveals(s, t), x_t).expand(x_t.shape)
         return (x_t == self.mask) & happens(chance, t)
 
@@ -99,6 +108,8 @@ class Absorbing(Semigroup):
         """reveals(s, t) times -log p0(x_0) on masks, 0 elsewhere; nats per token."""
         surprise = -widest(pick(log_p0, x0))
         chance = per_example(self.reveals(s, t), x0)
+        # q(x_s | x_t, x_0) and p(x_s | x_t) give MASK the same probability; they differ
+        # in what is under it, which q knows.
         return torch.where(x_t == self.mask, chance * surprise, 0.0)
 
     # The far end

@@ -51,6 +51,8 @@ def draw(
     """
     below = running_sum(p, t)
     total = below[..., -1:]
+    # Times the total, so that p need not be normalised: one pass less over the
+    # vocabulary.
     u = torch.rand_like(total) * total
     return find(below, u).squeeze(-1)
 
@@ -85,6 +87,7 @@ def find(
     below: Float[Tensor, "*laws K"], u: Float[Tensor, "*shape"]
 ) -> Int[Tensor, "*shape"]:
     """The first token whose running sum is above u. One law takes any u; more take some u each, in a last axis."""
+    # right=True skips tokens of mass 0, whose running sum equals the one before.
     token = torch.searchsorted(below, u, right=True)
     # For a law of NaN on a GPU, which is noted but goes on: an index out of range would stop the device.
     return token.clamp(max=below.shape[-1] - 1)
@@ -150,7 +153,11 @@ class Noise(NoiseChecks):
         With p0 = one-hot x_0 it is q(x_s | x_t, x_0). With p0(k) = p(x_0 = k | the other tokens of x_t) it is the exact
         reverse step. p0 must not be p(x_0 | x_t), which has counted x_t already.
         """
+        # D3PM's eq. 3, right factor: x_0 Q-bar_{t-1}; with a law p0 in place of x_0 it
+        # is eq. 4's sum over x_0.
         prior = self.mix(p0, torch.zeros_like(s), s)
+        # Left factor: x_t Q_t^T, the column of x_t. The denominator of eq. 3 is the
+        # sum.
         joint = self.likelihood(x_t, s, t) * prior
         return joint / joint.sum(-1, keepdim=True)
 
@@ -170,6 +177,7 @@ class Noise(NoiseChecks):
         likelihood = self.likelihood(x_t, s, t)
         true = self.row(x0, start, s)
         said = self.mix(widest(log_p0).exp(), start, s)
+        # Only the two normalisers and the ratio of true to said are left.
         z_true = (likelihood * true).sum(-1)  # q(x_t | x_0)
         z_said = (likelihood * said).sum(-1)  # the same if x_0 has the law p0
         q = likelihood * true / z_true[..., None]
@@ -187,6 +195,8 @@ class Noise(NoiseChecks):
         Uniform where the matrices are doubly stochastic; all MASK, but for what the clock leaves, for absorbing noise.
         `draw_many(noise.prior(), (n, length))` draws sequences from it.
         """
+        # Not simply the stationary law: where the clock leaves something at T, KL(q(x_T
+        # | x_0) || prior) would be infinite for absorbing noise.
         ones = widest(torch.ones(1, 1, self.V, device=self.device))
         start, end = self.ends(ones)
         return self.mix(ones / self.V, start, end)[0, 0]
@@ -195,6 +205,7 @@ class Noise(NoiseChecks):
         """KL(q(x_T | x_0) || prior) in nats per token."""
         start, end = self.ends(x0)
         q = self.row(x0, start, end)
+        # xlogy: 0 log 0 is 0, for states that q never reaches.
         minus_entropy = torch.xlogy(q, q)
         cross_entropy = -torch.xlogy(q, self.prior())
         return (minus_entropy + cross_entropy).sum(-1)
@@ -221,6 +232,8 @@ class Noise(NoiseChecks):
 
     def score_from_loo(self, log_p: LogLaw, x_t: Tokens, t: Times) -> Law:
         """log of SEDD's score p(x_t with y here) / p(x_t), for all K states y; 0 at y = x_t."""
+        # In float64: after much noise all of c is nearly alike, and the score is in its
+        # last digits.
         p0 = widest(log_p).softmax(-1)
         log_c = self.mix(p0, torch.zeros_like(t), t).log()
         log_score = log_c - pick(log_c, x_t)[..., None]
@@ -232,6 +245,8 @@ class Noise(NoiseChecks):
         The scores are c = p0 Q_{0->t} up to a factor, so p0 = c Q^-1. Scores that no data could have may come out
         negative; these become the smallest positive number.
         """
+        # c is known up to a factor only, since a score is a ratio; softmax picks one,
+        # and keeps exp from overflowing.
         c = widest(log_s).softmax(-1)
         p = self.unmix(c, t)
         p = p.clamp(min=torch.finfo(p.dtype).tiny)
@@ -241,6 +256,8 @@ class Noise(NoiseChecks):
     def unmix(self, c: LogLaw, t: Times) -> LogLaw:
         """c Q_{0->t}^-1 over the V tokens, up to a factor; here by solving linear equations."""
         Q = self.matrix(torch.zeros_like(t), t)
+        # No data is MASK, so the V scores of tokens are V equations for the V numbers
+        # of p0.
         of_tokens = Q[:, : self.V, : self.V]
         return torch.linalg.solve(of_tokens, c, left=False)
 
@@ -284,6 +301,7 @@ class Semigroup(Noise):
     def log_alpha_ratio(self, s: Times, t: Times) -> PerExample:
         """log(alpha_t / alpha_s): how much of x_s is left in x_t. 0 for equal alphas, also where nothing is left."""
         at_s, at_t = self.log_alpha(s), self.log_alpha(t)
+        # -inf minus -inf would be NaN.
         return torch.where(at_s == at_t, 0.0, at_t - at_s)
 
     def mix(self, p: Float[Tensor, "B L _"], s: Times, t: Times) -> Law:
@@ -310,5 +328,6 @@ class Semigroup(Noise):
 
 def kept_and_lost(log_alpha: PerExample, x: Tensor) -> tuple[Tensor, Tensor]:
     """alpha and 1 - alpha in float64, shaped to go with x."""
+    # 1 - exp would lose the digits of a small 1 - alpha, which is what early times consist of.
     alpha, lost = log_alpha.exp(), -torch.expm1(log_alpha)
     return per_example(alpha, x), per_example(lost, x)

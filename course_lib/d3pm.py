@@ -68,6 +68,8 @@ class D3PM(TokenProcess):
         """
         x0, x_t = self.check_pair(x0, x_t, t)
         kl, nll = self.terms_at(model, x0, x_t, t)
+        # L_lambda of eq. 5 at one t. Times T it is an unbiased draw of the sum over t;
+        # released code leaves T out.
         hybrid = kl.sum(1) + self.ce_weight * nll.sum(1)
         return (self.T * hybrid / tokens_in(x0)).float()
 
@@ -113,6 +115,8 @@ class D3PM(TokenProcess):
         """x_s ~ p(x_s | x_t) for any s < t, drawn at s = 0 too (released code takes the likeliest token there)."""
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
+        # Eq. 4: the network's x_0 is summed out, not drawn first; one matrix from s to
+        # t serves any step.
         return self.noise.step(self.predict_x0(model, x, t), x, s, t)
 
     # What the network says
@@ -125,6 +129,7 @@ class D3PM(TokenProcess):
         """The network's output as log p(x_0 at i | the other tokens of x_t)."""
         if self.predicts == "score":
             return self.noise.loo_from_score(out, x_t, t)
+        # Logits of x_0, as in the paper's section 3.3.
         log_p = out.log_softmax(-1)
         return (
             self.noise.loo_from_posterior(log_p, x_t, t)
@@ -153,6 +158,8 @@ class MaskedD3PM(D3PM):
     ) -> tuple[PerToken, PerToken]:
         """The KL of a mask is the chance that the step from t to t - 1 opens it, times the cross-entropy of x_0."""
         nll = self.mask_cost(model, x0, x_t, t)
+        # (alpha-bar_{t-1} - alpha-bar_t) / (1 - alpha-bar_t), which is 1 / t for the
+        # clock 1 / (T - t + 1) of the paper.
         return self.noise.reveals(t - 1, t)[:, None] * nll, nll
 
     def mask_cost(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerToken:

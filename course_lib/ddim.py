@@ -47,6 +47,7 @@ class DDIM(DDPM):
         log_ts = log_t - log_s  # log of the signal kept between s and t
         lost_t, lost_s, lost_ts = lost(log_t), lost(log_s), lost(log_ts)
         kept, eta2 = lost_s / lost_t, self.eta**2
+        # Eq. 16: eta^2 beta-tilde, (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s).
         lambda2 = eta2 * lost_ts * kept
         # sqrt((1 - abar_s - lambda^2) / (1 - abar_t)), the noise that is kept
         from_xt = (kept * (1 - eta2 + eta2 * log_ts.exp() * kept)).sqrt()
@@ -54,6 +55,9 @@ class DDIM(DDPM):
         r_t, r_s = (log_t / 2).exp(), (log_s / 2).exp()
         difference = (log_s.exp() * lost_ts + log_t.exp() * lambda2) / lost_t
         from_x0 = difference / (r_s + from_xt * r_t)
+        # Eq. 12 with its "direction pointing to x_t" as eps = (x_t - r_t x_0) /
+        # sigma_t: so a cut x_0 takes its eps along, which eps_theta as printed would
+        # not.
         return Transition(from_x0, from_xt, q_var=lambda2, p_var=lambda2)
 
     def term_at(self, model: Network, x0: Batch, x_t: Batch, t: Times) -> PerExample:
@@ -90,5 +94,6 @@ class Renoise(DDIM):
         log_s: Tensor = self.log_alpha_bar[s]
         lost_s = lost(log_s)
         return Transition(
+            # Eq. 12 at lambda^2 = 1 - abar_s: the square root is 0, and x_t drops out.
             (log_s / 2).exp(), torch.zeros_like(log_s), q_var=lost_s, p_var=lost_s
         )

@@ -84,6 +84,8 @@ def solve_prediction(
     """
     p, q = COMPONENTS[source](r, sigma)
     p_target, q_target = COMPONENTS[target](r, sigma)
+    # For eps: r; for x0: -sigma; for v: r^2 + sigma^2; for a score: -r / sigma. Never 0
+    # while r, sigma > 0.
     det = r * q - sigma * p
     a = (p_target * q - q_target * p) / det
     b = (q_target * r - p_target * sigma) / det
@@ -137,6 +139,7 @@ class DDPM(Process):
     @property
     def beta(self) -> Table:
         """beta_t = 1 - alpha_bar_t / alpha_bar_{t-1}; entry 0 is 0."""
+        # log alpha_t, of which entry 0 is log 1.
         log_alphas = torch.cat([self.log_alpha_bar[:1], self.log_alpha_bar.diff()])
         return lost(log_alphas)
 
@@ -177,6 +180,8 @@ class DDPM(Process):
 
     def transition(self, t: Times, s: Times) -> Transition:
         """The numbers of the step t -> s, for any s < t. What a system of this family changes, it changes here."""
+        # All through logs and expm1: beta of two neighbouring times is a difference of
+        # numbers near 1.
         log_t, log_s = self.log_alpha_bar[t], self.log_alpha_bar[s]
         log_ts = log_t - log_s  # log of the signal kept between s and t
         lost_t, lost_s, lost_ts = lost(log_t), lost(log_s), lost(log_ts)
@@ -186,7 +191,10 @@ class DDPM(Process):
             beta_tilde if self.variance == "small" else torch.where(s > 0, lost_ts, 0)
         )
         return Transition(
+            # Eq. 7 with alpha_bar_t / alpha_bar_s for the paper's alpha_t: sqrt(abar_s)
+            # beta / (1 - abar_t).
             from_x0=(log_s / 2).exp() * lost_ts / lost_t,
+            # sqrt(alpha_{t|s}) (1 - abar_s) / (1 - abar_t).
             from_xt=(log_ts / 2).exp() * lost_s / lost_t,
             q_var=beta_tilde,
             p_var=p_var,
@@ -240,6 +248,8 @@ class DDPM(Process):
     def loss_at(self, model: Network, x0: Batch, x_t: Batch, t: Times) -> PerExample:
         """L_simple: squared error of the prediction, mean over dimensions.  (eq. 14, for any kind of prediction)"""
         self.check_pair(x0, x_t, t)
+        # Algorithm 1, line 5: |eps - eps_theta(x_t, t)|^2. Lines 2 to 4 are the batch,
+        # `sample_t` and `corrupt`.
         return squared_error(self.ask(model, x_t, t), self.target(x0, x_t, t))
 
     def target(self, x0: Batch, x_t: Batch, t: Times) -> Batch:
@@ -247,6 +257,8 @@ class DDPM(Process):
         self.check_like("x0", x0, x_t)
         r, sigma = self._r_sigma(t, x_t)
         x0, x_t = widest(x0), widest(x_t)
+        # Read off x_t rather than handed on, so that any x_t can be scored; in float64
+        # early times keep its digits.
         eps = (x_t - r * x0) / sigma
         p, q = COMPONENTS[self.predicts](r, sigma)
         return p * x0 + q * eps
@@ -274,7 +286,9 @@ class DDPM(Process):
         ratio = torch.where(
             per_example(t == 1, x0), 1.0, q_var / var
         )  # 1: no number where q has no width
+        # Both means share from_xt x_t, so what is left of their difference is x_0's.
         error = from_x0.square() * (widest(x0) - widest(x0_hat)).square()
+        # KL of two Gaussians; with p_var = q_var only the error stays, as in eq. 8.
         kl = (ratio - 1 - ratio.log() + error / var).flatten(1).sum(1) / 2
         return torch.where(t == 1, self._reconstruction(x0, x0_hat, var), kl)
 
@@ -288,6 +302,7 @@ class DDPM(Process):
     def prior_term(self, x0: Batch) -> PerExample:
         """L_T = KL(q(x_T | x_0) || N(0, I)) in nats per example; no network can change it."""
         self.check_state("x0", x0)
+        # x_T given x_0 is N(sqrt(left) x_0, (1 - left) I).
         left = self.log_alpha_bar[-1].exp()
         square = widest(x0).square().flatten(1).sum(1)
         return left / 2 * square - self.dims / 2 * (left + torch.log1p(-left))
@@ -329,6 +344,8 @@ class DDPM(Process):
         )  # before the network, which may draw, too
         out = self.ask(model, x, t)
         step = self.transition(*once(t, s))
+        # Algorithm 2, line 4: the paper's mean in eps, eq. 11, written with the
+        # estimate of x_0, so that it can be cut.
         mean = self._mean(step, self.x0_from(out, x, t), x)
         if z is None:
             return check_finite("x_s", mean, t)
@@ -350,6 +367,7 @@ class DDPM(Process):
 
 def squared_error(out: Batch, target: Batch) -> PerExample:
     """Mean square of each example's error, in the network's precision, but at least float32."""
+    # A mean of many squares in half precision would stop growing.
     dtype = torch.promote_types(out.dtype, torch.float32)
     error = out.to(dtype) - target.to(dtype)
     return error.square().flatten(1).mean(1)
@@ -384,6 +402,7 @@ def log_prob_of_level(
 
     The difference of two normal CDFs is taken in logs and in the lower tail, where it does not cancel.
     """
+    # Half a bin: the levels are 2 / (levels - 1) apart on [-1, 1].
     half = 1 / (levels - 1)
     low = torch.where(x <= half - 1, -math.inf, (x - half - mean) / sd)
     high = torch.where(x >= 1 - half, math.inf, (x + half - mean) / sd)

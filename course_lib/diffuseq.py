@@ -60,6 +60,8 @@ class DiffuSeq(DiffusionLM):
 
     def loss_mask(self, data: Pairs) -> Mask:
         """The places that the loss counts."""
+        # The bound is that of p(y | x): the source is given. Over all places a part of
+        # the loss is copying.
         return data.target if self.over == "target" else written(data.tokens)
 
     # Partial noising (section 3.1)
@@ -72,12 +74,15 @@ class DiffuSeq(DiffusionLM):
 
     def noise_on(self, x0: Vectors, data: Pairs, t: Times) -> Vectors:
         """x_t on the target; the source stays."""
+        # Section 3.1: q(z_t | z_0) for y only. At every t the source is what it was, in
+        # training as in sampling.
         return torch.where(data.target[..., None], super().noise_on(x0, data, t), x0)
 
     def disturb(self, x_t: Vectors, data: Pairs, t: Times) -> Vectors:
         """Soft absorbing: a word of the target is nothing for a moment.  (arXiv:2310.05793, eq. 6)"""
         if not self.absorb:
             return x_t
+        # More words are lost where there is more noise: gamma sqrt(1 - alpha_bar_t).
         sigma = (-torch.expm1(self.log_alpha_bar[t])).sqrt()
         p = self.absorb * sigma.to(x_t.dtype)
         gone = data.target & (

@@ -105,6 +105,8 @@ class DiffusionLM(WordChain):
         """x_0 ~ N(Emb(w), sigma_0^2 I).  (section 4.1)"""
         tokens, _, _ = self.unpack(data)
         with evaluating(model):
+            # The first "forward" transition of section 4.1, q_phi(x_0 | w), which is
+            # learned through Emb.
             return self.noise_first(embed(model, tokens), data)
 
     def decode(self, model: Network, x: Vectors) -> Tokens:
@@ -122,6 +124,7 @@ class DiffusionLM(WordChain):
         """-log p(w | x_0) in nats per word, 0 at PAD.  (section 4.1, with |e|^2 / 2 where the paper has a bias)"""
         with full_precision(x0):
             logits = at_least_single(model.logits(at_least_single(x0)))
+            # p_theta(w | x_0) = prod softmax(w_i | x_i).
             log_p = (logits / self.temperature).log_softmax(-1)
         return F.nll_loss(
             log_p.transpose(1, 2), tokens, ignore_index=PAD, reduction="none"
@@ -233,9 +236,14 @@ class DiffusionLM(WordChain):
         x0_hat, log_p = self.explain(
             model, x_t, t, counted, mask=mask, before=before, label=label
         )
+        # |Emb(w) - mu_theta(x_1, 1)|^2 is the paper's term at t = 1, where x_0 itself
+        # would leave the noise sigma_0 to be learned.
         target = torch.where(per_example(t == 1, x0), embed(model, tokens), x0)
         target = target.detach() if self.detach else target
+        # The simplified L of section 4.2: the network says x_0, at all times alike.
         error = (target - x0_hat).square().mean(-1)
+        # -log p_theta(w | x_0), which keeps embeddings apart: without it all of them
+        # would meet in one point.
         words = self.cross_entropy(model, x0, log_p, tokens, counted)
         # tT_loss in the paper's code: what is left of x_0 in the mean of x_T, squared
         rest = self.alpha_bar[-1].to(x0.dtype) * x0.square().mean(-1)
@@ -299,6 +307,7 @@ class DiffusionLM(WordChain):
             self.rounding_nll(model, x0, tokens.masked_fill(~counted, PAD))
         ).sum(1)
         if self.log_length is not None:
+            # A sentence's length is drawn first; then no word has to say that it ended.
             nll = nll - self.log_length[written(tokens).sum(1)]
         return (
             self.T * self.term_at(model, data, x_t, t)
@@ -369,6 +378,7 @@ def log_law(
         raise ValueError(
             f"lengths must be {length + 1} counts, not {tuple(counts.shape)} from {counts.min()}"
         )
+    # A length that was never seen must not cost infinity.
     more = counts.double() + 1
     more[0] = 0
     return (more / more.sum()).log()
@@ -388,5 +398,7 @@ def anchor(
             f"known and tokens must have one shape, not {tuple(known.shape)} and {tuple(tokens.shape)}"
         )
     with torch.no_grad(), evaluating(model):
+        # Tokens that are not known are embedded, too, whatever they hold, and never
+        # used.
         vectors = embed(model, tokens)
     return Keep(known, vectors, approximate=approximate)

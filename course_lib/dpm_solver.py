@@ -68,6 +68,7 @@ class DPMSolver(Solver):
         )
         h = now.log_sigma - then.log_sigma
         past = self.recall(x0, t)
+        # The buffer Q of algorithm 2: only estimates are remembered, never states.
         x_s = self.advance(x, x0, past, now, then)
         self.past, self.ended = (Past(x0, h), *past)[: self.order - 1], s
         return x_s
@@ -81,15 +82,22 @@ class DPMSolver(Solver):
         then: Coefficients,
     ) -> Batch:
         """x_s from x_t and the estimates of x_0 at t (`x0`) and before (`past`)."""
+        # h_i = lambda_s - lambda_t of algorithm 2, > 0; log_sigma is -lambda.
         h = now.log_sigma - then.log_sigma
+        # sigma_{t_i} / sigma_{t_{i-1}}.
         shrink = then.std / now.std
+        # -alpha_{t_i} (e^{-h_i} - 1).
         gain = -then.mean * torch.expm1(-h)
         first = combine((shrink, x), (gain, x0))
         if not past:
             return first
         if len(past) == 1:
+            # Algorithm 2's gain times D_i, with D_i = (1 + 1/(2r)) x_0 - 1/(2r) x_0
+            # before, r = h before / h, that is x_0 + slope / 2.
             return first + combine((gain / 2, slope(x0, h, past[0])))
         D1, D2 = self.derivatives(x0, h, past)
+        # Exact integrals of the parabola against e^lambda; 2M has their value at a
+        # short step, h / 2.
         of_slope, of_curvature = moments(h)
         return first + combine(
             (then.mean * of_slope, D1), (then.mean * of_curvature, D2)

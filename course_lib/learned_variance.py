@@ -44,10 +44,13 @@ class Learned(DiagonalVariance):
         self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition
     ) -> Variance:
         """beta^f beta-tilde^(1 - f)."""
+        # The head says v in [-1, 1] or so; 0, where it starts, is the geometric mean of
+        # the two.
         f = (widest(halves(out, x_t)[1]) + 1) / 2
         log_beta = torch.log(
             -torch.expm1(self.log_alpha_bar[t] - self.log_alpha_bar[s])
         )
+        # beta-tilde is 0 at s = 0, and its log would be -inf.
         log_small = torch.where(s > 0, step.q_var, self.decoder_var).log()
         log_var = f * per_example(log_beta, x_t) + (1 - f) * per_example(log_small, x_t)
         return log_var.exp()
@@ -68,6 +71,7 @@ class Learned(DiagonalVariance):
         simple = squared_error(halves(out, x_t)[0], self.target(x0, x_t, t))
         step = self.transition(t, t - 1)
         var = self.bound_variance(out, x_t, t, step)
+        # Section 3.1: L_vlb is to teach the variance, L_simple the mean.
         mean = self.x0_from(out, x_t, t).detach()
         bits = self._divergence(x0, mean, step, var, t) / (self.dims * math.log(2))
         return simple + (self.vlb_weight * self.T * bits).to(simple.dtype)
@@ -102,6 +106,8 @@ class LossAware(Wrapper):
 
     def p(self) -> Float[Tensor, " T"]:
         """The law of the next training times 1..T."""
+        # The root of E L_t^2: of all laws of t the one under which L_t / p_t varies
+        # least.
         size = self.losses.square().mean(1).sqrt()
         full = self.seen >= self.losses.shape[1]
         warm = full.all() & (size.sum() > 0)

@@ -74,6 +74,8 @@ class ProbabilityFlow(Solver):
             v = check_finite("the drift", v.cpu(), times.cpu())
             return widest(v).numpy().ravel()
 
+        # float64 for the solver's error control: at atol 1e-5 float32's rounding would
+        # count as error of the step.
         start_y = widest(x.detach().cpu()).numpy().ravel()
         with evaluating(model):
             y = self.solve(rhs, start_y, start, end)
@@ -120,6 +122,8 @@ class ProbabilityFlow(Solver):
             y = torch.from_numpy(
                 self.solve(rhs, start.numpy(), self.sde.t_min, self.sde.t_max)
             )
+        # d log p(x(t)) / dt = -div v, so from data to noise the integral of div v is
+        # what log p gained.
         gained, z = y[:n], y[n:].reshape(x.shape)
         at_end = widest(prior(z.to(x.device))).cpu()
         if at_end.shape != (n,):
@@ -203,4 +207,5 @@ def bits_per_dim(log_p: PerExample, dims: int, levels: int) -> PerExample:
     """
     check_count("dims", dims)
     check_count("levels", levels, least=2)
+    # Density to mass: times the cell's width, once per dimension.
     return -(log_p / dims + math.log(2 / (levels - 1))) / math.log(2)

@@ -33,6 +33,8 @@ class MDLM(TokenProcess):
     def loss_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
         """Nats per token, but for the prior term: weight(t) x the cost of the masks of x_t / tokens.  (eq. 11)"""
         x0, x_t = self.check_pair(x0, x_t, t)
+        # Eq. 11: alpha' / (1 - alpha) log <x_theta, x>, summed over the tokens that are
+        # masked; both factors are negative there.
         total = self.weight(t) * self.mask_cost(model, x0, x_t, t).sum(1)
         return (total / tokens_in(x0)).float()
 
@@ -52,6 +54,7 @@ class MDLM(TokenProcess):
         last = 1 - torch.finfo(widest(t).dtype).eps ** 0.75
         t = widest(t).clamp(max=last)
         log_alpha = self.noise.log_alpha(t)
+        # alpha' = alpha (log alpha)': schedules know the logarithm.
         slope = self.rate(t) * log_alpha.exp()  # -alpha'
         return slope / -torch.expm1(log_alpha)
 
@@ -89,13 +92,19 @@ class MDLM(TokenProcess):
     def predict_x0(self, model: Network, x_t: Tokens, t: Times) -> LogLaw:
         """log p(x_0 | x_t): softmax on masks; tokens that are there are certain (carry-over)."""
         x_t = self.check_state("x_t", x_t, self.noise.K)
+        # SUBS, first half: MASK has probability 0, since the network has no number for
+        # it.
         log_p = self.ask(model, x_t, t).log_softmax(-1)
+        # SUBS, second half: what is not masked is carried over, log 1 at x_t and log 0
+        # elsewhere.
         there = F.one_hot(x_t, self.noise.K)[..., : self.noise.V].to(log_p.dtype).log()
         return torch.where((x_t == self.noise.mask)[..., None], log_p, there)
 
     def log_score(self, model: Network, x_t: Tokens, t: Times) -> LogLaw:
         """SEDD's log score: log r + log p(y | x_t) at masks, r = 1 / (e^sigma - 1); 0 at tokens, which do not move."""
         log_p = self.predict_x0(model, x_t, t)
+        # alpha / (1 - alpha): all ratios of a mask are the posterior times this,
+        # whatever the data is.
         log_r = -torch.expm1(-self.noise.log_alpha(t)).log()
         at_mask = log_p + per_example(log_r, log_p).to(log_p.dtype)
         return torch.where((x_t == self.noise.mask)[..., None], at_mask, 0)

@@ -152,6 +152,8 @@ def estimate_conditional_variance(
     with evaluating(model), watch:
         for t in times.tolist():
             passes = [x0 for _ in range(repeats) for x0 in data.split(batch)]
+            # Few samples at high noise: the score's estimate is a small difference
+            # times (1 - abar) / abar, and comes out negative or huge.
             out[t] = average(process, model, passes, t).clamp(0, limit)
     watch.read()
     return out
@@ -220,6 +222,7 @@ def costs(process: DDPM, conditional_variance: Table) -> Costs:
         (process.T + 1, process.T + 1), math.inf, dtype=c.dtype, device=c.device
     )
     ratio, error = lambda2 / var, w.square() * c[t] / var
+    # KL of two Gaussians, whose means differ by w (x_0 - x_0_hat).
     out[t, s] = (ratio - 1 - ratio.log() + error) / 2
     if process.levels is None:
         out[1:, 0] = (2 * math.pi * math.e * c[1:]).log() / 2
@@ -247,6 +250,8 @@ def optimal_times(cost: Costs, steps: int) -> Times:
         [torch.zeros(T + 1, dtype=torch.long, device=cost.device)],
     )
     for _ in range(steps - 1):
+        # Row t, column s: the best first step from t, then the best of k - 1 steps from
+        # s.
         best, choice = (cost + best).min(1)
         choices.append(choice)
     if best[T].isinf():

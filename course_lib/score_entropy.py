@@ -22,8 +22,12 @@ def score_entropy(
     noise: Semigroup, log_s: LogLaw, x0: Tokens, x_t: Tokens, log_alpha: PerExample
 ) -> PerToken:
     """The definition, with the weights of equation 10: nats per token, float64. s at x_t itself plays no part."""
+    # q(. | x_0), one row of exp(sigma R).
     q = noise.after(widest(F.one_hot(x0, noise.K)), log_alpha)
+    # The ratio that denoising score entropy (theorem 3.4) has in place of p_t(y) /
+    # p_t(x): its mean given x_t is that.
     rho = (q / pick(q, x_t)[..., None])[..., : noise.V]
+    # R[y, x], 0 at y = x: the sum over y != x of the definition.
     rates = noise.rates(x_t)[..., : noise.V]
     return (rates * bregman(widest(log_s), rho)).sum(-1)
 
@@ -31,6 +35,8 @@ def score_entropy(
 def bregman(log_s: Float[torch.Tensor, "*shape"], rho: Float[torch.Tensor, "*shape"]):
     """s - rho log s + K(rho) >= 0: the generalised KL of rho and s. It is not symmetric in them."""
     return (
+        # K(rho) = rho log rho - rho makes it >= 0; no network can change K, but the
+        # bound needs it. 0 log s is 0, also for s = 0.
         log_s.exp() - torch.where(rho > 0, rho * log_s, 0) + torch.xlogy(rho, rho) - rho
     )
 
@@ -49,6 +55,8 @@ def score_entropy_stationary(
     flow = pi_x * lost / q_x  # R[y, x] rho_y / pi_y at all y but x_0
     # sum_{y != x} R[y, x] s_y
     at_x = pick(log_s, x_t)
+    # The entry at x is taken off rather than masked: a mask would be one more table of
+    # B L K.
     positive = pi_x * widest(log_s.exp().sum(-1) - at_x.exp())
     # sum_{y != x} R[y, x] rho_y log s_y, of which x_0 has alpha / (1 - alpha) more
     negative = flow * widest(log_s @ pi - pi[x_t] * at_x)

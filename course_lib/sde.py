@@ -190,12 +190,14 @@ class SDE(LinearSDE):
     def _bound(
         self, model: Network, x0: Batch, error: Float[Tensor, "B d"]
     ) -> PerExample:
+        # E over log sigma of |eps - eps_hat|^2, times its length; scale is twice that.
         integral = self.scale / 2 * widest(error.sum(1))
         return self.prior_term(x0) + integral + self.reconstruction(model, x0)
 
     def prior_term(self, x0: Batch) -> PerExample:
         """KL(q(x_{t_max} | x_0) || prior), nats; no network can change it."""
         self.check_state("x0", x0)
+        # As if the prior were N(0, I): x / prior_std for all.
         mean, std = (v.item() / self.prior_std for v in self.ends[1][1:3])
         far = mean**2 * widest(x0).square().flatten(1).sum(1)
         return far / 2 + self.dims / 2 * (std**2 - 1 - math.log(std**2))
@@ -232,6 +234,7 @@ class SDE(LinearSDE):
         z = torch.randn_like(x)  # before the network, which may draw, too
         _, eps = self.estimate(model, x, t)
         from_eps = -dt * g2 / now.std  # since score = -eps / std
+        # The last step shows its mean: noise put on data would only blur it.
         sd = (g2 * dt).sqrt() * (then.t > 0)
         x_s = combine((1 - dt * f, x), (from_eps, eps), (sd, z))
         return check_finite("x_s", x_s, t)
@@ -266,6 +269,8 @@ class VP(SDE):
             )
         self.schedule = schedule  # first: SDE.__init__ asks for log_mean and the others
         super().__init__(shape, **({"t_max": last_time(schedule)} | settings))
+        # Not std(1), which is a little below 1 for schedules that leave something: the
+        # prior is N(0, I) as in DDPM.
         self.prior_std = 1.0
 
     def log_mean(self, t: Tensor) -> Tensor:
@@ -314,6 +319,8 @@ class VE(SDE):
         return 0 * t
 
     def log_std(self, t: Tensor) -> Tensor:
+        # std^2 = sigma_min^2 (e^(2 ratio t) - 1): sigma(t)^2 - sigma(0)^2 near t = 0
+        # without cancellation.
         return math.log(self.sigma_min) + torch.expm1(2 * self.ratio * t).log() / 2
 
     def drift(self, t: Tensor) -> Tensor:

@@ -121,7 +121,10 @@ class SEDD(TokenProcess):
         """log s of a uniformly random x_0, what is added to f; 0 for doubly stochastic noise."""
         K, V = self.noise.K, self.noise.V
         uniform = widest(torch.ones(len(x_t), 1, V, device=x_t.device)) / V
+        # No data is MASK.
         uniform = F.pad(uniform, (0, K - V))
+        # What the score would be if x_0 were uniformly random: p_t(y) / p_t(x), of one
+        # token.
         law_t = self.noise.after(uniform, self.noise.log_alpha(t))
         log_law = law_t.log()
         here = log_law[:, 0].gather(-1, x_t)
@@ -168,7 +171,9 @@ class SEDD(TokenProcess):
     def entropy_at(self, f: LogLaw, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
         """Score entropy of f at x_t, summed over the sequence."""
         real_0, real_t = x0.clamp(min=0), x_t.clamp(min=0)
+        # log s; what stands at x_t itself is multiplied by a rate of 0 below.
         log_s = self.with_base(f, real_t, t)
+        # The inner sum of DWDSE over y != x_t, for each position.
         each = self.score_entropy(log_s, real_0, real_t, self.noise.log_alpha(t))
         return on_tokens(each, x0).sum(1)
 
@@ -201,6 +206,7 @@ class SEDD(TokenProcess):
         f = self.ask(model, x, first, padded=True)
         real_0, real = x0.clamp(min=0), x.clamp(min=0)
         law = self.law(self.read(f, real, first), real, first, torch.zeros_like(first))
+        # The last step of the sampler, FIRST -> 0, as p(x_0 | x).
         nll = -pick(law, real_0).log()
         return on_tokens(nll, x0).sum(1)
 
@@ -239,6 +245,8 @@ class StationarySEDD(SEDD):
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
         log_s = self.log_score(model, x, t)
+        # Two draws: a single one over K states would spend float32's digits on the
+        # state that stays, with mass near 1.
         chance, others = SAMPLERS[self.sampler].changes(self.noise, log_s, x, t, s)
         changes = happens(chance)
         if not self.picks(model, x):
@@ -275,6 +283,8 @@ class MaskedSEDD(KnownMassSEDD):
         self, f: Float[Tensor, "*n V"], x0: Int[Tensor, "*n"]
     ) -> Float[Tensor, "*n"]:
         """m - 1 - f[x_0] + log V = -log softmax(f)[x_0] + phi(m), m = mean(e^f): score entropy over r."""
+        # Score entropy at a mask over r: sum s_y / r - log(s_{x_0} / r) + constants,
+        # with s_y = r e^{f_y} / V.
         f_0 = f.gather(-1, x0[..., None])[..., 0]
         return f.exp().mean(-1) - 1 - f_0 + math.log(self.noise.V)
 
@@ -288,6 +298,8 @@ class MaskedSEDD(KnownMassSEDD):
         last = per_example(s == 0, x).expand(x.shape)
         if not self.picks(model, x):
             f = self.ask(model, x, t)
+            # The mass that the network says, m times the true one, decides whether; at
+            # s = 0 no MASK may be left.
             opens = happens(chance * mean_exp(f)) | last
             return torch.where(masks & opens, draw(f.softmax(-1), t), x)
         if not masks.any():

@@ -72,6 +72,7 @@ class Ancestral(Solver):
         )  # shares of the noise's variance: (sigma_s / sigma_t)^2
         z = torch.randn_like(x)
         x0 = self.process.predict_x0(model, x, t)
+        # In y = x / m it is (sigma_s / sigma_t)^2; back in x the means come in.
         from_x = then.mean / now.mean * kept
         from_x0 = then.mean * lost
         sd = then.std * lost.sqrt()
@@ -101,6 +102,7 @@ class Renoise(Solver):
         x0, eps = self.process.estimate(model, x, t)
         z = torch.randn_like(x)
         (then,) = self.process.coefficients(s)
+        # Squares add up to 1: x_s keeps the variance std_s^2, whatever the share is.
         old = math.sqrt(1 - self.share) * then.std
         new = math.sqrt(self.share) * then.std
         return combine((then.mean, x0), (old, eps), (new, z))
@@ -170,6 +172,7 @@ class PredictorCorrector(Solver):
         _, eps = self.process.estimate(model, x, t)
         size = 2 * (self.ratio * now.std).square()
         from_eps = -size / now.std  # since score = -eps / std
+        # Langevin: noise of variance 2 eps for a drift eps score.
         sd = (2 * size).sqrt()
         return combine((torch.ones_like(size), x), (from_eps, eps), (sd, z))
 
@@ -202,6 +205,7 @@ class Heun(Solver):
     ) -> Batch:
         """The step itself, s >= t_min; eps is what the network said at (x, t)."""
         k1 = self.process.velocity_from_noise(eps, x, t)
+        # The slope where Euler's step ends.
         k2 = self.process.velocity(model, x + dt * k1, s)
         return x + dt / 2 * (k1 + k2)
 

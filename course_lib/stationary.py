@@ -54,11 +54,14 @@ class Stationary(Semigroup):
 
     def after(self, p: Law, log_alpha: PerExample) -> Law:
         kept, lost = kept_and_lost(log_alpha, p)
+        # p need not sum to 1: SEDD's scores go through here, too.
         mass = p.sum(-1, keepdim=True)
         return kept * p + lost * mass * self.pi
 
     def column(self, x: Tokens, log_alpha: PerExample) -> Law:
         kept, lost = kept_and_lost(log_alpha, x)
+        # Whatever was there, x comes by a fresh draw with (1 - alpha) pi_x; x itself
+        # may also have been kept.
         redrawn = lost * self.pi[x]
         column = redrawn[..., None].repeat(1, 1, self.K)
         at_x, kept = x[..., None], kept.expand(x.shape)[..., None]
@@ -86,6 +89,8 @@ class Stationary(Semigroup):
 
     def step(self, log_p0: LogLaw, x_t: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_s ~ posterior(p0, x_t) in stages: did the token stay? If not, is it data or noise, and which?"""
+        # Draws (x_0, x_s) given x_t in two coins and two draws, so that no (B, L, K)
+        # law of x_s is made.
         kept_step, _ = kept_and_lost(self.log_alpha_ratio(s, t), x_t)
         kept_s, lost_s = kept_and_lost(self.log_alpha(s), x_t)
         kept_t, lost_t = kept_and_lost(self.log_alpha(t), x_t)
@@ -95,6 +100,7 @@ class Stationary(Semigroup):
         at_s = kept_s * p0_at_x + lost_s * pi_at_x
         at_t = kept_t * p0_at_x + lost_t * pi_at_x
         data, noise = draw(p0, t), self.from_uniform(torch.rand_like(p0_at_x))
+        # Bayes: p(kept in the step | x_t) = alpha_{t|s} p(x_s = x_t) / p(x_t).
         stays = happens(kept_step * at_s / at_t, t)
         is_data = happens(kept_s.expand(x_t.shape), t)
         drawn = torch.where(is_data, data, noise)
@@ -115,6 +121,8 @@ class Stationary(Semigroup):
         kept_t, lost_t = kept_and_lost(self.log_alpha(t), x0)
         same, pi_t = x0 == x_t, self.pi[x_t]
 
+        # The one table of the size of the vocabulary; all else is a few numbers per
+        # token.
         f = self.log_ratio(x0, upcast(log_p0), s)
         f_0, f_t = widest(pick(f, x0)), widest(pick(f, x_t))
         f_pi = widest(f @ self.pi.to(f.dtype))
@@ -143,6 +151,8 @@ class Stationary(Semigroup):
         )  # (B, 1, K): log q(x_s | x_0) but at x_0
         log_at_x0 = torch.logaddexp(log_kept, log_redrawn)[:, 0].gather(-1, x0)
 
+        # log of alpha p0 + (1 - alpha) pi, in logs: p0 of a sure network is below
+        # float32's smallest number.
         log_p = torch.logaddexp(log_p0 + log_kept.to(dtype), log_redrawn.to(dtype))
         f = log_redrawn.to(dtype) - log_p
         f_0 = log_at_x0.to(dtype) - pick(log_p, x0)
@@ -151,6 +161,7 @@ class Stationary(Semigroup):
     def prior_kl(self, x0: Tokens) -> PerToken:
         """KL(q(x_T | x_0) || prior): a number that is the same for all tokens, but for the entry at x_0."""
         _, end = self.ends(x0)
+        # All examples end at the same T, so one of them is enough.
         kept, lost = (v[0] for v in kept_and_lost(self.log_alpha(end), x0))
         prior, redrawn = self.prior(), lost * self.pi
         elsewhere = torch.xlogy(redrawn, redrawn / prior)
@@ -167,6 +178,7 @@ class Stationary(Semigroup):
         """0, but at x_t: log q(x_t | x_0 = x_t) / q(x_t | any other x_0)."""
         kept, lost = kept_and_lost(self.log_alpha(t), x_t)
         from_another = lost * self.pi[x_t]
+        # log (alpha + lost pi_x) - log (lost pi_x) without a difference of logs.
         gain = torch.log1p(kept / from_another).to(log_p.dtype)
         zeros = torch.zeros_like(log_p)
         return zeros.scatter_(-1, x_t[..., None], gain[..., None])

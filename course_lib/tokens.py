@@ -72,6 +72,8 @@ class TokenProcess(TokenChecks, Process):
         """x_t ~ q(x_t | x_0), token by token; PAD stays."""
         x0 = self.check_state("x0", x0, self.noise.V, padded=True)
         self.check_t("t", t, len(x0))
+        # PAD is read as token 0 and put back after: noise knows no PAD, and the draws
+        # stay one per position whatever the lengths are.
         x_t = self.noise.corrupt(x0.clamp(min=0), torch.zeros_like(t), t)
         return torch.where(x0 == PAD, PAD, x_t)
 
@@ -114,6 +116,8 @@ class TokenProcess(TokenChecks, Process):
         Published bounds leave it out, which makes them smaller than a bound.
         """
         first = torch.full((len(x0),), FIRST, device=x0.device)
+        # Where the clock starts at alpha = 1, x just after 0 is x_0, and nothing is
+        # left to say.
         if not self.noisy_at_once:
             return widest(torch.zeros_like(first))
         return self.reconstruction_term_at(model, x0, self.corrupt(x0, first))
@@ -151,10 +155,14 @@ class TokenProcess(TokenChecks, Process):
             out = model(x, self.u(t), **told)
             check_answer(out, (*x_t.shape, V), x_t)
             out = out if where is None else out[where]
+        # One look per position: the largest number is NaN or inf if any is, and -inf if
+        # all are.
         good = out.detach().amax(-1).isfinite()
         if where is not None:
             good = torch.ones_like(where).masked_scatter(where, good)
         note("the model's output", (good | (x_t == PAD)).all(1), t)
+        # Half precision leaves the network here: log-softmax and scores are taken in
+        # float32 at least.
         return upcast(out)
 
     def padding(self, model: Network, x_t: Tokens) -> dict[str, Mask]:
@@ -187,6 +195,8 @@ class TokenProcess(TokenChecks, Process):
         if not self.picks(model, x_t):
             f = self.ask(model, x_t, t, padded=True)
             return torch.where(masks, widest(cost(f, x0.clamp(min=0))), 0)
+        # Only masks cost something, so only they go through the last layer: the dearest
+        # one where V is large.
         f = self.ask(model, x_t, t, masks, padded=True)
         nothing = widest(torch.zeros(x0.shape, device=x0.device))
         return nothing.masked_scatter(masks, widest(cost(f, x0[masks])))
@@ -195,6 +205,7 @@ class TokenProcess(TokenChecks, Process):
         """x with a token drawn from softmax(f) at each position `opens`. Where none opens, nobody is asked."""
         if not self.picks(model, x):
             return torch.where(opens, draw(self.ask(model, x, t).softmax(-1), t), x)
+        # Many small steps open nothing: such a step costs no call of the network.
         if not opens.any():
             return x
         return x.masked_scatter(opens, draw(self.ask(model, x, t, opens).softmax(-1)))

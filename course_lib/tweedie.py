@@ -25,9 +25,13 @@ class Tweedie:
         self, noise: Semigroup, log_s: LogLaw, x_t: Tokens, t: Times, s: Times
     ) -> Law:
         """p(x_s | x_t) of each token on its own, for any noise, normalised, float64."""
+        # 1. The scores of all K states, s(x_t, t)_y.
         scores = all_scores(noise, log_s, x_t)
         kept = noise.log_alpha_ratio(s, t)  # -D
+        # 2. Noise taken off: eq. 19's (exp(-D Q) s)_y. Its rows here are columns of the
+        # paper.
         before = noise.after(scores, -kept).clamp(min=0)  # s exp(-D R)
+        # 3. Times the way forward from y to x_t, exp(D Q)(x_t, y).
         p = before * noise.column(x_t, kept)
         # At s = 0 there is data, and no data is MASK.
         no_data = torch.arange(noise.K, device=p.device) >= noise.V
@@ -45,6 +49,8 @@ class Tweedie:
         alpha, lost = kept_and_lost(noise.log_alpha_ratio(s, t), x_t)
         # In float64: after much noise all scores are nearly 1, and what is left of them is alpha of that.
         score, pi_x = widest(log_s).exp(), noise.pi[x_t]
+        # s Q(1 / alpha) times alpha: s - (1 - alpha) pi sum(s). The factor goes out in
+        # the ratio below.
         before = score - lost[..., None] * noise.pi * score.sum(-1, keepdim=True)
         before = before.clamp(min=0)  # alpha s exp(-D R)
         others = before.scatter(-1, x_t[..., None], 0)
@@ -60,6 +66,7 @@ class Euler(Tweedie):
         self, noise: Semigroup, log_s: LogLaw, x_t: Tokens, t: Times, s: Times
     ) -> Law:
         """p(x_s | x_t) of each token on its own, for any noise, normalised, float64."""
+        # The reverse rate of eq. 17: the rate from y to x_t, forwards, times s_y.
         jump = noise.rates(x_t) * all_scores(noise, log_s, x_t)
         jump = per_example(turn(noise, t, s), jump) * jump
         stay = (1 - jump.sum(-1, keepdim=True)).clamp(min=0)
@@ -71,6 +78,8 @@ class Euler(Tweedie):
 
     def opening(self, noise: Absorbing, t: Times, s: Times) -> PerExample:
         """(t - s) sigma'(t) / (e^sigma - 1); 1 at s = 0."""
+        # Each mask has the total reverse rate sigma' sum(s), and sum(s) = 1 / (e^sigma
+        # - 1) if the mass is right.
         chance = turn(noise, t, s) / torch.expm1(-noise.log_alpha(t))
         return torch.where(s == 0, 1, chance)
 
