@@ -95,5 +95,8 @@ class Renoise(DDIM):
         lost_s = lost(log_s)
         return Transition(
             # Eq. 12 at lambda^2 = 1 - abar_s: the square root is 0, and x_t drops out.
-            (log_s / 2).exp(), torch.zeros_like(log_s), q_var=lost_s, p_var=lost_s
+            (log_s / 2).exp(),
+            torch.zeros_like(log_s),
+            q_var=lost_s,
+            p_var=lost_s,
         )

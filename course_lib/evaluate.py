@@ -90,6 +90,8 @@ def bound(
             drawn = [
                 measured(method, model, x, process.sample_t(len(x))) for x in pieces
             ]
+            # Per example over its repeats first: the standard error is then over
+            # examples, which are independent; draws of one are not.
             values += torch.cat(drawn).double().cpu() / repeats
         watch.read()
     return estimate(values) if per is None else ratio(values, per)
@@ -118,6 +120,8 @@ def ratio(values: Float[Tensor, " N"], counts: PerExample) -> Estimate:
             f"per must hold one count for each of the {len(values)} examples, not {describe(counts)}"
         )
     mean = (values.sum() / counts.sum()).item()
+    # Linearised (delta method): to first order the error of a ratio of means is that of
+    # the mean residual.
     residual = estimate(values - mean * counts)
     return Estimate(mean, residual.se / counts.mean().item())
 
@@ -222,6 +226,7 @@ def outcomes(
 
     The step is run again and again: each time its next draw is answered with every outcome that has a probability.
     """
+    # Each row is one history of answers; `source` says which state it began from.
     source, given = torch.arange(len(x)), []
     while True:
         try:
@@ -230,6 +235,8 @@ def outcomes(
             rows, w, answer = every_answer(asked.p, w)
             source, given = source[rows], [a[rows] for a in given] + [answer]
             continue
+        # Equal states meet again: without that their number would multiply at every
+        # step.
         y, same = y.unique(dim=0, return_inverse=True)
         return y, torch.zeros(len(y), dtype=torch.float64).index_add(0, same, w)
 

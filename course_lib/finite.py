@@ -49,6 +49,7 @@ class Watch:
         noted, self.unread = self.unread, []
         if not noted:
             return
+        # One transfer for all that was noted, in place of one for each.
         every = torch.stack([good.all() for good, *_ in noted])
         if not every.all():
             first = int((~every).nonzero()[0])
@@ -82,6 +83,8 @@ def note(
     """
     if t is not None and good.ndim > 1:
         good = good.flatten(1).all(1)
+    # A context variable, not a global one: threads and nested loops each have their
+    # own.
     watch = RUNNING.get()
     if good.device.type != "cpu":
         if watch is not None:

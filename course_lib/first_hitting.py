@@ -59,7 +59,10 @@ def _first_hitting(process, model, n, clamp):
         watch.step = i
         masks = x == mask
         left = masks.sum(1)
+        # log of u^(1/M): the largest of M uniform numbers, which is when the last of M
+        # masks was made.
         fallen = torch.rand_like(log_level).log() / left.clamp(min=1)
+        # In logs, since after hundreds of tokens the level itself is tiny.
         log_level = log_level + torch.where(left > 0, fallen, 0)
         t = moment(schedule, log_level.exp())
         with torch.no_grad(), evaluating(model), watch:
@@ -71,5 +74,6 @@ def _first_hitting(process, model, n, clamp):
 
 def one_of(masks: Mask) -> Mask:
     """One mask of each row that has some, all equally likely."""
+    # 0 where there is no mask, so the largest is at a mask wherever there is one.
     order = torch.rand(masks.shape, device=masks.device) * masks
     return masks & (order == order.amax(1, keepdim=True))

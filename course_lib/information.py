@@ -42,10 +42,12 @@ def information_table(
     def too_little_noise(log_sigma: Float[Tensor, " N"]) -> Bool[Tensor, " N"]:
         return information(noise, p0, -log_sigma.exp()) > goal
 
+    # log sigma: at e^-20 a token is all but kept, at e^10 nothing is left of it.
     least, most = torch.full_like(goal, -20.0), torch.full_like(goal, 10.0)
     sigma = bisect(too_little_noise, least, most, halvings).exp()
     alpha_bar = torch.ones(T + 1, dtype=torch.float64)
     alpha_bar[1:-1] = (-sigma).exp()
+    # Nothing is left at T, whatever the bisection's last digits are.
     alpha_bar[-1] = 0
     return check_table(alpha_bar, to_zero=True)
 

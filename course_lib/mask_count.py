@@ -64,6 +64,7 @@ class MaskCount(Wrapper):
         """x_0 with t of its tokens masked, all choices equally likely."""
         x0 = self.check_whole(x0)
         self.check_t("t", t, len(x0))
+        # The rank of each place in a random order; the t lowest are masked.
         turn = torch.rand(x0.shape, device=x0.device).argsort(1).argsort(1)
         return torch.where(turn < t[:, None], self.process.noise.mask, x0)
 
@@ -103,7 +104,10 @@ class MaskCount(Wrapper):
         x0 = self.check_whole(x0)
         x_t = self.process.check_state("x_t", x_t, self.process.noise.K)
         self.check_t("t", t, len(x0), first=1)
+        # The time does not matter to the cost but through the network, which is told
+        # one that fits.
         cost = self.process.mask_cost(model, x0, x_t, self.law.told(t))
+        # n is even on 1..length, and the sum is over n: hence the factor length.
         return self.T * self.weight[t] * cost.sum(1)
 
     def around(self, process: Process) -> "MaskCount":
@@ -150,6 +154,7 @@ class TimesGivenCount(Tables):
         ends = torch.tensor([FIRST, 1.0], device=noise.device)
         log_alpha = noise.log_alpha(ends)
         # P(Beta(n, L - n + 1) < level) = P(at least n of L uniform numbers are below it) = P(M >= n)
+        # Summed from the far end, where the numbers are smallest.
         at_least = binomial(log_alpha, length).exp().flip(1).cumsum(1).flip(1)
         n = widest(torch.arange(length + 1, device=noise.device))
         self.register_buffer(
@@ -163,6 +168,8 @@ class TimesGivenCount(Tables):
         log_p = lambda level: log_at_least(n, length, level)  # noqa: E731
         low, high = (end.expand(len(n)) for end in self.lost)
         u = torch.rand_like(low)
+        # u even between the two ends of the distribution function, in logs: for few
+        # masks both may be tiny.
         goal = torch.logaddexp(torch.log1p(-u) + log_p(low), u.log() + log_p(high))
         level = bisect(lambda level: log_p(level) < goal, low, high)
         return moment(self.schedule, level)

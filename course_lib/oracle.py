@@ -37,6 +37,8 @@ class Oracle(nn.Module):
         self, x: Float[Tensor, "B *event"], u: PerExample
     ) -> Float[Tensor, "B *event"]:
         r, sigma = self.process.marginal(u)
+        # VE has r = 1 and a sigma that grows; divided by its size it is VP at another
+        # time.
         z, size = widest(x), torch.hypot(r, sigma)
         mean = self.posterior_mean(z / per_example(size, z), (r / size).square())
         a, b = solve_prediction("x0", self.process.predicts, r, sigma)
@@ -100,6 +102,7 @@ class PosteriorDraw(MixtureOracle):
     ) -> Float[Tensor, "B d"]:
         """One draw per example."""
         w, means, var = self.posterior(x, alpha_bar)
+        # First which bump, then a Gaussian in it: that is a draw of the mixture.
         k = torch.multinomial(w, 1).squeeze(1)
         b = torch.arange(len(x), device=x.device)
         return means[b, k] + var[b, k, None].sqrt() * torch.randn_like(x)

@@ -104,14 +104,19 @@ class Process(ProcessChecks):
         Each single time is uniform on 1..T (or on (0, 1]); together they have less variance than n free draws.
         """
         check_count("n", n)
+        # Stratified, as in variational diffusion models: the mean over t of a batch is
+        # then nearly an integral by the midpoint rule.
         within = torch.rand(n, device=self.device)
         # In float32 the sum would round up to n now and then, and t to 0, where a bound is infinite.
         u = (torch.randperm(n, device=self.device) + widest(within)) / n
         if isinstance(self.T, int):
+            # From [0, 1) to 1..T: time 0 is the data, of which there is nothing to
+            # learn.
             return (u * self.T).long().clamp(max=self.T - 1) + 1
         least = (
             torch.finfo(torch.float32).eps / n
         )  # MPS has no float64: there the sum may still round up
+        # 1 - u: from [0, 1) to (0, 1], since 0 has no loss.
         return (self.T * (1 - u)).clamp(min=least).float()
 
     def evenly(self) -> "Process":
@@ -127,6 +132,8 @@ class Process(ProcessChecks):
         if isinstance(self.T, int):
             if steps > self.T:
                 raise ValueError(f"steps must be at most T = {self.T}, not {steps}")
+            # In whole numbers: linspace and round would now and then round a half the
+            # other way on another device.
             left = steps - torch.arange(steps + 1, device=self.device)
             return (left * self.T + steps // 2) // steps
         return torch.linspace(float(self.T), 0.0, steps + 1, device=self.device)
@@ -166,11 +173,14 @@ def sample(
 
 def _sample(process, model, n, times, clamp):
     watch, hours = Watch(), times.tolist()  # the one synchronisation before the end
+    # x_T is clamped, too: known parts must be known at the first step.
     x = clamped(clamp, process.prior(n))
     yield hours[0], x
     for i, (t, s) in enumerate(pairwise(times), 1):
         watch.step = i
         with torch.no_grad(), evaluating(model), watch:
+            # `expand` shows one number to all examples, and `repeated` sees that: what
+            # depends on time alone is worked out once.
             x = clamped(clamp, process.step(model, x, t.expand(n), s.expand(n)))
         if i == len(hours) - 1:
             watch.read()
@@ -197,6 +207,8 @@ def clamped(clamp: Callable[[State], State] | None, x: State) -> State:
 @contextmanager
 def evaluating(model: Network) -> Iterator[None]:
     """The model in eval mode (no dropout, no batch statistics); each of its parts gets its own mode back."""
+    # Part by part, not model.eval() and model.train(): someone may have frozen a part
+    # on purpose.
     parts = list(model.modules()) if isinstance(model, nn.Module) else []
     training = [part for part in parts if part.training]
     for part in training:

@@ -46,6 +46,8 @@ class Tables(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):
         """Move tables between devices without losing digits: float64 stays, except on MPS, which has none."""
+        # Not nn.Module's own way, which would cast float64 tables along with .half() or
+        # .bfloat16().
         for child in self.children():
             child._apply(fn)
         device = fn(torch.zeros(1)).device
@@ -121,6 +123,8 @@ class Schedule:
 
         A learned schedule gets its gradient through it, and so does u if it asks for one.
         """
+        # Only then a graph of second order is kept: most schedules are fixed, and rate
+        # is called at every step.
         asked = torch.is_grad_enabled() and (u.requires_grad or self.is_learned(u))
         # Inference mode would keep no graph, not even this small one.
         with torch.inference_mode(False), torch.enable_grad():
@@ -131,6 +135,7 @@ class Schedule:
             )
             log = self.log_alpha_bar(v)
             slope = torch.autograd.grad(log.sum(), v, create_graph=asked)[0]
+            # Autodiff says NaN where the logarithm is -inf.
             return torch.where(log.detach().isinf(), torch.inf, -slope)
 
     def is_learned(self, u: Tensor) -> bool:
@@ -283,6 +288,8 @@ def table(schedule: Schedule, T: int, max_beta: float = 0.999) -> Table:
         raise ValueError(f"max_beta must lie in (0, 1], not {max_beta}")
     log = schedule.log_alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64))
     least = math.log1p(-max_beta) if max_beta < 1 else -math.inf
+    # A smallest alpha for each step, as max_beta says: the cosine's last step would go
+    # to 0 in one.
     log_alphas = log.diff().clamp(min=least)
     return check_table(from_steps(log_alphas), to_zero=max_beta == 1)
 
@@ -306,6 +313,7 @@ def ddpm_table(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tab
 
 def from_steps(log_alphas: Float[Tensor, " T"]) -> Table:
     """alpha_bar_t = prod_{i <= t} alpha_i from the logarithms of the alpha_i; entry 0 is the empty product, 1."""
+    # Sums of logs, not products: a thousand factors near 1 lose digits.
     start = torch.zeros(1, dtype=log_alphas.dtype)
     return torch.cat([start, log_alphas.cumsum(0)]).exp()
 

@@ -43,6 +43,7 @@ def upcast(x: Tensor) -> Tensor:
 
 def once(*times: Shaped[Tensor, " B"]) -> tuple[Tensor, ...]:
     """One entry of each where all examples share their times, as `sample` gives them: then one is worked out."""
+    # Seen in the strides, without reading a number: on a GPU that would wait.
     if all(repeated(t) for t in times):
         return tuple(t[:1] for t in times)
     return times
@@ -71,6 +72,7 @@ def check_answer(out: object, shape: tuple[int, ...], x: Tensor) -> None:
         raise ValueError(
             f"model must return shape {shape}, not {tuple(out.shape)}{hint_of_shape(out, shape)}"
         )
+    # Last, since a tensor of another shape is the likelier mistake.
     if out.device != x.device:
         raise ValueError(
             f"model must answer on the device of its input, {x.device}, not on {out.device}"
@@ -107,6 +109,7 @@ def hint_of_shape(out: Tensor, shape: tuple[int, ...]) -> str:
 
 def check_count(name: str, n: int, least: int = 1) -> None:
     """Raise TypeError unless n is a whole number (numpy's will do), ValueError unless it is at least `least`."""
+    # True is an int in Python, and hardly ever meant as one.
     if isinstance(n, bool) or not isinstance(n, Integral):
         raise TypeError(f"{name} must be an int, not {type(n).__name__}")
     if n < least:

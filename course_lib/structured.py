@@ -45,6 +45,7 @@ class Neighbours(Semigroup):
         super().__init__(clock)
         R = check_rates(rates)
         values, vectors = torch.linalg.eigh(R)
+        # Rounding leaves some eigenvalues above 0, which would grow with time.
         values = values.clamp(max=0)
         # Each piece of the graph has an eigenvalue 0: the law that is uniform on it does not change.
         tiny = 1e-9 * R.abs().max()
@@ -53,6 +54,8 @@ class Neighbours(Semigroup):
             raise ValueError(
                 f"rates must join all tokens, but the graph has {pieces} pieces: the noise would never mix them"
             )
+        # eigh sorts upwards: the last is that of the uniform law, exactly 0 in exact
+        # arithmetic.
         values[-1] = 0
         self.register_buffer("values", values)
         self.register_buffer("vectors", vectors)
@@ -101,6 +104,8 @@ def nearest_neighbours(
     distance.fill_diagonal_(math.inf)  # nobody is its own neighbour
     nearest = distance.topk(k, 1, largest=False).indices
     G = torch.zeros_like(distance).scatter_(1, nearest, 1.0)
+    # Made symmetric: being a neighbour is not, and only a symmetric R is doubly
+    # stochastic.
     A = (G + G.T) / (2 * k)
     return A - A.sum(1).diag()
 
@@ -137,6 +142,8 @@ class StepMatrices(Noise):
     def __init__(self, one_step: Callable[[int], Tensor], T: int):
         super().__init__()
         check_count("T", T)
+        # sqrt(T) products kept, at most sqrt(T) multiplied: the least of memory and
+        # time together.
         self.one_step, self.T, self.every = one_step, T, math.isqrt(T)
         first = check_stochastic("one_step(1)", one_step(1))
         self.K = self.V = len(first)
@@ -174,6 +181,8 @@ class StepMatrices(Noise):
         out = torch.empty_like(p)
         for first, final, here in self.distinct(s, t):
             v = p[here]
+            # Vector times matrix from the left: (L, K) each time, where a product of
+            # matrices would be (K, K).
             for Q in self.factors(first, final):
                 v = v @ Q
             out[here] = v
@@ -183,6 +192,7 @@ class StepMatrices(Noise):
         out = widest(F.one_hot(x_t, self.K))
         for first, final, here in self.distinct(s, t):
             v = out[here]
+            # A column: the same product from the other end.
             for Q in reversed(self.factors(first, final)):
                 v = v @ Q.T
             out[here] = v
@@ -219,6 +229,7 @@ def band(K: int, beta: Float[Tensor, " T"], width: int) -> StepMatrices:
     if width >= K:
         raise ValueError(f"width must be less than K = {K}, not {width}")
     beta = check_beta(beta, most=1.0)
+    # Over K and not over the width, so that beta means what it does for uniform noise.
     near = (torch.arange(K) <= width).double() / K
     return StepMatrices(ByOffset(beta[:, None] * near), len(beta))
 
@@ -303,6 +314,7 @@ def check_rates(R: Tensor) -> Float[Tensor, "K K"]:
         raise ValueError(
             f"each row of rates must sum to 0, but row {i} sums to {sums[i].item():.3g}"
         )
+    # eigh reads one triangle only.
     return (R + R.T) / 2
 
 

@@ -133,6 +133,8 @@ def times_fit(process: Process, name: str) -> bool:
 
     Not where a wrapper draws times of its own and only forwards the method: it knows nothing of these times.
     """
+    # From the outside in, until someone defines the method: it knows the times of all
+    # wrappers inside it only.
     while isinstance(process, Wrapper) and not defines(process, name):
         if defines(process, "sample_t"):
             return False
@@ -142,5 +144,6 @@ def times_fit(process: Process, name: str) -> bool:
 
 def defines(wrapper: Wrapper, name: str) -> bool:
     """Whether the wrapper has a method of its own, which is not that of the process inside."""
+    # In the instance too: someone may have set a method on this one object.
     own = getattr(type(wrapper), name, None)
     return name in vars(wrapper) or own is not getattr(Wrapper, name, None)
