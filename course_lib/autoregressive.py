@@ -103,6 +103,7 @@ class Autoregressive(Process):
             tokens,
             torch.zeros(len(tokens), dtype=torch.long, device=tokens.device),
         )
+        # PAD is cross_entropy's ignore_index: one call for rows of all lengths.
         gold = tokens.masked_fill(~counted, PAD)
         return F.cross_entropy(
             logits.transpose(1, 2), gold, ignore_index=PAD, reduction="none"
@@ -162,6 +163,7 @@ class Autoregressive(Process):
         """A token from each row of logits."""
         if self.temperature == 0:
             return logits.argmax(-1)
+        # float64 before the softmax: a small temperature makes large exponents.
         return torch.multinomial((widest(logits) / self.temperature).softmax(-1), 1)[
             :, 0
         ]

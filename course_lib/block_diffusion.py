@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .absorbing import Absorbing
 from .categorical import PerToken
-from .mdlm import check_clock, starts_below_1
+from .mdlm import check_clock, mask_weight, starts_below_1
 from .shapes import (
     Mask,
     Network,
@@ -57,6 +57,8 @@ class BlockDiffusion(TokenProcess):
 
     def local(self, t: Times) -> tuple[Tensor, Tensor]:
         """Which block time t is in (B,), and that block's own time in (0, 1], float64."""
+        # Time runs through the last block first, since backwards the first block is
+        # written first.
         passed = widest(t) * self.blocks
         later = passed.ceil().clamp(1, self.blocks)
         return self.blocks - later.long(), passed - (later - 1)
@@ -114,6 +116,8 @@ class BlockDiffusion(TokenProcess):
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
         before, after = self.alpha(self.clocks(t)), self.alpha(self.clocks(s))
+        # MDLM's chance, of each position by its own clock: a long step may cross
+        # several blocks.
         opens_with = torch.where(before < 1, (after - before) / (1 - before), 0)
         opens = (torch.rand_like(opens_with) < opens_with) & (x == self.noise.mask)
         first, last = int(self.local(t)[0].min()), self.blocks - 1
@@ -179,11 +183,6 @@ class AllBlocks(Wrapper):
         f = self.process.ask(told, x_t, t)
         nll = widest(cross_entropy(f, x0))
         cost = torch.where(x_t == self.noise.mask, nll, 0).sum(1)
+        # The mean over n of block / n x cost is the sum over n of cost / n: MDLM's
+        # bound by numbers of masks, of each block.
         return self.block / self.count(t) * cost
-
-
-def mask_weight(noise: Absorbing, u: Times) -> PerExample:
-    """-alpha'(u) / (1 - alpha(u)), float64: MDLM's weight of a mask."""
-    u = widest(u).clamp(max=1 - torch.finfo(torch.float64).eps ** 0.75)
-    log_alpha = noise.log_alpha(u)
-    return noise.schedule.rate(u) * log_alpha.exp() / -torch.expm1(log_alpha)

@@ -83,6 +83,8 @@ class SampledConfidence(Unmask):
 def top(score: PerToken, masks: Mask, k: int | Int[Tensor, "B 1"]) -> Mask:
     """The k masks of the highest score in each row; of equal ones the first."""
     score = score.masked_fill(~masks, -math.inf)
+    # Twice argsort: the rank of each place; stable, so that equal scores are told apart
+    # by position everywhere alike.
     rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     return masks & (rank < k)
 

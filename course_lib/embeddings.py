@@ -82,6 +82,7 @@ def embed(model: Network, tokens: Tokens) -> Vectors:
     check_word_network(model, "embed")
     tokens = check_tokens(tokens)
     vectors = at_least_single(model.embed(tokens.clamp(min=0)))
+    # Token 0 stood in for PAD above, since no table has a row -1.
     return vectors * (tokens != PAD)[..., None]
 
 
@@ -117,6 +118,7 @@ def nearest_where_finite(
     x: Float[Tensor, "*shape D"], table: Float[Tensor, "K D"]
 ) -> tuple[Int[Tensor, "*shape"], Bool[Tensor, "*shape"]]:
     """argmin_w |x - e_w|, and where that means something. Nothing is read, so that a GPU need not wait."""
+    # Not all at once: rows x words of logits would be gigabytes for a large vocabulary.
     rows = max(1, CHUNK // len(table))
     parts = [
         nearness(part, table).max(-1) for part in x.reshape(-1, x.shape[-1]).split(rows)

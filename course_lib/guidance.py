@@ -57,6 +57,8 @@ class ClassifierFree(Wrapped):
 
     def forward(self, x: State, u: PerExample, **given: Tensor | None) -> State:
         """The guided estimate."""
+        # Eq. 6's unconditional network is the same one, which was trained with a tenth
+        # of its labels hidden.
         free = self.inner(x, u, **{**given, "label": None})
         told = self.inner(
             x, u, **{**given, "label": self.label}
@@ -112,6 +114,8 @@ class ClassifierGuided(Wrapper):
     def step(self, model: Network, x: State, t: Times, s: Times) -> State:
         """x_s as the process draws it, then pulled; as drawn at s = 0."""
         drawn = self.process.step(model, x, t, s)
+        # The fluency term's width: without it a control may push x_s to where no x_s
+        # ever is.
         var = per_example(self.process.transition(t, s).q_var.to(x.dtype), x)
         return torch.where(per_example(s > 0, x), self.pulled(drawn, var, s), drawn)
 
@@ -125,6 +129,8 @@ class ClassifierGuided(Wrapper):
             for _ in range(self.updates):
                 far = ((x - start).square() / (2 * var).clamp(min=1e-12)).sum()
                 objective = self.control(x, u, s).sum() - self.fluency * far
+                # grad, not backward: that would add to the gradients of whatever the
+                # control holds.
                 x.grad = -torch.autograd.grad(objective, x)[0]
                 optimizer.step()
         return x.detach()

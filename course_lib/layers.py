@@ -17,6 +17,8 @@ def time_features(u: PerExample, n: int) -> Float[Tensor, "B n"]:
     """n / 2 cosines and n / 2 sines of u, with angular frequencies from 1 to 1000 in equal ratios."""
     if n < 4 or n % 2:
         raise ValueError(f"n must be even and at least 4, not {n}")
+    # u lies in [0, 1], where the usual 1 to 1 / 10000 would all be nearly constant;
+    # 1000 tells steps of a thousandth apart.
     frequency = torch.linspace(0, math.log(1000), n // 2, device=u.device).exp()
     angle = (
         u.float()[:, None] * frequency
@@ -110,6 +112,8 @@ class TokenEmbedding(nn.Embedding):
     def __init__(self, K: int, width: int):
         super().__init__(K, width)
         with torch.no_grad():
+            # As a last layer it takes products with it: with variance 1 an untrained
+            # network's logits would be width^(1/2) wide.
             self.weight.div_(math.sqrt(width))
 
     def forward(self, x: Tokens) -> Float[Tensor, "B L width"]:

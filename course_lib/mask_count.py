@@ -8,8 +8,6 @@ weighed by w(t): reveals(t - 1, t) in D3PM, -alpha' / (1 - alpha) in MDLM and SE
 w(n) = sum_t w(t) P(M = n at t), which tends to 1 / n; given n the time has the law w(t) P(M = n at t) / w(n).
 """
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,7 +15,7 @@ from torch import Tensor
 from .absorbing import Absorbing
 from .categorical import draw
 from .process import Process
-from .schedules import Schedule, Tables
+from .schedules import Schedule, Tables, bisect
 from .sentences import PAD
 from .shapes import Network, PerExample, Times, Tokens, describe, widest
 from .tokens import FIRST, tokens_in
@@ -171,7 +169,7 @@ class TimesGivenCount(Tables):
         # u even between the two ends of the distribution function, in logs: for few
         # masks both may be tiny.
         goal = torch.logaddexp(torch.log1p(-u) + log_p(low), u.log() + log_p(high))
-        level = bisect(lambda level: log_p(level) < goal, low, high)
+        level = bisect(lambda level: log_p(level) < goal, low, high, halvings=50)
         return moment(self.schedule, level)
 
 
@@ -191,20 +189,6 @@ def log_at_least(n: Times, length: int, level: PerExample) -> PerExample:
     log_p = binomial(torch.log1p(-level), length)
     count = torch.arange(length + 1, device=n.device)
     return log_p.where(count >= n[:, None], -torch.inf).logsumexp(1)
-
-
-def bisect(
-    below: Callable[[PerExample], Tensor],
-    low: PerExample,
-    high: PerExample,
-    halvings: int = 50,
-) -> PerExample:
-    """The number between low and high up to which `below` is true."""
-    for _ in range(halvings):
-        middle = (low + high) / 2
-        early = below(middle)
-        low, high = torch.where(early, middle, low), torch.where(early, high, middle)
-    return (low + high) / 2
 
 
 def moment(schedule: Schedule, level: PerExample) -> Times:

@@ -50,13 +50,7 @@ class MDLM(TokenProcess):
 
     def weight(self, t: Times) -> PerExample:
         """-alpha'(t) / (1 - alpha(t)), the rate at which one mask opens, float64."""
-        # Where alpha(1) = 0 its logarithm falls at an infinite rate; the product has a limit, so 1 is left out.
-        last = 1 - torch.finfo(widest(t).dtype).eps ** 0.75
-        t = widest(t).clamp(max=last)
-        log_alpha = self.noise.log_alpha(t)
-        # alpha' = alpha (log alpha)': schedules know the logarithm.
-        slope = self.rate(t) * log_alpha.exp()  # -alpha'
-        return slope / -torch.expm1(log_alpha)
+        return mask_weight(self.noise, t)
 
     def rate(self, t: Times) -> PerExample:
         """sigma'(t) = -(log alpha)'(t), float64."""
@@ -108,6 +102,17 @@ class MDLM(TokenProcess):
         log_r = -torch.expm1(-self.noise.log_alpha(t)).log()
         at_mask = log_p + per_example(log_r, log_p).to(log_p.dtype)
         return torch.where((x_t == self.noise.mask)[..., None], at_mask, 0)
+
+
+def mask_weight(noise: Absorbing, t: Times) -> PerExample:
+    """-alpha'(t) / (1 - alpha(t)), what a mask's cross-entropy weighs; float64."""
+    # Where alpha(1) = 0 its logarithm falls at an infinite rate; the product has a limit, so 1 is left out.
+    last = 1 - torch.finfo(widest(t).dtype).eps ** 0.75
+    t = widest(t).clamp(max=last)
+    log_alpha = noise.log_alpha(t)
+    # alpha' = alpha (log alpha)': schedules know the logarithm.
+    slope = noise.schedule.rate(t) * log_alpha.exp()  # -alpha'
+    return slope / -torch.expm1(log_alpha)
 
 
 def check_clock(noise: Semigroup, to_zero: bool = False) -> None:

@@ -132,8 +132,7 @@ class Process(ProcessChecks):
         if isinstance(self.T, int):
             if steps > self.T:
                 raise ValueError(f"steps must be at most T = {self.T}, not {steps}")
-            # In whole numbers: linspace and round would now and then round a half the
-            # other way on another device.
+            # In whole numbers: halves are rounded alike on every device.
             left = steps - torch.arange(steps + 1, device=self.device)
             return (left * self.T + steps // 2) // steps
         return torch.linspace(float(self.T), 0.0, steps + 1, device=self.device)

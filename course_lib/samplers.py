@@ -119,6 +119,7 @@ def conditionals(
     said = process.ask(model, x, time_of(process, x), where)
     p = widest(said).softmax(-1)
     there = x if where is None else x[where]
+    # MASK is V, which one_hot has no place for; those rows are replaced below.
     known = F.one_hot(there.clamp(max=V - 1), V).to(p)
     return torch.where((there == mask)[..., None], p, known)
 
@@ -129,6 +130,7 @@ def time_of(process: TokenProcess, x: Tokens) -> Times:
     share = widest((x == noise.mask).sum(1)) / x.shape[1]
     if noise.schedule is None:
         level = -torch.expm1(noise.log_alpha_bar)
+        # A step less than equal counts as equal, lest rounding ask for the step after.
         return torch.searchsorted(level, share - 1e-9).clamp(1, noise.T)
     most = noise.schedule.noise(widest(torch.ones_like(share)))
     return moment(noise.schedule, torch.minimum(share, most))
@@ -137,6 +139,7 @@ def time_of(process: TokenProcess, x: Tokens) -> Times:
 def only_at(positions: Mask, p: Law) -> Law:
     """p at these positions and certainty elsewhere, where what is drawn is not used."""
     certain = torch.zeros_like(p)
+    # Any certain outcome will do: it has one branch when every outcome is followed.
     certain[..., 0] = 1
     return torch.where(positions[..., None], p, certain)
 

@@ -71,6 +71,7 @@ class SelfConditioned(Wrapped):
         ):
             self.before = torch.zeros_like(x)
         else:
+            # By example, on the device: reading them would make it wait.
             falls, stays = per_example(u < self.u, x), per_example(u == self.u, x)
             self.before = torch.where(
                 falls, self.last, torch.where(stays, self.before, 0)

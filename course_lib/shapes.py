@@ -72,7 +72,6 @@ def check_answer(out: object, shape: tuple[int, ...], x: Tensor) -> None:
         raise ValueError(
             f"model must return shape {shape}, not {tuple(out.shape)}{hint_of_shape(out, shape)}"
         )
-    # Last, since a tensor of another shape is the likelier mistake.
     if out.device != x.device:
         raise ValueError(
             f"model must answer on the device of its input, {x.device}, not on {out.device}"

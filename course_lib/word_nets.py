@@ -171,6 +171,8 @@ class EmbeddingNet(nn.Module):
         check_mask(mask, x.shape[:2])
         h = self.take_in(x.to(self.dtype), u, mask)
         if before is not None:
+            # remember starts at 0: an untrained network is the same with and without an
+            # earlier estimate.
             h = h + self.remember(before.to(self.dtype))
         h = around(self.spread, h, mask)
         if self.classes:
@@ -241,6 +243,8 @@ class MixingNet(EmbeddingNet):
             raise TypeError(
                 f"alpha_bar must be a table (T + 1,), not {describe(alpha_bar)}"
             )
+        # Not in the weights: it is the process's, and files of weights stay as they
+        # were.
         self.register_buffer("alpha_bar", widest(alpha_bar), persistent=False)
         self.bias = nn.Parameter(torch.zeros(self.K_out))
         if not tied:
@@ -334,14 +338,19 @@ class MixingNet(EmbeddingNet):
         gain: Tensor,
     ) -> tuple[Float[Tensor, "*n D"], Float[Tensor, "*n K_out"]]:
         """The estimate of x_0 and log p, from the features, x_t and what `reading` says, place by place."""
+        # Expanding the Gaussian: x . r e_w / noise - |r e_w|^2 / (2 noise); |x|^2 is
+        # the same for all words.
         e, clue = self.table, (r / noise) * x
         weights = at_least_single(self.leave.weight)
         if self.tied:
             f = F.linear(h, weights, at_least_single(self.leave.bias))
             log_p = self.law(f + clue, e, self.bias, r, noise)
         else:
+            # One product for both parts: the sum over words is the dearest thing here.
             query, keys = torch.cat([h, clue], -1), torch.cat([weights, e], 1)
             log_p = self.law(query, keys, self.bias, r, noise)
+        # sum_w p(w) (e_w + gain (x - r e_w)): the mean over words has to be taken of
+        # e_w only.
         return (1 - gain * r) * (log_p.exp() @ e) + gain * x, log_p
 
     def law(
@@ -389,5 +398,7 @@ class SentenceClassifier(nn.Module):
         h = self.trunk(self.enter(x.to(self.enter.weight.dtype)), u, mask)
         if mask is None:
             return self.leave(h.mean(1))
+        # A mean over the words that are there: PAD must not pull long and short
+        # sentences apart.
         words = mask.sum(1, keepdim=True)
         return self.leave(torch.where(mask[..., None], h, 0).sum(1) / words)
