@@ -10,7 +10,7 @@
     ngram   text_metrics                        judges of pictures, laws and text; they know no model
     embeddings   word_nets   block_nets         networks of words, and of blocks
     length_extrapolation   cur                  longer rows than in training; matrices from a few rows and columns
-    process_checks                              what processes are given, checked
+    process_checks   grey_levels                what processes are given, checked; the mass of a grey level
     token_checks                                what noises and systems of tokens are given, checked
     categorical                                 noise on tokens: the base, drawing
     stationary   absorbing   mask_uniform

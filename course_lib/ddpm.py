@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .finite import check_finite
+from .grey_levels import log_prob_of_level
 from .process import Process
 from .schedules import check_number, check_table
 from .shapes import (
@@ -393,22 +394,3 @@ def lost(log_alpha_bar: Tensor) -> Tensor:
     """1 - alpha_bar from its logarithm, to the last digit, by which neighbouring times differ."""
     # The minus sign goes with abs: -expm1(0) would be -0.
     return torch.expm1(log_alpha_bar).abs()
-
-
-def log_prob_of_level(
-    x: Tensor, mean: Tensor, sd: float | Tensor, levels: int
-) -> Tensor:
-    """log of the mass that N(mean, sd^2) puts on x's bin; the two outer bins are open. Elementwise.  (eq. 13)
-
-    The difference of two normal CDFs is taken in logs and in the lower tail, where it does not cancel.
-    """
-    # Half a bin: the levels are 2 / (levels - 1) apart on [-1, 1].
-    half = 1 / (levels - 1)
-    low = torch.where(x <= half - 1, -math.inf, (x - half - mean) / sd)
-    high = torch.where(x >= 1 - half, math.inf, (x + half - mean) / sd)
-    flip = (
-        low + high > 0
-    )  # N(0, 1) is symmetric: measure an upper-tail interval in the lower tail
-    low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
-    log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
-    return log_high + torch.log(-torch.expm1(log_low - log_high))

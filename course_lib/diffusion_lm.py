@@ -278,15 +278,9 @@ class DiffusionLM(WordChain):
 
         def estimate(some: Int[Tensor, " n"]) -> Vectors:
             labels = None if label is None else label[some]
-            return self.ask(
-                model,
-                x_t[some],
-                t[some],
-                mask=mask[some],
-                before=nothing[some],
-                label=labels,
-                at=counted[some],
-            )
+            told = {"mask": mask[some], "at": counted[some], "label": labels}
+            before = nothing[some]
+            return self.ask(model, x_t[some], t[some], before=before, **told)
 
         return half_of_the_time(estimate, x_t)
 

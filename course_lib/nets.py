@@ -45,10 +45,8 @@ class MLP(nn.Module):
         dims = math.prod(shape)
         self.answers = answers
         self.time = TimeEmbedding(width)
-        self.enter, self.leave = (
-            nn.Linear(dims, width),
-            zero(nn.Linear(width, dims * answers)),
-        )
+        self.enter = nn.Linear(dims, width)
+        self.leave = zero(nn.Linear(width, dims * answers))
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.film = nn.Linear(width, 2 * width * depth)
 
@@ -84,14 +82,10 @@ class ResBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, c_time: int):
         super().__init__()
-        self.norm1, self.conv1 = (
-            nn.GroupNorm(8, c_in),
-            nn.Conv2d(c_in, c_out, 3, padding=1),
-        )
-        self.norm2, self.conv2 = (
-            nn.GroupNorm(8, c_out),
-            zero(nn.Conv2d(c_out, c_out, 3, padding=1)),
-        )
+        self.norm1 = nn.GroupNorm(8, c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm2 = nn.GroupNorm(8, c_out)
+        self.conv2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.film = nn.Linear(c_time, 2 * c_out)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 

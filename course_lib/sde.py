@@ -25,10 +25,10 @@ from torch import Tensor
 from .ddpm import (
     COMPONENTS,
     Prediction,
-    log_prob_of_level,
     solve_prediction,
 )
 from .finite import check_finite
+from .grey_levels import log_prob_of_level
 from .linear_sde import Batch, Coefficients, LinearSDE, combine, fit
 from .schedules import Schedule, bisect, check_number
 from .shapes import (

@@ -194,10 +194,8 @@ class EmbeddingNet(nn.Module):
             raise ValueError(
                 f"label must hold {len(u)} integers, one per example, not {describe(label)}"
             )
-        if (
-            label.device.type == "cpu"
-            and not 0 <= label.min() <= label.max() <= self.classes
-        ):
+        readable = label.device.type == "cpu"
+        if readable and not 0 <= label.min() <= label.max() <= self.classes:
             raise ValueError(
                 f"label must lie in 0..{self.classes}, not {label.min()}..{label.max()}"
             )
@@ -304,10 +302,8 @@ class MixingNet(EmbeddingNet):
         """The mean of what the last layer has for each word, under p(w | x_t^i): no gradient, it would cost double."""
         with full_precision(x):
             x = x.to(at_least_single(self.bias).dtype)
-            return (
-                self.law((r / noise) * x, self.table, self.prior, r, noise).exp()
-                @ self.keys()
-            )
+            log_p = self.law((r / noise) * x, self.table, self.prior, r, noise)
+            return log_p.exp() @ self.keys()
 
     def load_state_dict(self, state_dict, *args, **kwargs):
         """ValueError, too, if a prior was set and the weights have another: they were made for other words."""

@@ -18,7 +18,7 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Understand what a process is": "process wrapper unified shapes finite process_checks token_checks",
     "Choose a clock": "schedules information",
     "Choose a noise on tokens": "categorical stationary absorbing mask_uniform structured geodesics",
-    "Choose a system for real numbers": "ddpm linear_sde sde",
+    "Choose a system for real numbers": "ddpm linear_sde sde grey_levels",
     "Choose a system for tokens": "tokens d3pm mdlm sedd mask_count first_hitting ordered autoregressive",
     "Write with a masked model in another way": "samplers decoding remasking speculative",
     "Correct, guide and move by rates": "correctors token_guidance discrete_flow",

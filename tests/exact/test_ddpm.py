@@ -8,7 +8,8 @@ import torch
 
 from course_lib import schedules as S
 from course_lib.data import GaussianMixture, two_bumps
-from course_lib.ddpm import DDPM, conversion, log_prob_of_level
+from course_lib.ddpm import DDPM, conversion
+from course_lib.grey_levels import log_prob_of_level
 from course_lib.oracle import MixtureOracle
 from course_lib.process import last, sample
 from tests.helpers import I, pairs, randn64

@@ -10,9 +10,10 @@ from scipy.integrate import solve_ivp
 
 from course_lib import schedules as S
 from course_lib.data import GaussianMixture, eight_gaussians, two_bumps
-from course_lib.ddpm import DDPM, log_prob_of_level
+from course_lib.ddpm import DDPM
 from course_lib.dpm_solver import DPMSolver
 from course_lib.evaluate import bound
+from course_lib.grey_levels import log_prob_of_level
 from course_lib.infilling import approximately
 from course_lib.likelihood import ProbabilityFlow, bits_per_dim, dequantise, rademacher, with_divergence
 from course_lib.oracle import MixtureOracle
