@@ -115,6 +115,7 @@ def test_importing_a_system_loads_torch_jaxtyping_and_the_core_only():
         "course_lib.process_checks",
         "course_lib.ddpm",
         "course_lib.finite",
+        "course_lib.grey_levels",
         "course_lib.process",
         "course_lib.schedules",
         "course_lib.shapes",

@@ -17,7 +17,7 @@ from course_lib.diffuseq import DiffuSeq
 from course_lib.diffusion_lm import DiffusionLM
 from course_lib.dpm_solver import DPMSolver
 from course_lib.evaluate import bound
-from course_lib.guidance import ClassifierGuided
+from course_lib.guidance import ClassifierGuided, NoisyClassifierTraining
 from course_lib.infilling import approximately
 from course_lib.learned_variance import Learned, LossAware
 from course_lib.likelihood import ProbabilityFlow
@@ -30,7 +30,7 @@ from course_lib.ordered import Ordered
 from course_lib.process import Process, last, sample
 from course_lib.sde import VE, VP, SubVP
 from course_lib.sedd import SEDD
-from course_lib.sentences import PAD, Pairs
+from course_lib.sentences import PAD, Labelled, Pairs
 from course_lib.shapes import check_choice, check_count, per_example, repeated, widest
 from course_lib.sn_npr import NPR, SN
 from course_lib.solvers import RK4, Ancestral, Heun, PredictorCorrector
@@ -38,7 +38,7 @@ from course_lib.stationary import Uniform
 from course_lib.structured import gaussian
 from course_lib.train import train
 from course_lib.unified import Unified, drawn, mean
-from course_lib.word_nets import EmbeddingNet, MixingNet
+from course_lib.word_nets import EmbeddingNet, MixingNet, SentenceClassifier
 from course_lib.wrapper import Wrapper
 
 B = 8
@@ -266,6 +266,58 @@ def test_evaluation_gives_a_number(system):
 
 def test_a_process_has_no_parameters(system):
     assert not list(system[0].parameters())
+
+
+# What only trains: an objective of another network, without a sampler or a bound
+
+
+def noisy_classifier():
+    """A classifier of x_t, trained on a Diffusion-LM's noised sentences with labels."""
+    process, embeds, tokens = sentences(DiffusionLM(S.table(S.sqrt(), 50), 6, 4))
+    labels = torch.arange(B) % 3
+    return (
+        NoisyClassifierTraining(process, embeds),
+        SentenceClassifier(4, 3, 16, 2, 1),
+        Labelled(tokens, labels),
+    )
+
+
+OBJECTIVES = {"noisy classifier": noisy_classifier}
+
+
+@pytest.fixture(params=OBJECTIVES)
+def objective(request, chosen_device):
+    with torch.device("cpu"):
+        process, model, data = OBJECTIVES[request.param]()
+        for p in model.parameters():
+            p.data.normal_(std=0.2)
+    process.model.to(chosen_device)
+    return process.to(chosen_device), model.to(chosen_device), data.to(chosen_device)
+
+
+def test_an_objective_keeps_the_clauses_of_training(objective):
+    process, model, data = objective
+    test_training_times_are_stratified(objective)
+    test_a_process_has_no_parameters(objective)
+    t = process.sample_t(B)
+    torch.manual_seed(1)
+    loss = process.loss(model, data, t)
+    assert loss.shape == (B,) and loss.isfinite().all()
+    loss.mean().backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+    assert all(p.grad is None for p in process.model.parameters())  # whose vectors are read, not trained
+    torch.manual_seed(1)
+    other = process.loss(
+        model, Labelled(data.tokens, data.labels.roll(1, 0).where(t == t[0], data.labels)), t
+    )
+    changed = data.labels.roll(1, 0).where(t == t[0], data.labels) != data.labels
+    assert torch.equal(loss[~changed], other[~changed]) and (loss[changed] != other[changed]).all()
+    with pytest.raises(NotImplementedError, match="NoisyClassifierTraining has no prior"):
+        last(sample(process, model, 2, 3))
+
+
+def test_one_trainer_lowers_an_objective(objective):
+    test_one_trainer_lowers_every_loss(objective)
 
 
 # The sampling loop
