@@ -81,12 +81,15 @@ def measure(recipe: Recipe, model: nn.Module, n: int = 64, pieces: int = 1024) -
             model.eval(), test[spaced(len(test), pieces)].flatten(), lengths
         )
     }
+    at_own = results["lengths"][LENGTH]
+    results |= {"bits_per_char": at_own["bits"], "bits_per_char_se": at_own["bits_se"]}
+    results["steps"] = {}  # a letter each
     judge, known = NGram(train, K, 5), set(decode(train).split())
     real = test[spaced(len(test), n)]
     results["real"] = judged(real, judge, known)
     for k in lengths:
         x = draws(Autoregressive(K, k), model, n, k, size=n)
-        results["lengths"][k]["written"] = judged(x, judge, known)
+        results["steps"][k] = judged(x, judge, known)
         # What stands beyond the length of training, alone
         results["lengths"][k]["last"] = judged(
             x[:, -LENGTH:].contiguous(), judge, known

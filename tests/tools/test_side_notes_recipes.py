@@ -27,6 +27,7 @@ def test_a_recipe_trains_its_trunk_and_is_measured(name):
     (record, *_) = recipe.train(model, 1)
     found = side_notes.measure(recipe, record.average, n=2, pieces=4)
     assert list(found["lengths"]) == [64, 128, 256]
+    assert list(found["steps"]) == [64, 128, 256] and found["bits_per_char"] == found["lengths"][64]["bits"]
     for n, seen in found["lengths"].items():
         assert 3 < seen["bits"] < 6  # an untrained network says log2 27 = 4.75
         assert all(len(text) == n for text in seen["samples"])
