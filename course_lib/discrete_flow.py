@@ -32,6 +32,8 @@ def velocity(
     eta    how fast tokens become masks again
     """
     V = p1.shape[-1]
+    # Tokens that become masks again have to be made up for, so masks open faster by as
+    # much: the marginals stay.
     opens = (slope + eta * kappa) / (1 - kappa)
     from_mask = F.pad(opens * p1, (0, 1), value=-opens)
     stays = -eta * F.one_hot(x, V + 1)[..., :V].to(p1)
@@ -60,8 +62,11 @@ class Euler(MaskedSampler):
     def step(self, model: Network, x: Tokens, now, draw: Draw) -> Tokens:
         """Each position on its own."""
         kappa, then = now
+        # What is masked in the last step nobody would open.
         eta = self.eta if then < 1 else 0.0
         u = velocity(self.conditionals(model, x), x, kappa, 1.0, eta)
         stays = F.one_hot(x, self.V + 1).to(u)
+        # Euler's chances may pass 1 where h times the rate does; then what stays is cut
+        # to 0.
         p = (stays + (then - kappa) * u).clamp(min=0)
         return draw(p / p.sum(-1, keepdim=True))

@@ -24,9 +24,11 @@ def uniform_alpha(
     a = torch.as_tensor(a, dtype=torch.float64)
     if not ((a >= 0) & (a <= 1)).all():
         raise ValueError(f"a must lie in 0..1, not {a.min():g}..{a.max():g}")
+    # a = 1 has no noise, and the ratio is infinite: 1e6 is as certain in float64.
     ratio = (a / (1 - a**2).sqrt()).clamp(max=1e6)
     e = torch.linspace(-9, 9, points, dtype=torch.float64)  # eps of token k itself
     density = torch.exp(-(e**2) / 2) / math.sqrt(2 * math.pi)
+    # In logs: Phi near 1 has lost the digits that a power of K - 1 needs.
     others_below = torch.special.log_ndtr(e + ratio[..., None]) * (K - 1)
     P = torch.trapezoid(density * others_below.exp(), e, dim=-1)
     return (K * P - 1) / (K - 1)

@@ -52,6 +52,8 @@ class Insertion:
 
     def missing(self, kappa: float) -> dict[tuple[Text, int, int], float]:
         """E[how many a are missing in gap g | x] by (x, g, a)."""
+        # Bayes over all data that x may come from: how many a its gap g still lacks, on
+        # average.
         total, count = self.marginal(kappa), {}
         for x, p in self.p.items():
             for y, gaps in self.parts[x]:
@@ -68,6 +70,8 @@ class Insertion:
         R = torch.zeros(len(self.states), len(self.states), dtype=torch.float64)
         for (x, g, a), expected in self.missing(kappa).items():
             y = (*x[:g], a, *x[g:])
+            # Each missing token comes at the rate kappa' / (1 - kappa), whatever else
+            # is there; several ways to the same y add up.
             R[self.index[x], self.index[y]] += slope / (1 - kappa) * expected
         return R - R.sum(1).diag()
 

@@ -27,6 +27,7 @@ class MaskUniform(Semigroup):
     def shares(self, log_alpha: PerExample, x: Tensor) -> list[Float[Tensor, "B *_"]]:
         """Share of x kept, moved to a random token, and masked: they sum to 1."""
         kept = log_alpha.exp()
+        # log alpha^share: a token escapes MASK at that share of the rate.
         unmasked = self.mask_share * log_alpha
         # alpha^share - alpha without a difference of nearly equal numbers
         moved = -unmasked.exp() * torch.expm1((1 - self.mask_share) * log_alpha)

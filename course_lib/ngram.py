@@ -62,6 +62,7 @@ class NGram:
         )
         n_1 = (count == 1).sum().item()
         n_2 = (count == 2).sum().item()
+        # Ney's estimate: where nothing was seen once, nothing new is to be expected.
         discount = n_1 / (n_1 + 2 * n_2) if n_1 else 0.0
         return Level(grams, count, histories, total, followers, discount)
 
@@ -85,6 +86,8 @@ class NGram:
             total = looked_up(history, level.histories, level.total)
             followers = looked_up(history, level.histories, level.followers)
             shorter = p[:, k - 1 :]  # p_{k-1}
+            # What the discount takes off, D for each follower, goes to the shorter
+            # history: the sum stays 1.
             longer = ((count - D).clamp(min=0) + D * followers * shorter) / total.clamp(
                 min=1
             )
@@ -158,6 +161,8 @@ class SentenceJudge:
 
     def framed(self, x: Int[Tensor, "B L"]) -> Int[Tensor, "B M"]:
         """Each sentence between ends."""
+        # order - 1 ends before the first word: it has a whole history, and what begins
+        # a sentence is learned, too.
         ends = torch.full((len(x), self.order), self.end)
         words = torch.where(x >= 0, x, self.end)
         return torch.cat([ends[:, 1:], words, ends[:, :1]], 1)

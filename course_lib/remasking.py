@@ -67,6 +67,8 @@ def remasked(
     (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t).
     """
     V = p.shape[-1]
+    # So that q(x_s | x_0) stays what it was: masked again with sigma, hence more has to
+    # open.
     opens = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
     from_mask = F.pad(opens * p, (0, 1), value=1 - opens)
     from_token = F.pad(

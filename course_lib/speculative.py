@@ -21,6 +21,7 @@ def judge(
 ) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
     """A token from p, out of a token y drawn from q; and whether it is y.  (arXiv:2211.17192, section 2.3)"""
     ratio = pick(p[:, None], y[:, None]) / pick(q[:, None], y[:, None])
+    # min(1, p / q): where the draft is too eager for y it is thinned out to p's share.
     accepted = happens(ratio[:, 0].clamp(max=1), draw)
     rest = residual(p, q)
     rest = torch.where(accepted[:, None], F.one_hot(y, p.shape[-1]).to(p), rest)
@@ -32,6 +33,8 @@ def residual(
 ) -> Float[Tensor, "*n V"]:
     """(p - q)+ normalised; p itself where p = q, when nothing is ever rejected."""
     rest = (p - q).clamp(min=0)
+    # What p has beyond q: drawn after a rejection it fills up exactly what the draft
+    # lacks.
     total = rest.sum(-1, keepdim=True)
     return torch.where(total > 0, rest / total.clamp(min=1e-300), p)
 
@@ -62,6 +65,8 @@ class Speculative(MaskedSampler):
 
     def step(self, model: Network, x: Tokens, now: int, draw: Draw) -> Tokens:
         """One draft and its judges; rows without masks stay."""
+        # The draft in one call: each position given what is visible now, not given the
+        # other drafts.
         q = self.conditionals(model, x)
         going = (x == self.mask).any(1)
         for _ in range(self.ahead):

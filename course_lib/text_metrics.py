@@ -136,6 +136,7 @@ def mbr(candidates: Sequence[Sentence]) -> tuple[int, Float[Tensor, " N"]]:
     if not n:
         raise ValueError("candidates must be at least 1, not 0")
     table = bleu_table(candidates)
+    # A candidate is like itself, which says nothing of it.
     others = table.sum(1) - table.diagonal()
     mean = others / max(1, n - 1)
     return int(mean.argmax()), mean

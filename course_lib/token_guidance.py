@@ -25,6 +25,7 @@ def guided(
     rates: Float[Tensor, "*n K"], log_ratio: Float[Tensor, "*n K"], gamma: float
 ) -> Float[Tensor, "*n K"]:
     """rates x exp(gamma log_ratio), log_ratio = log p(c | y) - log p(c | x); 0 where the rate is 0.  (eq. 5)"""
+    # A state of probability 0 may have a ratio of inf, and 0 x inf would be NaN.
     factor = torch.where(rates > 0, gamma * log_ratio, 0).exp()
     return rates * factor
 
@@ -68,6 +69,7 @@ class Guided(MaskedSampler):
         """One jump of each row that has a mask."""
         w = self.rates(model, x)
         masks = (x == self.mask).any(1)
+        # Rows that are finished draw from something, too, and drop it.
         w = torch.where(masks[:, None, None], w, 1.0).flatten(1)
         jump = draw(w / w.sum(1, keepdim=True))
         i, y = jump // self.V, jump % self.V

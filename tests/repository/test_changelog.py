@@ -9,6 +9,13 @@ def test_every_released_name_is_there_or_told(capsys):
     assert C.main([]) == 0, capsys.readouterr().err
 
 
+def test_a_lost_name_fails(tmp_path, monkeypatch, capsys):
+    (tmp_path / "names.txt").write_text("ddpm.DDPM\nddpm.gone\n")
+    monkeypatch.setattr(C, "RELEASED", tmp_path / "names.txt")
+    assert C.main([]) == 1
+    assert capsys.readouterr().err == "CHANGELOG.md: say what became of ddpm.gone\n"
+
+
 def test_the_list_is_not_short():
     names = C.RELEASED.read_text(encoding="utf-8").split()
     assert len(names) > 900 and {"sedd.SEDD", "sedd.SEDD.step", "recipes.Recipe", "ddpm.DDPM"} <= set(names)
