@@ -65,29 +65,24 @@ define(
     },
     linear_in=("cost",),
     properties=(at_least(0),),
-    mistakes={
-        "each number of masks alike": (
-            "(cost / n) -> (cost)",
-            "you add up the cost of *all* masks at each count. Only one of n masks is the next to open: its mean "
-            "cost counts, cost / n",
-        ),
-        "the mean over counts": (
-            ".sum(1) -> .mean(1)",
-            "a text of L tokens is written in L steps: add their costs, do not average them",
-        ),
-        "n from 0": (
-            "torch.arange(1, cost.shape[1] + 1) -> torch.arange(cost.shape[1]).clamp(min=1)",
-            "your counts begin at 0: the first column has one mask, the last one L",
-        ),
-        "weighted by n": (
-            "cost / n -> cost * n",
-            "you multiply by n: with many masks each single one would count more",
-        ),
-        "L over n": (
-            "(cost / n).sum(1) -> (cost.shape[1] * cost / n).sum(1)",
-            "L / n is the weight where ONE n is drawn, uniformly: the mean over n divides by L again",
-        ),
-    },
+    mistakes="""
+    each number of masks alike
+        (cost / n) -> (cost)
+        you add up the cost of *all* masks at each count. Only one of n masks is the next to open:
+        its mean cost counts, cost / n
+    the mean over counts
+        .sum(1) -> .mean(1)
+        a text of L tokens is written in L steps: add their costs, do not average them
+    n from 0
+        torch.arange(1, cost.shape[1] + 1) -> torch.arange(cost.shape[1]).clamp(min=1)
+        your counts begin at 0: the first column has one mask, the last one L
+    weighted by n
+        cost / n -> cost * n
+        you multiply by n: with many masks each single one would count more
+    L over n
+        (cost / n).sum(1) -> (cost.shape[1] * cost / n).sum(1)
+        L / n is the weight where ONE n is drawn, uniformly: the mean over n divides by L again
+    """,
 )
 
 
@@ -124,24 +119,20 @@ define(
         },
     },
     properties=(law(),),
-    mistakes={
-        "without the prior": (
-            "(p[:, None] * F).T -> F.T",
-            "you weigh by the evidence alone: that is right for a uniform p only",
-        ),
-        "not normalised": (
-            "weight / weight.sum(1, keepdim=True) -> weight",
-            "your rows hold p(x_0, x_t), joint probabilities: divide each by p(x_t)",
-        ),
-        "over the wrong axis": (
-            "weight.sum(1, keepdim=True) -> weight.sum(0, keepdim=True)",
-            "you divide by the sum over x_t, which gives q(x_t | x_0) back: for each x_t sum over x_0",
-        ),
-        "the prior twice": (
-            "(p[:, None] * F).T -> (p[:, None] ** 2 * F).T",
-            "the prior is in your weights twice: once is Bayes' rule",
-        ),
-    },
+    mistakes="""
+    without the prior
+        (p[:, None] * F).T -> F.T
+        you weigh by the evidence alone: that is right for a uniform p only
+    not normalised
+        weight / weight.sum(1, keepdim=True) -> weight
+        your rows hold p(x_0, x_t), joint probabilities: divide each by p(x_t)
+    over the wrong axis
+        weight.sum(1, keepdim=True) -> weight.sum(0, keepdim=True)
+        you divide by the sum over x_t, which gives q(x_t | x_0) back: for each x_t sum over x_0
+    the prior twice
+        (p[:, None] * F).T -> (p[:, None] ** 2 * F).T
+        the prior is in your weights twice: once is Bayes' rule
+    """,
 )
 
 
@@ -180,24 +171,21 @@ define(
         },
     },
     properties=(at_least(0.0),),
-    mistakes={
-        "of a draw": (
-            "of_mean = abar_t * v**2 / (abar_t * v + 1 - abar_t) -> of_mean = v",
-            "this is the true variance of x_s: what a *draw* from p(x_0 | x_t) gives. The mean varies less than x_0",
-        ),
-        "what is left of x_0": (
-            "abar_t * v**2 / (abar_t * v + 1 - abar_t) -> v * (1 - abar_t) / (abar_t * v + 1 - abar_t)",
-            "you took Var(x_0 | x_t), what x_t does not say. The mean varies by the rest, v minus that",
-        ),
-        "no noise": (
-            "abar_s * of_mean + 1 - abar_s -> abar_s * of_mean",
-            "x_s has fresh noise, too, of variance 1 - abar_s",
-        ),
-        "signal not squared": (
-            "abar_s * of_mean + 1 -> abar_s**2 * of_mean + 1",
-            "x_0 is multiplied by the root of abar_s, so its variance by abar_s, not by the square",
-        ),
-    },
+    mistakes="""
+    of a draw
+        of_mean = abar_t * v**2 / (abar_t * v + 1 - abar_t) -> of_mean = v
+        this is the true variance of x_s: what a *draw* from p(x_0 | x_t) gives. The mean varies
+        less than x_0
+    what is left of x_0
+        abar_t * v**2 / (abar_t * v + 1 - abar_t) -> v * (1 - abar_t) / (abar_t * v + 1 - abar_t)
+        you took Var(x_0 | x_t), what x_t does not say. The mean varies by the rest, v minus that
+    no noise
+        abar_s * of_mean + 1 - abar_s -> abar_s * of_mean
+        x_s has fresh noise, too, of variance 1 - abar_s
+    signal not squared
+        abar_s * of_mean + 1 -> abar_s**2 * of_mean + 1
+        x_0 is multiplied by the root of abar_s, so its variance by abar_s, not by the square
+    """,
 )
 
 
@@ -235,28 +223,20 @@ define(
         },
     },
     properties=(one_in_all, at_least(0.0)),
-    mistakes={
-        "all three at once": (
-            lambda p: (
-                p.sum((1, 2), keepdim=True)
-                * p.sum((0, 2), keepdim=True)
-                * p.sum((0, 1), keepdim=True)
-            ),
-            "you draw all three on their own: 1 and 2 are drawn when 0 is known, from p(. | x_0)",
-        ),
-        "one after the other": (
-            lambda p: p.clone(),
-            "this is p itself, as if 2 were drawn knowing 1. Drawn at once, neither sees the other",
-        ),
-        "not divided": (
-            "third = p.sum(1, keepdim=True) / first -> third = p.sum(1, keepdim=True)",
-            "p summed over position 1 is the joint distribution of 0 and 2: divide by that of 0",
-        ),
-        "the first token forgotten": (
-            "return first * second * third -> return second * third",
-            "your result is given the first token: multiply by its own probability",
-        ),
-    },
+    mistakes="""
+    all three at once
+        = p.sum((1, 2), keepdim=True) * p.sum((0, 2), keepdim=True) * p.sum((0, 1), keepdim=True)
+        you draw all three on their own: 1 and 2 are drawn when 0 is known, from p(. | x_0)
+    one after the other
+        = p.clone()
+        this is p itself, as if 2 were drawn knowing 1. Drawn at once, neither sees the other
+    not divided
+        third = p.sum(1, keepdim=True) / first -> third = p.sum(1, keepdim=True)
+        p summed over position 1 is the joint distribution of 0 and 2: divide by that of 0
+    the first token forgotten
+        return first * second * third -> return second * third
+        your result is given the first token: multiply by its own probability
+    """,
 )
 
 
@@ -289,28 +269,25 @@ define(
         },
         "samples from p itself have no divergence": {"p": lambda a: a.q.clone()},
     },
-    mistakes={
-        "the divergence the other way round": (
-            "(q[there] * (q[there] / p[there]).log()).sum() -> (p[there] * (p[there] / q[there]).log()).sum()",
-            "you took KL(p || q), which asks what the sampler never writes. The judge sees samples of q: KL(q || p)",
-        ),
-        "the cross-entropy": (
-            "return H, (q[there] * (q[there] / p[there]).log()).sum() -> return H, -(q[there] * p[there].log()).sum()",
-            "your second number is the cross-entropy, the sum of both: take the entropy off",
-        ),
-        "the entropy of the data": (
-            "H = -(q[there] * q[there].log()).sum() -> H = -(p[there] * p[there].log()).sum()",
-            "that is the entropy of the data p. What makes a judge too kind is the entropy of what is *written*",
-        ),
-        "in bits": (
-            "q[there].log()).sum()\n -> q[there].log2()).sum()\n",
-            "your entropy is in bits: nats are asked for in both",
-        ),
-        "the sign": (
-            "H = -(q -> H = (q",
-            "an entropy is not negative",
-        ),
-    },
+    mistakes="""
+    the divergence the other way round
+        (q[there] * (q[there] / p[there]).log()).sum() -> (p[there] * (p[there] / q[there]).log()).sum()
+        you took KL(p || q), which asks what the sampler never writes. The judge sees samples of q:
+        KL(q || p)
+    the cross-entropy
+        return H, (q[there] * (q[there] / p[there]).log()).sum() -> return H, -(q[there] * p[there].log()).sum()
+        your second number is the cross-entropy, the sum of both: take the entropy off
+    the entropy of the data
+        H = -(q[there] * q[there].log()).sum() -> H = -(p[there] * p[there].log()).sum()
+        that is the entropy of the data p. What makes a judge too kind is the entropy of what is
+        *written*
+    in bits
+        H = -(q[there] * q[there].log()).sum() -> H = -(q[there] * q[there].log2()).sum()
+        your entropy is in bits: nats are asked for in both
+    the sign
+        H = -(q -> H = (q
+        an entropy is not negative
+    """,
 )
 
 
@@ -346,28 +323,23 @@ define(
     },
     linear_in=("nats",),
     properties=(at_least(0.0),),
-    mistakes={
-        "in nats": (
-            " * math.log(2)) -> )",
-            "these are nats per letter: a bit is log 2 nats",
-        ),
-        "the mean of ratios": (
-            "nats * tokens.sum() / (letters.sum() * math.log(2)) -> (nats * tokens / letters).mean() / math.log(2)",
-            "you average the ratio of each text, so short texts count as much as long ones: sum over sum",
-        ),
-        "upside down": (
-            "tokens.sum() / (letters.sum() * math.log(2)) -> letters.sum() / (tokens.sum() * math.log(2))",
-            "a token is longer than a letter: there are more letters to share the bits, not fewer",
-        ),
-        "per token": (
-            "nats * tokens.sum() / (letters.sum() * math.log(2)) -> nats * torch.ones_like(tokens.sum()) / math.log(2)",
-            "these are bits per *token*: they depend on how the text was cut into tokens",
-        ),
-        "multiplied by log 2": (
-            "/ (letters.sum() * math.log(2)) -> / letters.sum() * math.log(2)",
-            "from nats to bits one divides by log 2",
-        ),
-    },
+    mistakes="""
+    in nats
+         * math.log(2)) -> )
+        these are nats per letter: a bit is log 2 nats
+    the mean of ratios
+        nats * tokens.sum() / (letters.sum() * math.log(2)) -> (nats * tokens / letters).mean() / math.log(2)
+        you average the ratio of each text, so short texts count as much as long ones: sum over sum
+    upside down
+        tokens.sum() / (letters.sum() * math.log(2)) -> letters.sum() / (tokens.sum() * math.log(2))
+        a token is longer than a letter: there are more letters to share the bits, not fewer
+    per token
+        nats * tokens.sum() / (letters.sum() * math.log(2)) -> nats * torch.ones_like(tokens.sum()) / math.log(2)
+        these are bits per *token*: they depend on how the text was cut into tokens
+    multiplied by log 2
+        / (letters.sum() * math.log(2)) -> / letters.sum() * math.log(2)
+        from nats to bits one divides by log 2
+    """,
 )
 
 
@@ -405,26 +377,22 @@ define(
         },
     },
     properties=(law(),),
-    mistakes={
-        "the draft counted twice": (
-            "log_right.softmax(1) -> (log_gap + log_right).softmax(1)",
-            "likely drafts are drawn more often already: weighing them by their own probability counts it twice",
-        ),
-        "the draft alone": (
-            "log_right.softmax(1) -> log_gap.softmax(1)",
-            "your weights never look at the right side, which is all that the drafts have not seen",
-        ),
-        "not normalised": (
-            "log_right.softmax(1) -> log_right.exp()",
-            "your weights are not probabilities: over the drafts of one gap they must sum to 1",
-        ),
-        "over the batch": (
-            "log_right.softmax(1) -> log_right.softmax(0)",
-            "you compare drafts of different gaps: normalise over the drafts of one, axis 1",
-        ),
-        "the best one": (
-            "log_right.softmax(1) -> torch.nn.functional.one_hot(log_right.argmax(1), log_right.shape[1]).double()",
-            "you keep the best draft each time: that sharpens, as a low temperature does. Draw one",
-        ),
-    },
+    mistakes="""
+    the draft counted twice
+        log_right.softmax(1) -> (log_gap + log_right).softmax(1)
+        likely drafts are drawn more often already: weighing them by their own probability counts it
+        twice
+    the draft alone
+        log_right.softmax(1) -> log_gap.softmax(1)
+        your weights never look at the right side, which is all that the drafts have not seen
+    not normalised
+        log_right.softmax(1) -> log_right.exp()
+        your weights are not probabilities: over the drafts of one gap they must sum to 1
+    over the batch
+        log_right.softmax(1) -> log_right.softmax(0)
+        you compare drafts of different gaps: normalise over the drafts of one, axis 1
+    the best one
+        log_right.softmax(1) -> torch.nn.functional.one_hot(log_right.argmax(1), log_right.shape[1]).double()
+        you keep the best draft each time: that sharpens, as a low temperature does. Draw one
+    """,
 )
