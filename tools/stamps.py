@@ -75,7 +75,7 @@ def library(sources: list[str], root: Path) -> set[Path]:
 
 def assets(sources: list[str], path: Path, root: Path) -> set[Path]:
     """Weights and results of the chapter's folder, and of each folder that the code names."""
-    folders = {path.stem, *re.findall(r"\b\d\d_[a-z_]+\b", "\n".join(sources))}
+    folders = {path.stem, *re.findall(r"\b\d\d_[a-z0-9_]+\b", "\n".join(sources))}
     files = [file for name in folders for file in (root / "assets" / name).glob("*")]
     return {file for file in files if file.suffix in ASSETS}
 

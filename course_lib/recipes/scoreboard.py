@@ -20,7 +20,7 @@ class Source(NamedTuple):
     """Where a row comes from: the file of results, the keys of the mean and of its error in it."""
 
     system: str
-    kind: str  # "exact" or "at most"
+    kind: str  # "exact" or "bound"
     results: str  # chapter/name
     mean: tuple[str, ...]
     se: tuple[str, ...] = ()
@@ -56,12 +56,12 @@ LETTERS = (
         ("ngram_bits", "7"),
         made=COUNTED,
     ),
-    pair("SEDD, masks, mass known", "at most", "07_sedd/absorbing", "bits_per_char"),
-    pair("D3PM, masks", "at most", "06_d3pm/absorbing", "bits_per_char"),
-    pair("MDLM", "at most", "07_sedd/mdlm", "bits_per_char"),
-    pair("SEDD, masks", "at most", "07_sedd/learned_mass", "bits_per_char"),
-    pair("D3PM, random letters", "at most", "06_d3pm/uniform", "bits_per_char"),
-    pair("SEDD, random letters", "at most", "07_sedd/uniform", "bits_per_char"),
+    pair("SEDD, masks, mass known", "bound", "07_sedd/absorbing", "bits_per_char"),
+    pair("D3PM, masks", "bound", "06_d3pm/absorbing", "bits_per_char"),
+    pair("MDLM", "bound", "07_sedd/mdlm", "bits_per_char"),
+    pair("SEDD, masks", "bound", "07_sedd/learned_mass", "bits_per_char"),
+    pair("D3PM, random letters", "bound", "06_d3pm/uniform", "bits_per_char"),
+    pair("SEDD, random letters", "bound", "07_sedd/uniform", "bits_per_char"),
 )
 WORDS = (
     within(
@@ -72,39 +72,37 @@ WORDS = (
     )._replace(made=COUNTED),
     within(
         "masks, by their number",
-        "at most",
+        "bound",
         "06_d3pm/words_masked",
         "bounds",
         "any order",
     ),
-    within(
-        "MDLM, the same weights", "at most", "06_d3pm/words_masked", "bounds", "MDLM"
-    ),
+    within("MDLM, the same weights", "bound", "06_d3pm/words_masked", "bounds", "MDLM"),
     within(
         "SEDD, the same weights",
-        "at most",
+        "bound",
         "06_d3pm/words_masked",
         "bounds",
         "SEDD, mass known",
     ),
     within(
         "D3PM, the same weights",
-        "at most",
+        "bound",
         "06_d3pm/words_masked",
         "bounds",
         "D3PM, T = 1000",
     ),
-    pair("Diffusion-LM", "at most", "04_diffusion_lm/full", "bound_per_word"),
+    pair("Diffusion-LM", "bound", "04_diffusion_lm/full", "bound_per_word"),
     within(
         "D3PM, random words",
-        "at most",
+        "bound",
         "06_d3pm/words_uniform",
         "bounds",
         "D3PM, T = 1000",
     ),
     within(
         "SEDD, the same random words",
-        "at most",
+        "bound",
         "06_d3pm/words_uniform",
         "bounds",
         "SEDD",
@@ -164,7 +162,7 @@ def figure(rows: Sequence[Row], title: str, xlabel: str) -> Figure:
     """Bars with two standard errors of the rows that have a number; exact ones in another colour than bounds."""
     have = [r for r in rows if r.value is not None]
     fig, ((ax,),) = panels(title, size=(9, 1.4 + 0.45 * len(have)))
-    for kind, role in (("exact", "data"), ("at most", "mask")):
+    for kind, role in (("exact", "data"), ("bound", "mask")):
         at = [i for i, r in enumerate(have) if r.kind == kind]
         means = [have[i].value.mean for i in at]
         errors = [2 * have[i].value.se for i in at]

@@ -83,7 +83,7 @@ def bits(r: dict) -> str:
 def likeness(r: dict) -> str:
     """Pictures: share of samples, of real ones and of noise that a judge accepts. Text: share of known words, or
     perplexity and variety of samples and of real text. Pairs: errors, or BLEU and that of copying."""
-    if "words_known" in r.get("real", {}):
+    if "steps" in r and "words_known" in r.get("real", {}):
         most = max(r["steps"], key=int)
         return f"{r['steps'][most]['words_known']:.2f} / {r['real']['words_known']:.2f} of words"
     if "perplexity" in r.get("real", {}):

@@ -81,7 +81,8 @@ def test_a_recipe_shows_what_it_has(project):
     text = {"bits_per_char": 2.5, "bits_per_char_se": 0.25, "real": {"words_known": 0.9}}
     (assets / "d.results.json").write_text(json.dumps(text | {"steps": {"1000": words, "64": {}}}))
     (assets / "d.log.json").write_text(json.dumps({"recipe": "01_x/d", "device": "cpu", "seconds": 1}))
-    (assets / "c.results.json").write_text("{}")
+    several = {"real": {"words_known": 0.9}, "calls": {"a": {"4": words}}}  # chapter 8's
+    (assets / "c.results.json").write_text(json.dumps(several))
     (assets / "c.log.json").write_text(json.dumps({"recipe": "01_x/c", "device": "cpu", "seconds": 31}))
     assert readme.results(project).splitlines()[3:] == [
         "| `01_x/b` | - | - | 0.75 | cpu, 0 min |",

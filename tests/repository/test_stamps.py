@@ -19,13 +19,13 @@ FILES = {
     "assets/01_x/a.json": "{}",
     "assets/01_x/a.safetensors": "weights",
     "assets/01_x/a.png": "picture",
-    "assets/02_y/b.json": "{}",
+    "assets/02_y3d/b.json": "{}",
     "assets/03_z/c.json": "{}",
 }
 CELLS = (
     "%matplotlib inline\nfrom course_lib.process import sample",
     "from course_lib.recipes import find\nfind('ddpm.x')",
-    "read('02_y/b.json')",
+    "read('02_y3d/b.json')",
 )
 
 
@@ -65,9 +65,9 @@ def test_a_changed_library_file_is_named(root, name):
 
 def test_changed_weights_are_named_and_a_picture_is_not(root):
     (root / "assets" / "01_x" / "a.safetensors").write_text("others")
-    (root / "assets" / "02_y" / "b.json").unlink()
+    (root / "assets" / "02_y3d" / "b.json").unlink()
     (root / "assets" / "01_x" / "a.png").write_text("another")
-    assert changes(root) == ["assets/01_x/a.safetensors", "assets/02_y/b.json"]
+    assert changes(root) == ["assets/01_x/a.safetensors", "assets/02_y3d/b.json"]
 
 
 def test_words_make_nothing_stale(root):
@@ -91,7 +91,7 @@ def test_changed_cells_are_numbered(root):
     assert changes(root)[0] == "cell 4 (code)"
     del nb.cells[3]
     save(root, nb, stamp=False)
-    assert changes(root) == ["the order or the number of its cells", "assets/02_y/b.json"]
+    assert changes(root) == ["the order or the number of its cells", "assets/02_y3d/b.json"]
 
 
 def test_cells_in_another_order_are_stale(root):

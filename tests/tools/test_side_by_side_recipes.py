@@ -33,19 +33,19 @@ def test_every_row_has_its_number_or_the_command_that_makes_it():
 
 
 def test_a_row_fills_itself(tmp_path):
-    source = B.within("a", "at most", "06_d3pm/words_uniform", "bounds", "SEDD")
+    source = B.within("a", "bound", "06_d3pm/words_uniform", "bounds", "SEDD")
     assert B.row(source, tmp_path) == B.Row(
-        "a", "at most", None, "not trained yet: python -m course_lib.recipes run words.uniform"
+        "a", "bound", None, "not trained yet: python -m course_lib.recipes run words.uniform"
     )
     (tmp_path / "06_d3pm").mkdir()
     path = tmp_path / "06_d3pm" / "words_uniform.results.json"
     path.write_text(json.dumps({"bounds": {"SEDD": {"mean": 4.0, "se": 0.5}}}))
     path.with_name("words_uniform.log.json").write_text(json.dumps({"steps": 20000, "seconds": 120}))
     row = B.row(source, tmp_path)
-    assert row == B.Row("a", "at most", Estimate(4.0, 0.5), "20,000 steps, 2 min")
+    assert row == B.Row("a", "bound", Estimate(4.0, 0.5), "20,000 steps, 2 min")
     missing = B.Row("b", "exact", None, "not trained yet")
     assert B.cells([row, missing]) == [
-        ("a", "4.000 ± 0.500", "at most", "20,000 steps, 2 min"),
+        ("a", "4.000 ± 0.500", "bound", "20,000 steps, 2 min"),
         ("b", "-", "exact", "not trained yet"),
     ]
     fig = B.figure([row, missing], "title", "nats")
