@@ -808,3 +808,131 @@ define(
         score out of the noise
     """,
 )
+
+
+# --- from_v ---
+
+
+def from_v(v, x_t, abar):
+    """(x_0, eps) from v = sqrt(abar) eps - sqrt(1 - abar) x_0: a rotation of (x_t, v), undone."""
+    signal, noise = abar**0.5, (1 - abar) ** 0.5
+    return signal * x_t - noise * v, noise * x_t + signal * v
+
+
+def by_equations(v, x_t, abar):
+    """Two equations for two unknowns, (1.3) and (1.17), solved by a machine."""
+    signal, noise = abar**0.5, (1 - abar) ** 0.5
+    rows = torch.stack(
+        [torch.stack([signal, noise]), torch.stack([-noise, signal])]
+    )  # x_t, v
+    x0, eps = torch.linalg.solve(rows, torch.stack([x_t, v]))
+    return x0, eps
+
+
+define(
+    from_v,
+    truth=by_equations,
+    cases=lambda: [
+        (*torch.randn(2, n, dtype=torch.float64), numbers(abar)[0])
+        for n, abar in ((3, 0.3), (5, 0.9))
+    ],
+    limits={
+        "without noise (abar = 1) x_t is x_0, and v is the noise": {
+            "abar": numbers(1.0)[0]
+        },
+        "where nothing is left of the data (abar = 0) x_t is the noise, and v is -x_0": {
+            "abar": numbers(0.0)[0]
+        },
+    },
+    linear_in=("v", "x_t"),
+    parts=("x_0", "eps"),
+    mistakes={
+        "v taken for the noise": (
+            lambda v, x_t, abar: ((x_t - (1 - abar) ** 0.5 * v) / abar**0.5, v),
+            "you read v as the noise. It is sqrt(abar) eps - sqrt(1 - abar) x_0: which x_0 and eps give this v "
+            "and this x_t?",
+        ),
+        "the sign of v": (
+            lambda v, x_t, abar: from_v(-v, x_t, abar),
+            "v comes with the other sign: in (1.17) the noise has the plus and the data the minus",
+        ),
+        "the two roots swapped": (
+            lambda v, x_t, abar: from_v(v, x_t, 1 - abar),
+            "the two roots are swapped: at abar = 1 the guess of x_0 must be x_t itself",
+        ),
+        "shares in place of roots": (
+            "abar**0.5, (1 - abar) ** 0.5 -> abar, 1 - abar",
+            "abar and 1 - abar are shares of the variance: signal and noise have their roots as factors",
+        ),
+        "the other order": (
+            lambda v, x_t, abar: from_v(v, x_t, abar)[::-1],
+            "these are eps and x_0, and x_0 is asked for first",
+        ),
+    },
+)
+
+
+# --- gap ---
+
+
+def gap(log_q, log_p):
+    """mean(ln q - ln p) + ln mean(p / q): the bound (1.14), less what the same paths say of -ln p(x_0)."""
+    bound = (log_q - log_p).mean()
+    log_mean = (log_p - log_q).logsumexp(0) - math.log(len(log_q))
+    return bound + log_mean
+
+
+def by_plain_means(log_q, log_p):
+    """The same with plain numbers: small ones, which do not overflow."""
+    ratios = [
+        math.exp(p - q) for p, q in zip(log_p.tolist(), log_q.tolist(), strict=True)
+    ]
+    mean_of_logs = sum(map(math.log, ratios)) / len(ratios)
+    return numbers(math.log(sum(ratios) / len(ratios)) - mean_of_logs)[0]
+
+
+define(
+    gap,
+    truth=by_plain_means,
+    cases=lambda: [torch.randn(2, n, dtype=torch.float64) for n in (3, 7)],
+    limits={
+        "where all paths have the same p / q the bound is tight": {
+            "log_p": lambda a: a.log_q - 1.3
+        },
+    },
+    ignores={
+        "p multiplied by a number shifts bound and truth alike": {
+            "log_p": lambda a: a.log_p + 0.7
+        }
+    },
+    properties=(
+        at_least(0.0, "-ln is convex, so the mean of the logarithms is never below"),
+    ),
+    mistakes={
+        "the sign": (
+            "return bound + log_mean -> return -(bound + log_mean)",
+            "the sign is turned: the bound lies above -ln p(x_0), so bound minus truth is never negative",
+        ),
+        "ln N forgotten": (
+            " - math.log(len(log_q)) -> ",
+            "you add up p / q over the paths and do not divide by their number: the gap then grows with N even where "
+            "all paths agree",
+        ),
+        "the sum of the logarithms": (
+            ".mean() -> .sum()",
+            "the bound is the mean of ln q - ln p over the paths, not their sum",
+        ),
+        "the bound alone": (
+            "return bound + log_mean -> return bound",
+            "this is the bound itself. What do the same paths say of ln p(x_0)?",
+        ),
+        "q / p in the mean": (
+            "(log_p - log_q).logsumexp -> -(log_q - log_p).logsumexp",
+            "paths are drawn from q, so p(x_0) is the mean of p / q; you average q / p",
+        ),
+        "the mean of the logarithms twice": (
+            lambda log_q, log_p: (log_q - log_p).mean() + (log_p - log_q).mean(),
+            "your two terms cancel: ln p(x_0) is the logarithm of a mean, not the mean of a logarithm",
+        ),
+    },
+)

@@ -5,6 +5,7 @@ q(x_s | x_t, x_0). The truths do not trust the formulas: they add up precisions,
 A wrong answer in quotes is the reference with that text changed.
 """
 
+import math
 from itertools import pairwise
 
 import torch
@@ -373,3 +374,84 @@ def _spacing(times, T, K, hints):
 
 
 define(grid, also=check_grid, mistakes=GRID)
+
+
+# --- variance_after ---
+
+
+def variance_after(times, alpha_bar, r2, eta):
+    """Variance of DDIM's samples of N(0, r2) with a perfect network, from the exact x_T: one line for each step."""
+    v = alpha_bar[times[0]] * r2 + 1 - alpha_bar[times[0]]
+    for t, s in pairwise(times):
+        a_t, a_s = alpha_bar[t], alpha_bar[s]
+        fresh = eta**2 * small(a_s, a_t)
+        keep = ((1 - a_s - fresh) / (1 - a_t)) ** 0.5  # of the noise in x_t
+        guess = a_t**0.5 * r2 / (a_t * r2 + 1 - a_t)  # E[x_0 | x_t] / x_t
+        v = ((a_s**0.5 - keep * a_t**0.5) * guess + keep) ** 2 * v + fresh
+    return v
+
+
+def by_factors(times, alpha_bar, r2, eta):
+    """The same from x_T's standard deviation on: each draw's factor at the end, their squares added."""
+    factors = [math.sqrt(alpha_bar[times[0]] * r2 + 1 - alpha_bar[times[0]])]
+    for t, s in pairwise(times):
+        a_t, a_s = float(alpha_bar[t]), float(alpha_bar[s])
+        fresh = float(eta) ** 2 * (1 - a_s) * (1 - a_t / a_s) / (1 - a_t)
+        x0 = math.sqrt(a_t) * float(r2) / (a_t * float(r2) + 1 - a_t)
+        eps = (1 - math.sqrt(a_t) * x0) / math.sqrt(1 - a_t)
+        step = math.sqrt(a_s) * x0 + math.sqrt(1 - a_s - fresh) * eps
+        factors = [step * f for f in factors] + [math.sqrt(fresh)]
+    return numbers(sum(f * f for f in factors))[0]
+
+
+def _walks():
+    """Few steps of uneven length, down to the data."""
+    table = torch.linspace(0, 1, 9, dtype=torch.float64).cos() ** 3
+    for times, r2, eta in (
+        ([8, 5, 3], 0.4, 0.6),
+        ([8, 6, 2, 1], 2.5, 0.3),
+        ([7, 3, 2, 0], 0.7, 0.8),
+    ):
+        yield times, table, *numbers(r2, eta)
+
+
+define(
+    variance_after,
+    truth=by_factors,
+    cases=lambda: list(_walks()),
+    limits={
+        "without a step it is the variance of x_t": {"times": [5]},
+        "without fresh noise (eta = 0) each step is a factor": {"eta": numbers(0.0)[0]},
+        "where the data is one point (r2 = 0) the noise that is left is that of (1.3)": {
+            "r2": numbers(0.0)[0]
+        },
+    },
+    properties=(at_least(0.0, "it is a variance"),),
+    tol=1e-6,
+    mistakes={
+        "the factor without its square": (
+            "+ keep) ** 2 * v -> + keep) * v",
+            "x is multiplied by a factor in each step: by what is its variance multiplied?",
+        ),
+        "eta without its square": (
+            "eta**2 -> eta",
+            "eta counts standard deviations: lambda^2 = eta^2 beta-tilde (2.3)",
+        ),
+        "the fresh noise forgotten": (
+            " * v + fresh -> * v",
+            "the noise that each step draws is not in your variance: it is independent, so it adds lambda^2",
+        ),
+        "fresh noise on top": (
+            "((1 - a_s - fresh) / -> ((1 - a_s) /",
+            "the fresh noise must take its share from the old one: 1 - abar_s - lambda^2 is left for it",
+        ),
+        "x_0 only once": (
+            "(a_s**0.5 - keep * a_t**0.5) * guess -> a_s**0.5 * guess",
+            "x_0 stands twice in (2.1): directly, and with a minus sign in eps",
+        ),
+        "a start from N(0, 1)": (
+            "alpha_bar[times[0]] * r2 + 1 - alpha_bar[times[0]] -> 1 + 0 * r2",
+            "you start from variance 1: the exact x_t of the first time has abar r2 + 1 - abar",
+        ),
+    },
+)

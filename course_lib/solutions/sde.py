@@ -547,3 +547,73 @@ def _compare_grids(t, even, hints):
 
 
 define(grid, also=check_grid, mistakes=GRID)
+
+
+# --- ode_velocity ---
+
+
+def ode_velocity(x, eps_hat, f, g2, std):
+    """v = f x - g^2 / 2 grad ln q, the score being -eps_hat / std."""
+    score = -eps_hat / std
+    return f * x - g2 / 2 * score
+
+
+def by_guesses(x, eps_hat, f, g2, std):
+    """(3.9) with m = 1 at this time: m' x0_hat + std' eps_hat, m' = f m, std' = f std + g^2 / (2 std)."""
+    x0_hat = x - std * eps_hat
+    return f * x0_hat + (f * std + g2 / (2 * std)) * eps_hat
+
+
+def _moments_now():
+    for shape, at in (
+        ((3,), (-0.7, 1.6, 0.4)),
+        ((2, 4), (0.3, 0.5, 2.5)),
+        ((5, 1), (-2.0, 3.0, 0.9)),
+    ):
+        yield *torch.randn(2, *shape, dtype=torch.float64), *double(*at)
+
+
+define(
+    ode_velocity,
+    truth=by_guesses,
+    cases=lambda: list(_moments_now()),
+    limits={
+        "without noise in the process (g2 = 0) the drift is left": {
+            "g2": double(0.0)[0]
+        },
+        "without drift (f = 0) the score alone moves the particle": {
+            "f": double(0.0)[0]
+        },
+    },
+    linear_in=("x", "eps_hat"),
+    mistakes={
+        "the whole g^2": (
+            "g2 / 2 -> g2",
+            "the whole score belongs to the equation with noise, (3.6); without noise half of it is enough",
+        ),
+        "the sign of the score": (
+            "-eps_hat / std -> eps_hat / std",
+            "the score is minus the noise over its standard deviation: it points where the density rises",
+        ),
+        "the noise for the score": (
+            "-eps_hat / std -> -eps_hat",
+            "this is minus the noise. The score is that, divided by the noise's standard deviation",
+        ),
+        "divided by the variance": (
+            "eps_hat / std -> eps_hat / std**2",
+            "eps has variance 1: one division by std makes the score of it, and you divide twice",
+        ),
+        "g for g^2": (
+            "g2 / 2 -> g2.sqrt() / 2",
+            "the score is multiplied by g / 2, and it must be g^2 / 2",
+        ),
+        "the way back": (
+            "f * x - g2 / 2 * score -> g2 / 2 * score - f * x",
+            "the sign of all is turned: v is dx/dt for time that runs forwards; whoever walks back takes steps ds < 0",
+        ),
+        "f for f x": (
+            "f * x - -> f -",
+            "without the score your velocity is f, the same for every x. The drift is a pull in proportion to x",
+        ),
+    },
+)

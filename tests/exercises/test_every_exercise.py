@@ -12,10 +12,10 @@ from course_lib.exercise import grade, of_chapter
 CHAPTERS = {
     "ddpm": (
         "q_sample schedule posterior_mean gaussian_kl simple_loss ancestral repair bits_per_dim best_guess "
-        "score_from_guess"
+        "score_from_guess from_v gap"
     ),
-    "optimal_variance": "ddim_step pairs best_variance spread_from_eps learned_variance grid",
-    "sde": "moments reverse_step heun hutchinson log_likelihood dpm_step grid",
+    "optimal_variance": "ddim_step pairs best_variance spread_from_eps learned_variance grid variance_after",
+    "sde": "moments reverse_step heun hutchinson log_likelihood dpm_step grid ode_velocity",
     "diffusion_lm": "rounding known_word variance_cost collapsed_loss e2e_loss clamped_step free mbr",
     "diffuseq": "partial_noise target_loss word_loss misaligned shifted_mean least_risk importance interleave",
     "d3pm": (

@@ -299,3 +299,44 @@ def over_abar(x0_hat, x_t, abar):
 def two_weights(x0_hat, x_t, abar):
     lost = 1 - abar
     return torch.sqrt(abar) / lost * x0_hat - x_t / lost
+
+
+# --- from_v ---
+
+
+@wrong("ddpm.from_v", "the noise divided by its variance", r"\beps\b|noise|1 - abar")
+def noise_by_variance(v, x_t, abar):
+    x0 = abar**0.5 * x_t - (1 - abar) ** 0.5 * v
+    return x0, (x_t - abar**0.5 * x0) / (1 - abar)
+
+
+@wrong("ddpm.from_v", "v added to the data's share", r"\bv\b|sign|x_0")
+def v_added(v, x_t, abar):
+    return abar**0.5 * x_t + (1 - abar) ** 0.5 * v, (1 - abar) ** 0.5 * x_t + abar**0.5 * v
+
+
+@right("ddpm.from_v", "the noise from x_0, by (1.3)")
+def noise_from_data(v, x_t, abar):
+    x0 = torch.sqrt(abar) * x_t - torch.sqrt(1 - abar) * v
+    eps = v * torch.sqrt(abar) + torch.sqrt(1 - abar) * x_t
+    return x0, eps
+
+
+# --- gap ---
+
+
+@wrong("ddpm.gap", "the truth minus the bound, with the mean of p / q", r"sign|negative|below")
+def truth_minus_bound(log_q, log_p):
+    return (log_p - log_q).mean() - ((log_p - log_q).exp().mean()).log()
+
+
+@wrong("ddpm.gap", "bits in place of nats", r"factor|ratio|0\.69|1\.44|times|ln|\blog")
+def gap_in_bits(log_q, log_p):
+    r = log_p - log_q
+    return (r.exp().mean().log() - r.mean()) / math.log(2)
+
+
+@right("ddpm.gap", "plain means of p / q")
+def plain_gap(log_q, log_p):
+    r = log_p - log_q
+    return r.exp().mean().log() - r.mean()

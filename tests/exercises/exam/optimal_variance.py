@@ -1,5 +1,7 @@
 """Answers to the exercises of chapter 2."""
 
+from itertools import pairwise
+
 import torch
 
 from tests.exercises.exam.formulas import small
@@ -149,3 +151,39 @@ def filled_up(T, steps):
     while len(chosen) < steps + 1:
         chosen.add(next(free))
     return sorted(chosen, reverse=True)
+
+
+# --- variance_after ---
+
+
+@wrong(
+    "optimal_variance.variance_after",
+    "all marginals taken for granted",
+    r"guess|perfect|r2|x_t|step|times|\beta\b",
+)
+def marginal(times, alpha_bar, r2, eta):
+    a = alpha_bar[times[-1]]
+    return a * r2 + 1 - a + 0 * eta
+
+
+@wrong("optimal_variance.variance_after", "the guess is x_t / sqrt(abar)", r"r2|guess|x_0")
+def guess_of_no_prior(times, alpha_bar, r2, eta):
+    v = alpha_bar[times[0]] * r2 + 1 - alpha_bar[times[0]]
+    for t, s in pairwise(times):
+        a_t, a_s = alpha_bar[t], alpha_bar[s]
+        fresh = eta**2 * (1 - a_s) * (1 - a_t / a_s) / (1 - a_t)
+        keep = ((1 - a_s - fresh) / (1 - a_t)) ** 0.5
+        v = ((a_s**0.5 - keep * a_t**0.5) / a_t**0.5 + keep) ** 2 * v + fresh
+    return v
+
+
+@right("optimal_variance.variance_after", "by x_0 and eps")
+def by_parts(times, alpha_bar, r2, eta):
+    v = alpha_bar[times[0]] * r2 + 1 - alpha_bar[times[0]]
+    for k in range(len(times) - 1):
+        a_t, a_s = alpha_bar[times[k]], alpha_bar[times[k + 1]]
+        fresh = eta * eta * (1 - a_s) * (1 - a_t / a_s) / (1 - a_t)
+        x0 = a_t.sqrt() * r2 / (a_t * r2 + 1 - a_t)
+        eps = (1 - a_t.sqrt() * x0) / (1 - a_t).sqrt()
+        v = (a_s.sqrt() * x0 + (1 - a_s - fresh).sqrt() * eps).square() * v + fresh
+    return v

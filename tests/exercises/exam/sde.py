@@ -179,3 +179,21 @@ def one_too_few(n):
 @right("sde.grid", "another power, built from the data up")
 def other_power(n):
     return torch.tensor([(k / n) ** 1.8 for k in range(n, -1, -1)], dtype=torch.float64)
+
+
+# --- ode_velocity ---
+
+
+@wrong("sde.ode_velocity", "the reverse SDE's drift without its noise", r"half|g2|\bscore\b|eps_hat")
+def reverse_drift(x, eps_hat, f, g2, std):
+    return f * x + g2 * eps_hat / std
+
+
+@wrong("sde.ode_velocity", "half of everything", r"\bx\b|\bf\b|half")
+def half_of_all(x, eps_hat, f, g2, std):
+    return (f * x + g2 * eps_hat / std) / 2
+
+
+@right("sde.ode_velocity", "by the noise")
+def by_the_noise(x, eps_hat, f, g2, std):
+    return f * x + 0.5 * g2 * eps_hat / std
