@@ -266,3 +266,24 @@ def _jump(ax: Axes, start: tuple, end: tuple, share: float) -> None:
         shrinkB=19,
     )
     ax.add_patch(arrow)
+
+
+def stacked(rows: dict[str, dict[str, float]], title: str, xlabel: str = "") -> Figure:
+    """One horizontal bar per row, the first on top, put together from the same parts in each: numbers inside."""
+    if not rows or len({tuple(parts) for parts in rows.values()}) != 1:
+        raise ValueError(
+            f"rows must hold the same parts each, not {[list(parts) for parts in rows.values()]}"
+        )
+    fig, ((ax,),) = panels(title, size=(8, 1.6 + 0.5 * len(rows)))
+    start = array([0.0] * len(rows))
+    names = list(next(iter(rows.values())))
+    for name, (colour, *_) in zip(names, looks(names), strict=True):
+        width = array([float(parts[name]) for parts in rows.values()], name)
+        drawn = ax.barh(list(rows), width, left=start, color=colour, label=name)
+        said = [f"{w:.2f}" if w > 0.04 else "" for w in width]
+        ax.bar_label(drawn, said, label_type="center", color="white")
+        start = start + width
+    ax.invert_yaxis()
+    ax.set_xlabel(xlabel)
+    ax.legend(ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1))
+    return fig

@@ -83,6 +83,9 @@ def curves(
             )
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+    if logx and len(x) <= 8:  # few numbers of steps: name them, not powers of ten
+        ax.set_xticks(x, [f"{v:g}" for v in x])
+        ax.minorticks_off()
     if len(lines) > 1:
         ax.legend()
     return fig

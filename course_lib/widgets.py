@@ -16,6 +16,7 @@ from .colours import check_colours
 
 Spec = tuple | list | str
 Draw = Callable[..., Figure]
+PANEL = 3.4  # inches: three beside each other fill a slide with no letter smaller than in its text
 
 
 def live() -> bool:
@@ -104,14 +105,26 @@ def still(draw: Draw, at: list[dict[str, Any]]) -> bytes:
     figures = [draw(**values) for values in at]
     for fig, values in zip(figures, at, strict=True):
         check_colours(fig)
-        width, height = fig.get_size_inches()
-        fig.set_size_inches(4, max(3.2, 4 * height / width))
+        shrink(fig)
         said = ", ".join(f"{name} = {value}" for name, value in values.items())
         label = fig.supxlabel(said, weight="bold")
         label.set_fontsize(
             label.get_fontsize() * min(1, 32 / len(said))
         )  # a typed text may be long
     return style.fit(lambda dpi: beside([style.pixels(fig, dpi) for fig in figures]))
+
+
+def shrink(fig: Figure) -> None:
+    """Give the figure a third of a slide, its legends above the axes, where they hide nothing, and room for them."""
+    width, height = fig.get_size_inches()
+    legends = [legend for ax in fig.axes if (legend := ax.get_legend())]
+    for legend in legends:
+        legend.set_loc("lower left")
+        legend.set_bbox_to_anchor((0, 1))
+    least = PANEL * (1.1 if legends else 0.85)
+    if all(ax.images for ax in fig.axes):  # pictures, and two lines above and below
+        least = PANEL * (height - 0.8) / width + 0.95
+    fig.set_size_inches(PANEL, max(least, PANEL * height / width))
 
 
 def beside(parts: list[Image.Image]) -> Image.Image:

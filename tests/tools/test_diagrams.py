@@ -5,6 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from course_lib import diagrams, plots, style
+from course_lib.colours import COLOURS
 
 PICTURES = np.arange(3 * 4 * 4).reshape(3, 4, 4)
 
@@ -180,3 +181,18 @@ def test_a_graph_of_sentences_has_an_arrow_for_each_rate():
 def test_wrong_distributions_and_graphs_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_stacked_bars_are_put_together_from_their_parts():
+    fig = diagrams.stacked(
+        {"a": {"data": 0.5, "noise": 0.25}, "b": {"data": 0.1, "noise": 0.02}}, "Message", "u"
+    )
+    (ax,) = fig.axes
+    bars = [(b.get_x(), b.get_width(), to_hex(b.get_facecolor())) for b in ax.patches]
+    data, noise = COLOURS["data"], COLOURS["noise"]
+    assert bars == ([(0, 0.5, data), (0, 0.1, data), (0.5, 0.25, noise), (0.1, 0.02, noise)])
+    assert [t.get_text() for t in ax.texts] == ["0.50", "0.10", "0.25", ""]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"] and ax.yaxis_inverted()
+    assert ax.get_xlabel() == "u" and [t.get_text() for t in ax.get_legend().get_texts()] == ["data", "noise"]
+    with pytest.raises(ValueError, match=r"the same parts each, not \[\['x'\], \['y'\]\]"):
+        diagrams.stacked({"a": {"x": 1.0}, "b": {"y": 1.0}}, "Message")

@@ -8,6 +8,7 @@ import nbclient
 import nbconvert
 import nbformat
 import pytest
+import torch
 from PIL import Image
 
 from course_lib import plots, style, widgets
@@ -153,13 +154,27 @@ def test_live_output_is_one_bundle_with_the_widget_beside_the_picture(shown, liv
 
 def test_the_still_picture_holds_the_three_figures_side_by_side():
     image = Image.open(io.BytesIO(widgets.still(draw, AT))).convert("RGB")
-    assert image.size == (1200, 320)
-    thirds = [image.crop((400 * k, 0, 400 * k + 400, 320)) for k in range(3)]
+    assert image.size == (1020, 289)
+    thirds = [image.crop((340 * k, 0, 340 * k + 340, 289)) for k in range(3)]
     colours = [{c for _, c in third.getcolors(99_999)} for third in thirds]
     blue, grey = (27, 99, 254), (140, 140, 140)
     near = lambda want, seen: any(max(abs(a - b) for a, b in zip(want, c, strict=True)) < 6 for c in seen)  # noqa: E731
     assert [near(blue, seen) for seen in colours] == [True, True, False]
     assert thirds[0].tobytes() != thirds[1].tobytes() and near(grey, colours[2])
+
+
+def test_a_small_panel_has_its_legend_above_and_room_for_it():
+    fig = plots.curves([0, 1, 2], {"data": [0, 1, 0], "exact": [1, 0, 1]}, "Two lines")
+    widgets.shrink(fig)
+    assert fig.get_size_inches() == pytest.approx([3.4, 3.74])
+    fig.canvas.draw()
+    (ax,) = fig.axes
+    legend, axes = ax.get_legend().get_window_extent(), ax.get_window_extent()
+    assert legend.y0 >= axes.y1 - 1 and legend.x0 >= axes.x0 - 1
+    assert len(ax.get_legend().get_texts()) == 2
+    digits = plots.images(torch.zeros(16, 1, 8, 8), "Two rows of eight")
+    widgets.shrink(digits)
+    assert digits.get_size_inches() == pytest.approx([3.4, 3.4 * 2 / 8 + 0.95], abs=0.06)
 
 
 def test_the_still_figures_carry_their_values_and_keep_their_shape():
@@ -176,7 +191,7 @@ def test_the_still_figures_carry_their_values_and_keep_their_shape():
         "n = 2, kind = data",
         "n = 5, kind = noise",
     ]
-    assert made[0].get_size_inches().tolist() == [4, 5]
+    assert made[0].get_size_inches().tolist() == [3.4, 4.25]
     assert made[0]._supxlabel.get_weight() == "bold"
     widgets.still(lambda n, kind: tall(n, "data"), [{"n": 1, "kind": "data " * 12}])
     sizes = [fig._supxlabel.get_fontsize() for fig in made]
