@@ -215,15 +215,15 @@ def histogram(ax: Axes, values: np.ndarray, edges: np.ndarray, **kw) -> None:
     )
 
 
-def paths(times: Any, xs: Any, title: str) -> Figure:
+def paths(times: Any, xs: Any, title: str, shown: int = 50) -> Figure:
     """1-D trajectories xs (times, n), left to right in the order of times, and histograms of both ends.
 
-    At most 50 are drawn; the histograms count all.
+    At most `shown` are drawn; the histograms count all.
     """
     times, xs = array(times, "times"), array(xs, "xs")
     check_length("xs", xs, len(times), "times")
     fig, (axes,) = panels(title, 1, 3, sharey=True, width_ratios=(1, 5, 1))
-    axes[1].plot(times, xs[:, :50], color=COLOURS["data"], alpha=0.4, linewidth=0.8)
+    axes[1].plot(times, xs[:, :shown], color=COLOURS["data"], alpha=0.4, linewidth=0.8)
     axes[1].set(xlim=(times[0], times[-1]), xlabel="t")
     edges = np.linspace(xs.min(), xs.max(), 61)
     for ax, end in ((axes[0], 0), (axes[2], -1)):

@@ -178,6 +178,17 @@ def test_the_example_of_own_text_runs_as_printed_is_killed_and_goes_on(tmp_path)
         )
 
 
+def test_the_example_of_a_sampler_runs_as_printed(capsys):
+    (code,) = [code for code in programs() if "exact_law" in code]
+    assert (
+        len([line for line in code.split("\n\n\n", 1)[1].splitlines() if line]) <= 10
+    )  # without the imports
+    exec(code, {"__name__": "readme"})
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first == "total variation to the data: 0.0"
+    assert len(rows) == 3 and all(len(row.split()) == 16 for row in rows)
+
+
 def test_a_page_without_its_place_is_an_error():
     with pytest.raises(ValueError, match="the page must hold <!-- x --> and <!-- end x --> once each"):
         readme.fill("no place", {"x": "y"})

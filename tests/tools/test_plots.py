@@ -286,6 +286,7 @@ def test_paths_run_in_the_order_of_time_between_two_histograms():
     fig = plots.paths(times, xs, "Way back")
     start, middle, end = fig.axes
     assert title(fig) == "Way back" and middle.get_xlim() == (4, 0) and middle.get_xlabel() == "t"
+    assert len(plots.paths(times, xs, "Few", shown=8).axes[1].lines) == 8
     assert len(middle.lines) == 50 and middle.lines[49].get_xdata().tolist() == [4, 2, 0]
     assert middle.lines[49].get_ydata().tolist() == pytest.approx([0, 1, xs[2, 49].item()])
     line = middle.lines[0]
