@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from course_lib import diagrams, plots, style
+from course_lib import diagrams, style
 from course_lib.colours import COLOURS
 
 PICTURES = np.arange(3 * 4 * 4).reshape(3, 4, 4)
@@ -21,7 +21,7 @@ def test_a_chain_shows_its_states_between_arrows_of_q_and_p():
         (text.get_text(), to_hex(text.get_color())) for ax in fig.axes for text in ax.texts if text.get_text()
     ]
     assert len(arrows) == 4
-    assert sorted(names) == sorted([("$q$", plots.COLOURS["noise"]), ("$p$", plots.COLOURS["learned"])] * 2)
+    assert sorted(names) == sorted([("$q$", COLOURS["noise"]), ("$p$", COLOURS["learned"])] * 2)
     assert style.png(fig)
 
 
@@ -116,7 +116,7 @@ def test_words_appear_in_the_learned_colour_and_stay_in_black():
     texts = [t for t in fig.texts if t.get_text() != "Message"]
     names = [t for t in texts if t.get_text().startswith("t =")]
     seen = [(t.get_text(), t.get_color()) for t in texts if t not in names]
-    mask, learned, old = (plots.COLOURS[role] for role in ("mask", "learned", "exact"))
+    mask, learned, old = (COLOURS[role] for role in ("mask", "learned", "exact"))
     masks = [(M, mask)]
     assert seen == masks * 3 + [(M, mask), ("world", learned), (M, mask)] + [
         ("hello", learned),
