@@ -188,9 +188,9 @@ def test_stacked_bars_are_put_together_from_their_parts():
         {"a": {"data": 0.5, "noise": 0.25}, "b": {"data": 0.1, "noise": 0.02}}, "Message", "u"
     )
     (ax,) = fig.axes
-    bars = [(b.get_x(), b.get_width(), to_hex(b.get_facecolor())) for b in ax.patches]
+    bars = [(round(b.get_x(), 6), round(b.get_width(), 6), to_hex(b.get_facecolor())) for b in ax.patches]
     data, noise = COLOURS["data"], COLOURS["noise"]
-    assert bars == ([(0, 0.5, data), (0, 0.1, data), (0.5, 0.25, noise), (0.1, 0.02, noise)])
+    assert bars == [(0, 0.5, data), (0, 0.1, data), (0.5, 0.25, noise), (0.1, 0.02, noise)]
     assert [t.get_text() for t in ax.texts] == ["0.50", "0.10", "0.25", ""]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"] and ax.yaxis_inverted()
     assert ax.get_xlabel() == "u" and [t.get_text() for t in ax.get_legend().get_texts()] == ["data", "noise"]
