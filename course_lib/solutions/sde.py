@@ -570,7 +570,7 @@ def _moments_now():
         ((2, 4), (0.3, 0.5, 2.5)),
         ((5, 1), (-2.0, 3.0, 0.9)),
     ):
-        yield *torch.randn(2, *shape, dtype=torch.float64), *double(*at)
+        yield *torch.randn(2, *shape, dtype=torch.float64), *numbers(*at)
 
 
 define(
@@ -579,10 +579,10 @@ define(
     cases=lambda: list(_moments_now()),
     limits={
         "without noise in the process (g2 = 0) the drift is left": {
-            "g2": double(0.0)[0]
+            "g2": numbers(0.0)[0]
         },
         "without drift (f = 0) the score alone moves the particle": {
-            "f": double(0.0)[0]
+            "f": numbers(0.0)[0]
         },
     },
     linear_in=("x", "eps_hat"),
