@@ -25,6 +25,7 @@ from .slips import slips
 from .trial import Trial
 
 Function = Callable[..., Any]
+COINCIDENCE = 1e-3  # an answer farther from a slip than this does not come from it
 
 
 def judge(spec: Exercise, answer: Answer) -> str | None:
@@ -214,7 +215,7 @@ class Diagnosis(Trial):
     def slip(self) -> str | None:
         """One change of the reference that explains the answer."""
         for slip in slips(self.spec.reference):
-            if self.equals(slip.wrong):
+            if self.equals(slip.wrong, tol=COINCIDENCE):
                 return f"your answer is what comes out when {slip.text}. Where in your formula is that?"
         return None
 

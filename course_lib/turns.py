@@ -37,6 +37,15 @@ def _any(x: Any) -> Any:
     return x if isinstance(x, int) and not isinstance(x, bool) else _real(x)
 
 
+def _signed(x: Any) -> Any:
+    """x, unless it is a distribution: nobody takes the negative of one."""
+    x = _any(x)
+    several = isinstance(x, Tensor) and x.ndim > 0
+    if several and (x >= 0).all() and ((x.sum(-1) - 1).abs() < 1e-6).all():
+        raise TypeError
+    return x
+
+
 def _mask(x: Any) -> Tensor:
     if isinstance(x, Tensor) and x.dtype == torch.bool:
         return x
@@ -77,7 +86,7 @@ TURNS: list[tuple[str, Function]] = [
     ("sqrt({})", _function("sqrt")),
     ("{}^2", lambda x: _real(x) ** 2),
     ("1 - {}", lambda x: 1 - _real(x)),
-    ("-{}", lambda x: -_any(x)),
+    ("-{}", lambda x: -_signed(x)),
     ("2 {}", lambda x: 2 * _any(x)),
     ("{} / 2", lambda x: _real(x) / 2),
     ("1 / {}", lambda x: 1 / _real(x)),

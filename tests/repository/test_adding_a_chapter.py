@@ -122,8 +122,7 @@ def printed(tmp_path, monkeypatch):
     assert sum(bool(line) for line in code.splitlines()) <= 15
     file = tmp_path / "bd3lm.py"
     file.write_text(
-        "import torch\nfrom course_lib.checks import at_least\nfrom course_lib.exercise import define\n\n\n"
-        + code
+        "import torch\nfrom course_lib.cases import laws\nfrom course_lib.exercise import define\n\n\n" + code
     )
     monkeypatch.setattr(exercise, "REGISTRY", {})
     spec = importlib.util.spec_from_file_location("course_lib.solutions.bd3lm", file)
