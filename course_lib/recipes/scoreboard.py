@@ -199,6 +199,8 @@ def which(letters: dict) -> Figure:
         letters["real"]["judged_bits"], color=COLOURS["noise"], label="real text"
     )
     write.set(xscale="log", xlabel="cost of a text (autoregression = 1)")
+    write.set_xticks([0.5, 1, 2, 5, 10], ["1/2", "1", "2", "5", "10"])
+    write.minorticks_off()
     write.set(ylabel="judge's bits per letter")
     write.legend(fontsize=11)
     tasks = {
