@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .finite import note
 from .process import Process
-from .sentences import PAD, Pairs, written
+from .sentences import PAD, Pairs, check_tokens, written
 from .shapes import (
     Mask,
     Network,
@@ -56,12 +56,14 @@ class Autoregressive(Process):
 
     def prior(self, n: int) -> Tokens:
         """Nothing written yet: n rows of BLANK."""
+        check_count("n", n)
         return torch.full((n, self.length), BLANK, device=self.device)
 
     def corrupt(self, x0: Tokens, t: Times) -> Tokens:
         """x_0 with BLANK in its last t places."""
+        x0 = self.check_rows("x0", x0)
         self.check_t("t", t, len(x0))
-        return torch.where(self.missing(x0, t), BLANK, x0.long())
+        return torch.where(self.missing(x0, t), BLANK, x0)
 
     def missing(self, x: Tokens, t: Times) -> Mask:
         """The last t places of the row."""
@@ -71,7 +73,7 @@ class Autoregressive(Process):
 
     def loss(self, model: Network, data: Tokens | Pairs, t: Times) -> PerExample:
         """Mean of -log p(x_i | x_<i) over the words counted, nats; the same at every t."""
-        nll, counted = self.each(model, data)
+        nll, counted = self.each(model, data, t)
         return nll.sum(1) / counted.sum(1)
 
     def loss_at(
@@ -82,7 +84,7 @@ class Autoregressive(Process):
 
     def bound(self, model: Network, data: Tokens | Pairs, t: Times) -> PerExample:
         """-log p(x) itself, or -log p(y | x) of pairs: nats per example, float64, the same at every t."""
-        return widest(self.each(model, data)[0]).sum(1)
+        return widest(self.each(model, data, t)[0]).sum(1)
 
     def bound_at(
         self, model: Network, x0: Tokens | Pairs, x_t: State, t: Times
@@ -90,14 +92,16 @@ class Autoregressive(Process):
         """The bound."""
         return self.bound(model, x0, t)
 
-    def each(self, model: Network, data: Tokens | Pairs) -> tuple[Tensor, Mask]:
+    def each(
+        self, model: Network, data: Tokens | Pairs, t: Times
+    ) -> tuple[Tensor, Mask]:
         """-log p(x_i | x_<i) at each place, 0 where it does not count, and where it counts."""
-        tokens, counted = (
-            (data.tokens, data.target)
-            if isinstance(data, Pairs)
-            else (data, written(data))
-        )
-        tokens = tokens.long()
+        if isinstance(data, Pairs):
+            tokens, counted = data.checked()
+        else:
+            tokens, counted = data, written(data)
+        tokens = self.check_rows("data", tokens)
+        self.check_positive(t, len(tokens))
         logits = self.ask(
             model,
             tokens,
@@ -124,6 +128,19 @@ class Autoregressive(Process):
         note("the model's output", good.all(1), t)
         return upcast(logits)
 
+    def check_rows(self, name: str, x: Tokens) -> Tokens:
+        """x in int64, or an error unless it holds at most `length` of the K tokens a row, or PAD (BLANK)."""
+        x = check_tokens(x, name)
+        if x.shape[1] > self.length:
+            raise ValueError(
+                f"{name} must have at most {self.length} places, not {x.shape[1]}"
+            )
+        if x.device.type == "cpu" and x.max() >= self.K:
+            raise ValueError(
+                f"{name} must lie in 0..{self.K - 1}, or be PAD = {PAD}, but holds {x.max()}"
+            )
+        return x
+
     # Sampling
 
     def fresh(self) -> "Autoregressive":
@@ -137,7 +154,12 @@ class Autoregressive(Process):
 
         All examples must make the same step. A place where all have a token is not asked about.
         """
+        x = self.check_rows("x", x)
         self.check_step(len(x), t, s)
+        if x.shape[1] != self.length:
+            raise ValueError(
+                f"x must have shape (B, {self.length}), not {tuple(x.shape)}"
+            )
         if (t != t[0]).any() or (s != s[0]).any():
             raise ValueError(
                 "t and s must be one value each: all rows are written at the same place"

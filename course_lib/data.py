@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .batching import Batches, check_size, shuffled
 from .files import cached, needs
-from .shapes import PerExample, Tokens, check_choice, check_count
+from .shapes import PerExample, Tokens, check_choice, check_count, describe
 
 
 class GaussianMixture:
@@ -43,11 +43,17 @@ class GaussianMixture:
             raise ValueError(
                 "weights must be positive and sum to 1, and sds must not be negative"
             )
+        if not (self.means.isfinite().all() and self.sds.isfinite().all()):
+            raise ValueError("means and sds must be finite")
         self.d = d
 
     def noised(self, alpha_bar: float | Tensor) -> "GaussianMixture":
         """The law of x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps: again a mixture."""
         a = torch.as_tensor(alpha_bar, dtype=torch.float64)
+        if a.numel() != 1 or not 0 <= a <= 1:
+            raise ValueError(
+                f"alpha_bar must be one number in [0, 1], not {alpha_bar}: it is that of one time"
+            )
         return GaussianMixture(
             self.weights, a.sqrt() * self.means, (a * self.sds.square() + 1 - a).sqrt()
         )
@@ -63,6 +69,16 @@ class GaussianMixture:
 
     def log_joint(self, x: Float[Tensor, "B d"]) -> Float[Tensor, "B K"]:
         """log w_k + log N(x; mean_k, sd_k^2 I), nats; the sum over k in probability is the density."""
+        if (
+            not isinstance(x, Tensor)
+            or not x.is_floating_point()
+            or x.shape[1:] != (self.d,)
+        ):
+            raise ValueError(
+                f"x must hold float points (B, {self.d}), not {describe(x)}"
+            )
+        if not self.sds.all():
+            raise ValueError("sds must be positive: points have no density")
         var = self.sds.square().to(x)
         square = (x[:, None] - self.means.to(x)).square().sum(-1)
         return (
@@ -77,6 +93,8 @@ class GaussianMixture:
 
     def cdf(self, x: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """P(X <= x), for d = 1; float64 on the CPU."""
+        if self.d != 1:
+            raise ValueError(f"cdf is of one dimension, but d = {self.d}")
         z = (x.cpu().double()[:, None] - self.means[:, 0]) / self.sds
         return (self.weights * torch.special.ndtr(z)).sum(1)
 
@@ -235,6 +253,8 @@ def addresses(split: str = "train") -> Int[Tensor, " N"]:
 
 def letters(text: str) -> str:
     """The text in a-z and single spaces: accents and capitals go, all else becomes a space."""
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, not {describe(text)}")
     apart = unicodedata.normalize(
         "NFKD", text.lower()
     )  # an accented letter is now a letter and its accent
@@ -245,6 +265,8 @@ def letters(text: str) -> str:
 
 def encode(text: str) -> Int[Tensor, " N"]:
     """Numbers of the characters in ALPHABET. Raises ValueError for a character that is not in it."""
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, not {describe(text)}")
     number = {c: i for i, c in enumerate(ALPHABET)}
     if strange := sorted(set(text) - set(number)):
         raise ValueError(f"text must hold a-z and spaces only, not {strange[0]!r}")
@@ -253,6 +275,10 @@ def encode(text: str) -> Int[Tensor, " N"]:
 
 def decode(tokens: Int[Tensor, " L"], mask: str = "_") -> str:
     """The characters of these numbers; 27, the MASK, is shown as `mask`. ValueError for any other number."""
+    if tokens.ndim != 1 or tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ValueError(
+            f"tokens must be one row of integers (L,), not {describe(tokens)}"
+        )
     shown, numbers = [*ALPHABET, mask], tokens.tolist()
     if strange := [
         k for k in numbers if not 0 <= k < len(shown)
@@ -264,6 +290,8 @@ def decode(tokens: Int[Tensor, " L"], mask: str = "_") -> str:
 def windows(row: Int[Tensor, " N"], length: int) -> Tokens:
     """The row cut into pieces of this length, (N // length, length); the rest is left out."""
     check_count("length", length)
+    if not isinstance(row, Tensor) or row.ndim != 1:
+        raise ValueError(f"row must be one row of tokens (N,), not {describe(row)}")
     if len(row) < length:
         raise ValueError(
             f"length must be at most the {len(row)} tokens of the row, not {length}"
@@ -277,6 +305,10 @@ def batches(data: Tensor, size: int, seed: int = 0) -> Batches:
     Does not touch torch's global random state. Raises ValueError for empty data or a size outside 1..len(data).
     """
     check_count("size", size)
+    if not hasattr(data, "to"):
+        raise TypeError(
+            f"data must be a tensor, Labelled or Pairs, not {describe(data)}: see batching.rows for data sets"
+        )
     check_size(size, len(data))
     return Batches(
         lambda: shuffled(len(data), size, seed),

@@ -171,6 +171,7 @@ class DDPM(Process):
 
     def prior(self, n: int) -> Batch:
         """x_T ~ N(0, I)."""
+        check_count("n", n)
         return torch.randn(n, *self.shape, device=self.device)
 
     def check_start(self, t: int | float) -> None:

@@ -19,7 +19,7 @@ from .embeddings import LogLaw, Vectors, embed, nearness
 from .infilling import Keep
 from .nets import Wrapped
 from .process import evaluating
-from .sentences import Pairs, check_tokens, written
+from .sentences import Pairs, written
 from .shapes import Mask, Network, PerExample, Times, Tokens, check_choice, describe
 from .word_nets import EmbeddingNet, MixingNet
 
@@ -51,11 +51,7 @@ class DiffuSeq(DiffusionLM):
         """The tokens, no labels, and where the target is. Raises for a row without a target, or one at PAD."""
         if not isinstance(data, Pairs):
             raise TypeError(f"data must be Pairs, not {describe(data)}")
-        tokens, target = check_tokens(data.tokens), data.target
-        if target.device.type == "cpu" and not (
-            target.any(1).all() and (target <= written(tokens)).all()
-        ):
-            raise ValueError("target must mark a word or more of each row, and no PAD")
+        tokens, target = data.checked()
         return tokens, None, target
 
     def loss_mask(self, data: Pairs) -> Mask:

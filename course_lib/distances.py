@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .shapes import PerExample, describe
+from .shapes import PerExample, check_count, describe
 
 
 def frechet(a: Float[Tensor, "N d"], b: Float[Tensor, "M d"]) -> float:
@@ -14,6 +14,9 @@ def frechet(a: Float[Tensor, "N d"], b: Float[Tensor, "M d"]) -> float:
 
     Biased upwards for few samples: compare only with real against real at the same N and M.  Heusel et al. 2017.
     """
+    for name, x in (("a", a), ("b", b)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor (N, d), not {describe(x)}")
     a, b = a.detach().cpu().double(), b.detach().cpu().double()
     if min(len(a), len(b)) < 2:
         raise ValueError(
@@ -42,11 +45,13 @@ def wasserstein(
 
     By the trapezoid rule, from and to where the law has no mass left outside, be the sample ever so narrow.
     """
-    if x.ndim != 1 or len(x) < 1 or not x.isfinite().all():
+    check_count("points", points, least=2)
+    if not isinstance(x, Tensor) or x.ndim != 1 or len(x) < 1 or not x.isfinite().all():
         raise ValueError(
             f"x must be a sample of at least one finite number, (N,), not {describe(x)}"
         )
     x = x.detach().cpu().double().sort().values
+    cdf = checked(cdf)
     low, high = x[:1], x[-1:]
     # The sample's own width, doubled until the law is inside: the law may be much
     # wider.
@@ -60,3 +65,20 @@ def wasserstein(
     )
     empirical = torch.searchsorted(x, grid, right=True) / len(x)
     return torch.trapezoid((empirical - cdf(grid)).abs(), grid).item()
+
+
+def checked(cdf: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The distribution function, which says ValueError where it says no probabilities, one for each point."""
+
+    def F(x: Tensor) -> Tensor:
+        """cdf(x), looked at."""
+        p = cdf(x)
+        if not isinstance(p, Tensor) or p.shape != x.shape:
+            raise ValueError(
+                f"cdf must return as many numbers as it is given, {tuple(x.shape)}, not {describe(p)}"
+            )
+        if not ((p >= -1e-6) & (p <= 1 + 1e-6)).all():
+            raise ValueError("cdf must return probabilities, in [0, 1]")
+        return p
+
+    return F

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .files import needs
-from .shapes import describe
+from .shapes import check_count, describe, upcast
 
 
 class Judge:
@@ -23,6 +23,11 @@ class Judge:
         neighbours: int = 10,
         components: int = 30,
     ):
+        for name, value in (("x", x), ("y", y)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a tensor, not {describe(value)}")
+        check_count("neighbours", neighbours)
+        check_count("components", components)
         if y.shape != x.shape[:1] or y.is_floating_point():
             raise ValueError(
                 f"y must hold one whole label for each of the {len(x)} images, not {describe(y)}"
@@ -45,10 +50,11 @@ class Judge:
 
     def pixels(self, x: Float[Tensor, "N *event"]):
         """The images as rows of numbers. ValueError for other images than those it was fitted on, or NaN."""
-        if x.shape[1:] != self.event or not x.isfinite().all():
-            want = ", ".join(["N", *map(str, self.event)])
+        good = isinstance(x, Tensor) and x.is_floating_point() and len(x)
+        if not good or x.shape[1:] != self.event or not x.isfinite().all():
+            want = ", ".join(["N >= 1", *map(str, self.event)])
             raise ValueError(f"x must hold finite images ({want}), not {describe(x)}")
-        return x.detach().flatten(1).cpu().numpy()
+        return upcast(x.detach()).flatten(1).cpu().numpy()
 
     def features(self, x: Float[Tensor, "N *event"]) -> Float[Tensor, "N components"]:
         """Principal components, float64."""
@@ -65,5 +71,7 @@ class Judge:
 
     def accepted(self, x: Float[Tensor, "N *event"], above: float = 0.9) -> float:
         """Share of images whose class the classifier is surer of than `above`."""
+        if not 0 <= above < 1:
+            raise ValueError(f"above must lie in [0, 1), not {above}")
         sure = self.confidence(x) > above
         return sure.double().mean().item()

@@ -16,7 +16,7 @@ from torch import Tensor
 from .ddpm import check_start
 from .process import Process
 from .schedules import bisect, check_number
-from .shapes import PerExample, Times, once, per_example, widest
+from .shapes import PerExample, Times, check_count, once, per_example, widest
 
 Batch = Float[Tensor, "B *event"]
 Numbers = Float[Tensor, " _"]  # one for each example, or one that all share
@@ -148,6 +148,7 @@ class LinearSDE(Process):
 
     def prior(self, n: int) -> Batch:
         """x_1 ~ N(0, std(1)^2 I), with std 1 for VP and sub-VP."""
+        check_count("n", n)
         return self.prior_std * torch.randn(n, *self.shape, device=self.device)
 
     def log_prior(self, x: Batch) -> PerExample:

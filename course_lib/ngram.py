@@ -96,6 +96,8 @@ class NGram:
 
     def bits(self, x: Int[Tensor, "B L"], skip: int = 0) -> float:
         """Mean bits per token, without the first `skip` of each row."""
+        x = known(x, self.K, "x")
+        check_count("skip", skip, least=0)
         if not x.numel() or not 0 <= skip < x.shape[-1]:
             raise ValueError(
                 f"x must hold tokens after the first skip = {skip} of a row, not {describe(x)}"
@@ -182,6 +184,7 @@ class SentenceJudge:
 
     def perplexity(self, x: Int[Tensor, "B L"]) -> float:
         """exp of the nats per word, each end counted as a word."""
+        x = self.checked(x)
         if not len(x):
             raise ValueError("sentences must be at least 1, not 0")
         words_and_ends = (x >= 0).sum() + len(x)

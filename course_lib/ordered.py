@@ -64,6 +64,7 @@ class Ordered(TokenProcess):
 
     def prior(self, n: int) -> Tokens:
         """All MASK."""
+        check_count("n", n)
         return torch.full((n, self.length), self.mask, device=self.device)
 
     def step(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:

@@ -9,8 +9,8 @@ from itertools import zip_longest
 
 import torch
 
-from .sentences import Pairs, Vocabulary
-from .shapes import Mask, Tokens, check_count
+from .sentences import Pairs, Vocabulary, check_rows
+from .shapes import Mask, Tokens, check_count, describe
 
 # END is a word that the network writes, where PAD is outside of every sentence.
 SEP, END = "<sep>", "<end>"
@@ -30,9 +30,11 @@ def pack(
     interleaved  True: x_1 y_1 x_2 y_2 ... without SEP, the source filled up with END too. What belongs together stands
              together, if source and target run in the same order
 
-    Raises ValueError that counts the pairs which are too long or have no source, or if SEP or END is not in the
-    vocabulary.
+    Raises ValueError that counts the pairs which are too long, have no source or hold SEP or END themselves, or if
+    these are not in the vocabulary.
     """
+    check_pairs(pairs)
+    check_count("length", length)
     rooms = [room(len(source)) if callable(room) else room for source, _ in pairs]
     check_count("room", min(rooms))
     if long := sum(
@@ -44,6 +46,10 @@ def pack(
         )
     if empty := sum(not source for source, _ in pairs):
         raise ValueError(f"pairs must have sources, but {empty} have none")
+    if mixed := sum(not {SEP, END}.isdisjoint([*x, *y]) for x, y in pairs):
+        raise ValueError(
+            f"pairs must not hold {SEP} or {END}, which mark their ends, but {mixed} do"
+        )
     if not {SEP, END} <= set(vocabulary.number):
         raise ValueError(f"vocabulary must hold {SEP} and {END}")
     filled = [
@@ -68,6 +74,20 @@ def pack(
     return Pairs(vocabulary.encode(rows, length), target)
 
 
+def check_pairs(pairs: Sequence[tuple[Sequence[str], Sequence[str]]]) -> None:
+    """Raise unless these are pairs, one at least."""
+    if not isinstance(pairs, Sequence) or isinstance(pairs, str):
+        raise TypeError(
+            f"pairs must be a list of (source, target), not {describe(pairs)}"
+        )
+    if not len(pairs):
+        raise ValueError("pairs must not be empty")
+    if strange := [pair for pair in pairs if len(pair) != 2]:
+        raise ValueError(
+            f"pairs must be (source, target), but one has {len(strange[0])} parts"
+        )
+
+
 def fits(
     pair: tuple[Sequence[str], Sequence[str]],
     room: int,
@@ -82,6 +102,10 @@ def fits(
 
 def targets(tokens: Tokens, target: Mask, vocabulary: Vocabulary) -> list[list[str]]:
     """The words of each row's target, up to its first END."""
+    check_rows("target", target, "bools")
+    if tokens.shape != target.shape:
+        shapes = f"{tuple(tokens.shape)} and {tuple(target.shape)}"
+        raise ValueError(f"tokens and target must have one shape, not {shapes}")
     found = []
     for row, where in zip(tokens, target, strict=True):
         said = vocabulary.decode(row[where])

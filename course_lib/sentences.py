@@ -5,11 +5,13 @@ probability, and what reads tokens gets the mask `tokens != PAD` beside them.
 """
 
 import re
+import sys
 import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 
 import torch
 from jaxtyping import Int
@@ -20,7 +22,6 @@ from .shapes import Mask, Tokens, check_count, describe
 
 PAD = -1
 UNK = "<unk>"
-MARKS = "[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0903\u093a-\u094f]"  # accents with no letter of their own
 
 # Words
 
@@ -28,19 +29,38 @@ MARKS = "[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0900-\u0903\u093a-\u094f]"  #
 def words(text: str) -> list[str]:
     """Lower-case words, numbers and single marks; what follows an apostrophe is a word of its own ("lord", "'s").
 
-    Letters are those of any alphabet. An accent that stands apart is put on its letter first (NFC).
+    Letters are those of any alphabet. An accent that stands apart is put on its letter first (NFC); what has no letter
+    of its own (vowel signs of Hindi or Thai, joiners) stays with the one before. Soft hyphens go. TypeError for bytes.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, not {describe(text)}")
     text = unicodedata.normalize("NFC", text.lower()).replace("’", "'")
-    letters = r"(?:[^\W\d_]\p*)+".replace(
-        r"\p", MARKS
-    )  # \w without digits and _, and the marks they carry
-    return re.findall(rf"'s\b|{letters}|\d+|[^\w\s]|_", text)
+    return word_pattern().findall(text.replace("\u00ad", ""))
+
+
+@cache
+def word_pattern() -> re.Pattern[str]:
+    """What a word is: letters (\\w without digits and _), each with its marks."""
+    every = map(chr, range(sys.maxunicode + 1))
+    marks = "".join(c for c in every if unicodedata.category(c).startswith("M"))
+    carried = f"[{re.escape(marks)}\u200c\u200d]*"
+    letters = rf"(?:[^\W\d_]{carried})+"
+    return re.compile(rf"'s\b|{letters}|\d+|[^\w\s]{carried}|_")
 
 
 def line(words: Iterable[str]) -> str:
     """Words as one line of text, marks put where they belong."""
+    check_words("words", words)
     text = re.sub(r" ('s\b|[.,;:!?)])", r"\1", " ".join(words))
     return text.replace("( ", "(")
+
+
+def check_words(name: str, sentence: object) -> None:
+    """Raise TypeError for a sentence that is one string: its letters would be taken for words."""
+    if isinstance(sentence, str | bytes):
+        raise TypeError(
+            f"{name} must be lists of words, not strings: say words(text), or list(text) for letters"
+        )
 
 
 class Vocabulary:
@@ -57,7 +77,13 @@ class Vocabulary:
         first: "Vocabulary | None" = None,
     ):
         check_count("least", least)
-        count = Counter(word for sentence in sentences for word in sentence)
+        check_words("sentences", sentences)
+        if first is not None and not isinstance(first, Vocabulary):
+            raise TypeError(f"first must be a Vocabulary, not {describe(first)}")
+        count: Counter[str] = Counter()
+        for sentence in sentences:
+            check_words("sentences", sentence)
+            count.update(sentence)
         if not count:
             raise ValueError("sentences must hold at least one word")
         before = first.words if first else [UNK]
@@ -74,10 +100,12 @@ class Vocabulary:
         Raises ValueError for no sentence, an empty one or one of more than `length` words.
         """
         check_count("length", length)
+        check_words("sentences", sentences)
         if not len(sentences):
             raise ValueError("sentences must not be empty")
         rows, unknown, total = torch.full((len(sentences), length), PAD), 0, 0
         for i, sentence in enumerate(sentences):
+            check_words("sentences", sentence)
             if not 1 <= len(sentence) <= length:
                 raise ValueError(
                     f"sentences[{i}] must have 1 to {length} words, not {len(sentence)}"
@@ -94,6 +122,11 @@ class Vocabulary:
 
     def decode(self, tokens: Tensor) -> list[str]:
         """The words of one row (L,), without PAD. ValueError for a number that no word has."""
+        check_rows("tokens", tokens, "integers")
+        if tokens.ndim != 1:
+            raise ValueError(
+                f"tokens must be one row (L,), not {tuple(tokens.shape)}: decode row by row"
+            )
         numbers = [i for i in tokens.tolist() if i != PAD]
         strange = [i for i in numbers if not 0 <= i < len(self.words)]
         if strange:
@@ -107,7 +140,7 @@ class Vocabulary:
         return line(self.decode(tokens))
 
 
-def check_tokens(tokens: Tokens) -> Tokens:
+def check_tokens(tokens: Tokens, name: str = "tokens") -> Tokens:
     """The tokens as int64. TypeError unless they are integers, of any width; ValueError unless they are
     (B, L) words or PAD."""
     if (
@@ -116,16 +149,16 @@ def check_tokens(tokens: Tokens) -> Tokens:
         or tokens.is_floating_point()
         or tokens.is_complex()
     ):
-        raise TypeError(f"tokens must be integers (B, L), not {describe(tokens)}")
+        raise TypeError(f"{name} must be integers (B, L), not {describe(tokens)}")
     if tokens.ndim != 2 or not tokens.numel():
         raise ValueError(
-            f"tokens must have shape (B >= 1, L >= 1), not {tuple(tokens.shape)}"
+            f"{name} must have shape (B >= 1, L >= 1), not {tuple(tokens.shape)}"
         )
     tokens = tokens.long()
     # Numbers below PAD would be read as word 0: elsewhere, off the CPU, they are not looked for.
     if tokens.device.type == "cpu" and tokens.min() < PAD:
         raise ValueError(
-            f"tokens must be words >= 0, or PAD = {PAD} at the end of rows, but hold {tokens.min()}"
+            f"{name} must be words >= 0, or PAD = {PAD} at the end of rows, but hold {tokens.min()}"
         )
     return tokens
 
@@ -141,8 +174,22 @@ def written(tokens: Tokens) -> Mask:
 
 
 def up_to(lengths: Tensor, L: int) -> Mask:
-    """(B, L), True in the first lengths[b] places of row b."""
+    """(B, L), True in the first lengths[b] places of row b. ValueError for a length outside 0..L (CPU)."""
+    check_rows("lengths", lengths, "integers")
+    if lengths.ndim != 1:
+        raise ValueError(f"lengths must have shape (B,), not {tuple(lengths.shape)}")
+    if lengths.device.type == "cpu" and not ((lengths >= 0) & (lengths <= L)).all():
+        raise ValueError(
+            f"lengths must lie in 0..{L}, but span {lengths.min()}..{lengths.max()}"
+        )
     return torch.arange(L, device=lengths.device) < lengths[:, None]
+
+
+def check_rows(name: str, x: Tensor, kind: str) -> None:
+    """Raise TypeError unless x is a tensor of the kind "integers" or "bools"."""
+    whole = isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex())
+    if not whole or (x.dtype == torch.bool) != (kind == "bools"):
+        raise TypeError(f"{name} must hold {kind}, not {describe(x)}")
 
 
 class Rows:
@@ -179,6 +226,14 @@ class Labelled(Rows):
     tokens: Tokens
     labels: Int[Tensor, " B"]
 
+    def __post_init__(self):
+        check_rows("labels", self.labels, "integers")
+        if self.tokens.shape[:-1] != self.labels.shape:
+            shapes = f"{tuple(self.labels.shape)} and {tuple(self.tokens.shape)}"
+            raise ValueError(
+                f"labels must hold one integer for each row of tokens, not {shapes}"
+            )
+
 
 @dataclass(frozen=True)
 class Pairs(Rows):
@@ -188,9 +243,19 @@ class Pairs(Rows):
     target: Mask
 
     def __post_init__(self):
+        check_rows("target", self.target, "bools")
         if self.tokens.shape != self.target.shape:
             shapes = f"{tuple(self.tokens.shape)} and {tuple(self.target.shape)}"
             raise ValueError(f"tokens and target must have one shape, not {shapes}")
+
+    def checked(self) -> tuple[Tokens, Mask]:
+        """Tokens in int64, and the target. ValueError for a row without a target, or one at PAD."""
+        tokens, target = check_tokens(self.tokens), self.target
+        if target.device.type == "cpu" and not (
+            target.any(1).all() and (target <= written(tokens)).all()
+        ):
+            raise ValueError("target must mark a word or more of each row, and no PAD")
+        return tokens, target
 
 
 Sentences = Tokens | Labelled | Pairs  # what a batch is
@@ -204,6 +269,10 @@ def bucketed(data: Sentences, size: int, seed: int = 0, pool: int = 50) -> Batch
     """
     check_count("size", size)
     check_count("pool", pool)
+    if not isinstance(data, Tensor | Rows):
+        raise TypeError(
+            f"data must be tokens (B, L), Labelled or Pairs, not {describe(data)}"
+        )
     if not 1 <= size <= len(data):
         raise ValueError(
             f"size must be at most the {len(data)} sentences of the data, not {size}"

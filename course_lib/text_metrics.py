@@ -17,8 +17,11 @@ Sentence = Sequence[str]  # its words
 
 def entropy_of_tokens(x: Int[Tensor, "*shape"]) -> float:
     """Entropy of the tokens' frequencies in bits. Far below that of real text, samples repeat themselves."""
-    if x.is_floating_point() or not x.numel():
-        raise ValueError(f"x must hold at least one integer token, not {describe(x)}")
+    whole = isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex())
+    if not whole or not x.numel() or x.min() < 0:
+        raise ValueError(
+            f"x must hold at least one integer token, and no PAD, not {describe(x)}"
+        )
     _, count = x.unique(return_counts=True)
     p = count.double() / x.numel()
     return torch.special.entr(p).sum().item() / math.log(2)
@@ -70,6 +73,9 @@ def copied(sentences: Sequence[Sentence], seen: Sequence[Sentence]) -> float:
     check_sentences("seen", seen)
     if not len(sentences) or not all(map(len, sentences)):
         raise ValueError("sentences must be at least one, each with a word")
+    # Runs are looked for in one long string, where a space inside of a word would be one between words.
+    if any(any(map(str.isspace, w)) for s in (*sentences, *seen) for w in s):
+        raise ValueError("words must hold no white space")
     book = "\n".join(
         f" {' '.join(s)} " for s in seen
     )  # a run never goes from one sentence into the next
@@ -119,6 +125,7 @@ def bleu_table(sentences: Sequence[Sentence]) -> Float[Tensor, "N N"]:
 
 def self_bleu(sentences: Sequence[Sentence]) -> float:
     """Mean BLEU of each sentence against each other one, 0 to 100: high where they repeat each other."""
+    check_sentences("sentences", sentences)
     n = len(sentences)
     if n < 2:
         raise ValueError(f"sentences must be at least 2, not {n}")
@@ -132,6 +139,7 @@ def mbr(candidates: Sequence[Sentence]) -> tuple[int, Float[Tensor, " N"]]:
 
     Of equally good ones it is the first.  (Kumar & Byrne 2004; Diffusion-LM, section 5.2)
     """
+    check_sentences("candidates", candidates)
     n = len(candidates)
     if not n:
         raise ValueError("candidates must be at least 1, not 0")
@@ -143,8 +151,18 @@ def mbr(candidates: Sequence[Sentence]) -> tuple[int, Float[Tensor, " N"]]:
 
 
 def check_sentences(name: str, sentences: Sequence[Sentence]) -> None:
-    """Raise TypeError for a sentence that is one string: its letters would be taken for words."""
+    """Raise TypeError for anything but lists of words.
+
+    Of a sentence that is one string the letters would be taken for words; a generator would be read once and found
+    empty then; tensors are equal to themselves only.
+    """
+    if isinstance(sentences, Tensor) or not isinstance(sentences, Sequence):
+        raise TypeError(
+            f"{name} must be a list of lists of words, not {describe(sentences)}"
+        )
     if isinstance(sentences, str) or any(isinstance(s, str) for s in sentences):
         raise TypeError(
             f"{name} must be lists of words, not strings: pass [s.split() for s in {name}]"
         )
+    if any(not isinstance(w, str) for s in sentences for w in s):
+        raise TypeError(f"{name} must be lists of words, each a str")

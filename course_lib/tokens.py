@@ -79,6 +79,7 @@ class TokenProcess(TokenChecks, Process):
 
     def prior(self, n: int) -> Tokens:
         """x_T, each token on its own from noise.prior()."""
+        check_count("n", n)
         return draw_many(self.noise.prior(), (n, self.length))
 
     def prior_term(self, x0: Tokens) -> PerExample:
@@ -246,6 +247,10 @@ class TokenProcess(TokenChecks, Process):
         overlap or hold no tokens.
         """
         check_count("n", n)
+        if not isinstance(pieces, dict):
+            raise TypeError(
+                f"pieces must be {{position: tokens}}, not {describe(pieces)}"
+            )
         known = torch.zeros(self.length, dtype=torch.bool, device=self.device)
         context = torch.zeros(self.length, dtype=torch.long, device=self.device)
         for start, piece in pieces.items():

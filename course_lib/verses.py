@@ -79,5 +79,10 @@ LAST_BOOKS = (5, 17, 22, 39, 44, 66)
 
 
 def genre(number: int) -> int:
-    """Which of GENRES the book of a verse belongs to."""
-    return next(i for i, last in enumerate(LAST_BOOKS) if number // 10**6 <= last)
+    """Which of GENRES the book of a verse belongs to. ValueError for a book that there is not."""
+    book = number // 10**6
+    if not 1 <= book <= LAST_BOOKS[-1]:
+        raise ValueError(
+            f"number must be BBCCCVVV of a book BB in 1..{LAST_BOOKS[-1]}, not {number}"
+        )
+    return next(i for i, last in enumerate(LAST_BOOKS) if book <= last)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .sentences import PAD
-from .shapes import Tokens, check_count
+from .sentences import PAD, check_tokens
+from .shapes import Tokens, check_count, describe
 
 
 def word_vectors(
@@ -24,6 +24,9 @@ def word_vectors(
 
     Pairs at most `window` words apart are counted, whichever comes first.
     """
+    check_count("window", window)
+    if not isinstance(text, str):
+        raise TypeError(f"text must be a str, not {describe(text)}")
     words = text.split()
     count = Counter(words)
     if not 1 <= D <= K <= len(count):
@@ -54,11 +57,16 @@ def ppmi_vectors(
     check_count("window", window)
     if not 1 <= D <= K:
         raise ValueError(f"D must lie in 1..{K}, not {D}")
+    tokens = check_tokens(tokens)
+    if tokens.max() >= K:
+        raise ValueError(f"tokens must be words of {K}, but hold {tokens.max()}")
     pairs = torch.zeros(K * K)
     for far in range(1, window + 1):
         here, there = tokens[:, :-far], tokens[:, far:]
         both = (here != PAD) & (there != PAD)
         pairs += (here[both] * K + there[both]).bincount(minlength=K * K) / far
+    if not pairs.any():
+        raise ValueError("tokens must have a row of two words: none keeps company")
     follows = pairs.reshape(K, K)
     pmi = positive_pmi(torch.cat([follows, follows.T], 1))
     # Not the whole decomposition as above: thousands of words would take minutes. The 8 vectors more than are kept

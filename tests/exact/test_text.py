@@ -269,13 +269,15 @@ def test_ngram_takes_tokens_of_any_width_and_nothing_else(unchecked):
             model.log_prob(bad)
     with pytest.raises(ValueError, match=r"row must have shape \(N,\)"):
         NGram(x, 4, 2)
-    for skip in (-1, x.shape[1]):
-        with pytest.raises(ValueError, match=f"after the first skip = {skip}"):
-            model.bits(x, skip)
+    with pytest.raises(ValueError, match=f"after the first skip = {x.shape[1]}"):
+        model.bits(x, x.shape[1])
+    with pytest.raises(ValueError, match="skip must be at least 0, not -1"):
+        model.bits(x, -1)
 
 
 def test_entropy_of_tokens_takes_whole_numbers(unchecked):
-    assert entropy_of_tokens(torch.tensor([-1, 3])) == 1
-    for bad in (torch.tensor([0.5, 1.5]), torch.empty(0, dtype=torch.long)):
+    assert entropy_of_tokens(torch.tensor([0, 3])) == 1
+    nothing = torch.empty(0, dtype=torch.long)
+    for bad in (torch.tensor([0.5, 1.5]), nothing, torch.tensor([-1, 3]), [1, 2], torch.ones(2).cfloat()):
         with pytest.raises(ValueError, match="x must hold at least one integer token"):
             entropy_of_tokens(bad)
