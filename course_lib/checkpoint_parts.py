@@ -85,6 +85,13 @@ def keep_only(path: str | Path, step: int | None) -> None:
             shutil.rmtree(around, ignore_errors=True)
 
 
+def delete(path: str | Path) -> None:
+    """Delete a checkpoint with its parts, where it has some; on the first process."""
+    if first():
+        Path(path).unlink(missing_ok=True)
+    keep_only(path, None)
+
+
 def emptied(folder: Path) -> None:
     """An empty folder: what an interrupted run left there goes."""
     shutil.rmtree(folder, ignore_errors=True)

@@ -103,12 +103,13 @@ class ProbabilityFlow(Solver):
             )
         check_differentiable(model)
         n, prior = len(x), log_prior or self.sde.log_prior
+        asked = passing_gradients(model)
 
         def rhs(t: float, y):
             now = torch.tensor(y[n:]).reshape(x.shape).to(x)
             times = self.at(t, x)
             v, div = with_divergence(
-                lambda z: self.sde.velocity(model, z, times), now, probe
+                lambda z: self.sde.velocity(asked, z, times), now, probe
             )
             check_finite("the drift", v.cpu(), times.cpu())
             check_finite("its divergence", div.cpu(), times.cpu())
@@ -166,14 +167,49 @@ def check_differentiable(model: Network) -> None:
         )
 
 
+def passing_gradients(model: Network) -> Network:
+    """The model, which raises RuntimeError where its answer follows x but passes no gradient on to it.
+
+    A model under no_grad, or one that detaches its answer, would be left out of the divergence.
+    """
+
+    def asked(x: Batch, u: PerExample) -> Tensor:
+        """model(x, u)."""
+        out = model(x, u)
+        if isinstance(out, Tensor) and x.requires_grad and not out.requires_grad:
+            with torch.no_grad():
+                elsewhere = model(x + 1, u)
+            if not torch.equal(out, elsewhere):
+                raise RuntimeError(
+                    "model must pass a gradient on to x: its divergence is part of log p"
+                )
+        return out
+
+    return asked
+
+
 def with_divergence(
     field: Callable[[Tensor], Tensor], x: Batch, probe: Batch | None = None
 ) -> tuple[Batch, PerExample]:
-    """(field(x), its divergence) from one call: exact if probe is None, else probe . J probe for each example."""
+    """(field(x), its divergence) from one call: exact if probe is None, else probe . J probe for each example.
+
+    Works inside torch.inference_mode(). RuntimeError for a field that multiplies by tensors made there, through which
+    no gradient can flow, or that passes none on at all.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         # Clones: a tensor made inside inference_mode stays one of those that no gradient can flow through.
         x = x.detach().clone().requires_grad_()
-        v = field(x)
+        try:
+            v = field(x)
+        except RuntimeError as error:
+            if "Inference tensors" not in str(error):
+                raise
+            raise RuntimeError(
+                "field must not use tensors made inside torch.inference_mode(), nor a network made there: make them "
+                "outside of it, or clone them under torch.inference_mode(False)"
+            ) from error
+        if not v.requires_grad:
+            raise RuntimeError("field must pass a gradient on to x")
         if probe is not None:
             probe = probe.clone()
             (pulled,) = torch.autograd.grad(v, x, probe.to(v))

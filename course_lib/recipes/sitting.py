@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..checkpoint_parts import delete
 from ..files import check_writable, read_json, write_json
 from ..parallel import first, together
 from ..train import Record
@@ -93,8 +94,8 @@ class Sitting:
 
     def clear(self) -> None:
         """Delete what is for going on with."""
+        delete(self.file("checkpoint"))
         if first():
-            self.file("checkpoint").unlink(missing_ok=True)
             self.file("progress.json").unlink(missing_ok=True)
 
 

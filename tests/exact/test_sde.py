@@ -736,6 +736,36 @@ def test_divergence_comes_with_the_field_from_one_call():
     same(mean, want)  # Hutchinson: unbiased, over all 2^d probes
 
 
+@pytest.mark.parametrize("probed", [False, True])
+def test_divergence_in_inference_mode(probed):
+    """Tensors made there may be added; where they are multiplied no gradient can flow, and that is said."""
+    net, t = MLP((2,), 8, 1), torch.full((3,), 0.5)
+    sde, x = VP(S.linear(), (2,)), torch.randn(3, 2)
+    probe = rademacher(x) if probed else None
+    want = with_divergence(lambda z: sde.velocity(net, z, t), x, probe)
+    with torch.inference_mode():
+        made, t, y = MLP((2,), 8, 1), t + 0, x + 0
+        got = with_divergence(lambda z: sde.velocity(net, z, t), y, None if probe is None else probe + 0)
+        for field in (lambda z: z.square() * t[:, None], lambda z: sde.velocity(made, z, t)):
+            with pytest.raises(
+                RuntimeError, match="field must not use tensors made inside torch.inference_mode"
+            ):
+                with_divergence(field, y)
+    for a, b in zip(got, want, strict=True):
+        same(a, b, rtol=0, atol=1e-6)
+
+
+def test_a_field_without_a_gradient_has_no_divergence():
+    """The network was left out of it, without a word."""
+    net, sde, x = MLP((2,), 8, 1), VP(S.linear(), (2,)), torch.randn(3, 2)
+    with pytest.raises(RuntimeError, match="field must pass a gradient on to x"):
+        with_divergence(lambda z: z.detach(), x)
+    with pytest.raises(RuntimeError, match="model must pass a gradient on to x"):
+        ProbabilityFlow(sde, 1e-2, 1e-2).log_prob(lambda x, u: net(x, u).detach(), x)
+    constant = ProbabilityFlow(sde, 1e-2, 1e-2).log_prob(lambda x, u: torch.ones_like(x).detach(), x)
+    assert constant.isfinite().all()
+
+
 def test_hutchinson_along_the_curve():
     """Exact in one dimension; in two its mean over all sign vectors is, since the probe does not change the curve."""
     sde, x = VP(S.linear(), (1,), t_min=0.01), two_bumps().sample(5).double()
