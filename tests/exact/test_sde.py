@@ -16,6 +16,7 @@ from course_lib.evaluate import bound
 from course_lib.grey_levels import log_prob_of_level
 from course_lib.infilling import approximately
 from course_lib.likelihood import ProbabilityFlow, bits_per_dim, dequantise, rademacher, with_divergence
+from course_lib.nets import MLP
 from course_lib.oracle import MixtureOracle
 from course_lib.process import Process, last, sample
 from course_lib.sde import LEAST, SDE, VE, VP, SubVP, last_time
@@ -719,6 +720,13 @@ def test_standard_normal_data_needs_no_flow():
     y = torch.randn(5, 1, 2, 2)
     want = torch.distributions.Normal(0.0, 1.0).log_prob(y).flatten(1).sum(1)
     same(ProbabilityFlow(images).log_prob(Gauss(images, 1.0), y), want.double(), rtol=0, atol=1e-4)
+
+
+def test_a_schedule_that_ends_early_is_read_to_where_something_is_left():
+    """alpha_bar = e^{-50 u} is 1e-5 at u = ln(1e5) / 50, long before the middle."""
+    steep = VP(S.Schedule("steep", lambda u: -50 * u), (2,))
+    assert steep.t_max == pytest.approx(math.log(1e5) / 50, abs=1e-9)
+    assert VP(S.linear(), (2,)).t_max == 1.0
 
 
 def test_divergence_comes_with_the_field_from_one_call():

@@ -73,8 +73,8 @@ def same(a, b):
 
 
 def test_a_training_killed_at_random_moments_loses_nothing(tmp_path):
-    killed, left = kill_often(tmp_path, 5, 200)
-    same(killed, train_on(tmp_path / "whole", 200))
+    killed, left = kill_often(tmp_path, 3, 120)
+    same(killed, train_on(tmp_path / "whole", 120))
     assert left and left == sorted(left), "what was written once is never lost"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from course_lib import parallel
-from course_lib.checkpoint_parts import keep_only, read_parts, write_parts
+from course_lib.checkpoint_parts import delete, keep_only, read_parts, write_parts
 from course_lib.data import batches
 from course_lib.files import load_tensors
 from course_lib.train import train
@@ -40,13 +40,14 @@ def test_two_processes_train_as_one(runs, name):
     one, two, _ = runs
     for each in two:
         close(each["trained"][name], one["trained"][name])
+        if name in P.DRESSES and name != "compiled":
+            close(each["trained"][name], one["trained"]["plain"])
     assert two[0]["trained"][name]["losses"].equal(two[1]["trained"][name]["losses"])
 
 
 def test_dressed_and_cut_up_differently_it_is_one_run(runs):
     one = runs[0]["trained"]
-    for name in ("ddp", "fsdp", "micro"):
-        close(one[name], one["plain"])
+    close(one["micro"], one["plain"])
     close(one["seed fsdp"], one["seed"])
     assert not torch.allclose(one["seed"]["losses"], one["plain"]["losses"])
 
@@ -142,10 +143,10 @@ def test_all_processes_have_one_clock_and_one_fate(runs):
 def test_validation_and_files_of_spread_weights(runs):
     one, two, _ = runs
     one = one["measured"]
-    assert one["network"] and [k for k, _ in one["curve"]] == [4, 8, 12]
+    assert one["network"] and [k for k, _ in one["curve"]] == [4, 8, 9]
     for each in two:
         got = each["measured"]
-        assert not got["network"] and [k for k, _ in got["curve"]] == [4, 8, 12]
+        assert not got["network"] and [k for k, _ in got["curve"]] == [4, 8, 9]
         assert [v for _, v in got["curve"]] == pytest.approx([v for _, v in one["curve"]], abs=1e-4)
         assert got["about"]["network"] == "TokenNet" and got["about"]["step"] == one["about"]["step"]
         torch.testing.assert_close(got["best"], one["best"], atol=1e-5, rtol=1e-4)
@@ -180,8 +181,9 @@ def test_a_full_disk_leaves_the_parts_that_were_there(tmp_path, monkeypatch):
     write_parts(path, 6, tensors)
     keep_only(path, 6)
     assert [p.name for p in (tmp_path / "c.parts").iterdir()] == ["step-6"]
-    keep_only(path, None)
-    assert not (tmp_path / "c.parts").exists()
+    path.write_text("the checkpoint")
+    delete(path)
+    assert not path.exists() and not (tmp_path / "c.parts").exists()
 
 
 def test_processes_that_cannot_talk_over_the_cpu_are_told(monkeypatch):
