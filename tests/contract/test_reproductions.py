@@ -5,11 +5,13 @@ import math
 import pytest
 import torch
 
+from course_lib.absorbing import Absorbing
 from course_lib.ddpm import DDPM
 from course_lib.infilling import approximately
 from course_lib.likelihood import ProbabilityFlow
+from course_lib.mdlm import MDLM
 from course_lib.process import last, sample
-from course_lib.schedules import cosine, linear, table
+from course_lib.schedules import cosine, linear, log_linear, table
 from course_lib.sde import VE, VP, SubVP
 from course_lib.train import train
 
@@ -101,3 +103,29 @@ def test_weights_too_coarse_to_average_are_not_trained(dtype, unchecked):
     model = torch.nn.Linear(2, 2).to(dtype)
     with pytest.raises(ValueError, match="model must have float32 or float64 weights"):
         next(train(DISCRETE, model, [X], 1))
+
+
+def test_pieces_are_a_dict_of_places(unchecked):
+    with pytest.raises(TypeError, match="pieces must be {position: tokens}, not list"):
+        MDLM(Absorbing(3, log_linear()), 4).given([1, 2], 3)
+
+
+def test_an_average_that_was_read_from_a_file_takes_no_gradient(tmp_path):
+    """It would hang on the model's graph, and grow with every step."""
+    model = torch.nn.Linear(2, 2)
+    net = Asked(model)
+    list(train(DISCRETE, net, [X] * 2, 2, checkpoint=tmp_path / "c"))
+    record = last(train(DISCRETE, net, [X] * 3, 3, checkpoint=tmp_path / "c"))
+    tensors = record.average.tensors().values()
+    assert record.step == 3 and all(not v.requires_grad and v.grad_fn is None for v in tensors)
+
+
+class Asked(torch.nn.Module):
+    """A network of x alone."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, u):
+        return self.inner(x)

@@ -202,6 +202,19 @@ def test_slips_are_the_reference_with_one_change():
     assert sum(same(value, right) for value in told.values()) < 3
 
 
+def branching(x, y):
+    """A condition."""
+    return torch.where(x > 0, x, y)
+
+
+def test_slips_of_a_condition():
+    x, y = double(-1.0, 2.0), double(5.0, 7.0)
+    told = {slip.text: slip.wrong for slip in S.slips(branching)}
+    assert same(told["everything is treated as if the condition held"](x, y), x)
+    assert same(told["everything is treated as if the condition did not hold"](x, y), y)
+    assert same(told["a condition is the wrong way round"](x, y), double(-1.0, 7.0))
+
+
 def test_an_edit_must_fit_the_text():
     assert same(edits.edited(formula, "/ n -> / (n + 1) ; a**2 -> a")(0 * W[0], W[0], 1), W[0] / 2)
     for edit in ("/ k -> 1", "a -> b", "no arrow"):
