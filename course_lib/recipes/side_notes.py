@@ -66,7 +66,7 @@ def by_length(model: nn.Module, row: Tensor, lengths: list[int]) -> dict:
 def bits(model: nn.Module, rows: Tensor) -> Tensor:
     """-log2 p per character of each row."""
     process = Autoregressive(K, rows.shape[1])
-    t = torch.zeros(1)
+    t = torch.ones(1, dtype=torch.long)
     parts = [process.bound(model, x, t.expand(len(x))) for x in rows.split(64)]
     return torch.cat(parts) / (rows.shape[1] * math.log(2))
 
