@@ -73,7 +73,8 @@ class Autoregressive(Process):
 
     def loss(self, model: Network, data: Tokens | Pairs, t: Times) -> PerExample:
         """Mean of -log p(x_i | x_<i) over the words counted, nats; the same at every t."""
-        nll, counted = self.each(model, data, t)
+        self.check_positive(t, len(self.counted(data)[0]))
+        nll, counted = self.each(model, data)
         return nll.sum(1) / counted.sum(1)
 
     def loss_at(
@@ -84,7 +85,8 @@ class Autoregressive(Process):
 
     def bound(self, model: Network, data: Tokens | Pairs, t: Times) -> PerExample:
         """-log p(x) itself, or -log p(y | x) of pairs: nats per example, float64, the same at every t."""
-        return widest(self.each(model, data, t)[0]).sum(1)
+        self.check_positive(t, len(self.counted(data)[0]))
+        return widest(self.each(model, data)[0]).sum(1)
 
     def bound_at(
         self, model: Network, x0: Tokens | Pairs, x_t: State, t: Times
@@ -92,16 +94,17 @@ class Autoregressive(Process):
         """The bound."""
         return self.bound(model, x0, t)
 
-    def each(
-        self, model: Network, data: Tokens | Pairs, t: Times
-    ) -> tuple[Tensor, Mask]:
-        """-log p(x_i | x_<i) at each place, 0 where it does not count, and where it counts."""
+    def counted(self, data: Tokens | Pairs) -> tuple[Tokens, Mask]:
+        """The tokens in int64, and which of them count: the target of pairs, else all. Raises for rows that are none."""
         if isinstance(data, Pairs):
-            tokens, counted = data.checked()
+            tokens, count = data.checked()
         else:
-            tokens, counted = data, written(data)
-        tokens = self.check_rows("data", tokens)
-        self.check_positive(t, len(tokens))
+            tokens, count = data, written(data)
+        return self.check_rows("data", tokens), count
+
+    def each(self, model: Network, data: Tokens | Pairs) -> tuple[Tensor, Mask]:
+        """-log p(x_i | x_<i) at each place, 0 where it does not count, and where it counts."""
+        tokens, counted = self.counted(data)
         logits = self.ask(
             model,
             tokens,
