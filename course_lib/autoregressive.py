@@ -95,7 +95,7 @@ class Autoregressive(Process):
         return self.bound(model, x0, t)
 
     def counted(self, data: Tokens | Pairs) -> tuple[Tokens, Mask]:
-        """The tokens in int64, and which of them count: the target of pairs, else all. Raises for rows that are none."""
+        """The tokens in int64, and which count: the target of pairs, else all. Raises for rows that are none."""
         if isinstance(data, Pairs):
             tokens, count = data.checked()
         else:
