@@ -390,9 +390,9 @@ def test_a_network_that_recalls_is_trained_with_its_own_estimate_half_of_the_tim
 class Asked(MixingNet):
     """Remembers which positions it was asked for."""
 
-    def explain(self, x, u, mask=None, before=None, label=None, at=None):
+    def estimate_and_law(self, h, x, u, at):
         self.rows = [*getattr(self, "rows", []), at]
-        return super().explain(x, u, mask, before, label, at)
+        return super().estimate_and_law(h, x, u, at)
 
 
 @pytest.mark.parametrize("rounding", ["gold", "prediction", "none"])
