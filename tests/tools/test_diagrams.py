@@ -147,6 +147,7 @@ def test_distributions_stand_beside_each_other_in_one_colour_a_label():
     assert np.allclose(middles, [-0.2, 0.8, 0.2, 1.2])  # around 0 and 1
     assert [bar.get_height() for bar in then.containers[0]] == [0.1, 0.9]
     assert then.containers[0][0].get_facecolor() == now.containers[1][0].get_facecolor()
+    assert to_hex(now.containers[0][0].get_facecolor()) == plots.COLOURS["data"]
     assert [t.get_text() for t in fig.legends[0].get_texts()] == ["data", "exact"]
 
 
@@ -160,6 +161,10 @@ def test_a_graph_of_sentences_has_an_arrow_for_each_rate():
         assert np.allclose(wide, [0.3 + 4.5 * most / 3, 0.3 + 4.5 * most])
     ends = [(tuple(a._posA_posB[0]), tuple(a._posA_posB[1])) for a in fig.axes[0].patches]
     assert ends == [((0, 0), (1, 0)), ((1, 1), (1, 0))]  # columns are the second token
+    back = [(tuple(a._posA_posB[0]), tuple(a._posA_posB[1])) for a in fig.axes[1].patches]
+    assert back == [((1, 0), (0, 0)), ((1, 0), (1, 1))]
+    centres = [tuple(nodes.get_offsets()[0]) for nodes in fig.axes[0].collections]
+    assert centres == [(0, 0), (1, 0), (0, 1), (1, 1)]
     sizes = [float(nodes.get_sizes()[0]) for nodes in fig.axes[0].collections]
     assert np.allclose(np.diff(sizes), 250)
     assert [t.get_text() for t in fig.axes[0].texts] == ["00\n0.10", "01\n0.20", "10\n0.30", "11\n0.40"]
