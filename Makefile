@@ -24,7 +24,7 @@ EMPTY :=
 READY := $(subst $(EMPTY) ,\ ,$(VENV)/.ready)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint unit matrix oldest mutants notebooks slides bench gpu reproduce environment clean
+.PHONY: help lab test lint unit matrix oldest mutants notebooks slides site bench gpu reproduce environment clean
 
 help: ## Show this list
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ notebooks: environment ## Run the notebooks that changed, or NB=06_d3pm, and sto
 slides: environment ## Build one self-contained HTML file a chapter in build/slides, and a PDF
 	$(PY) -m tools.slides --pdf
 
+site: environment $(READY)-site ## Build the course as a web site in build/site/html, and look at it in Chromium
+	$(PY) -m tools.site --check
+
 bench: environment $(READY)-bench ## Measure the library's speed and memory against others'
 	$(PY) -m tools.bench
 
@@ -79,6 +82,9 @@ $(READY): pyproject.toml constraints.txt
 
 $(READY)-bench: $(READY)
 	@$(SETUP) add "$(VENV)" bench
+
+$(READY)-site: $(READY)
+	@$(SETUP) add "$(VENV)" site
 
 clean: ## Delete what was built; .venv stays
 	rm -rf build .pytest_cache .ruff_cache .hypothesis *.egg-info

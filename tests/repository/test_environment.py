@@ -218,6 +218,7 @@ def plan(*arguments, **variables):
         ("notebooks", "-m tools.reference"),
         ("slides", "-m tools.slides --pdf"),
         ("bench", "-m tools.bench"),
+        ("site", "-m tools.site --check"),
     ],
 )
 def test_make_sets_up_then_runs(target, command):

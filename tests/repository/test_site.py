@@ -1,0 +1,123 @@
+"""What a notebook becomes on its page, and in the copies for one use. Sphinx itself runs in `make site`."""
+
+import os
+import subprocess
+import sys
+import tarfile
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tools import copies, site
+from tools.readme import ROOT
+
+PAGES = {"07_sedd", "09_after_sedd", "REFERENCE"}
+HOME = "https://example.org/owner/course"
+
+
+def notebook(tmp_path, *cells):
+    path = tmp_path / "09_after_sedd.ipynb"
+    nbformat.write(new_notebook(cells=list(cells)), path)
+    return path
+
+
+def marked(cell, *tags):
+    cell.metadata["tags"] = list(tags)
+    return cell
+
+
+def test_links_lead_to_pages_to_the_repository_or_nowhere():
+    text = "[a](07_sedd.ipynb#x) [b](../docs/REFERENCE.md) [c](../course_lib/sedd.py) [d](#e) ![p](p.png)"
+    with_home = site.linked(text, PAGES, HOME)
+    assert with_home == (
+        f"[a](07_sedd.ipynb#x) [b](REFERENCE.md) [c]({HOME}/blob/main/course_lib/sedd.py) [d](#e) ![p](p.png)"
+    )
+    assert site.linked("see [c](../course_lib/sedd.py)", PAGES, None) == "see c"
+
+
+def test_equations_are_linked_by_number_but_not_in_formulas_or_code():
+    anchors = {"7.1": "07_sedd", "9.2": "09_after_sedd"}
+    said = site.prose("(7.1), (9.2), (8.8), $(7.1)$, `(7.1)`", "09_after_sedd", anchors, PAGES, None)
+    assert said == (
+        '<a href="07_sedd.html#eq-7-1">(7.1)</a>, <a href="#eq-9-2">(9.2)</a>, (8.8), $(7.1)$, `(7.1)`'
+    )
+    assert site.prose(r"$$x \tag{A1.2}$$", "A1_side_notes", {}, PAGES, None).startswith('<span id="eq-A1-2">')
+
+
+def test_a_page_has_no_notes_nothing_live_and_words_for_its_picture(tmp_path):
+    data = {"image/png": "aWNvbg==", site.LIVE: {"model_id": "x"}, "text/plain": "a figure"}
+    output = new_output("display_data", data=data, metadata={"image/png": {"alt": "two curves"}})
+    drawn = new_code_cell("# NBVAL_CHECK_OUTPUT\nshow()", outputs=[output])
+    path = notebook(
+        tmp_path,
+        new_markdown_cell("# 9. After"),
+        marked(new_markdown_cell("*For the lecturer.* Wait."), "notes"),
+        new_markdown_cell("### Deep\n\n<details><summary>Why</summary>$x$</details>"),
+        drawn,
+    )
+    nb = site.page(path, {}, PAGES, None)
+    text = "\n".join(cell.source for cell in nb.cells)
+    assert "lecturer" not in text and "NBVAL" not in text
+    assert "\n## Deep" in text and '<details class="mathjax_process">' in text
+    assert nb.cells[-1].metadata["mystnb"]["image"]["alt"] == "two curves"
+    assert site.LIVE not in nb.cells[-1].outputs[0].data
+    assert "slides/09_after_sedd.html" in nb.cells[1].source and "colab" not in nb.cells[1].source
+    assert "colab.research.google.com" in site.page(path, {}, PAGES, HOME).cells[1].source
+
+
+def test_the_chapters_give_their_equations_and_titles():
+    path = ROOT / "notebooks" / "09_after_sedd.ipynb"
+    found = site.equations([path])["09_after_sedd"]
+    assert [number for number, _ in found][:2] == ["9.1", "9.2"]
+    page = site.equation_page({"09_after_sedd": found}, {"09_after_sedd": "9. After SEDD"})
+    assert '<a href="09_after_sedd.html#eq-9-1">(9.1)</a>' in page and "\\tag" not in page
+
+
+def test_a_student_copy_has_no_notes_and_a_solved_one_every_answer(tmp_path):
+    path = ROOT / "notebooks" / "09_after_sedd.ipynb"
+    (student,) = copies.write("student", [path], tmp_path / "student")
+    kinds = [tag for cell in nbformat.read(student, 4).cells for tag in cell.metadata.get("tags", [])]
+    assert "notes" not in kinds and "exercise" in kinds
+    (solved,) = copies.write("solved", [path], tmp_path / "solved")
+    cells = nbformat.read(solved, 4).cells
+    stubs = [cell.source for cell in cells if copies.STUB.search(cell.source)]
+    assert cells[1].source == "%env COURSE_SOLUTIONS=1" and len(stubs) == 8
+    assert all("# The answer, from course_lib.solutions.after_sedd" in stub for stub in stubs)
+    with pytest.raises(ValueError, match="colab needs the repository's address"):
+        copies.write("colab", [path], tmp_path, None)
+    with pytest.raises(ValueError, match="kind must be one of"):
+        copies.write("teacher", [path], tmp_path)
+
+
+def test_the_first_cell_brings_the_course_from_an_archive_in_colab_and_does_nothing_elsewhere(tmp_path):
+    packed = tmp_path / "course.tar.gz"
+    with tarfile.open(packed, "w:gz") as archive:
+        for name in ("pyproject.toml", "course_lib/__init__.py", "notebooks/ruff.toml"):
+            archive.add(ROOT / name, f"course-main/{name}")
+    cell = copies.first_cell(packed.as_uri()).source
+    told = tmp_path / "told.py"
+    told.write_text(
+        "import subprocess\nasked = []\nsubprocess.run = lambda command, **_: asked.append(command)\n"
+        f"{cell}\nimport os\ntry:\n    import course_lib\n    where = course_lib.__file__\n"
+        "except ImportError:\n    where = ''\nprint(os.getcwd(), where, asked, sep='|')\n"
+    )
+    base = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "KAGGLE_KERNEL_RUN_TYPE")
+    }
+
+    def run(**more):
+        command = [sys.executable, str(told)]
+        done = subprocess.run(
+            command, env=base | more, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip().split("|")
+
+    here, where, asked = run()
+    assert here == str(tmp_path) and "course-main" not in where and asked == "[]"
+    here, where, asked = run(KAGGLE_KERNEL_RUN_TYPE="Batch")
+    assert here == str(tmp_path / "course" / "course-main" / "notebooks")
+    assert where == str(tmp_path / "course" / "course-main" / "course_lib" / "__init__.py")
+    assert "sacrebleu" in asked and "'torch" not in asked and "'numpy" not in asked

@@ -1,0 +1,226 @@
+"""The site in Chromium, network cut: no console error, no request that leaves the folder, formulas typeset, search.
+
+Chromium is spoken to over its DevTools socket; axe-core, where `npm pack` can bring it, looks for what readers who
+use a keyboard or a screen reader would miss.
+"""
+
+import contextlib
+import functools
+import http.server
+import json
+import os
+import subprocess
+import tarfile
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import websocket
+
+from tools import slides
+
+AXE = "axe-core@4.10.3"
+SERIOUS = ("serious", "critical")
+PHONE, DESK = (390, 844), (1280, 800)
+READY = "document.readyState === 'complete' && (!window.MathJax || !!(MathJax.startup && MathJax.startup.promise))"
+STATE = """MathJax.startup.promise.then(() => ({
+  raw: [...document.querySelectorAll('.bd-article p, .bd-article li, .bd-article td, .math')]
+    .map(e => e.cloneNode(true))
+    .map(e => (e.querySelectorAll('code, pre, mjx-container').forEach(c => c.remove()), e.textContent))
+    .filter(text => /\\\\\\(|\\\\\\[|\\$[^$]*\\\\[a-z]/.test(text)).map(text => text.trim().slice(0, 60)),
+  errors: document.querySelectorAll('mjx-merror, [data-mjx-error]').length,
+  formulas: document.querySelectorAll('mjx-container').length,
+  silent: [...document.querySelectorAll('.bd-article img')].filter(i => !i.alt.trim()).length,
+  broken: [...document.images].filter(i => i.complete && !i.naturalWidth && i.loading !== 'lazy').map(i => i.src),
+  wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+}))"""
+
+
+class Tab:
+    """One tab of a headless Chromium: commands, and what it reported since the last page."""
+
+    def __init__(self, socket):
+        self.socket, self.number, self.events = socket, 0, []
+
+    def send(self, method: str, **given):
+        """The answer to a command; events that come before it are kept."""
+        self.number += 1
+        self.socket.send(json.dumps({"id": self.number, "method": method, "params": given}))
+        while True:
+            said = json.loads(self.socket.recv())
+            if said.get("id") == self.number:
+                if "error" in said:
+                    raise RuntimeError(f"{method}: {said['error']['message']}")
+                return said["result"]
+            self.events.append(said)
+
+    def run(self, script: str):
+        """The value of a script, awaited. RuntimeError if it throws."""
+        found = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in found:
+            raise RuntimeError(
+                found["exceptionDetails"].get("exception", {}).get("description", "a script threw")
+            )
+        return found["result"].get("value")
+
+    def open(self, url: str, size=DESK, seconds: float = 60) -> None:
+        """Go to a page and wait until it and its formulas are there."""
+        self.events.clear()
+        self.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=size[0],
+            height=size[1],
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        self.send("Page.navigate", url=url)
+        self.until(READY, seconds)
+
+    def until(self, condition: str, seconds: float = 60) -> bool:
+        """Wait for a condition; whether it came true."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with contextlib.suppress(RuntimeError):  # between two pages there is nothing to ask
+                if self.run(condition):
+                    return True
+            time.sleep(0.1)
+        return False
+
+    def complaints(self, base: str) -> list[str]:
+        """Console errors, exceptions and requests to elsewhere since the page was opened."""
+        found = []
+        for event in self.events:
+            about = event.get("params", {})
+            if event["method"] == "Runtime.exceptionThrown":
+                found.append("threw " + str(about["exceptionDetails"].get("text", ""))[:100])
+            elif event["method"] == "Runtime.consoleAPICalled" and about["type"] == "error":
+                found.append("logged " + str([a.get("value") for a in about["args"]])[:100])
+            elif event["method"] == "Log.entryAdded" and about["entry"]["level"] == "error":
+                found.append("logged " + about["entry"]["text"][:100])
+            elif event["method"] == "Network.requestWillBeSent":
+                url = about["request"]["url"]
+                found += [f"requested {url[:100]}"] * (not url.startswith((base, "data:", "blob:")))
+        return list(dict.fromkeys(found))
+
+
+@contextlib.contextmanager
+def tab():
+    """A tab of a Chromium that knows this machine only."""
+    root = ["--no-sandbox"] if getattr(os, "geteuid", lambda: 1)() == 0 else []
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [
+            slides.browser(),
+            "--headless",
+            *root,
+            "--disable-gpu",
+            "--no-first-run",
+            "--remote-debugging-port=0",
+        ]
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"--user-data-dir={profile}"]
+        command += ["--disable-background-networking", "--remote-allow-origins=*", "about:blank"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+            try:
+                yield Tab(connected(Path(profile) / "DevToolsActivePort"))
+            finally:
+                child.terminate()
+
+
+def connected(file: Path, seconds: float = 60):
+    """A socket to the first tab, once Chromium has said where it listens."""
+    import urllib.request
+
+    end = time.monotonic() + seconds
+    while not file.is_file() or len(file.read_text().splitlines()) < 2:
+        if time.monotonic() > end:
+            raise RuntimeError("Chromium did not start")
+        time.sleep(0.1)
+    port = file.read_text().splitlines()[0]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as said:
+        tabs = [t for t in json.load(said) if t["type"] == "page"]
+    return websocket.create_connection(tabs[0]["webSocketDebuggerUrl"], timeout=300)
+
+
+@contextlib.contextmanager
+def served(folder: Path):
+    """The address at which a folder is served on this machine."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+
+
+def axe() -> str | None:
+    """The text of axe-core, packed once by npm into the cache; None where npm cannot bring it."""
+    kept = slides.cache_folder() / f"{AXE.replace('@', '-')}.min.js"
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                command = ["npm", "pack", "--silent", AXE, "--pack-destination", folder]
+                subprocess.run(command, check=True, capture_output=True, timeout=300)
+            except (OSError, subprocess.SubprocessError):
+                return None
+            with tarfile.open(next(Path(folder).glob("*.tgz"))) as packed:
+                text = packed.extractfile("package/axe.min.js").read()
+        kept.write_bytes(text)
+    return kept.read_text(encoding="utf-8")
+
+
+def check(html: Path, words: str = "leave-one-out") -> list[str]:
+    """What is wrong with the site in html. Without a browser it is said that nothing was looked at."""
+    if not slides.browser():
+        print("no Chromium on PATH: the site was not looked at; apt install chromium", flush=True)
+        return []
+    script = axe()
+    if script is None:
+        print(f"npm brought no {AXE}: accessibility was not looked at", flush=True)
+    pages, found = sorted(p.name for p in html.glob("*.html")), []
+    with served(html) as base, tab() as browser:
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            browser.send(f"{domain}.enable")
+        for page in pages:
+            if page not in ("search.html", "genindex.html"):
+                found += [f"{page}: {what}" for what in look(browser, base, page, script)]
+        browser.open(f"{base}search.html?q={words}")
+        if not browser.until("document.querySelectorAll('#search-results li').length > 0", 60):
+            found.append(f"search.html: finds nothing for {words!r}")
+        found += [f"search.html: {what}" for what in browser.complaints(base)]
+    return found
+
+
+def look(browser: Tab, base: str, page: str, script: str | None) -> list[str]:
+    """What is wrong with one page: on a phone and on a desk, in the light and in the dark."""
+    found = []
+    browser.open(base + page, PHONE)
+    seen = browser.run(STATE) if browser.run("!!window.MathJax") else None
+    wide = browser.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    if wide > 1:
+        found.append(f"is {wide} px wider than a phone")
+    if seen:
+        found += [f"shows raw maths: {text!r}" for text in seen["raw"][:3]]
+        found += [f"has {seen['errors']} formulas that MathJax cannot read"] * bool(seen["errors"])
+        found += [f"has {seen['silent']} pictures without words"] * bool(seen["silent"])
+        found += [f"does not find {name}" for name in seen["broken"]]
+    found += browser.complaints(base)
+    if script:
+        browser.run(script + ";0")
+        for theme in ("light", "dark"):
+            browser.run(f"document.documentElement.dataset.theme = '{theme}'")
+            faults = browser.run(
+                "axe.run({exclude: [['mjx-container']]}, {resultTypes: ['violations']}).then(r => r.violations.map("
+                "v => [v.id, v.impact, v.nodes.length, v.nodes[0].html]))"
+            )
+            found += [
+                f"in the {theme}: {name} ({impact}) at {n} places, first {' '.join(first.split())[:90]}"
+                for name, impact, n, first in faults
+                if impact in SERIOUS
+            ]
+    return found
