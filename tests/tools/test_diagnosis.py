@@ -394,7 +394,7 @@ def test_mistakes_are_written_as_text():
         the other sign
             = a - b
             the sign of b
-            is the other one
+                is the other one
         twice
             a + b ->
                 a + 2 * b
@@ -543,6 +543,20 @@ def test_what_is_tried_in_the_answer_s_place_warns_nobody(recwarn):
     assert not recwarn.list
 
 
+def test_an_argument_that_matters_to_neither_is_not_spoken_of():
+    def first(x, y):
+        return x.exp() + 0 * y
+
+    given = {
+        "cases": lambda: [(torch.rand(n).double(), torch.rand(n).double()) for n in (2, 3)],
+        "mistakes": {k: (f"x.exp() -> {k} * x", k) for k in "789"},
+        "linear_in": (),
+        "gradients": (),
+    }
+    assert "does not change when" not in told(lambda x, y: (3 * x.exp()).tanh(), reference=first, **given)
+    assert "when x does, and it should" in told(lambda x, y: y.tanh() + 0.3, reference=first, **given)
+
+
 def test_a_slip_is_told_only_if_it_is_that_slip():
     """An exercise with room for other methods has no room for coincidences."""
 
@@ -557,9 +571,15 @@ def test_a_slip_is_told_only_if_it_is_that_slip():
         "tol": 1e-2,
     }
     assert "the factor" not in told(lambda x, y: x.square() * 1.03 + y, reference=rough, **given)
-    far = {**given, "tol": 0.02}
-    near = told(lambda x, y: x - 0.05 * y.exp(), reference=rough, **{**far, "tol": 1e-3})
-    assert "what comes out when" not in near
+
+    def total(x, y):
+        return 2 * x + 3 * y
+
+    given |= {"cases": lambda: [(torch.rand(n).double(), torch.rand(n).double() + 1) for n in (2, 3)]}
+    given |= {"tol": 0.02, "mistakes": {k: (f"2 * x -> {k} * x", k) for k in "789"}}
+    text = told(lambda x, y: 1.008 * (2 * x + 2 * y), reference=total, **given)
+    assert "what comes out when" not in text
+    assert "2 stands where 3 belongs" in told(lambda x, y: 2 * x + 2 * y, reference=total, **given)
 
 
 def test_two_equal_mistakes_do_not_hide_a_third():
