@@ -209,9 +209,8 @@ def which(letters: dict) -> Figure:
     }
     for ax, (task, key, title, label) in tasks.items():
         found = {name: v[key] for name, v in letters[task].items()}
-        best = min(
-            found, key=lambda name: found[name]["mean"] + 9 * ("text itself" in name)
-        )
+        systems = [name for name in found if name != "the text itself"]
+        best = min(systems, key=lambda name: found[name]["mean"])
         colours = [COLOURS["data"] if n == best else COLOURS["noise"] for n in found]
         means = [v["mean"] for v in found.values()]
         errors_of = [2 * v["se"] for v in found.values()]
