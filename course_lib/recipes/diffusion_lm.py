@@ -1,10 +1,10 @@
 """Diffusion-LM on verses of the Bible in Basic English: words as unit vectors times sqrt(D), labels for the genre.
 
-`full` takes about 13 hours on one CPU core; `minute` a minute; `chosen` measures the shipped weights of `full`. They
-were made in four sittings, which their log lists, each from the averaged weights of the one before in float16 and with
-a fresh optimiser: 7,500 and 8,000 steps of four blocks at 3e-3; with four more blocks, whose gates start at 0, 12,000
-at 2e-3; with the guess, whose weights start at 0, 6,000 at 2e-3. The last had batches of 64 (two processes, half
-each), the others of 32.
+`full` takes about 13 hours on one CPU core, `minute` a minute; `chosen`, `plane` and `strength` measure the shipped
+weights of `full`. These were made in four sittings, which their log lists, each from the averaged weights of the one
+before in float16 and with a fresh optimiser: 7,500 and 8,000 steps of four blocks at 3e-3; with four more blocks, whose
+gates start at 0, 12,000 at 2e-3; with the guess, whose weights start at 0, 6,000 at 2e-3. The last had batches of 64
+(two processes, half each), the others of 32.
 """
 
 import torch
@@ -24,6 +24,7 @@ from ..text_metrics import copied
 from ..verses import GENRES
 from ..word_nets import MixingNet
 from ..word_vectors import ppmi_vectors
+from .power_measures import measure_plane, measure_strength, reading_noise
 from .run import Measurement, Recipe, shipped, spaced
 from .sentence_measures import (
     STEPS,
@@ -32,6 +33,7 @@ from .sentence_measures import (
     lines,
     measure,
     quality,
+    read,
     renoise,
     self_conditioned,
     spelt,
@@ -40,6 +42,7 @@ from .verse_sets import LENGTH, SHORT, common, common_words, sentences, vocabula
 
 T = 2000
 AMONG = (1, 4, 8)  # proofread draws that one is chosen of
+POWER = 1.15  # of the clue: what `plane` finds nearest to real verses
 NARROW = 16  # `minute`: numbers in a word
 
 
@@ -157,6 +160,31 @@ full = Recipe(
 )
 
 chosen = Measurement("04_diffusion_lm", "chosen", by_choice)
+
+
+def by_power(device: str = "cpu", **sizes) -> dict:
+    """Sentences of the shipped network in the plane of quality and variety, by sampler and power of its clue."""
+    judge = SentenceJudge(sentences()[0].tokens, len(vocabulary()))
+    process, model = full.process().to(device), shipped(full, device)
+    return measure_plane(process, model, judge, sentences("test")[0], **sizes)
+
+
+def by_strength(device: str = "cpu", steps: int = 400, **sizes) -> dict:
+    """Asking the shipped network for a genre, by strength, with the sampler whose perplexity is that of real verses."""
+    seen, test = sentences()[0], sentences("test")[0]
+    process, model = full.process().to(device), shipped(full, device)
+    torch.manual_seed(full.seed)
+    reader, judge = (
+        read(process, model, steps),
+        SentenceJudge(seen.tokens, len(vocabulary())),
+    )
+    noise = reading_noise(process, model, reader, test[spaced(len(test), 500)])
+    at = measure_strength(process, model, reader, judge, seen, test, POWER, **sizes)
+    return at | {"reads": noise, "reader_steps": steps}
+
+
+plane = Measurement("04_diffusion_lm", "plane", by_power)
+strength = Measurement("04_diffusion_lm", "strength", by_strength)
 
 
 def short_process(**options) -> DiffusionLM:

