@@ -287,3 +287,83 @@ def stacked(rows: dict[str, dict[str, float]], title: str, xlabel: str = "") -> 
     ax.set_xlabel(xlabel)
     ax.legend(ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1))
     return fig
+
+
+def plane(
+    families: dict[str, dict[str, Sequence[float]]],
+    star: tuple[str, Sequence[float]],
+    title: str,
+    xlabel: str = "",
+    ylabel: str = "",
+    logx: bool = False,
+) -> Figure:
+    """Families of points in the plane of two measures, each point with the name of its setting.
+
+    families  label -> {setting: (x, y) or (x, y, standard error of x, of y)}; bars are two standard errors
+    star      (label, point): what the points are compared with
+    """
+    fig, ((ax,),) = panels(title, size=(10, 4.2))
+    beside = [((7, -15), "left"), ((-6, 8), "right")]  # by turns, to keep them apart
+    for n, (label, (colour, _, mark)) in enumerate(
+        zip(families, looks(families), strict=True)
+    ):
+        for k, (setting, point) in enumerate(families[label].items()):
+            name = label if k == 0 else f"_{label}"  # one entry in the legend
+            with_errors(ax, point, name, color=colour, marker=mark)
+            shift, side = beside[n % 2]
+            text = {"textcoords": "offset points", "ha": side, "fontsize": 11}
+            ax.annotate(setting, point[:2], shift, **text)
+    label, point = star
+    with_errors(ax, point, label, color=COLOURS["mask"], marker="*", markersize=17)
+    ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=11)
+    return fig
+
+
+def with_errors(ax: Axes, point: Sequence[float], label: str, **look: Any) -> None:
+    """A point (x, y) or (x, y, se of x, se of y), its bars two standard errors long."""
+    point = array(point, label)
+    if point.shape not in ((2,), (4,)):
+        raise ValueError(
+            f"{label} must be (x, y) or (x, y, se of x, se of y), not {len(point)} numbers"
+        )
+    x, y, *errors = point.tolist()
+    if errors:
+        bars = {"xerr": 2 * errors[0], "yerr": 2 * errors[1], "capsize": 3}
+        ax.errorbar(x, y, label=f"_{label}", color=look["color"], fmt="none", **bars)
+    ax.plot(x, y, linestyle="", label=label, **look)
+
+
+def cells(
+    rows: dict[str, Sequence[str]], title: str, shade: Any = None, size: int = 13
+) -> Figure:
+    """Rows of words below each other, a cell for each word, on a background from white (0) to yellow (1).
+
+    rows: label at the left -> words, as many in each row; shade (rows, words), such as how sure a model is.
+    """
+    widths = {len(words) for words in rows.values()}
+    if len(widths) != 1 or not min(widths):
+        raise ValueError(
+            f"rows must hold equally many words, at least one, not {sorted(widths)}"
+        )
+    (n,) = widths
+    shade = array([[0.0] * n] * len(rows) if shade is None else shade, "shade")
+    if shade.shape != (len(rows), n) or shade.min() < 0 or shade.max() > 1:
+        raise ValueError(
+            f"shade must lie in [0, 1] and have shape {(len(rows), n)}, not {shade.shape}"
+        )
+    edges = [0.0]
+    for column in zip(*rows.values(), strict=True):
+        edges.append(edges[-1] + 2 + max(map(len, column)))
+    fig, ((ax,),) = panels(title, size=(10, 1 + 0.34 * len(rows)))
+    ax.pcolormesh(edges, range(len(rows) + 1), shade, cmap="YlOrBr", vmin=0, vmax=2)
+    for i, words in enumerate(rows.values()):
+        for word, (left, right) in zip(words, pairwise(edges), strict=True):
+            centre = ((left + right) / 2, i + 0.5)
+            ax.text(*centre, word, ha="center", va="center", fontsize=size)
+    ax.set_yticks([i + 0.5 for i in range(len(rows))], list(rows))
+    ax.set_xticks([])
+    ax.invert_yaxis()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return fig

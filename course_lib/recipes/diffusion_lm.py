@@ -169,7 +169,7 @@ def by_power(device: str = "cpu", **sizes) -> dict:
     return measure_plane(process, model, judge, sentences("test")[0], **sizes)
 
 
-def by_strength(device: str = "cpu", steps: int = 400, **sizes) -> dict:
+def by_strength(device: str = "cpu", steps: int = 200, **sizes) -> dict:
     """Asking the shipped network for a genre, by strength, with the sampler whose perplexity is that of real verses."""
     seen, test = sentences()[0], sentences("test")[0]
     process, model = full.process().to(device), shipped(full, device)

@@ -128,8 +128,8 @@ def measure_strength(
     test: Labelled,
     power: float,
     weights: Sequence[float] = (0.0, 1.0, 3.0, 6.0),
-    rates: Sequence[float] = (0.02, 0.05, 0.1, 0.3),
-    n: int = 96,
+    rates: Sequence[float] = (0.05, 0.1, 0.3),
+    n: int = 48,
     seed: int = 0,
 ) -> dict:
     """Success, by a judge that counts words, perplexity and distinct-2 of asking for a genre at each strength.

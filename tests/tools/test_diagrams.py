@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from course_lib import diagrams, style
-from course_lib.colours import COLOURS
+from course_lib.colours import COLOURS, check_colours
 
 PICTURES = np.arange(3 * 4 * 4).reshape(3, 4, 4)
 
@@ -201,3 +201,47 @@ def test_stacked_bars_are_put_together_from_their_parts():
     assert ax.get_xlabel() == "u" and [t.get_text() for t in ax.get_legend().get_texts()] == ["data", "noise"]
     with pytest.raises(ValueError, match=r"the same parts each, not \[\['x'\], \['y'\]\]"):
         diagrams.stacked({"a": {"x": 1.0}, "b": {"y": 1.0}}, "Message")
+
+
+def test_points_of_families_in_a_plane():
+    families = {
+        "learned": {"1": (3.0, 0.5, 0.2, 0.1), "2": (2.0, 0.4, 0.1, 0.05)},
+        "other": {"a": (1.0, 1.0)},
+    }
+    fig = diagrams.plane(families, ("real", (2.5, 0.45)), "message", "x", "y", logx=True)
+    (ax,) = fig.axes
+    where = {line.get_label(): tuple(float(v[0]) for v in line.get_data()) for line in ax.lines}
+    assert where["learned"] == (3, 0.5) and where["_learned"] == (2, 0.4)
+    assert where["other"] == (1, 1) and where["real"] == (2.5, 0.45)
+    assert [t.get_text() for t in ax.texts] == ["1", "2", "a"] and ax.get_xscale() == "log"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["learned", "other", "real"]
+    first = ax.containers[0].lines[2]  # the bars: two standard errors to each side
+    across, up = (bar.get_segments()[0] for bar in first)
+    assert across[:, 0].tolist() == pytest.approx([2.6, 3.4]) and up[:, 1].tolist() == pytest.approx(
+        [0.3, 0.7]
+    )
+    assert len(ax.containers) == 2  # no bars where no error is given
+    check_colours(fig)
+    with pytest.raises(ValueError, match="odd must be .x, y. or .x, y, se of x, se of y., not 3 numbers"):
+        diagrams.plane({"odd": {"1": (1.0, 2.0, 3.0)}}, ("real", (1.0, 1.0)), "message")
+
+
+def test_a_cell_for_each_word():
+    shade = [[0, 0.5, 1], [0.25, 0, 0]]
+    fig = diagrams.cells({"t = 9": ["AW", "", "EH"], "t = 0": ["a", "longer", "c"]}, "phones", shade)
+    (ax,) = fig.axes
+    (mesh,) = ax.collections
+    assert mesh.get_array().reshape(2, 3).tolist() == shade and mesh.get_clim() == (0, 2)
+    assert [t.get_text() for t in ax.texts] == ["AW", "", "EH", "a", "longer", "c"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["t = 9", "t = 0"] and ax.yaxis_inverted()
+    where = [t.get_position() for t in ax.texts]
+    assert where == [(2, 0.5), (8, 0.5), (14, 0.5), (2, 1.5), (8, 1.5), (14, 1.5)]  # widths 4, 8, 4
+    assert diagrams.cells({"": ["a"]}, "one").axes[0].collections[0].get_array().max() == 0
+    for rows, message in (
+        ({"a": ["x"], "b": []}, r"equally many words, at least one, not \[0, 1\]"),
+        ({}, "equally many"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            diagrams.cells(rows, "message")
+    with pytest.raises(ValueError, match=r"shade must lie in \[0, 1\] and have shape \(1, 1\), not \(1, 2\)"):
+        diagrams.cells({"a": ["x"]}, "message", [[0, 1]])
