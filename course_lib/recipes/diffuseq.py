@@ -19,7 +19,7 @@ from .target_measures import (
     FAST,
     MANY,
     bleu,
-    draw,
+    draw_targets,
     errors,
     measure_reversal,
     measure_sounds,
@@ -95,7 +95,7 @@ def sounds_by_power(
         of[name] = {}
         for power in some:
             torch.manual_seed(sounds.seed)
-            said = draw(SOUNDS, sharpened(model, power), data, FAST, name)
+            said = draw_targets(SOUNDS, sharpened(model, power), data, FAST, name)
             of[name][power] = errors(said, right)
     return {"words": n, "steps": FAST, "of": of}
 
@@ -118,7 +118,7 @@ def verses_by_power(
         of[name] = {}
         for power in some:
             torch.manual_seed(verses.seed)
-            said = draw(VERSES, sharpened(model, power), data, MANY, name)
+            said = draw_targets(VERSES, sharpened(model, power), data, MANY, name)
             score = {"bleu": bleu(said, right)}
             of[name][power] = score | {"samples": [" ".join(y) for y in said[:5]]}
     shown = [(" ".join(x), " ".join(y)) for x, y in pairs[:5]]

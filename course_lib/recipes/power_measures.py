@@ -20,7 +20,14 @@ from ..text_metrics import distinct
 from ..verses import GENRES
 from ..word_nets import MixingNet
 from .run import spaced
-from .sentence_measures import by_words, draw, lines, renoise, self_conditioned, spelt
+from .sentence_measures import (
+    by_words,
+    draw_sentences,
+    lines,
+    renoise,
+    self_conditioned,
+    spelt,
+)
 
 SIZES = (8, 20)  # words of the verses that give the lengths
 SETS, IN_A_SET = 4, 60
@@ -115,7 +122,7 @@ def by_length(
 ) -> Tokens:
     """Sentences of the lengths of these, by one of the ways back."""
     mask = written(like).to(process.device)
-    return draw(process, way, self_conditioned(model, mask), len(mask), STEPS)
+    return draw_sentences(process, way, self_conditioned(model, mask), len(mask), STEPS)
 
 
 @torch.no_grad()
@@ -162,7 +169,7 @@ def measure_strength(
         of[name] = {}
         for strength, (way, net) in strengths.items():
             torch.manual_seed(seed)
-            x = draw(process, way, net, n, STEPS)
+            x = draw_sentences(process, way, net, n, STEPS)
             right = (nearer(x) == label.cpu()).double()
             said = {"success": right.mean().item(), "samples": lines(x, len(GENRES))}
             of[name][strength] = placed(x, judge) | said

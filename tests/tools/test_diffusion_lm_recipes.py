@@ -363,7 +363,7 @@ def test_powers_of_pairs(monkeypatch):
         powers.append(model)
         return [list(y) for _, y in (Q.SOUNDS if task is Q.SOUNDS else Q.VERSES).pairs("test")[: len(data)]]
 
-    monkeypatch.setattr(Q, "draw", heard)
+    monkeypatch.setattr(Q, "draw_targets", heard)
     monkeypatch.setattr(Q, "shipped", lambda *_: "net")
     monkeypatch.setattr(Q, "sharpened", lambda model, power: power)
     monkeypatch.setattr(Q, "spaced", lambda total, n: torch.arange(n))
