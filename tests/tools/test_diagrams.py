@@ -147,7 +147,7 @@ def test_distributions_stand_beside_each_other_in_one_colour_a_label():
     assert np.allclose(middles, [-0.2, 0.8, 0.2, 1.2])  # around 0 and 1
     assert [bar.get_height() for bar in then.containers[0]] == [0.1, 0.9]
     assert then.containers[0][0].get_facecolor() == now.containers[1][0].get_facecolor()
-    assert to_hex(now.containers[0][0].get_facecolor()) == plots.COLOURS["data"]
+    assert to_hex(now.containers[0][0].get_facecolor()) == COLOURS["data"]
     assert [t.get_text() for t in fig.legends[0].get_texts()] == ["data", "exact"]
 
 
