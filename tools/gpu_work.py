@@ -37,6 +37,7 @@ PLAN = (
     ("sedd.uniform", 1, {"batch": 128}),
     ("d3pm.uniform", 1, {"batch": 128}),
     ("sedd.mdlm", 1, {"batch": 128}),
+    ("words.ar", 1, {"batch": 512}),
     ("diffuseq.sounds_ar", 1, {"batch": 512}),
     ("d3pm.ar", 1, {"batch": 128}),
     ("d3pm.hybrid", 0.7, {"batch": 128}),

@@ -131,11 +131,11 @@ def connected(file: Path, seconds: float = 60):
     import urllib.request
 
     end = time.monotonic() + seconds
-    while not file.is_file() or len(file.read_text().splitlines()) < 2:
+    while not file.is_file() or len(file.read_text(encoding="utf-8").splitlines()) < 2:
         if time.monotonic() > end:
             raise RuntimeError("Chromium did not start")
         time.sleep(0.1)
-    port = file.read_text().splitlines()[0]
+    port = file.read_text(encoding="utf-8").splitlines()[0]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as said:
         tabs = [t for t in json.load(said) if t["type"] == "page"]
     return websocket.create_connection(tabs[0]["webSocketDebuggerUrl"], timeout=300)

@@ -33,7 +33,7 @@ STEPS = {  # what the table's rows say, for bd3lm: file, what stands there (a pa
     "`CHAPTERS` of `tests/exercises/test_every_exercise.py`": (
         "tests/exercises/test_every_exercise.py",
         r"CHAPTERS = \{",
-        'CHAPTERS = {\n    "bd3lm": (0, ""),',
+        'CHAPTERS = {\n    "bd3lm": "",',
     ),
 }
 

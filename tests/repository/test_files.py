@@ -34,7 +34,7 @@ def pins():
 
 def test_each_dependency_has_one_pin_inside_its_range():
     extras = pyproject()["optional-dependencies"]
-    assert set(extras) == {"text", "plots", "course", "test", "bench", "edit"}
+    assert set(extras) == {"text", "plots", "course", "test", "bench", "edit", "site"}
     for line in [*pyproject()["dependencies"], *itertools.chain(*extras.values())]:
         wanted = Requirement(line)
         found = [pin for pin in pins() if canonicalize_name(pin.name) == canonicalize_name(wanted.name)]
