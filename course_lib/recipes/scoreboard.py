@@ -14,6 +14,7 @@ from ..files import read_json
 from ..plots import COLOURS, panels
 from .run import ASSETS, full_name, systems
 from .run import named as recipes_of
+from .tables import minutes
 
 
 class Source(NamedTuple):
@@ -127,7 +128,7 @@ def row(source: Source, assets: Path) -> Row:
     if source.made:
         return Row(source.system, source.kind, Estimate(mean, se), source.made)
     log = read_json(path.with_name(path.name.replace(".results.", ".log.")))
-    made = f"{log['steps']:,} steps, {log['seconds'] / 60:.0f} min"
+    made = f"{log['steps']:,} steps, {minutes(log):.0f} min"
     return Row(source.system, source.kind, Estimate(mean, se), made)
 
 
