@@ -71,7 +71,7 @@ class Judge:
 
     def accepted(self, x: Float[Tensor, "N *event"], above: float = 0.9) -> float:
         """Share of images whose class the classifier is surer of than `above`."""
-        if not 0 <= above < 1:
-            raise ValueError(f"above must lie in [0, 1), not {above}")
+        if not 0 <= above <= 1:
+            raise ValueError(f"above must lie in [0, 1], not {above}")
         sure = self.confidence(x) > above
         return sure.double().mean().item()

@@ -42,11 +42,9 @@ class Unified(Wrapper):
         self.estimate = estimate
 
     def step(self, model: Network, x: State, t: Times, s: Times) -> State:
-        """x_s ~ q(x_s | x_0 = estimate); at s = 0 the estimate itself."""
+        """x_s ~ q(x_s | x_0 = estimate); at s = 0, where nothing is corrupted, the estimate itself."""
         self.check_step(len(x), t, s)
         x0 = self.estimate(self.process, model, x, t)
-        if (s == 0).all():
-            return x0
         return self.process.corrupt(x0, s)
 
 

@@ -104,7 +104,7 @@ def rising(x):
         (lambda: wasserstein(torch.rand(3), lambda x: rising(x).sum()), ValueError, r"as many numbers .* not .*\(\)"),
         (lambda: PICTURES.accepted(torch.rand(0, 4)), ValueError, r"x must hold finite images \(N >= 1, 4\)"),
         (lambda: PICTURES.label(np.zeros((1, 4))), ValueError, "x must hold finite images"),
-        (lambda: PICTURES.accepted(torch.rand(2, 4), 2.0), ValueError, r"above must lie in \[0, 1\), not 2.0"),
+        (lambda: PICTURES.accepted(torch.rand(2, 4), 2.0), ValueError, r"above must lie in \[0, 1\], not 2.0"),
         (lambda: Judge([[1.0]], torch.tensor([0]), 1, 1), TypeError, "x must be a tensor, not list"),
         (lambda: Judge(torch.rand(9, 4), torch.arange(9), 2.0, 2), TypeError, "neighbours must be an int"),
         # toy laws: points of another width were broadcast, whole numbers rounded weights and means

@@ -136,8 +136,10 @@ def parts(reference: Callable) -> dict[str, ast.FunctionDef]:
         (tree,) = ast.parse(inspect.getsource(fn)).body
         tree.body = tree.body[ast.get_docstring(tree) is not None :]
         found[fn.__name__] = tree
+        arguments = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
         for node in ast.walk(tree):
-            callee = getattr(module, node.id, None) if isinstance(node, ast.Name) else None
+            named = isinstance(node, ast.Name) and node.id not in arguments
+            callee = getattr(module, node.id, None) if named else None
             if inspect.isfunction(callee) and callee.__module__ == module.__name__:
                 collect(callee)
 

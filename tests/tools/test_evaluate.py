@@ -576,15 +576,17 @@ def test_judge_refuses_other_pictures(judge, unchecked):
     x, y = digits()
     for bad in (x[:2, :, :4], x[:2] * math.nan, x[:2].flatten(1)):
         for ask in (judge.features, judge.label, judge.confidence, judge.accepted):
-            with pytest.raises(ValueError, match=r"x must hold finite images \(N, 1, 8, 8\)"):
+            with pytest.raises(ValueError, match=r"x must hold finite images \(N >= 1, 1, 8, 8\)"):
                 ask(bad)
     with pytest.raises(ValueError, match="y must hold one whole label for each of the 50 images"):
         Judge(x[:50], y[:49])
     with pytest.raises(ValueError, match="y must hold one whole label"):
         Judge(x[:50], y[:50].float())
-    for options in ({"components": 51}, {"neighbours": 51}, {"components": 0}, {"neighbours": 0}):
+    for name in ("components", "neighbours"):
         with pytest.raises(ValueError, match=r"components must lie in 1..50 and neighbours in 1..50"):
-            Judge(x[:50], y[:50], **options)
+            Judge(x[:50], y[:50], **{name: 51})
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, not 0"):
+            Judge(x[:50], y[:50], **{name: 0})
     assert Judge(x[:50], y[:50], 50, 50).features(x[:1]).shape == (1, 50)
 
 
