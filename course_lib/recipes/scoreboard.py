@@ -173,7 +173,8 @@ def figure(rows: Sequence[Row], title: str, xlabel: str) -> Figure:
     ax.invert_yaxis()
     ax.margins(x=0.12)
     ax.set_xlabel(xlabel)
-    ax.legend(loc="lower right", fontsize=11)
+    # Beside the bars: inside it would hide a number.
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=11)
     return fig
 
 
@@ -190,12 +191,13 @@ def which(letters: dict) -> Figure:
         points = letters["calls"][name]
         x = [v["seconds"] / writer["seconds"] for v in points.values()]
         y = [v["judged_bits"] for v in points.values()]
-        write.plot(x, y, "o-", color=colour, label=name.removeprefix("D3PM, "))
+        error = [2 * v["judged_bits_se"] for v in points.values()]
+        label = name.removeprefix("D3PM, ")
+        write.errorbar(x, y, error, fmt="o-", color=colour, label=label)
         for calls, at in zip(points, zip(x, y, strict=True), strict=True):
             write.annotate(calls, at, (5, 4), textcoords="offset points", fontsize=12)
-    write.plot(
-        [1], [writer["judged_bits"]], "D", color=COLOURS["data"], label="autoregression"
-    )
+    look = {"fmt": "D", "color": COLOURS["data"], "label": "autoregression"}
+    write.errorbar([1], [writer["judged_bits"]], [2 * writer["judged_bits_se"]], **look)
     write.axhline(
         letters["real"]["judged_bits"], color=COLOURS["noise"], label="real text"
     )

@@ -63,12 +63,12 @@ def test_a_row_fills_itself(tmp_path):
 
 def test_the_figure_of_three_tasks_names_the_best():
     value = {"mean": 2.0, "se": 0.1}
-    point = {"seconds": 1.0, "judged_bits": 4.0}
+    point = {"seconds": 1.0, "judged_bits": 4.0, "judged_bits_se": 0.25}
     results = {
         "length": 128,
         "real": {"judged_bits": 1.5},
         "calls": {
-            "autoregression": {"128": {"seconds": 2.0, "judged_bits": 2.0}},
+            "autoregression": {"128": point | {"seconds": 2.0, "judged_bits": 2.0}},
             "D3PM, masks": {"4": point, "16": point | {"seconds": 4.0, "judged_bits": 3.0}},
             "D3PM, random letters": {"4": point},
         },
@@ -84,6 +84,8 @@ def test_the_figure_of_three_tasks_names_the_best():
         4.0,
         3.0,
     ]
+    bars = write.collections[0].get_segments()  # two standard errors to both sides
+    assert [end[1] for bar in bars for end in bar] == [3.5, 4.5, 2.5, 3.5]
     best = lambda ax: [i for i, bar in enumerate(ax.patches) if bar.get_facecolor()[2] > 0.9]  # noqa: E731
     assert best(gap) == [1] and best(errors) == [1]
     assert [bar.get_width() for bar in gap.patches] == [2.0, 1.8, 1.0]
