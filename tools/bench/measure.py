@@ -6,17 +6,16 @@ this run, copies as many bytes as must be moved at least, or multiplies matrices
 whichever is longer. Nothing here asserts a time.
 """
 
-import ctypes
-import gc
+import itertools
 import math
 import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 ROUND = 0.02  # seconds that one call's turn takes at least
@@ -107,8 +106,8 @@ def ratio(theirs: list[float], ours: list[float]) -> list[float]:
 # Memory
 
 
-def peak(call: Callable, device: str) -> float | None:
-    """MiB that a call holds at once at most, beside what is there before. On a CPU of the whole process, Linux only."""
+def peak(call: Callable, device: str) -> float:
+    """MiB of tensors that a call holds at once at most, beside what is there before: the allocator's own account."""
     call()
     finish(device)
     if device == "cuda":
@@ -117,25 +116,12 @@ def peak(call: Callable, device: str) -> float | None:
         call()
         finish(device)
         return (torch.cuda.max_memory_allocated() - before) / MIB
-    try:
-        before = resident("VmRSS", forget=True)
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
-        return max(0.0, resident("VmHWM") - before)
-    except OSError:
-        return None
-
-
-def resident(what: str, forget: bool = False) -> float:
-    """MiB of this process in memory: VmRSS now, VmHWM at most. forget: the most so far is that of now."""
-    if forget:
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(
-            0
-        )  # else freed memory that the allocator keeps would hide the call's own
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (kibibytes,) = (line.split()[1] for line in lines if line.startswith(what))
-    return int(kibibytes) / 1024
+    moves = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    moves.sort(key=lambda event: event.start_ns())
+    # what a call frees, it counts below zero: bytes of a tensor that was there before do not make room for its own
+    return max(itertools.accumulate((event.nbytes() for event in moves), initial=0)) / MIB
 
 
 # Floors
