@@ -16,7 +16,7 @@ from matplotlib.text import Text
 ROLES = {
     "data": ("#1b63fe", "-", "o"),
     "noise": ("#8c8c8c", ":", "x"),
-    "learned": ("#d12bb8", "--", "s"),
+    "learned": ("#d230b8", "--", "s"),
     "exact": ("#000000", "-", "D"),
     "mask": ("#f9a600", "-.", "^"),
     "accent": ("#0d5927", (0, (5, 1, 1, 1, 1, 1)), "v"),

@@ -412,7 +412,7 @@ def test_what_the_rules_must_let_pass(nb, path):
     (path.parent / "there.md").write_text("x")
     nb.cells[35].source = (
         "[a](there.md#x) [b](https://x.org/home/y) [c](#here) `TODO` ![words](data:image/png;base64,) "
-        r"${\color{#d12bb8}{x}} + 1$ <a href='mailto:a@b.c'>d</a>"
+        r"${\color{#d230b8}{x}} + 1$ <a href='mailto:a@b.c'>d</a>"
     )
     nb.cells[1].source = "\n".join(["x = 1"] * 19 + [LONG])
     nb.cells[33].source = "\n".join(["x = 1"] * 15 + [LONG[1:]])

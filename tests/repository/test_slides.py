@@ -46,7 +46,7 @@ def good_cells():
         ),
         text("3 minutes on $x_0$.", "notes"),
         text("A hidden word: xylophone.", "skip"),
-        text("## 1.1 A step\n\n$$x = {\\color{#d12bb8}{y}} + z \\tag{1.1}$$", "slide", "derivation"),
+        text("## 1.1 A step\n\n$$x = {\\color{#d230b8}{y}} + z \\tag{1.1}$$", "slide", "derivation"),
         code("# NBVAL_CHECK_OUTPUT\nprint(1)", "subslide", new_output("stream", text="$1$ and $2$\n")),
         code("show(fig)", "fragment", figure('A "curve" that falls < 1'), html("<b>$a$ and $b$</b>")),
         text("**Exercise** <details><summary>why</summary>because</details>", "subslide", "exercise"),

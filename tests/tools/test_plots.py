@@ -160,7 +160,7 @@ def test_curves_draw_the_given_numbers():
     assert exact.get_xdata().tolist() == learned.get_xdata().tolist() == [1, 2, 4]
     assert exact.get_ydata().tolist() == [1, 4, 16] and learned.get_ydata().tolist() == [1, 2, 3]
     assert (exact.get_color(), exact.get_linestyle()) == ("#000000", "-")
-    assert (learned.get_color(), learned.get_linestyle()) == ("#d12bb8", "--")
+    assert (learned.get_color(), learned.get_linestyle()) == ("#d230b8", "--")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["exact", "learned"]
     assert (ax.get_xscale(), ax.get_yscale()) == ("linear", "linear") and not ax.collections
     assert fig.get_size_inches().tolist() == [8, 4]
@@ -180,7 +180,7 @@ def test_a_band_shades_its_own_line_only():
     lines = {"exact": [1, 2], "learned": [3, 4]}
     (ax,) = plots.curves([0, 1], lines, "Band", band={"learned": ([2, 3], [5, 6])}).axes
     (band,) = ax.collections
-    assert to_hex(band.get_facecolor()[0]) == "#d12bb8" and band.get_alpha() == 0.2
+    assert to_hex(band.get_facecolor()[0]) == "#d230b8" and band.get_alpha() == 0.2
     assert band.get_linewidth() == 0
     assert {tuple(v) for v in band.get_paths()[0].vertices.tolist()} == {(0, 2), (1, 3), (0, 5), (1, 6)}
 
@@ -208,7 +208,7 @@ def test_bars_stand_in_order_with_their_numbers():
     fig = plots.bars({"learned": torch.tensor(2.0), "data": 0.12345}, "Bars", "distance", {"learned": 0.5})
     (ax,) = fig.axes
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([2, 0.12345])
-    assert [to_hex(bar.get_facecolor()) for bar in ax.patches] == ["#d12bb8", "#1b63fe"]
+    assert [to_hex(bar.get_facecolor()) for bar in ax.patches] == ["#d230b8", "#1b63fe"]
     assert [text.get_text() for text in ax.texts] == [" 2", " 0.123"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["learned", "data"]
     assert ax.yaxis_inverted() and ax.get_xlabel() == "distance" and title(fig) == "Bars"
@@ -308,7 +308,7 @@ def test_scatter2d_draws_each_cloud_in_its_role():
     (ax,) = fig.axes
     data, learned = ax.collections
     assert data.get_offsets().tolist() == [[0, 1], [2, 3]] and learned.get_offsets().tolist() == [[1, 1]]
-    assert to_hex(data.get_facecolor()[0]) == "#1b63fe" and to_hex(learned.get_facecolor()[0]) == "#d12bb8"
+    assert to_hex(data.get_facecolor()[0]) == "#1b63fe" and to_hex(learned.get_facecolor()[0]) == "#d230b8"
     assert ax.get_aspect() == 1 and title(fig) == "Clouds" and fig.get_size_inches().tolist() == [6, 5]
     assert (data.get_sizes(), data.get_alpha(), data.get_linewidths()) == ([16], 0.6, [1])
     assert len(data.get_paths()[0].vertices) != len(learned.get_paths()[0].vertices)  # a circle, a square

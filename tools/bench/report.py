@@ -72,7 +72,7 @@ def figure(results: dict, path: Path) -> None:
     for y, found in enumerate(reversed(shown)):
         for i, (who, call) in enumerate(found["calls"].items()):
             x = call["over_floor"][1]
-            colour = "#1b63fe" if i == 0 else "#d12bb8"
+            colour = "#1b63fe" if i == 0 else "#d230b8"
             axes.plot(x, y, "o", color=colour, markerfacecolor=colour if i == 0 else "white")
             below = i % 2  # neighbours' names stand apart
             place = {"xytext": (0, -7 if below else 6), "rotation": -20 if below else 20}
