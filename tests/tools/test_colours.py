@@ -124,6 +124,7 @@ KEPT = {
 }
 BROKEN = {
     "a line without a name": lambda ax: ax.plot([0, 1], color=LEARNED),
+    "learning is not learned": lambda ax: ax.plot([0, 1], color=LEARNED, label="learning rate"),
     "a line named otherwise": lambda ax: ax.plot([0, 1], color=LEARNED, label="data"),
     "its marker": lambda ax: ax.plot([0, 1], "s", color="k", markerfacecolor=LEARNED, label="data"),
     "its marker's edge": lambda ax: ax.plot([0, 1], "x", color="k", markeredgecolor=LEARNED),

@@ -199,6 +199,8 @@ def test_stacked_bars_are_put_together_from_their_parts():
     assert [t.get_text() for t in ax.texts] == ["0.50", "0.10", "0.25", ""]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"] and ax.yaxis_inverted()
     assert ax.get_xlabel() == "u" and [t.get_text() for t in ax.get_legend().get_texts()] == ["data", "noise"]
+    three = diagrams.stacked({"a": {"data": 0.5, "noise": 0.25, "mask": 0.125}}, "Message")
+    assert [b.get_x() for b in three.axes[0].patches] == [0, 0.5, 0.75]  # each behind all before it
     with pytest.raises(ValueError, match=r"the same parts each, not \[\['x'\], \['y'\]\]"):
         diagrams.stacked({"a": {"x": 1.0}, "b": {"y": 1.0}}, "Message")
 
