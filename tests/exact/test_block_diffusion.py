@@ -38,7 +38,7 @@ def system(block):
     return BlockDiffusion(Absorbing(V, LINE), L, block)
 
 
-def exact_bound(process, net, x0):
+def exact_bound(process, net, x0, V=V):
     """The bound of one sequence: over all masks of each block, E[cost | n masks] / n summed over n = 1..block."""
     total, L_b = 0.0, process.block
     for b in range(process.blocks):
@@ -285,6 +285,29 @@ def test_bounds_of_two_block_lengths_are_not_equally_tight():
         x = (2, 0, 1, 1)
         gaps[b] = exact_bound(process[b], blunt(b), tensor([x])) + math.log(written[x])
     assert abs(gaps[1]) < 1e-6 and gaps[4] > 1e-3
+
+
+def test_the_order_of_the_bounds_may_be_the_reverse_of_that_of_the_samplers():
+    """A network of arbitrary answers: its bound rises with the block, and yet what it writes is ever nearer to p.
+
+    Averaged over p. Blocks mix the orders inside them, and -log of a mean is below the mean of -log.
+    """
+    p, answers = J.random_joint(2, L, 0.5, 0), torch.Generator().manual_seed(9)
+    table = 2 * torch.randn([3] * L + [L, 2], generator=answers, dtype=torch.float64)
+
+    def net(x, u):
+        return table[tuple(x.T)]
+
+    bounds, written = [], []
+    for block in (1, 2, 4):
+        process = BlockDiffusion(Absorbing(2, LINE), L, block)
+        q = exact_law(Unmask(process, by_blocks(block, random_order)), net)
+        every = list(itertools.product(range(2), repeat=L))
+        bounds.append(sum(p[x].item() * exact_bound(process, net, tensor([x]), 2) for x in every))
+        written.append(-(p * q.log()).sum().item())
+    assert bounds[0] == pytest.approx(written[0], abs=1e-9)
+    assert bounds[0] + 0.1 < bounds[1] < bounds[2] - 0.1
+    assert written[0] - 0.1 > written[1] > written[2] + 0.1
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,20 @@ def test_a_random_position_keeps_p_t():
         assert moved(None, steps=3, seed=seed) < 1e-6
 
 
+class BothAtOnce(C.Corrector):
+    """Every position is drawn again in one step, each from its distribution given the old others."""
+
+    def step(self, model, x, now, draw):
+        return draw(C.token_given_others(self.process, model, x, self.t))
+
+
+def test_two_positions_at_once_do_not_keep_it_even_blindly():
+    """Gibbs changes one at a time; drawn from the old values of each other, two forget what they know of each other."""
+    for seed in range(3):
+        p_t, process, net, t = world(seed=seed)
+        assert J.total_variation(p_t, exact_law(BothAtOnce(process, t), net, p_t)) > 0.01
+
+
 @pytest.mark.parametrize("choice", LOOKING)
 def test_a_position_chosen_by_looking_does_not(choice):
     off = [moved(choice, seed=seed) for seed in range(3)]

@@ -1,9 +1,15 @@
-"""The step of uniform noise against diffusers' DiscreteDDIMScheduler, which draws x_0 first: the same laws to 1e-12."""
+"""Uniform noise against diffusers: DiscreteDDIMScheduler's step and corrector, EntropyBoundScheduler's acceptance.
+
+Its step draws x_0 first: the same laws to 1e-12. What its switches say unless told otherwise is tested with them.
+"""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from course_lib import correctors as C
+from course_lib import decoding
+from course_lib.categorical import draw
 from course_lib.d3pm import D3PM
 from course_lib.schedules import log_linear, table
 from course_lib.stationary import Uniform
@@ -86,3 +92,71 @@ def test_leave_one_out_law(noise, t):
     later, _ = times(t)
     want = noise.loo_from_posterior(logits.log_softmax(-1), x_t, later)
     torch.testing.assert_close(found, want, rtol=0, atol=1e-12)
+
+
+def test_the_step_takes_the_likeliest_x0_unless_a_temperature_is_given():
+    """Exact it is at temperature 1; the default is 0, and so is that of the pipelines."""
+    scheduler = diffusers.DiscreteDDIMScheduler(num_inference_steps=T)
+    logits, x_t = torch.randn(B, L, K), torch.randint(K, (B, L))
+    said = [scheduler.step(logits, T - 3, x_t).sampled_tokens for _ in range(5)]
+    assert all(torch.equal(x0, logits.argmax(-1)) for x0 in said)
+    many = logits[:1].expand(2000, -1, -1)
+    drawn = scheduler.step(many, T - 3, x_t[:1].expand(2000, -1), temperature=1.0).sampled_tokens
+    seen = F.one_hot(drawn, K).double().mean(0)
+    assert ((seen - logits[0].softmax(-1)).abs() < 5 * 0.5 / 2000**0.5).all()
+
+
+MEASURES = {
+    "lowest_log_margin": C.margin,
+    "lowest_current_prob": C.current,
+    "lowest_maxprob": C.likeliest,
+}
+
+
+@pytest.mark.parametrize("selection", [None, *MEASURES])
+def test_the_corrector_chooses_softly(selection):
+    """Its choice of a position is softly(measure), margin by default; it does not run unless it is asked to."""
+    settings = {} if selection is None else {"corrector_selection": selection}
+    scheduler = diffusers.DiscreteDDIMScheduler(T, **settings)
+    assert scheduler.config.corrector_steps == 0 and scheduler.config.corrector_k == 1
+    measure = MEASURES[selection or "lowest_log_margin"]
+    n, x = 20000, torch.randint(K, (1, L))
+    c = torch.randn(1, L, K, dtype=torch.float64).softmax(-1)
+    chosen = scheduler._select_positions(x.expand(n, -1), c.log().expand(n, -1, -1), None)
+    seen = torch.bincount(chosen[:, 0], minlength=L) / n
+    want = C.softly(measure)(c, x)[0]
+    assert ((seen - want).abs() < 5 * 0.5 / n**0.5).all()
+
+
+def test_the_corrector_draws_from_the_conditional_of_p_s(monkeypatch, noise):
+    """With a network that says p(x_0 | x_s), as D3PM(predicts="posterior")."""
+    process, t = D3PM(noise, L, predicts="posterior"), 3
+    logits, x = torch.randn(B, L, K, dtype=torch.float64), torch.randint(K, (B, L))
+    scheduler = diffusers.DiscreteDDIMScheduler(T, corrector_k=L, corrector_selection="random")
+    seen, first = [], torch.zeros(B * L, 1, dtype=torch.long)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "multinomial", lambda p, num_samples, generator=None: seen.append(p) or first)
+        patch.setattr(torch, "rand", lambda *shape, **_: torch.arange(L).flip(0).expand(shape))
+        scheduler.step_correct(logits, T - t - 1, x)
+    want = C.token_given_others(process, lambda x, u: logits, x, t)
+    torch.testing.assert_close(seen[0].reshape(B, L, K), want, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("step", [0, 3, 6])
+@pytest.mark.parametrize("bound", [0.0, 0.1, 1.0, 2.5])
+def test_what_the_entropy_bound_accepts(step, bound):
+    """The positions of entropy_bounded for the *tempered* law, from 0.8 towards 0.4; every position is a candidate."""
+    scheduler = diffusers.EntropyBoundScheduler(num_inference_steps=T)
+    assert scheduler.config.entropy_bound == 0.1
+    logits, x = 2 * torch.randn(B, 9, K, dtype=torch.float64), torch.full((B, 9), K - 1)
+    out = scheduler.step(logits, step, x, entropy_bound=bound)
+    p = decoding.temper(logits.softmax(-1), 0.4 + 0.4 * (T - step) / T)
+    want = decoding.entropy_bounded(bound)(p, torch.ones(B, 9, dtype=torch.bool), 1, draw)
+    assert torch.equal(out.accepted_index, want)
+    assert torch.equal(out.prev_sample[want], out.sampled_tokens[want])
+    if bound == 0:  # what is not accepted is random again, whatever stood there
+        others = torch.cat(
+            [scheduler.step(logits, step, x, entropy_bound=0.0).prev_sample[~want] for _ in range(99)]
+        )
+        seen = torch.bincount(others, minlength=K) / len(others)
+        assert ((seen - 1 / K).abs() < 5 * 0.5 / len(others) ** 0.5).all()

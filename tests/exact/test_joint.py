@@ -22,6 +22,17 @@ def test_two_coins():
     assert J.conditional_entropy(FREE, [1], [0]) == pytest.approx(math.log(2))
 
 
+def test_a_judge_that_knows_p_sees_a_cross_entropy():
+    """CE(q, p) = H(q) + KL(q || p). One sequence again and again is judged better than the data: CE = -log max p."""
+    for seed in range(20):
+        p, q = J.random_joint(3, 3, 0.5, seed), J.random_joint(3, 3, 0.5, seed + 100)
+        judged = -(q * p.log()).sum().item()
+        assert judged == pytest.approx(J.entropy(q) + J.kl(q, p))
+        always = torch.zeros(27).double().index_fill(0, p.flatten().argmax(), 1.0).reshape(3, 3, 3)
+        assert J.entropy(always) + J.kl(always, p) == pytest.approx(-p.max().log().item())
+        assert -p.max().log().item() < J.entropy(p) - 0.1
+
+
 def test_total_correlation_is_a_divergence_and_has_the_bound():
     """KL(p || product of marginals), given others its mean; at most sum H - max H."""
     for seed in range(200):
