@@ -11,7 +11,7 @@ from course_lib import joint as J
 from course_lib import schedules as S
 from course_lib.absorbing import Absorbing
 from course_lib.block_diffusion import AllBlocks, BlockDiffusion
-from course_lib.block_nets import BlockNet
+from course_lib.block_nets import BlockNet, sees
 from course_lib.decoding import (
     Unmask,
     by_blocks,
@@ -208,6 +208,19 @@ def test_the_network_of_blocks_sees_what_it_may(block):
             of = torch.arange(6) // block
             wanted = of == i // block if which == "noisy" else of > i // block
             assert torch.equal(moved, wanted)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 6])
+def test_who_sees_whom_is_the_papers_mask(block):
+    """BD3-LM's three pieces, noisy rows first there: block diagonal, offset block causal, block causal."""
+    noisy = torch.arange(12) < 6
+    of = torch.arange(12) % 6 // block
+    same, later = of[:, None] == of, of[:, None] > of
+    diagonal = same & (noisy[:, None] == noisy)
+    offset = later & noisy[:, None] & ~noisy
+    causal = (later | same) & ~noisy[:, None] & ~noisy
+    theirs = (diagonal | offset | causal).roll((6, 6), (0, 1))
+    assert torch.equal(sees(6, block)[0, 0], theirs)
 
 
 @pytest.mark.parametrize("block", [1, 2, 3])

@@ -164,7 +164,7 @@ def test_the_program_of_the_page_runs(capsys):
 
 
 def test_times_from_a_thousandth_on():
-    """Both codes draw t from (0.001, 1]: a perfect network's mean over these times is too high, by less than 1 / 1000.
+    """Both codes draw t from [0.001, 1): a perfect network's mean over these times is too high, by less than 1 / 1000.
 
     On masks the term at t is (expected cost of the masks) / t; exact, by all sentences and all patterns of masks.
     """
