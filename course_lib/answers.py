@@ -72,10 +72,8 @@ class Answer:
         if result is None:
             raise TypeError("your function returned None: is a return missing?")
         if self.overwrote is None:
-            given, left = (
-                named(self.fn, args, kwargs),
-                named(self.fn, lent, lent_by_name),
-            )
+            given = named(self.fn, args, kwargs)
+            left = named(self.fn, lent, lent_by_name)
             self.overwrote = next(
                 (name for name in given if not unchanged(given[name], left[name])), None
             )
@@ -91,9 +89,8 @@ def is_stub(fn: Callable) -> bool:
     """True for a body that does nothing: `...`, `pass`, a docstring alone, or their return."""
     try:
         source = inspect.getsource(fn)
-        block = (
-            "if True:\n" + source if source[0].isspace() else source
-        )  # a function inside another block
+        # A function inside another block.
+        block = "if True:\n" + source if source[0].isspace() else source
         found = [
             node
             for node in ast.walk(ast.parse(block))

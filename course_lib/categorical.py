@@ -279,9 +279,8 @@ class Semigroup(Noise):
         super().__init__()
         if isinstance(clock, Schedule):
             self.schedule, self.T = clock, 1.0
-            log_alpha_bar = torch.zeros(
-                1, dtype=torch.float64
-            )  # not read; it tells the device
+            # Not read; it tells the device.
+            log_alpha_bar = torch.zeros(1, dtype=torch.float64)
         else:
             log_alpha_bar = check_alpha_bar(clock).log()
             self.schedule, self.T = None, len(log_alpha_bar) - 1

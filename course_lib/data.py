@@ -255,9 +255,8 @@ def letters(text: str) -> str:
     """The text in a-z and single spaces: accents and capitals go, all else becomes a space."""
     if not isinstance(text, str):
         raise TypeError(f"text must be a str, not {describe(text)}")
-    apart = unicodedata.normalize(
-        "NFKD", text.lower()
-    )  # an accented letter is now a letter and its accent
+    # An accented letter is now a letter and its accent.
+    apart = unicodedata.normalize("NFKD", text.lower())
     return re.sub(
         r"[^a-z]+", " ", "".join(c for c in apart if not unicodedata.combining(c))
     ).strip()

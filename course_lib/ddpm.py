@@ -129,12 +129,10 @@ class DDPM(Process):
         self.register_buffer("log_alpha_bar", alpha_bar.log())
         self.T, self.shape = len(alpha_bar) - 1, tuple(shape)
         self.dims = math.prod(self.shape)
-        self.predicts, self.variance, self.levels, self.clip = (
-            predicts,
-            variance,
-            levels,
-            clip,
-        )
+        self.predicts = predicts
+        self.variance = variance
+        self.levels = levels
+        self.clip = clip
         self.decoder_var = decoder_var or self._beta_tilde_2()
 
     @property
@@ -285,9 +283,8 @@ class DDPM(Process):
     ) -> PerExample:
         """L_{t-1} of Gaussians that differ in x_0 and in the variance."""
         from_x0, q_var = per_example(step.from_x0, x0), per_example(step.q_var, x0)
-        ratio = torch.where(
-            per_example(t == 1, x0), 1.0, q_var / var
-        )  # 1: no number where q has no width
+        # The ratio is 1, not NaN, where q has no width.
+        ratio = torch.where(per_example(t == 1, x0), 1.0, q_var / var)
         # Both means share from_xt x_t, so what is left of their difference is x_0's.
         error = from_x0.square() * (widest(x0) - widest(x0_hat)).square()
         # KL of two Gaussians; with p_var = q_var only the error stays, as in eq. 8.
@@ -314,9 +311,8 @@ class DDPM(Process):
         self.check_t("t", t, len(t), first=1)
         step = self.transition(t, t - 1)
         p_var = torch.where(t == 1, self.decoder_var, step.p_var)
-        _, b = conversion(
-            self.predicts, "x0", self.log_alpha_bar[t]
-        )  # an error e of the prediction is b e of x0
+        # An error e of the prediction is b e of x0.
+        _, b = conversion(self.predicts, "x0", self.log_alpha_bar[t])
         return (step.from_x0 * b).square() / (2 * p_var)
 
     def _reconstruction(self, x0: Batch, mean: Batch, var: Variance) -> PerExample:
@@ -341,9 +337,8 @@ class DDPM(Process):
         """x_s = mean + sd z: Algorithm 2 for any s < t. Without noise at s = 0, because there the variance is 0."""
         self.check_state("x", x)
         self.check_step(len(x), t, s)
-        z = (
-            torch.randn_like(x) if self.draws else None
-        )  # before the network, which may draw, too
+        # Before the network, which may draw, too.
+        z = torch.randn_like(x) if self.draws else None
         out = self.ask(model, x, t)
         step = self.transition(*once(t, s))
         # Algorithm 2, line 4: the paper's mean in eps, eq. 11, written with the

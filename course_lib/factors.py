@@ -35,9 +35,8 @@ def enough(pairs: list[Pair], least: int = 2) -> bool:
 
 def factor(pairs: list[Pair]) -> tuple[str, bool] | None:
     """The factor that separates got from want, and whether it has a name or one value: "K = 5 times", "-1"."""
-    pairs = [
-        p for p in pairs if tensor(p.want).any() or tensor(p.got).any()
-    ]  # 0 is 0 times anything
+    # 0 is 0 times anything.
+    pairs = [p for p in pairs if tensor(p.want).any() or tensor(p.got).any()]
     if not pairs or not enough(pairs):
         return None
     ratios = [ratio(tensor(p.got), tensor(p.want)) for p in pairs]
@@ -82,9 +81,8 @@ def times(pairs: list[Pair]) -> str | None:
 def multiple(pairs: list[Pair]) -> str | None:
     """The sentence of a factor that is one number in all cases."""
     text = times(pairs)
-    plain = [
-        Pair(p.got, p.want) for p in pairs
-    ]  # no quantities of the case to name it after
+    # No quantities of the case to name it after.
+    plain = [Pair(p.got, p.want) for p in pairs]
     return text if text and times(plain) else None
 
 

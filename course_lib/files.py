@@ -103,9 +103,8 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
         try:
             with os.fdopen(handle, "wb") as f:
                 write(f)
-            os.chmod(
-                temporary, path.stat().st_mode if path.exists() else 0o644
-            )  # mkstemp made it private
+            # mkstemp made it private.
+            os.chmod(temporary, path.stat().st_mode if path.exists() else 0o644)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
@@ -201,7 +200,6 @@ def checksum(tensors: dict[str, Tensor], about: dict) -> str:
     for name in sorted(tensors):
         value = tensors[name].contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(
-            value.reshape(-1).view(torch.uint8).numpy()
-        )  # bfloat16 has no numpy dtype: bytes have
+        # bfloat16 has no dtype in numpy: bytes have one.
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -52,9 +52,8 @@ def _first_hitting(process, model, n, clamp):
     t = torch.ones(n, device=x.device)
     log_level = schedule.noise(widest(t)).log()
     yield t, x
-    calls = int(
-        (x == mask).sum(1).max()
-    )  # the one time that a GPU is waited for before the end
+    # The one time that a GPU is waited for before the end.
+    calls = int((x == mask).sum(1).max())
     for i in range(1, calls + 1):
         watch.step = i
         masks = x == mask

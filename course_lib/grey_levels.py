@@ -21,9 +21,8 @@ def log_prob_of_level(
     half = 1 / (levels - 1)
     low = torch.where(x <= half - 1, -math.inf, (x - half - mean) / sd)
     high = torch.where(x >= 1 - half, math.inf, (x + half - mean) / sd)
-    flip = (
-        low + high > 0
-    )  # N(0, 1) is symmetric: measure an upper-tail interval in the lower tail
+    # N(0, 1) is symmetric: measure an upper-tail interval in the lower tail.
+    flip = low + high > 0
     low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
     log_high, log_low = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
     return log_high + torch.log(-torch.expm1(log_low - log_high))

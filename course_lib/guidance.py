@@ -60,9 +60,8 @@ class ClassifierFree(Wrapped):
         # Eq. 6's unconditional network is the same one, which was trained with a tenth
         # of its labels hidden.
         free = self.inner(x, u, **{**given, "label": None})
-        told = self.inner(
-            x, u, **{**given, "label": self.label}
-        )  # last: this is remembered
+        # The labelled call comes last: its answer is what is remembered.
+        told = self.inner(x, u, **{**given, "label": self.label})
         return self.guided(free, told)
 
     def explain(

@@ -35,9 +35,8 @@ def differences(there: object, here: object, name: str = "") -> list[str]:
     if isinstance(there, dict) and isinstance(here, dict):
         shared = [key for key in there if key in here]
         if there.get("class") != here.get("class"):
-            shared = [
-                "class"
-            ]  # which says it all: settings of another class mean other things
+            # The class says it all: settings of another class mean other things.
+            shared = ["class"]
         found = [
             differences(there[key], here[key], f"{name}.{key}".removeprefix("."))
             for key in shared
@@ -90,9 +89,8 @@ def _of(value: object, above: tuple[int, ...]) -> object:
             **fingerprint(value.log_alpha_bar(_SOME_TIMES)),
         }
     if isinstance(value, nn.Module) and not isinstance(value, Tables):
-        return {
-            "class": class_of(value)
-        }  # a network that is asked: its weights may be in training too
+        # A network that is only asked: its weights may be in training too.
+        return {"class": class_of(value)}
     if callable(value) and hasattr(value, "__qualname__"):
         return value.__qualname__
     return {"class": class_of(value), **_settings(value, within)}

@@ -20,9 +20,8 @@ def time_features(u: PerExample, n: int) -> Float[Tensor, "B n"]:
     # u lies in [0, 1], where the usual 1 to 1 / 10000 would all be nearly constant;
     # 1000 tells steps of a thousandth apart.
     frequency = torch.linspace(0, math.log(1000), n // 2, device=u.device).exp()
-    angle = (
-        u.float()[:, None] * frequency
-    )  # never narrower: in bfloat16 the fast ones would be noise
+    # Never narrower: in bfloat16 the fast ones would be noise.
+    angle = u.float()[:, None] * frequency
     return torch.cat([angle.cos(), angle.sin()], 1)
 
 

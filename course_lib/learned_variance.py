@@ -169,9 +169,8 @@ class LossAware(Wrapper):
         order = row.argsort(stable=True)
         row, loss = row[order], loss[order].to(losses.dtype)
         first_of_row = torch.searchsorted(row, row)
-        rank = (
-            torch.arange(len(row), device=row.device) - first_of_row
-        )  # 0, 1, ... within each time
+        # 0, 1, ... within each time.
+        rank = torch.arange(len(row), device=row.device) - first_of_row
         count = torch.zeros_like(seen).index_add_(0, row, torch.ones_like(row))
         kept = rank >= count[row] - history  # of more than fit, the newest
         column = (seen[row] + rank) % history

@@ -105,16 +105,13 @@ class PixelAttention(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.norm = nn.GroupNorm(8, channels)
-        self.qkv, self.out = (
-            nn.Conv2d(channels, 3 * channels, 1),
-            zero(nn.Conv2d(channels, channels, 1)),
-        )
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """x and what each pixel has seen."""
-        q, k, v = (
-            self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, 2)
-        )  # (B, H W, C) each
+        # (B, H W, C) each.
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, 2)
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(h.transpose(1, 2).reshape(x.shape))
 
@@ -133,11 +130,9 @@ class UNet(nn.Module):
         super().__init__()
         if not widths or any(w % 8 or w < 8 for w in widths):
             raise ValueError(f"widths must be multiples of 8, not {widths}")
-        self.factor, c_time, above = (
-            2 ** (len(widths) - 1),
-            2 * widths[0],
-            (widths[0], *widths[:-1]),
-        )
+        self.factor = 2 ** (len(widths) - 1)
+        c_time = 2 * widths[0]
+        above = (widths[0], *widths[:-1])
         self.time = TimeEmbedding(c_time)
         self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(

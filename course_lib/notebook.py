@@ -96,9 +96,8 @@ def threads_wanted() -> int | None:
             )
         return int(ours)
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return (
-        int(first) if first.isdecimal() and int(first) > 0 else None
-    )  # OpenMP ignores what it cannot read, too
+    # OpenMP ignores what it cannot read, too.
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def run_time(chapter: str) -> str:

@@ -245,10 +245,8 @@ def optimal_times(cost: Costs, steps: int) -> Times:
         raise ValueError(
             "cost must be known for all steps: estimate the conditional variance at every t"
         )
-    best, choices = (
-        cost[:, 0],
-        [torch.zeros(T + 1, dtype=torch.long, device=cost.device)],
-    )
+    best = cost[:, 0]
+    choices = [torch.zeros(T + 1, dtype=torch.long, device=cost.device)]
     for _ in range(steps - 1):
         # Row t, column s: the best first step from t, then the best of k - 1 steps from
         # s.

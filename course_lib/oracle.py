@@ -57,11 +57,9 @@ class MixtureOracle(Oracle):
     ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K d"], Float[Tensor, "B K"]]:
         """p(x_0 | x_t), again a mixture: weights, means and variances of its bumps. Bayes in each bump."""
         mixture, d = self.mixture, x.shape[1]
-        means, variances, weights = (
-            mixture.means.to(x),
-            mixture.sds.to(x).square(),
-            mixture.weights.to(x),
-        )
+        means = mixture.means.to(x)
+        variances = mixture.sds.to(x).square()
+        weights = mixture.weights.to(x)
         a = alpha_bar[:, None]  # (B, 1) against (K,)
         r = a.sqrt()
         var_t = a * variances + 1 - a  # (B, K): variance of x_t in each bump
@@ -173,9 +171,8 @@ class MarkovOracle(nn.Module):
         """log p(x_0 at i = k | the other tokens of x_t): what comes from the left times what comes from the right."""
         noise = self.process.noise
         seen = noise.likelihood(x, torch.zeros_like(t), t)[..., : noise.V]  # (B, L, V)
-        said = torch.nn.functional.one_hot(x, noise.K)[
-            ..., : noise.V
-        ]  # put there by clamp, not by the noise
+        # Put there by clamp, not by the noise.
+        said = torch.nn.functional.one_hot(x, noise.K)[..., : noise.V]
         seen = normalised(torch.where(seen.amax(-1, keepdim=True) > 0, seen, said))
         if mask is not None:  # after its end a sentence says nothing
             seen = torch.where(mask[..., None], seen, 1 / noise.V)
@@ -190,9 +187,8 @@ class MarkovOracle(nn.Module):
             else u
         )
         answer = self.process.answer(self.loo(x, t, mask), x, t)
-        return torch.where(
-            answer.isnan(), 0, answer
-        )  # of an x_t that cannot be, where any answer is right
+        # Of an x_t that cannot be, where any answer is right.
+        return torch.where(answer.isnan(), 0, answer)
 
 
 class TableOracle(nn.Module):
@@ -244,10 +240,8 @@ def from_others(
 ) -> Float[Tensor, "B L K"]:
     """p(token at i | what is seen of the others), by forward-backward; seen is each place's evidence for each token."""
     move = language.move.to(seen.device)
-    left, right = (
-        [language.start.to(seen.device).expand(len(seen), -1)],
-        [torch.ones_like(seen[:, 0])],
-    )
+    left = [language.start.to(seen.device).expand(len(seen), -1)]
+    right = [torch.ones_like(seen[:, 0])]
     for i in range(1, seen.shape[1]):
         left.append(normalised(left[-1] * seen[:, i - 1]) @ move)
         right.append(normalised((right[-1] * seen[:, -i]) @ move.T))

@@ -29,9 +29,8 @@ class Ordered(TokenProcess):
         line = 1 - widest(torch.arange(length + 1)) / length
         super().__init__(Absorbing(V, line), length)
         self.V, self.mask = V, V
-        self.register_buffer(
-            "turn", torch.tensor(order).argsort()
-        )  # of each position in the order
+        # Of each position in the order.
+        self.register_buffer("turn", torch.tensor(order).argsort())
 
     def corrupt(self, x0: Tokens, t: Times) -> Tokens:
         """x_0 with the last t positions of the order masked; nothing is random."""

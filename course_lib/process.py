@@ -113,9 +113,8 @@ class Process(ProcessChecks):
             # From [0, 1) to 1..T: time 0 is the data, of which there is nothing to
             # learn.
             return (u * self.T).long().clamp(max=self.T - 1) + 1
-        least = (
-            torch.finfo(torch.float32).eps / n
-        )  # MPS has no float64: there the sum may still round up
+        # MPS has no float64: there the sum may still round up.
+        least = torch.finfo(torch.float32).eps / n
         # 1 - u: from [0, 1) to (0, 1], since 0 has no loss.
         return (self.T * (1 - u)).clamp(min=least).float()
 

@@ -78,9 +78,8 @@ def pseudo_log_likelihood(
         x_t = r * embed(model, tokens)
         times = torch.full((len(x_t),), t, device=x_t.device)
         _, log_p = process.explain(model, x_t, times, mask, mask=mask)
-        itself = (
-            nearness(x_t[mask], r * model.table) / noise
-        )  # ln N(x_t; r e_w, noise) + const
+        # ln N(x_t; r e_w, noise) + const.
+        itself = nearness(x_t[mask], r * model.table) / noise
     return mask, (log_p - itself).log_softmax(-1)
 
 

@@ -213,9 +213,8 @@ def sqrt(s: float = 1e-4) -> Schedule:
     root = math.sqrt(s)
 
     def log_alpha_bar(u: Tensor) -> Tensor:
-        lost = u / (
-            ((u + s).sqrt() + root) * (1 - root)
-        )  # = (sqrt(u + s) - sqrt(s)) / (1 - sqrt(s))
+        # = (sqrt(u + s) - sqrt(s)) / (1 - sqrt(s)).
+        lost = u / (((u + s).sqrt() + root) * (1 - root))
         return torch.log1p(-lost.clamp(max=1))
 
     return Schedule("sqrt", log_alpha_bar, s=s)

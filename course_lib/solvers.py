@@ -66,10 +66,9 @@ class Ancestral(Solver):
         now, then = self.process.coefficients(t, s)
         # sigma only rises, but over a step shorter than the resolution of float64 its log may not
         log_kept = 2 * (then.log_sigma - now.log_sigma).clamp(max=0)
-        kept, lost = (
-            log_kept.exp(),
-            -torch.expm1(log_kept),
-        )  # shares of the noise's variance: (sigma_s / sigma_t)^2
+        # Shares of the noise's variance: (sigma_s / sigma_t)^2, and the rest.
+        kept = log_kept.exp()
+        lost = -torch.expm1(log_kept)
         z = torch.randn_like(x)
         x0 = self.process.predict_x0(model, x, t)
         # In y = x / m it is (sigma_s / sigma_t)^2; back in x the means come in.
@@ -115,9 +114,8 @@ class Renoise(Solver):
         self.check_step(len(t), t, s)
         m_t, std_t = self.process.marginal(t)
         m_s, std_s = self.process.marginal(s)
-        kept = (
-            math.sqrt(1 - self.share) * std_s / std_t
-        )  # the weight of x_t, of which x_0 is m_t
+        # The weight of x_t, of which x_0 is m_t.
+        kept = math.sqrt(1 - self.share) * std_s / std_t
         return (m_s - kept * m_t).square()
 
 
@@ -139,14 +137,11 @@ class PredictorCorrector(Solver):
             raise TypeError(
                 f"predictor must be an SDE or a way back from one, such as Ancestral(vp), not {name}"
             )
-        Wrapper.__init__(
-            self, predictor
-        )  # not Solver's: what it is around may be one itself
+        # Not Solver's: what it is around may be one itself.
+        Wrapper.__init__(self, predictor)
         check_count("corrections", corrections)
-        self.ratio, self.corrections = (
-            check_number("ratio", ratio, above=0),
-            corrections,
-        )
+        self.ratio = check_number("ratio", ratio, above=0)
+        self.corrections = corrections
 
     @property
     def predictor(self) -> Process:

@@ -146,9 +146,8 @@ class Stationary(Semigroup):
         """
         dtype, log_kept = log_p0.dtype, per_example(self.log_alpha(s), log_p0)
         _, lost = kept_and_lost(self.log_alpha(s), log_p0)
-        log_redrawn = (
-            lost.log().clamp(min=NEVER) + self.pi.log()
-        )  # (B, 1, K): log q(x_s | x_0) but at x_0
+        # (B, 1, K): log q(x_s | x_0) but at x_0.
+        log_redrawn = lost.log().clamp(min=NEVER) + self.pi.log()
         log_at_x0 = torch.logaddexp(log_kept, log_redrawn)[:, 0].gather(-1, x0)
 
         # log of alpha p0 + (1 - alpha) pi, in logs: p0 of a sure network is below

@@ -154,9 +154,8 @@ class StepMatrices(Noise):
             Q = Q @ step.to(Q)
             if t % self.every == 0:
                 products.append(Q)
-        self.register_buffer(
-            "products", torch.stack(products)
-        )  # of the steps 1 .. i * every
+        # Of the steps 1 .. i * every.
+        self.register_buffer("products", torch.stack(products))
 
     def distinct(self, s: Times, t: Times) -> Iterator[tuple[int, int, Tensor]]:
         """Each pair of times once, with the examples that have it."""

@@ -76,9 +76,8 @@ def copied(sentences: Sequence[Sentence], seen: Sequence[Sentence]) -> float:
     # Runs are looked for in one long string, where a space inside of a word would be one between words.
     if any(any(map(str.isspace, w)) for s in (*sentences, *seen) for w in s):
         raise ValueError("words must hold no white space")
-    book = "\n".join(
-        f" {' '.join(s)} " for s in seen
-    )  # a run never goes from one sentence into the next
+    # A run never goes from one sentence into the next.
+    book = "\n".join(f" {' '.join(s)} " for s in seen)
     shares = [longest_run(s, book) / len(s) for s in sentences]
     return sum(shares) / len(shares)
 

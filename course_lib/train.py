@@ -152,12 +152,10 @@ class Run(Resumable):
     """All that changes while training: weights, averaged weights, optimiser, gradient scale, random state."""
 
     def __init__(self, process, model, budget, shares, ema, clip, precision):
-        self.process, self.model, self.budget, self.shares = (
-            process,
-            model,
-            budget,
-            shares,
-        )
+        self.process = process
+        self.model = model
+        self.budget = budget
+        self.shares = shares
         self.ema, self.clip, self.precision = ema, clip, precision
         self.parameters = list(model.parameters())
         self.device = self.parameters[0].device

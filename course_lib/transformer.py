@@ -125,13 +125,11 @@ class Block(nn.Module):
 
         start, extend  the first position or all of them, and what puts a cache's keys and values before those of h
         """
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(c)[:, None].chunk(
-            6, -1
-        )  # (B, 1, H) each
+        # (B, 1, H) each.
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(c)[:, None].chunk(6, -1)
+        # (B, heads, L, H / heads).
         q, k, v = (
-            z.unflatten(-1, (self.heads, -1)).transpose(
-                1, 2
-            )  # (B, heads, L, H / heads)
+            z.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for z in self.qkv(self.norm(h) * (1 + scale1) + shift1).chunk(3, -1)
         )
         # Only what is compared is turned, not the values.

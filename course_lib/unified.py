@@ -152,9 +152,8 @@ def parts(x: Text) -> dict[Text, int]:
     ways = {(): 1}
     for token in x:
         longer = {(*y, token): count for y, count in ways.items()}
-        ways = {
-            y: ways.get(y, 0) + longer.get(y, 0) for y in [*ways, *longer]
-        }  # each y once: a dict
+        # Each y once: a dict.
+        ways = {y: ways.get(y, 0) + longer.get(y, 0) for y in [*ways, *longer]}
     return ways
 
 

@@ -62,10 +62,8 @@ def parse(content: str, numbers: list[int]) -> dict[int, str]:
     for number, part in zip(numbers, parts[1::2], strict=True):
         text = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", part))).strip()
         if moved := re.match(r"\\(\d+):(\d+)\\\s*(.*)", text):
-            number, text = (
-                number // 10**6 * 10**6 + int(moved[1]) * 1000 + int(moved[2]),
-                moved[3],
-            )
+            number = number // 10**6 * 10**6 + int(moved[1]) * 1000 + int(moved[2])
+            text = moved[3]
         text = re.sub(r"\s+", " ", re.sub(r"\\\d+:\d+\\|[\[\]{}]", "", text))
         texts[number] = f"{texts.get(number, '')} {text}".strip()
     return {

@@ -112,9 +112,8 @@ def averaged(model: nn.Module) -> nn.Module | Kept:
 
 
 def _empty(cls: type[nn.Module]) -> nn.Module:
-    both = type(
-        cls.__name__, (Averaged, cls), {"__module__": cls.__module__}
-    )  # as torch's fully_shard does it
+    # As torch's fully_shard does it.
+    both = type(cls.__name__, (Averaged, cls), {"__module__": cls.__module__})
     return both.__new__(both)
 
 

@@ -108,9 +108,8 @@ def still(draw: Draw, at: list[dict[str, Any]]) -> bytes:
         shrink(fig)
         said = ", ".join(f"{name} = {value}" for name, value in values.items())
         label = fig.supxlabel(said, weight="bold")
-        label.set_fontsize(
-            label.get_fontsize() * min(1, 32 / len(said))
-        )  # a typed text may be long
+        # A typed text may be long.
+        label.set_fontsize(label.get_fontsize() * min(1, 32 / len(said)))
     return style.fit(lambda dpi: beside([style.pixels(fig, dpi) for fig in figures]))
 
 
@@ -150,10 +149,11 @@ def panel(
     controls = {
         name: control(name, spec, start[name]) for name, spec in sliders.items()
     }
+    # A box would stretch it.
     natural = {
         "align_self": "flex-start",
         "max_width": "100%",
-    }  # a box would stretch it
+    }
     picture, note = ipywidgets.Image(format="png", layout=natural), ipywidgets.HTML()
 
     def redraw(_: Any = None) -> None:

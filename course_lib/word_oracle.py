@@ -36,10 +36,8 @@ class WordOracle(nn.Module):
     ) -> Float[Tensor, "B _ _"]:
         """-log N(x_t; r e, 1 - r^2 + r^2 sigma_0^2) + const, r^2 = alpha_bar_t."""
         log = self.process.log_alpha_bar[t]
-        r, noise = (
-            (log / 2).exp(),
-            -torch.expm1(log) + log.exp() * self.process.sigma_0_squared,
-        )
+        r = (log / 2).exp()
+        noise = -torch.expm1(log) + log.exp() * self.process.sigma_0_squared
         return (x - per_example(r, x) * e).square().sum(-1) / (2 * noise[:, None, None])
 
     def estimate(

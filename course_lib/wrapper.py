@@ -80,10 +80,11 @@ class Wrapper(Process):
     def around(self, process: Process) -> "Wrapper":
         """A copy of this wrapper around another process."""
         other = copy.copy(self)
+        # copy.copy shares the dictionary.
         other.__dict__["_modules"] = {
             **self._modules,
             "process": process,
-        }  # copy.copy shares the dictionary
+        }
         return other
 
     def encode(self, model: Network, data) -> State:

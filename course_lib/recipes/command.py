@@ -299,9 +299,8 @@ def keep_memory() -> bool:
     mallopt = (
         getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     )
-    most, trim, mmap = (
-        2**31 - 1,
-        -1,
-        -3,
-    )  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    most = 2**31 - 1
+    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h.
+    trim = -1
+    mmap = -3
     return mallopt is not None and bool(mallopt(trim, most) and mallopt(mmap, most))

@@ -56,11 +56,9 @@ def network(process: Process, width: int = 96, depth: int = 3) -> TokenNet:
 def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 32) -> dict:
     """The bound on the test addresses, and samples at several numbers of steps, in bits per character."""
     device = next(model.parameters()).device
-    process, row, (test, _) = (
-        recipe.process().to(device),
-        addresses("train"),
-        recipe.data("test"),
-    )
+    process = recipe.process().to(device)
+    row = addresses("train")
+    test, _ = recipe.data("test")
     torch.manual_seed(recipe.seed)
     bits = bits_per_char(process, model, test.to(device), repeats)
     results = {
@@ -99,9 +97,8 @@ def bits_per_char(
 
 def quality(x: torch.Tensor, judge: NGram, words: set[str]) -> dict:
     """How a 5-gram model of real text likes it, how varied its characters are, how many of its words are real."""
-    inner = [
-        word for text in x for word in decode(text).split()[1:-1]
-    ]  # the first and the last are cut off
+    # The first and the last are cut off.
+    inner = [word for text in x for word in decode(text).split()[1:-1]]
     return {
         "judged_bits": judge.bits(x, skip=4),
         "entropy": entropy_of_tokens(x),

@@ -16,11 +16,9 @@ from .run import Recipe, draws_from_one_seed, spaced
 def measure(recipe: Recipe, model: nn.Module, steps: int = 250, n: int = 500) -> dict:
     """Bound on test images, and n samples judged beside real images and noise."""
     device = next(model.parameters()).device
-    process, (x, y), (test, _) = (
-        recipe.process().to(device),
-        recipe.data("train"),
-        recipe.data("test"),
-    )
+    process = recipe.process().to(device)
+    x, y = recipe.data("train")
+    test, _ = recipe.data("test")
     n, judge = min(n, len(test)), Judge(x, y)
     real = test[spaced(len(test), n)]  # evenly: the files are sorted by digit
     made = draws_from_one_seed(process, model, n, steps, recipe.seed)

@@ -109,11 +109,9 @@ def verses_by_power(
     """
     model, every = shipped(verses, device), VERSES.pairs("test")
     pairs = [every[i] for i in spaced(len(every), n)]
-    data, right, of = (
-        VERSES.rows([(x, ()) for x, _ in pairs]),
-        [y for _, y in pairs],
-        {},
-    )
+    data = VERSES.rows([(x, ()) for x, _ in pairs])
+    right = [y for _, y in pairs]
+    of = {}
     for name, some in (("ancestral", powers), (BEST, powers[:1])):
         of[name] = {}
         for power in some:

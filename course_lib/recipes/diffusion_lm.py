@@ -174,10 +174,8 @@ def by_strength(device: str = "cpu", steps: int = 200, **sizes) -> dict:
     seen, test = sentences()[0], sentences("test")[0]
     process, model = full.process().to(device), shipped(full, device)
     torch.manual_seed(full.seed)
-    reader, judge = (
-        read(process, model, steps),
-        SentenceJudge(seen.tokens, len(vocabulary())),
-    )
+    reader = read(process, model, steps)
+    judge = SentenceJudge(seen.tokens, len(vocabulary()))
     noise = reading_noise(process, model, reader, test[spaced(len(test), 500)])
     at = measure_strength(process, model, reader, judge, seen, test, POWER, **sizes)
     return at | {"reads": noise, "reader_steps": steps}

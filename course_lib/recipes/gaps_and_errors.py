@@ -204,10 +204,8 @@ def filled_words(device: str, real: Tokens) -> dict:
 @torch.no_grad()
 def words_by_drafts(device: str, real: Tokens, hole: Tensor, drafts: int) -> Tokens:
     """Each verse's gap written from its left side, `drafts` times; one kept by p(what follows | left side, draft)."""
-    model, process = (
-        shipped(on_words.ar, device).eval(),
-        on_words.ar.process().to(device),
-    )
+    model = shipped(on_words.ar, device).eval()
+    process = on_words.ar.process().to(device)
     torch.manual_seed(0)
     chosen = []
     for row, gap in zip(real, hole, strict=True):

@@ -137,11 +137,9 @@ Method = tuple[Process, nn.Module]
 
 def digits_methods() -> dict[str, Method]:
     """Every way to set the variance, with the network it needs."""
-    a, c, plain = (
-        alpha_bar(),
-        read_conditional_variance("digits_spread"),
-        shipped(ddpm.digits),
-    )
+    a = alpha_bar()
+    c = read_conditional_variance("digits_spread")
+    plain = shipped(ddpm.digits)
     head, head_sn = shipped(npr), shipped(sn)
     return {
         "DDPM, small": (DDPM(a, **DIGITS), plain),
@@ -161,11 +159,9 @@ def digits_methods() -> dict[str, Method]:
 
 def plain_methods(backbone: Recipe, statistics: str, form: dict) -> dict[str, Method]:
     """The ways that need nothing but a network of the noise and its statistics."""
-    a, c, plain = (
-        backbone.process().alpha_bar,
-        read_conditional_variance(statistics),
-        shipped(backbone),
-    )
+    a = backbone.process().alpha_bar
+    c = read_conditional_variance(statistics)
+    plain = shipped(backbone)
     return {
         "DDPM, small": (DDPM(a, **form), plain),
         "DDPM, large": (DDPM(a, variance="large", **form), plain),
@@ -243,9 +239,8 @@ def quality(
         space = judge.features(x)
         torch.manual_seed(0)
         noise = torch.randn(n, *x.shape[1:]).clamp(-1, 1)
-        some = test[
-            torch.randperm(len(test))[:n]
-        ]  # as many, if there are; the files are sorted by digit
+        # As many, if there are; the files are sorted by digit.
+        some = test[torch.randperm(len(test))[:n]]
         out: dict = {"n": n, "n_real": len(some), "methods": {}}
         out |= {
             "real": judged(judge, space, some),

@@ -69,11 +69,9 @@ def measure(
     (x, y), test = data.digits("train"), data.digits("test")[0][:n]
     judge, earlier = Judge(x, y), shipped(find("ddpm.digits"), device)
     torch.manual_seed(recipe.seed)
-    smooth, points, space = (
-        (recipe.data("train")[0], recipe.data("test")[0][:n]),
-        (x, test),
-        judge.features(x),
-    )
+    smooth = (recipe.data("train")[0], recipe.data("test")[0][:n])
+    points = (x, test)
+    space = judge.features(x)
     bits = likelihoods(model, recipe.process().to(device), *smooth)
     made = draws_from_one_seed(
         DPMSolver(recipe.process()).to(device), model, drawn, 32, seed=0
@@ -114,9 +112,8 @@ def likelihoods(model: nn.Module, sde: VP, train: Tensor, test: Tensor) -> dict:
     sde.decoder_var = decoder_variance(sde, model, train.to(device))
     of_bound = bound(sde, model, test.to(device), repeats=5).bits_per_dim(sde.dims)
     y = (dequantise(test, 17) if sde.levels else test).to(device)
-    flow = VP(cosine(), sde.shape, t_min=sde.t_min, t_max=sde.t_max).to(
-        device
-    )  # without clip: smooth
+    # Without clip, so that it is smooth.
+    flow = VP(cosine(), sde.shape, t_min=sde.t_min, t_max=sde.t_max).to(device)
     ode = ProbabilityFlow(flow, 1e-3, 1e-3)
     bits = bits_per_dim(ode.log_prob(model, y, rademacher(y)), sde.dims, 17)
     return {

@@ -63,11 +63,9 @@ def bits_only(recipe: Recipe, model: nn.Module, repeats: int = 4) -> dict:
 def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> dict:
     """`bits_only`, and texts by sampler and number of steps."""
     device = next(model.parameters()).device
-    process, row, (test, _) = (
-        recipe.process().to(device),
-        addresses("train"),
-        recipe.data("test"),
-    )
+    process = recipe.process().to(device)
+    row = addresses("train")
+    test, _ = recipe.data("test")
     results = bits_only(recipe, model, repeats)
     judge, words = NGram(row, K, 5), set(decode(row).split())
     made = {
@@ -120,10 +118,8 @@ def race(process: MDLM, model: Network, n: int, steps: int, bits: int) -> torch.
     """
     x, grid = process.prior(n), process.times(steps)
     for t, s in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
-        now, then = (
-            torch.full((n,), t, device=x.device),
-            torch.full((n,), s, device=x.device),
-        )
+        now = torch.full((n,), t, device=x.device)
+        then = torch.full((n,), s, device=x.device)
         law = process.predict_x0(model, x, now).double().exp()
         opens = process.noise.reveals(then, now)[:, None, None]
         p = torch.cat([opens * law, (1 - opens).expand(*x.shape, 1)], -1)
@@ -221,10 +217,8 @@ def one(evaluator: Process, model: Network, x: torch.Tensor) -> torch.Tensor:
 
 def of_masks(device: str) -> dict:
     """All that was trained on masks, on the test addresses, beside chapter 6's D3PM."""
-    known, free = (
-        MaskCount(absorbing_process()).to(device),
-        MaskCount(absorbing_process("learned")).to(device),
-    )
+    known = MaskCount(absorbing_process()).to(device)
+    free = MaskCount(absorbing_process("learned")).to(device)
     learned, old = shipped(learned_mass, device), shipped(d3pm.absorbing, device)
     return paired(
         {

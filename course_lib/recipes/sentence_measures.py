@@ -203,10 +203,8 @@ def control(
     """Success and perplexity of each control, in the order of the paper's table; all by one sampler."""
     best = renoise(process)
     some = test[spaced(len(test), n)]
-    mask, label = (
-        written(some.tokens),
-        torch.arange(n, device=some.tokens.device) % len(GENRES),
-    )
+    mask = written(some.tokens)
+    label = torch.arange(n, device=some.tokens.device) % len(GENRES)
     nearer = by_words(sentences()[0])
     reader = read(process, model, steps)
 
@@ -264,10 +262,8 @@ def control(
 
 def middle(mask: Mask) -> Mask:
     """The middle third of each sentence."""
-    length, place = (
-        mask.sum(1, keepdim=True),
-        torch.arange(mask.shape[1], device=mask.device),
-    )
+    length = mask.sum(1, keepdim=True)
+    place = torch.arange(mask.shape[1], device=mask.device)
     return (place >= length // 3) & (place < length - length // 3)
 
 
@@ -275,10 +271,8 @@ def read(process: DiffusionLM, model: nn.Module, steps: int) -> SentenceClassifi
     """A classifier of x_t, trained for so many steps."""
     device = process.device
     with torch.enable_grad():
-        reader, task = (
-            SentenceClassifier(WIDTH, len(GENRES)).to(device),
-            NoisyClassifierTraining(process, model),
-        )
+        reader = SentenceClassifier(WIDTH, len(GENRES)).to(device)
+        task = NoisyClassifierTraining(process, model)
         stream = (batch.to(device) for batch in bucketed(sentences()[0], 32))
         return last(
             train(task, reader, stream, steps, lr=warmup_cosine(3e-3, steps), ema=0.99)
@@ -287,10 +281,8 @@ def read(process: DiffusionLM, model: nn.Module, steps: int) -> SentenceClassifi
 
 def by_words(data: Labelled) -> Callable[[Tokens], torch.Tensor]:
     """A judge of genres that knows no diffusion: naive Bayes on the words, each counted once more than seen."""
-    K, counts = (
-        len(vocabulary()),
-        torch.ones(len(GENRES), len(vocabulary()), dtype=torch.float64),
-    )
+    K = len(vocabulary())
+    counts = torch.ones(len(GENRES), len(vocabulary()), dtype=torch.float64)
     tokens, labels = data.tokens.cpu(), data.labels.cpu()
     where = tokens != PAD
     counts += torch.stack(
@@ -299,9 +291,8 @@ def by_words(data: Labelled) -> Callable[[Tokens], torch.Tensor]:
             for g in range(len(GENRES))
         ]
     )
-    log_p = F.pad(
-        (counts / counts.sum(1, keepdim=True)).log(), (0, 1)
-    )  # PAD = -1 reads the zeros at the end
+    # PAD = -1 reads the zeros at the end.
+    log_p = F.pad((counts / counts.sum(1, keepdim=True)).log(), (0, 1))
     return lambda x: log_p[:, x].sum(-1).argmax(0)
 
 

@@ -74,10 +74,8 @@ def draw_targets(
     """A target for the source of each row, by diffusion; change(model, mask, target) is the network that samples."""
     out, device = data.tokens.clone(), next(model.parameters()).device
     for where, some in parts(data.to(device)):
-        process, mask = (
-            task.process(some.tokens.shape[1]).to(device),
-            written(some.tokens),
-        )
+        process = task.process(some.tokens.shape[1]).to(device)
+        mask = written(some.tokens)
         network, clamp = change(model, mask, some.target), process.anchor(model, some)
         x = last(sample(way(name, process), network, len(some), steps, clamp))[1]
         out[where.cpu(), : mask.shape[1]] = process.decode(network, x).cpu()
@@ -247,10 +245,8 @@ def measure_verses(
         where: slice, steps: int, name: str = BEST, change=self_conditioned
     ) -> list[list[str]]:
         """Verses in one piece or in several."""
-        counts, flat = (
-            [len(p) for p in pieces[where]],
-            [(x, ()) for p in pieces[where] for x in p],
-        )
+        counts = [len(p) for p in pieces[where]]
+        flat = [(x, ()) for p in pieces[where] for x in p]
         made = iter(draw_targets(VERSES, model, VERSES.rows(flat), steps, name, change))
         return [[w for _ in range(count) for w in next(made)] for count in counts]
 

@@ -75,9 +75,8 @@ class Task:
         """As the network reads them. Words not in the vocabulary, or in a target not in its own, are UNK."""
         interleaved = self.interleaved if interleaved is None else interleaved
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # results.json says how many words are unknown
+            # results.json says how many words are unknown.
+            warnings.simplefilter("ignore")
             data = pack(pairs, self.vocabulary, self.length, self.room, interleaved)
         return Pairs(
             data.tokens.masked_fill(data.target & (data.tokens >= len(self.spoken)), 0),

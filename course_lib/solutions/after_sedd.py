@@ -26,9 +26,8 @@ def keep_the_likelier(p, q):
     """The distribution (V, W) of two independent tokens, where both are drawn, the one of the higher probability stays
     (the first if equal), and the other is drawn again."""
     first_stays = p[:, None] >= q[None, :]
-    stays_1 = (q[None, :] * first_stays).sum(
-        1
-    )  # of each first token: how often it wins
+    # Of each first token: how often it wins.
+    stays_1 = (q[None, :] * first_stays).sum(1)
     stays_2 = (p[:, None] * ~first_stays).sum(0)
     return p[:, None] * q[None, :] * (stays_1[:, None] + stays_2[None, :])
 
@@ -151,10 +150,8 @@ def balance(alpha_t, alpha_s, sigma):
     for _ in range(80):
         middle = (low + high) / 2
         share = (1 - sigma) * alpha_t + middle * (1 - alpha_t)
-        low, high = (
-            torch.where(share < alpha_s, middle, low),
-            torch.where(share < alpha_s, high, middle),
-        )
+        low = torch.where(share < alpha_s, middle, low)
+        high = torch.where(share < alpha_s, high, middle)
     return (low + high) / 2
 
 

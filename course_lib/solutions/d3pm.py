@@ -238,9 +238,8 @@ def two_laws(p, alpha_bar):
     K = len(p)
     x_t = torch.cartesian_prod(torch.arange(K), torch.arange(K))
     noise = replaced(K, alpha_bar)
-    seen = [
-        noise[:, x_t[:, i]].T for i in (0, 1)
-    ]  # (x_t, x_0): the evidence of each token
+    # (x_t, x_0): the evidence of each token.
+    seen = [noise[:, x_t[:, i]].T for i in (0, 1)]
     both = p * seen[0][:, :, None] * seen[1][:, None, :]
     post = torch.stack([both.sum(2), both.sum(1)], 1)
     loo = torch.stack(

@@ -358,9 +358,8 @@ times drawn inside
 
 def check_simple_loss(fn):
     """Three shapes, two without T among the times; what the network hears, then what the loss is."""
-    own = torch.Generator().manual_seed(
-        19
-    )  # not the numbers that a seed set inside would give
+    # Not the numbers that a seed set inside would give.
+    own = torch.Generator().manual_seed(19)
     for shape, t in (
         ((4, 30, 20), [1, 2, 4, 3]),
         ((5, 500), [5, 1, 3, 2, 4]),
@@ -822,9 +821,8 @@ def from_v(v, x_t, abar):
 def by_equations(v, x_t, abar):
     """Two equations for two unknowns, (1.3) and (1.17), solved by a machine."""
     signal, noise = abar**0.5, (1 - abar) ** 0.5
-    rows = torch.stack(
-        [torch.stack([signal, noise]), torch.stack([-noise, signal])]
-    )  # x_t, v
+    # x_t, v.
+    rows = torch.stack([torch.stack([signal, noise]), torch.stack([-noise, signal])])
     x0, eps = torch.linalg.solve(rows, torch.stack([x_t, v]))
     return x0, eps
 

@@ -318,9 +318,8 @@ def line_ups():
         a = 0.99 - 0.96 * torch.linspace(0, 1, 25 + i, dtype=torch.float64).sqrt()
         a[0] = 1.0
         names = random.sample(NAMES, 2 if kind == "one of two" else 5)
-        culprit = (
-            1 + i % (len(names) - 1) if i < 2 * len(KINDS) else 0
-        )  # never always the first or the last
+        # Never always the first or the last.
+        culprit = 1 + i % (len(names) - 1) if i < 2 * len(KINDS) else 0
         steps = random.sample(ways(a), len(names))
         steps[culprit] = wrong_times(a, **KINDS[kind])
         found.append((kind, dict(zip(names, steps, strict=True)), a, names[culprit]))
@@ -332,10 +331,8 @@ def _probe(times, x0=1.0, eps=1.0):
 
     def wrong(samplers, a):
         t, s = times(len(a) - 1)
-        clean, noise = (
-            x0 * torch.linspace(-2, 1, 9).double(),
-            eps * torch.linspace(1, 2, 9).double(),
-        )
+        clean = x0 * torch.linspace(-2, 1, 9).double()
+        noise = eps * torch.linspace(1, 2, 9).double()
         x_t, x_s = (a[k].sqrt() * clean + (1 - a[k]).sqrt() * noise for k in (t, s))
         bad = [
             n

@@ -486,17 +486,17 @@ def grid_error(times: Tensor, s: float = 0.3) -> float:
 
     def kernel(t):
         log = -0.1 * t - 9.95 * t**2
+        # alpha_bar, 1 - alpha_bar, beta.
         return (
             torch.exp(log),
             -torch.expm1(log),
             0.1 + 19.9 * t,
-        )  # alpha_bar, 1 - alpha_bar, beta
+        )
 
     def velocity(x, t):
         abar, lost, beta = kernel(t)
-        return (
-            -beta / 2 * (x - x / (abar * s**2 + lost))
-        )  # score = -x / (variance of x_t)
+        # score = -x / (variance of x_t).
+        return -beta / 2 * (x - x / (abar * s**2 + lost))
 
     x = torch.ones((), dtype=torch.float64)
     for t, u in itertools.pairwise(times[:-1]):
