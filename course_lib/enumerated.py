@@ -43,7 +43,7 @@ def expected_bound(
     check_world(process, p)
     x0, x = states(V, p.ndim), states(K, p.ndim)
     u, weights = moments(process, nodes)
-    total = (p.flatten() * prior_term(process, x0)).sum().item()
+    total = (p.flatten() * process.prior_term(x0)).sum().item()
     for t, weight in zip(u, weights.tolist(), strict=True):
         joint = p.flatten()[:, None] * reached(process, x0, x, t)  # (V^L, K^L)
         rows, columns = (joint > 0).nonzero(as_tuple=True)
@@ -62,11 +62,6 @@ def moments(process: TokenProcess, nodes: int) -> tuple[Times, Float[Tensor, " n
     check_count("nodes", nodes)
     at, weights = np.polynomial.legendre.leggauss(nodes)
     return torch.from_numpy((at + 1) / 2), torch.from_numpy(weights / 2)
-
-
-def prior_term(process: TokenProcess, x0: Tokens) -> Float[Tensor, " N"]:
-    """KL(q(x_T | x_0) || prior) of each sequence."""
-    return process.prior_term(x0).double()
 
 
 def reached(

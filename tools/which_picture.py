@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from course_lib.files import read_json, write_atomically
-from course_lib.plots import png
 from course_lib.recipes.scoreboard import which
+from course_lib.style import png
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "08_side_by_side"
 

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from ..colours import COLOURS
 from ..evaluate import Estimate
 from ..files import read_json
-from ..plots import COLOURS, panels
+from ..style import panels
 from .run import ASSETS, full_name, systems
 from .run import named as recipes_of
 from .tables import minutes

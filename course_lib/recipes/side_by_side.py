@@ -20,7 +20,7 @@ from ..data import addresses, decode, encode, windows
 from ..evaluate import ratio
 from ..nets import Wrapped
 from ..ngram import NGram, SentenceJudge
-from ..process import last, sample
+from ..process import Process, last, sample
 from ..shapes import Network, PerExample, Tokens
 from ..text_metrics import copied, distinct, ngram_divergence
 from . import d3pm, sedd
@@ -33,6 +33,7 @@ from .verse_rows import rows, size, unended, words_and_ends
 from .word_measures import written_by
 
 CALLS, WRITES = (4, 16, 64), 32
+TIMED = 8  # calls of diffusion that are timed together
 TEMPERATURES = (0.5, 0.7, 0.85, 1.0)
 
 LETTERS = {
@@ -165,23 +166,28 @@ def own_texts(model: NGram, n: int) -> Tokens:
 
 
 def costs(device: str, n: int = 8) -> dict:
-    """Seconds for one text: alone and in a batch; with the cache and without; and those of one call of diffusion."""
-    writer, mask = shipped(d3pm.ar, device), shipped(sedd.mdlm, device)
-    process, masks = d3pm.ar.process().to(device), sedd.mdlm_process().to(device)
+    """Seconds for one text, alone and n at once: with the cache and without; and those of one call of diffusion."""
+    writer, process = shipped(d3pm.ar, device), d3pm.ar.process().to(device)
+    network, masks = shipped(sedd.mdlm, device), sedd.mdlm_process().to(device)
     out = {}
     for m in (1, n):
-        cases = {
-            "autoregression, cache": (process, writer, LENGTH, LENGTH),
-            "autoregression, no cache": (process, Uncached(writer), LENGTH, LENGTH),
-            "masks, a call": (masks, mask, 8, 8),
-        }
-        for name, (system, model, calls, parts) in cases.items():
-            tick = clock(device)
-            start = tick()
-            last(sample(system, model, m, calls))[1].cpu()
-            each = (tick() - start) / m
-            out[f"{name}, {m} at once"] = each / (1 if parts == LENGTH else parts)
+        cached = seconds_each(device, process, writer, m, LENGTH)
+        plain = seconds_each(device, process, Uncached(writer), m, LENGTH)
+        calls = seconds_each(device, masks, network, m, TIMED)
+        out[f"autoregression, cache, {m} at once"] = cached
+        out[f"autoregression, no cache, {m} at once"] = plain
+        out[f"masks, a call, {m} at once"] = calls / TIMED
     return out
+
+
+def seconds_each(
+    device: str, process: Process, model: Network, n: int, calls: int
+) -> float:
+    """Seconds for each of n texts, made in so many calls."""
+    tick = clock(device)
+    start = tick()
+    last(sample(process, model, n, calls))[1].cpu()
+    return (tick() - start) / n
 
 
 class Uncached(nn.Module):

@@ -69,6 +69,17 @@ def test_a_worse_network_has_a_larger_bound_by_its_divergence():
     assert value == pytest.approx(entropy(p) + kl(p, q), abs=1e-9)
 
 
+def test_what_the_prior_gets_wrong_is_part_of_the_bound():
+    """One token, perfect network: H(p) + KL(p_T || prior), where the noise ends before all is forgotten."""
+    p, uniform = random_joint(4, 1, 1.0, 0), torch.full((4,), 0.25).double()
+    for alpha in (0.3, 0.6):
+        process = D3PM(Uniform(4, tensor([1.0, 0.8, alpha]).double()), 1)
+        value = E.expected_bound(process, TableOracle(process, p), p)
+        at_the_end = alpha * p + (1 - alpha) * uniform
+        assert kl(at_the_end, uniform) > 0.005
+        assert value == pytest.approx(entropy(p) + kl(at_the_end, uniform), abs=1e-7)
+
+
 CHAINS = {
     "D3PM, letters": lambda: D3PM(Uniform(V, line(6)), L),
     "D3PM, masks": lambda: D3PM(Absorbing(V, line(6)), L),

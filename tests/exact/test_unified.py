@@ -79,6 +79,15 @@ def test_without_loss_of_information_any_estimate_keeps_them():
     close(seen[F.argmax(1)].mean((1, 2)), images.mean((1, 2)))
 
 
+def test_a_blurred_picture_is_rounded_to_the_levels_of_the_picture():
+    """Three levels from 0 to 4 are 0, 2 and 4; the means 0.5, 1.5 and 3.5 go to the nearest."""
+    images = tensor([[[0.0, 1.0]], [[1.0, 2.0]], [[3.0, 4.0]]])[:, :, [0, 1, 0, 1]].repeat(1, 2, 1)
+    F, seen = U.blurs(images, 2, 3)
+    close(F @ seen[:, 0, 0], tensor([0.0, 2.0, 4.0]).double())
+    F, seen = U.blurs(images, 2)
+    close(F @ seen[:, 0, 0], tensor([0.5, 1.5, 3.5]).double())
+
+
 def test_tokens_drawn_alone_lose_the_total_correlation_and_nothing_else():
     """From all masks to the data in one step: the product of the marginals, KL(p || q) = total correlation."""
     p = random_joint(V, L, 0.4, 1)

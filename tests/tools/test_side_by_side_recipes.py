@@ -10,6 +10,7 @@ from torch import nn
 from course_lib.autoregressive import Autoregressive
 from course_lib.data import addresses, decode, encode, windows
 from course_lib.evaluate import Estimate
+from course_lib.nets import CausalNet
 from course_lib.ngram import NGram
 from course_lib.recipes import gaps_and_errors as G
 from course_lib.recipes import scoreboard as B
@@ -51,6 +52,8 @@ def test_a_row_fills_itself(tmp_path):
     fig = B.figure([row, missing], "title", "nats")
     assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ["a"]
     assert [bar.get_width() for bar in fig.axes[0].patches] == [4.0]
+    (line,) = (line for bars in fig.axes[0].collections for line in bars.get_segments())
+    assert line[:, 0].tolist() == [3.0, 5.0]  # two standard errors to both sides
     assert B.row(source._replace(made="counts"), tmp_path).made == "counts"
     path.write_text("{}")
     with pytest.raises(
@@ -189,6 +192,24 @@ def test_a_beam_that_holds_everything_finds_the_likeliest_text(monkeypatch):
         last = (log_p[last] + seen[:, i]).argmax(-1)
         greedy.append(last)
     assert torch.equal(G.mended_by_writer("cpu", x, 1), torch.stack(greedy, 1))
+
+
+def test_beginnings_keep_their_own_cache(monkeypatch):
+    """A network that reads everything before, through its cache, and all 27^3 texts without one: the same best text."""
+    torch.manual_seed(0)
+    net = CausalNet(S.K, 16, 2, 2)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.5)
+    monkeypatch.setattr(G, "shipped", lambda recipe, device: net)
+    monkeypatch.setattr(G, "WRONG", 0.9)  # so that the network has its say
+    x = torch.randint(S.K, (4, 3))
+    every = torch.cartesian_prod(*[torch.arange(S.K)] * 3)
+    with torch.no_grad():
+        log_p = -Autoregressive(S.K, 3).each(net, every)[0].double().sum(1)
+    likelihood = torch.stack([sum(row[i, every[:, i]] for i in range(3)) for row in G.channel(x).log()])
+    best = every[(log_p + likelihood).argmax(1)]
+    assert (best != x).any()
+    assert torch.equal(G.mended_by_writer("cpu", x, S.K**2), best)
 
 
 def test_drafts_are_weighed_by_what_follows(monkeypatch):
