@@ -1,7 +1,7 @@
 """Diagrams: chains and graphs of states, drawn with the states themselves, and small distributions as bars."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import numpy as np
@@ -125,16 +125,17 @@ def fading(
     ylabel: str = "",
     mark: tuple | None = None,
 ) -> Figure:
-    """Lines over one x in one colour, the later the paler: one quantity at several times.
+    """Lines over one x in one colour, the later the paler and the more broken: one quantity at several times.
 
     mark = (x, y, words) puts a point with words beside it.
     """
     x, lines = over(x, lines)
     fig, ((ax,),) = panels(title)
-    for k, (label, y) in enumerate(lines.items()):
-        ax.plot(
-            x, y, color=COLOURS["exact"], alpha=1 - 0.8 * k / len(lines), label=label
-        )
+    dashes = cycle(["-", (0, (8, 2)), (0, (4, 2)), (0, (4, 1, 1, 1)), (0, (1, 1))])
+    for k, ((label, y), dash) in enumerate(zip(lines.items(), dashes, strict=False)):
+        pale = 1 - 0.7 * k / len(lines)
+        look = {"color": COLOURS["exact"], "alpha": pale, "linestyle": dash}
+        ax.plot(x, y, label=label, **look)
     if mark:
         ax.plot(*mark[:2], "o", color=COLOURS["accent"])
         ax.annotate(mark[2], mark[:2], (12, -4), textcoords="offset points")

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .colours import COLOURS, looks
 from .shapes import check_count
@@ -83,12 +85,25 @@ def curves(
             )
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
+    if logy:
+        name_ticks(ax.yaxis)
     if logx and len(x) <= 8:  # few numbers of steps: name them, not powers of ten
-        ax.set_xticks(x, [f"{v:g}" for v in x])
+        ax.set_xticks(x, [f"{v:g}" if v == round(v) else f"{v:.2g}" for v in x])
         ax.minorticks_off()
-    if len(lines) > 1:
+    if len(lines) > 5:  # more than fit between the lines
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    elif len(lines) > 1:
         ax.legend()
     return fig
+
+
+def name_ticks(axis: Axis) -> None:
+    """Numbers like 0.05 on a log axis too short for powers of ten: 1, 2 and 5 of each decade."""
+    low, high = axis.get_view_interval()
+    if high < 60 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def by_time(
@@ -228,7 +243,7 @@ def paths(times: Any, xs: Any, title: str, shown: int = 50) -> Figure:
     edges = np.linspace(xs.min(), xs.max(), 61)
     for ax, end in ((axes[0], 0), (axes[2], -1)):
         histogram(ax, xs[end], edges, orientation="horizontal")
-        ax.set_xlabel(f"t = {times[end]:g}")
+        ax.set_xlabel(f"t = {times[end]:g}", labelpad=22, fontsize=11)  # beside the "t"
         ax.set_xticks([])
     axes[0].invert_xaxis()
     return fig

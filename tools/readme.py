@@ -28,6 +28,7 @@ MADE_BY = {  # ending of an asset's name: what it is and what writes it
     "which.png": ("figure of these", "`python -m tools.which_picture`"),
     "run_times.json": ("run times of the notebooks", "`make notebooks`"),
     ".png": ("picture", "`python -m tools.picture`"),
+    "cloud.gif": ("animation", "`python -m tools.cloud_picture`"),
     ".gif": ("animation", "`python -m tools.text_picture`"),
 }
 

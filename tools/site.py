@@ -262,7 +262,7 @@ def write_source(folder: Path, notebooks: list[Path], root: Path = ROOT) -> None
     for name in ("conf.py", "site.css", "site.js"):
         shutil.copy(TEMPLATE / name, folder if name == "conf.py" else static)
     (static / "tex-svg-full.js").write_text(slides.browser_files()["mathjax_js"], encoding="utf-8")
-    for moving in root.glob("assets/06_d3pm/*.gif"):
+    for moving in root.glob("assets/*/*.gif"):
         shutil.copy(moving, static)
 
 

@@ -45,6 +45,7 @@ def test_lines_fade_with_time_and_a_point_may_be_marked():
     (ax,) = fig.axes
     early, late, point = ax.lines
     assert early.get_alpha() > late.get_alpha() > 0.1 and early.get_color() == late.get_color()
+    assert early.get_linestyle() != late.get_linestyle()
     assert late.get_ydata().tolist() == [2, 3] and point.get_xydata().tolist() == [[0.5, 1]]
     assert [t.get_text() for t in ax.texts] == ["here"]
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["t = 1", "t = 9"]

@@ -176,6 +176,38 @@ def test_each_axis_can_be_logarithmic(logx, logy):
     assert (ax.get_xscale() == "log", ax.get_yscale() == "log") == (logx, logy)
 
 
+def ticks(axis):
+    axis.figure.canvas.draw()
+    low, high = sorted(axis.get_view_interval())
+    return [
+        t.get_text() for t in axis.get_ticklabels() if low <= t.get_position()[axis.axis_name == "y"] <= high
+    ]
+
+
+def test_a_short_log_axis_has_plain_numbers_and_a_long_one_powers_of_ten():
+    short, long = (
+        plots.curves([1, 2], {"data": y}, "L", logy=True).axes[0] for y in ([0.02, 0.6], [0.02, 2])
+    )
+    assert ticks(short.yaxis) == ["0.02", "0.05", "0.1", "0.2", "0.5"]
+    assert not any(short.yaxis.get_minorticklabels()[k].get_text() for k in range(3))
+    assert all("10" in text for text in ticks(long.yaxis)) and len(ticks(long.yaxis)) == 2
+
+
+def test_few_values_on_a_log_axis_are_named_in_short():
+    x = [0.0049883, 0.0514022, 0.201003, 0.334426, 1000]
+    ax = plots.curves(x, {"data": x}, "L", logx=True).axes[0]
+    assert ticks(ax.xaxis) == ["0.005", "0.051", "0.2", "0.33", "1000"]
+    assert not ax.xaxis.get_minorticklocs().size
+
+
+def test_a_long_legend_stands_beside_the_lines():
+    for n, beside in ((5, False), (6, True)):
+        fig = plots.curves([0, 1], {f"line {k}": [0, k] for k in range(n)}, "Many")
+        fig.canvas.draw()
+        (ax,) = fig.axes
+        assert bool(ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1) is beside
+
+
 def test_a_band_shades_its_own_line_only():
     lines = {"exact": [1, 2], "learned": [3, 4]}
     (ax,) = plots.curves([0, 1], lines, "Band", band={"learned": ([2, 3], [5, 6])}).axes
@@ -293,6 +325,12 @@ def test_paths_run_in_the_order_of_time_between_two_histograms():
     assert (line.get_color(), line.get_alpha(), line.get_linewidth()) == ("#1b63fe", 0.4, 0.8)
     assert middle.get_subplotspec().get_gridspec().get_width_ratios() == (1, 5, 1)
     assert (start.get_xlabel(), end.get_xlabel()) == ("t = 4", "t = 0")
+    fig.set_size_inches(3.4, 2.9)  # one of three stills: the ends stay clear of the ticks, and inside
+    fig.canvas.draw()
+    ends = [ax.xaxis.label.get_window_extent() for ax in (start, end)]
+    marks = [t.get_window_extent() for t in middle.get_xticklabels()]
+    assert not any(one.overlaps(mark) for one in ends for mark in marks)
+    assert ends[0].x0 >= 0 and ends[1].x1 <= fig.bbox.x1
     assert start.xaxis_inverted() and not end.xaxis_inverted()
     assert len(start.patches) == 60
     assert start.patches[0].get_width() == pytest.approx(30)  # all in one bin of width 1/30
