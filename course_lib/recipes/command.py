@@ -41,10 +41,11 @@ from .several import NEVER, Job, run_all, say
 PROGRAM = "python -m course_lib.recipes"
 VERBS = ("list", "run", "table")
 OWN = ("batch", "lr", "ema", "seed", "restart")  # numbers of a Recipe
+INTERRUPTED = "interrupted: the same command goes on from what was saved"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line. Exit status 2: not understood, nothing was run; 1: it ran and failed."""
+    """The command line. Exit status 2: not understood, nothing was run; 1: it ran and failed; 130: Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] not in VERBS and not words[0].startswith("-"):
         words.insert(0, "run")
@@ -67,6 +68,8 @@ def main(arguments: list[str] | None = None) -> None:
             carry_out(jobs, chosen)
         except (ValueError, OSError, FloatingPointError) as error:
             parser.exit(1, f"{parser.prog}: {error}\n")
+        except KeyboardInterrupt:
+            parser.exit(130, f"\n{parser.prog}: {INTERRUPTED}\n")
         finally:
             parallel.leave()
 

@@ -176,7 +176,13 @@ def test_unmeasured_and_measured_later(tmp_path, capsys):
     assert set(made) == {"sum"} and made != sum_of_weights(TINY, want)
 
 
-def test_a_command_that_was_interrupted_goes_on(tmp_path, monkeypatch):
+def interrupted(capsys, *words):
+    """Ctrl-C ends it with one line and status 130; no traceback."""
+    code, said = fails(capsys, *words)
+    assert (code, said) == (130, f"python -m course_lib.recipes: {command.INTERRUPTED}")
+
+
+def test_a_command_that_was_interrupted_goes_on(tmp_path, monkeypatch, capsys):
     words = ["ddpm.tiny", "ddpm.other", "--out", str(tmp_path), "--device", "cpu"]
     made, calls = several.make, []
 
@@ -187,8 +193,7 @@ def test_a_command_that_was_interrupted_goes_on(tmp_path, monkeypatch):
         return made(recipe, *rest)
 
     monkeypatch.setattr(several, "make", dies)
-    with pytest.raises(KeyboardInterrupt):
-        main(words)
+    interrupted(capsys, *words)
     before = (tmp_path / "99_test" / "tiny.safetensors").stat().st_mtime_ns
     main(words)
     assert calls == ["tiny", "other", "other"]
@@ -198,16 +203,15 @@ def test_a_command_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     assert calls[3:] == ["tiny", "other"]  # what was finished is made anew
 
 
-def test_new_weights_do_not_stand_beside_old_results(tmp_path, monkeypatch):
+def test_new_weights_do_not_stand_beside_old_results(tmp_path, monkeypatch, capsys):
     words = ["ddpm.tiny", "--out", str(tmp_path), "--device", "cpu"]
     main(words)
 
-    def fails(recipe, model):
+    def stops(recipe, model):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ddpm, "tiny", replace(TINY, measure=fails))
-    with pytest.raises(KeyboardInterrupt):
-        main(words)
+    monkeypatch.setattr(ddpm, "tiny", replace(TINY, measure=stops))
+    interrupted(capsys, *words)
     assert not (tmp_path / "tiny.results.json").exists() and (tmp_path / "tiny.safetensors").exists()
 
 
@@ -224,8 +228,7 @@ def test_a_damaged_checkpoint_is_an_error_and_stays(tmp_path, monkeypatch, capsy
 
     with monkeypatch.context() as m:
         m.setattr(ddpm, "tiny", replace(TINY, process=lambda: Stop(table(cosine(), 10), (1,))))
-        with pytest.raises(KeyboardInterrupt):
-            main([*map(str, words)])
+        interrupted(capsys, *words)
     checkpoint = tmp_path / "tiny.checkpoint"
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[: len(whole) // 2])

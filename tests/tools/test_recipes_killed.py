@@ -4,10 +4,12 @@ Each life is a fork of this process, so that it costs no start of Python.
 """
 
 import errno
+import io
 import json
 import os
 import random
 import signal
+import sys
 import time
 from dataclasses import replace
 
@@ -102,3 +104,33 @@ def test_a_full_disk_is_said_and_what_was_there_stays(tmp_path, monkeypatch, cap
         assert checkpoint.load_tensors(tmp_path / "full" / "tiny.checkpoint")[1]["step"] == 10
     main(words(tmp_path / "full"))  # with space again it goes on
     assert made(tmp_path / "full") == want
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX: fork and limits")
+@pytest.mark.parametrize("space", [0, 1500])
+def test_files_that_the_system_does_not_let_grow(tmp_path, space):
+    """A true limit of bytes a file, in a process of its own: nothing fits, or the notes do and the checkpoint not."""
+    import resource  # POSIX only
+
+    out, told = tmp_path / "run", tmp_path / "told"
+    pid = os.fork()
+    if not pid:
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.stderr = io.StringIO()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (space, resource.RLIM_INFINITY))
+            main(words(out))
+        except SystemExit as end:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            told.write_text(sys.stderr.getvalue())
+            os._exit(end.code)
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    said = told.read_text()
+    assert said.startswith("python -m course_lib.recipes: ") and len(said.splitlines()) == 1
+    assert "File too large" in said and ("session" if space == 0 else "tiny.checkpoint") in said
+    assert not list(out.glob(".*")) and not list(out.glob("*.safetensors"))  # no half files
+    main(words(out))
+    main(words(tmp_path / "whole"))
+    assert made(out) == made(tmp_path / "whole")
