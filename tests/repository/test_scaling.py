@@ -1,6 +1,9 @@
 """The arithmetic of docs/SCALING.md, from the networks and the numbers of steps that it names."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,8 @@ import torch
 
 from course_lib.nets import TokenNet
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "SCALING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "SCALING.md").read_text(encoding="utf-8")
 
 
 def met(V, masked):
@@ -42,3 +46,19 @@ def test_recipes_that_are_named_exist():
     from course_lib.recipes.run import find
 
     assert {find(name).name for name in re.findall(r"recipes run ([\w.]+)", PAGE)}
+
+
+def test_the_program_of_the_page_runs_as_printed_on_two_processes(tmp_path):
+    """By torchrun, as a reader would; killed or not, the second call has nothing left to do and says the same."""
+    (program,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "program.py"]
+    inside = {"cwd": tmp_path, "text": True, "capture_output": True, "timeout": 500}
+    inside["env"] = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    said = [subprocess.run(words, **inside, check=True).stdout for _ in range(2)]
+    assert re.fullmatch(r"[12]\.\d\d nats per token on 2 processes\n", said[0]) and said[0] == said[1]
