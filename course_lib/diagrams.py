@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.ticker import LogLocator, NullLocator
 
 from .colours import COLOURS, looks
 from .style import array, check_length, over, panels
@@ -317,6 +318,10 @@ def plane(
     label, point = star
     with_errors(ax, point, label, color=COLOURS["mask"], marker="*", markersize=17)
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear")
+    if logx:  # plain numbers, not powers of ten
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_locator(NullLocator())
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=11)
     return fig
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from IPython import get_ipython
 from IPython.display import display
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -17,6 +18,8 @@ from .colours import check_colours
 Spec = tuple | list | str
 Draw = Callable[..., Figure]
 PANEL = 3.4  # inches: three beside each other fill a slide with no letter smaller than in its text
+# Figures so many times as wide as high stand below each other, so many inches high.
+WIDE, THIRD = 3, 1.75
 
 
 def live() -> bool:
@@ -101,16 +104,45 @@ def whole(spec: Spec) -> bool:
 
 
 def still(draw: Draw, at: list[dict[str, Any]]) -> bytes:
-    """The pictures at the given values side by side in one PNG, each with its values below it."""
+    """The pictures at the given values in one PNG, each with its values below it: side by side, wide ones in a column.
+
+    In a column a title that all have is said once.
+    """
     figures = [draw(**values) for values in at]
+    wide = all(is_wide(fig) for fig in figures)
+    if wide and len({fig.get_suptitle() for fig in figures}) == 1:
+        for fig in figures[1:]:
+            fig.suptitle("")
     for fig, values in zip(figures, at, strict=True):
         check_colours(fig)
-        shrink(fig)
-        said = ", ".join(f"{name} = {value}" for name, value in values.items())
-        label = fig.supxlabel(said, weight="bold")
-        # A typed text may be long.
-        label.set_fontsize(label.get_fontsize() * min(1, 32 / len(said)))
-    return style.fit(lambda dpi: beside([style.pixels(fig, dpi) for fig in figures]))
+        flatten(fig) if wide else shrink(fig)
+        caption(fig, values)
+    join = below if wide else beside
+    return style.fit(lambda dpi: join([style.pixels(fig, dpi) for fig in figures]))
+
+
+def is_wide(fig: Figure) -> bool:
+    """True for rows of text: in a third of a slide their words would lie on each other."""
+    width, height = fig.get_size_inches().tolist()
+    return width >= WIDE * height and any(len(ax.texts) > 3 for ax in fig.axes)
+
+
+def flatten(fig: Figure) -> None:
+    """Give a wide figure a third of the height of a slide."""
+    width, height = fig.get_size_inches()
+    fig.set_size_inches(width, min(height, THIRD))
+
+
+def caption(fig: Figure, values: dict[str, Any]) -> None:
+    """Write the values below the figure, one a line or smaller if they do not fit."""
+    said = [f"{name} = {value}" for name, value in values.items()]
+    label = fig.supxlabel(", ".join(said), weight="bold")
+    renderer, room = FigureCanvasAgg(fig).get_renderer(), 0.94 * fig.bbox.width
+    if label.get_window_extent(renderer).width > room:
+        label.set_text("\n".join(said))
+    # A typed text may be long.
+    too_wide = label.get_window_extent(renderer).width / room
+    label.set_fontsize(label.get_fontsize() / max(1, too_wide))
 
 
 def shrink(fig: Figure) -> None:
@@ -124,6 +156,15 @@ def shrink(fig: Figure) -> None:
     if all(ax.images for ax in fig.axes):  # pictures, and two lines above and below
         least = PANEL * (height - 0.8) / width + 0.95
     fig.set_size_inches(PANEL, max(least, PANEL * height / width))
+
+
+def below(parts: list[Image.Image]) -> Image.Image:
+    """Images in one column, on white."""
+    size = max(p.width for p in parts), sum(p.height for p in parts)
+    column = Image.new("RGB", size, "white")
+    for k, part in enumerate(parts):
+        column.paste(part, (0, sum(p.height for p in parts[:k])))
+    return column
 
 
 def beside(parts: list[Image.Image]) -> Image.Image:

@@ -1,10 +1,10 @@
 """Diffusion-LM on verses of the Bible in Basic English: words as unit vectors times sqrt(D), labels for the genre.
 
-`full` takes about 13 hours on one CPU core, `minute` a minute; `chosen`, `plane` and `strength` measure the shipped
-weights of `full`. These were made in four sittings, which their log lists, each from the averaged weights of the one
-before in float16 and with a fresh optimiser: 7,500 and 8,000 steps of four blocks at 3e-3; with four more blocks, whose
-gates start at 0, 12,000 at 2e-3; with the guess, whose weights start at 0, 6,000 at 2e-3. The last had batches of 64
-(two processes, half each), the others of 32.
+`full` takes about 13 hours on one CPU core, `minute` a minute; `chosen`, `plane`, `strength` and `reading` measure the
+shipped weights of `full`. These were made in four sittings, which their log lists, each from the averaged weights of
+the one before in float16 and with a fresh optimiser: 7,500 and 8,000 steps of four blocks at 3e-3; with four more
+blocks, whose gates start at 0, 12,000 at 2e-3; with the guess, whose weights start at 0, 6,000 at 2e-3. The last had
+batches of 64 (two processes, half each), the others of 32.
 """
 
 import torch
@@ -16,6 +16,7 @@ from ..ngram import SentenceJudge
 from ..proofread import proofread, rerank
 from ..sentences import (
     PAD,
+    Labelled,
     bucketed,
     written,
 )
@@ -24,11 +25,17 @@ from ..text_metrics import copied
 from ..verses import GENRES
 from ..word_nets import MixingNet
 from ..word_vectors import ppmi_vectors
-from .power_measures import measure_plane, measure_strength, reading_noise
+from .power_measures import (
+    measure_plane,
+    measure_strength,
+    of_each_genre,
+    reading_noise,
+)
 from .run import Measurement, Recipe, shipped, spaced
 from .sentence_measures import (
     STEPS,
     WIDTH,
+    by_words,
     draw_sentences,
     lines,
     measure,
@@ -43,6 +50,7 @@ from .verse_sets import LENGTH, SHORT, common, common_words, sentences, vocabula
 T = 2000
 AMONG = (1, 4, 8)  # proofread draws that one is chosen of
 POWER = 1.15  # of the clue: what `plane` finds nearest to real verses
+PER_GENRE = 50  # held-out verses that the classifier of x_t reads
 NARROW = 16  # `minute`: numbers in a word
 
 
@@ -169,20 +177,44 @@ def by_power(device: str = "cpu", **sizes) -> dict:
     return measure_plane(process, model, judge, sentences("test")[0], **sizes)
 
 
-def by_strength(device: str = "cpu", steps: int = 200, **sizes) -> dict:
+def by_strength(device: str = "cpu", steps: int = 400, **sizes) -> dict:
     """Asking the shipped network for a genre, by strength, with the sampler whose perplexity is that of real verses."""
     seen, test = sentences()[0], sentences("test")[0]
     process, model = full.process().to(device), shipped(full, device)
     torch.manual_seed(full.seed)
     reader = read(process, model, steps)
     judge = SentenceJudge(seen.tokens, len(vocabulary()))
-    noise = reading_noise(process, model, reader, test[spaced(len(test), 500)])
     at = measure_strength(process, model, reader, judge, seen, test, POWER, **sizes)
-    return at | {"reads": noise, "reader_steps": steps}
+    return at | {"reader_steps": steps}
+
+
+def by_noise(device: str = "cpu", steps: int = 400) -> dict:
+    """What the classifier of x_t reads, by t / T, on verses of both held-out splits, as many of each genre."""
+    process, model = full.process().to(device), shipped(full, device)
+    torch.manual_seed(full.seed)
+    reader = read(process, model, steps)
+    held = both(sentences("dev")[0], sentences("test")[0])
+    held = of_each_genre(held, PER_GENRE)
+    torch.manual_seed(full.seed)
+    right = by_words(sentences()[0])(held.tokens) == held.labels
+    return {
+        "shares": reading_noise(process, model, reader, held),
+        "sentences": len(held),
+        "genres": held.labels.unique().tolist(),
+        "by_words": right.double().mean().item(),
+        "reader_steps": steps,
+    }
+
+
+def both(one: Labelled, other: Labelled) -> Labelled:
+    """Two sets of labelled sentences as one."""
+    tokens = torch.cat([one.tokens, other.tokens])
+    return Labelled(tokens, torch.cat([one.labels, other.labels]))
 
 
 plane = Measurement("04_diffusion_lm", "plane", by_power)
 strength = Measurement("04_diffusion_lm", "strength", by_strength)
+reading = Measurement("04_diffusion_lm", "reading", by_noise)
 
 
 def short_process(**options) -> DiffusionLM:

@@ -5,12 +5,13 @@ above 1 it is a lower temperature, in the right sampler and with the network as 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..diffusion_lm import DiffusionLM
+from ..evaluate import estimate, ratio
 from ..guidance import ClassifierFree, ClassifierGuided
 from ..ngram import SentenceJudge
 from ..process import Process
@@ -33,6 +34,7 @@ SIZES = (8, 20)  # words of the verses that give the lengths
 SETS, IN_A_SET = 4, 60
 STEPS = 50
 POWERS = (0.85, 1.0, 1.15, 1.3, 1.6)
+LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # t / T
 
 
 @torch.no_grad()
@@ -134,12 +136,12 @@ def measure_strength(
     seen: Labelled,
     test: Labelled,
     power: float,
-    weights: Sequence[float] = (0.0, 1.0, 3.0, 6.0),
-    rates: Sequence[float] = (0.05, 0.1, 0.3),
-    n: int = 48,
+    weights: Sequence[float] = (0.0, 1.0, 3.0),
+    rates: Sequence[float] = (0.02, 0.05, 0.1, 0.3),
+    n: int = 192,
     seed: int = 0,
 ) -> dict:
-    """Success, by a judge that counts words, perplexity and distinct-2 of asking for a genre at each strength.
+    """Success, by a judge that counts words, fluency and variety of asking for a genre at each strength.
 
     reader   a classifier of x_t
     weights  of guidance without a classifier: gamma, 0 is the told network
@@ -170,12 +172,33 @@ def measure_strength(
         for strength, (way, net) in strengths.items():
             torch.manual_seed(seed)
             x = draw_sentences(process, way, net, n, STEPS)
-            right = (nearer(x) == label.cpu()).double()
-            said = {"success": right.mean().item(), "samples": lines(x, len(GENRES))}
-            of[name][strength] = placed(x, judge) | said
+            said = {"samples": lines(x, len(GENRES))}
+            of[name][strength] = controlled(x, label.cpu(), judge, nearer) | said
     return {"sentences": n, "steps": STEPS, "power": power, "of": of} | {
-        "real": placed(real.tokens, judge)
+        "real": controlled(real.tokens, real.labels, judge, nearer)
     }
+
+
+def controlled(
+    x: Tokens,
+    label: Tensor,
+    judge: SentenceJudge,
+    nearer: Callable[[Tokens], Tensor],
+) -> dict:
+    """Sentences in the plane, nats per word with their error, and how many have the label."""
+    nats = ratio(judge.nats(x), written(x).sum(1) + 1)  # each end counts as a word
+    right = estimate((nearer(x) == label).double())
+    return placed(x, judge) | {
+        "nats": nats._asdict(),
+        "success": right.mean,
+        "success_se": right.se,
+    }
+
+
+def of_each_genre(data: Labelled, n: int) -> Labelled:
+    """n sentences, evenly over all of them, of each genre that has so many."""
+    where = [(data.labels == k).nonzero()[:, 0] for k in data.labels.unique()]
+    return data[torch.cat([at[spaced(len(at), n)] for at in where if len(at) >= n])]
 
 
 def reading_noise(
@@ -183,7 +206,7 @@ def reading_noise(
 ) -> dict:
     """Share of the sentences whose genre the classifier reads from x_t, by t / T."""
     shares = {}
-    for u in (0.0, 0.25, 0.5, 0.75, 1.0):
+    for u in LEVELS:
         t = torch.full((len(test),), max(1, round(u * process.T)))
         with torch.no_grad():
             mask, _, _, x_t = process.diffuse(model, test.tokens, t)

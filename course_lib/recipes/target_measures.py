@@ -1,7 +1,7 @@
 """What is measured of drawn targets: errors of sounds, BLEU of verses, by candidates, sampler and number of steps."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -245,10 +245,9 @@ def measure_verses(
         where: slice, steps: int, name: str = BEST, change=self_conditioned
     ) -> list[list[str]]:
         """Verses in one piece or in several."""
-        counts = [len(p) for p in pieces[where]]
-        flat = [(x, ()) for p in pieces[where] for x in p]
-        made = iter(draw_targets(VERSES, model, VERSES.rows(flat), steps, name, change))
-        return [[w for _ in range(count) for w in next(made)] for count in counts]
+        data = VERSES.rows([(x, ()) for p in pieces[where] for x in p])
+        made = draw_targets(VERSES, model, data, steps, name, change)
+        return joined(pieces[where], made)
 
     start = time.perf_counter()
     draws = [translate(slice(n), MANY) for _ in range(CANDIDATES[-1])]
@@ -297,6 +296,41 @@ def measure_verses(
             for i, (x, y) in enumerate(pairs[:8])
         ],
     }
+
+
+def measure_translator(recipe: Recipe, model: nn.Module, n: int = 200) -> dict:
+    """The same of the autoregressive network: its likeliest words, and MBR of its draws."""
+    torch.manual_seed(recipe.seed)
+    every = translated("test")
+    pairs = [every[i] for i in spaced(len(every), n)]
+    pieces, right = [cut(x, VERSES.longest) for x, _ in pairs], [y for _, y in pairs]
+    data = VERSES.rows([(x, ()) for p in pieces for x in p], interleaved=False)
+
+    def translate(temperature: float) -> list[list[str]]:
+        """Verses in one piece or in several."""
+        return joined(pieces, write(VERSES, model, data, temperature))
+
+    greedy, draws = translate(0.0), [translate(1.0) for _ in range(CANDIDATES[-1])]
+    test = VERSES.data("test", interleaved=False)[0]
+    return {
+        "verses": n,
+        "copy": bleu([x for x, _ in pairs], right),
+        "greedy": translation(greedy, right),
+        "candidates": by_candidates(draws, lambda said: translation(said, right)),
+        "nll": per_target(recipe.process(), model, test)._asdict(),
+        "samples": [
+            {"source": line(x), "target": line(y), "likeliest": line(said)}
+            for (x, y), said in zip(pairs[:8], greedy, strict=False)
+        ],
+    }
+
+
+def joined(
+    pieces: Sequence[Sequence[Sequence[str]]], made: Iterable[Sequence[str]]
+) -> list[list[str]]:
+    """One target for each source, put together from those of its pieces."""
+    following = iter(made)
+    return [[w for _ in parts for w in next(following)] for parts in pieces]
 
 
 def translation(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> dict:

@@ -114,9 +114,9 @@ class Task:
         from_frequencies(model, rows.tokens[rows.target])
         return model
 
-    def writer(self, width: int = 128, depth: int = 4) -> CausalNet:
+    def writer(self, width: int = 128, depth: int = 4, **options) -> CausalNet:
         """The autoregressive network of the same size."""
-        return CausalNet(len(self.vocabulary), width, 4, depth)
+        return CausalNet(len(self.vocabulary), width, 4, depth, **options)
 
 
 def spelled(split: str) -> list[Pair]:

@@ -11,7 +11,7 @@ from itertools import zip_longest
 import torch
 
 from ..cases import normal, numbers, uniform
-from ..checks import at_least, case
+from ..checks import at_least, at_most, case
 from ..exercise import define
 from ..listed import listed, wrong_answer
 
@@ -544,6 +544,72 @@ define(
     the last of equals
         expected.argmin() -> len(weights) - 1 - expected.flip(0).argmin()
         right but for ties: of two that cost the same you take the later one
+    """,
+)
+
+
+# --- wrong_share ---
+
+
+def wrong_share(p, power):
+    """Share of wrong answers: the truth is drawn from p (B, N), the answer from q ~ p^power; 1 - sum_y p q, (B,)."""
+    q = p**power
+    q = q / q.sum(-1, keepdim=True)
+    return 1 - (p * q).sum(-1)
+
+
+def pair_by_pair(p, power):
+    """All pairs of a truth and another answer."""
+    shares = []
+    for row in p.tolist():
+        raised = [v**power for v in row]
+        said = [v / sum(raised) for v in raised]
+        pairs = [(i, j) for i in range(len(row)) for j in range(len(row)) if i != j]
+        shares.append(sum(row[i] * said[j] for i, j in pairs))
+    return torch.tensor(shares, dtype=p.dtype)
+
+
+def _answers(B, N):
+    p = uniform(B, N) + 0.1
+    return p / p.sum(-1, keepdim=True)
+
+
+define(
+    wrong_share,
+    truth=pair_by_pair,
+    cases=lambda: [(_answers(2, 3), 1.7), (_answers(5, 4), 0.6), (_answers(3, 6), 3.0)],
+    limits={
+        "at power 1 answers are fair draws, as the truth is: 1 - sum p^2": {
+            "power": 1.0
+        },
+        "at power 0 all N answers are as likely: 1 - 1 / N": {"power": 0.0},
+        "at a large power only the likeliest answer is given: 1 - max p": {
+            "power": 300.0
+        },
+    },
+    properties=(
+        at_least(0, "it is a share"),
+        at_most(1, "it is a share"),
+    ),
+    mistakes="""
+    fair draws
+        q = p**power -> q = p
+        the power changes nothing in yours: who answers, and from which distribution?
+    the likeliest
+        return 1 - (p * q).sum(-1) -> return 1 - p.amax(-1)
+        you always give the likeliest answer. That is the limit of a large power, and at power 1 answers are drawn
+    the truth sharpened, too
+        1 - (p * q).sum(-1) -> 1 - (q * q).sum(-1)
+        you draw the truth from the sharpened distribution, too. How people speak does not change with the sampler
+    not normalised
+        q = q / q.sum(-1, keepdim=True) -> q = q * 1.0
+        p to a power does not add up to 1: it is no distribution yet
+    a temperature
+        p**power -> p ** (1 / max(power, 1e-2))
+        the larger your power the flatter the answers: a power is one over a temperature
+    the right ones
+        return 1 - (p * q) -> return (p * q)
+        that is the share of right answers
     """,
 )
 

@@ -470,6 +470,73 @@ define(
 )
 
 
+# --- sharpen ---
+
+
+def sharpen(both, alone, power):
+    """Log p of words with the clue to a power; both, alone (N, K): log p with the clue and without it.  (4.11)"""
+    clue = both - alone  # up to a constant
+    return (power * clue + alone).log_softmax(-1)
+
+
+def word_for_word(both, alone, power):
+    """Probabilities, multiplied one by one and divided by their sum."""
+    rows = []
+    for p, q in zip(both.exp().tolist(), alone.exp().tolist(), strict=True):
+        raised = [b * (a / b) ** power for a, b in zip(p, q, strict=True)]
+        rows.append([math.log(v / sum(raised)) for v in raised])
+    return torch.tensor(rows, dtype=both.dtype)
+
+
+def _sums_to_one(got, a):
+    """exp of each row is a distribution."""
+    total = got.double().exp().sum(-1)
+    if (total - 1).abs().max() < 1e-4:
+        return None
+    return f"the probabilities of one position add up to {total.flatten()[0]:.4g}: what makes them a distribution?"
+
+
+define(
+    sharpen,
+    truth=word_for_word,
+    cases=lambda: [
+        (normal(2, 3).log_softmax(-1), normal(2, 3).log_softmax(-1), 1.5),
+        (normal(5, 4).log_softmax(-1), normal(5, 4).log_softmax(-1), 0.6),
+    ],
+    limits={
+        "at power 1 nothing changes": {"power": 1.0},
+        "at power 0 the clue has no say, and x_t alone is left": {"power": 0.0},
+        "where the clue says nothing its power does not matter": {
+            "both": lambda a: a.alone
+        },
+    },
+    ignores={
+        "a constant in the logits is no evidence for any word": {
+            "both": lambda a: a.both + 1
+        }
+    },
+    properties=(_sums_to_one,),
+    mistakes="""
+    all of it to the power
+        power * clue + alone -> power * both
+        at power 0 yours is uniform: what x_t itself says is taken to the power, too. The process knows that part
+        exactly, so which of the two sources is to be sharpened?
+    the other source
+        power * clue + alone -> clue + power * alone
+        you sharpen what x_t itself says, which the process knows exactly, and leave the clue as it is
+    a temperature
+        power * clue -> clue / max(power, 1e-3)
+        yours gets flatter as the power grows: a power above 1 is a temperature below 1
+    the clue alone
+        power * clue + alone -> power * clue
+        where the clue says nothing yours is uniform: what x_t itself says is lost
+    not normalised
+        (power * clue + alone).log_softmax(-1) -> power * clue + alone
+        right up to a constant: the probabilities of a position do not add up to 1
+    """,
+)
+
+
 # --- mbr ---
 
 

@@ -16,8 +16,10 @@ CHAPTERS = {
     ),
     "optimal_variance": "ddim_step pairs best_variance spread_from_eps learned_variance grid variance_after",
     "sde": "moments reverse_step heun hutchinson log_likelihood dpm_step grid ode_velocity",
-    "diffusion_lm": "rounding known_word variance_cost collapsed_loss e2e_loss clamped_step free mbr",
-    "diffuseq": "partial_noise target_loss word_loss misaligned shifted_mean least_risk importance interleave",
+    "diffusion_lm": "rounding known_word variance_cost collapsed_loss e2e_loss clamped_step free sharpen mbr",
+    "diffuseq": (
+        "partial_noise target_loss word_loss misaligned shifted_mean least_risk wrong_share importance interleave"
+    ),
     "d3pm": (
         "uniform_marginal multinomial_posterior independence leave_one_out absorbing_loss absorbing_step gaussian_step"
         " fault count_weights two_steps hybrid ce_weight reveal"

@@ -225,6 +225,13 @@ def test_points_of_families_in_a_plane():
     )
     assert len(ax.containers) == 2  # no bars where no error is given
     check_colours(fig)
+    families = {"learned": {"1": (21.0, 0.5), "2": (170.0, 0.4)}}
+    fig = diagrams.plane(families, ("real", (50.0, 0.45)), "message", "x", "y", logx=True)
+    fig.canvas.draw()
+    low, high = fig.axes[0].get_xlim()
+    ticks = zip(fig.axes[0].get_xticks(), fig.axes[0].get_xticklabels(), strict=True)
+    assert [t.get_text() for x, t in ticks if low <= x <= high] == ["20", "50", "100"]
+    assert len(fig.axes[0].get_xticks(minor=True)) == 0
     with pytest.raises(ValueError, match="odd must be .x, y. or .x, y, se of x, se of y., not 3 numbers"):
         diagrams.plane({"odd": {"1": (1.0, 2.0, 3.0)}}, ("real", (1.0, 1.0)), "message")
 

@@ -86,7 +86,8 @@ def test_translated_verses():
 
 
 @pytest.mark.parametrize(
-    "name, steps", [("reversal", 1300), ("sounds", 16000), ("sounds_ar", 16000), ("verses", 12500)]
+    "name, steps",
+    [("reversal", 1300), ("sounds", 16000), ("sounds_ar", 16000), ("verses", 12500), ("verses_ar", 3000)],
 )
 def test_the_recipes(name, steps):
     r = getattr(R, name)
@@ -302,6 +303,30 @@ def test_measuring_verses(monkeypatch):
     assert set(found["samplers"]) == {"ancestral", "DDIM", "DDIM, misaligned", "DPM-Solver++", M.BEST}
     assert found["too_long"]["train"] == 27565 - 23673 and 0 < found["unknown"] < 0.05
     assert set(found["samples"][0]) == {"source", "target", "drawn", "chosen"} and found["in_pieces"] > 0
+
+
+def test_measuring_a_translator(monkeypatch):
+    pytest.importorskip("pythonbible_ylt", reason="pythonbible-ylt is not installed")
+    pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
+    asked = []
+
+    def write(task, model, data, temperature):
+        asked.append((temperature, len(data)))
+        return [["the", "lord"]] * len(data)
+
+    monkeypatch.setattr(M, "write", write)
+    monkeypatch.setattr(M, "CANDIDATES", (1, 3))
+    monkeypatch.setattr(M, "per_target", lambda *_: M.Estimate(1.0, 0.5))
+    found = json.loads(json.dumps(M.measure_translator(R.verses_ar, None, n=8)))
+    assert [t for t, _ in asked] == [0.0, 1.0, 1.0, 1.0] and {n for _, n in asked} == {asked[0][1]}
+    assert set(found) == {"verses", "copy", "greedy", "candidates", "nll", "samples"} and found["verses"] == 8
+    assert set(found["candidates"]) == {"1", "3"} and found["greedy"]["bleu"] < found["copy"]
+    lines = [s["likeliest"] for s in found["samples"]]
+    assert sum(line.count("the lord") for line in lines) == asked[0][1] > 8  # verses in two pieces or more
+    parts = [[["a"], ["b"]], [["c"]]]
+    assert M.joined(parts, [["x"], ["y", "z"], []]) == [["x", "y", "z"], []]
+    writer = R.verses_ar.model()
+    assert writer.tied and writer.K == R.verses_ar.process().K == len(D.VERSES.vocabulary)
 
 
 def test_measuring_reversal():

@@ -344,11 +344,39 @@ def test_strength_of_guidance(monkeypatch):
     assert list(asked["classifier-free"]) == [0.0, 2.0] and list(asked["classifier"]) == [0.01, 1.0]
     assert asked["classifier"][1.0]["success"] > asked["not asked"][0.0]["success"] + 0.2
     assert asked["classifier"][1.0]["success"] > asked["classifier"][0.01]["success"]
-    assert len(asked["classifier"][1.0]["samples"]) == 6 and set(got["real"]) == {"perplexity", "distinct2"}
+    assert len(asked["classifier"][1.0]["samples"]) == 6
+    assert set(got["real"]) == {"perplexity", "distinct2", "nats", "success", "success_se"}
+    (real,) = W.of_some_words(data, 1, 60)
+    named = (real.tokens[:, 0] % 6 == real.labels).double()
+    assert got["real"]["success"] == named.mean().item()
+    assert got["real"]["success_se"] == pytest.approx((named.var() / 60).sqrt().item())
     shares = W.reading_noise(process, model, reader, data)
-    assert list(shares) == [0.0, 0.25, 0.5, 0.75, 1.0] and all(0 <= v <= 1 for v in shares.values())
+    assert list(shares) == list(W.LEVELS) and all(0 <= v <= 1 for v in shares.values())
+    assert W.LEVELS[0] == 0 and W.LEVELS[-1] == 1
     torch.nn.init.zeros_(reader.leave.weight)  # says class 0 of all, and 50 of 300 are that
     assert set(W.reading_noise(process, model, reader, data).values()) == {50 / 300}
+
+
+def test_sentences_of_a_control_are_measured_with_errors():
+    _, _, data = tiny_words()
+    judge, x = SentenceJudge(data.tokens, 7), data.tokens[:40]
+    got = W.controlled(x, data.labels[:40], judge, lambda tokens: data.labels[:40].clone())
+    words = written(x).sum(1) + 1
+    assert (got["success"], got["success_se"]) == (1.0, 0.0)
+    assert got["nats"]["mean"] == pytest.approx(math.log(got["perplexity"]))
+    residual = judge.nats(x) - got["nats"]["mean"] * words
+    error = residual.std() / 40**0.5 / words.double().mean()
+    assert got["nats"]["se"] == pytest.approx(error.item())
+
+
+def test_as_many_sentences_of_each_genre():
+    tokens = torch.arange(12).view(12, 1)
+    data = Labelled(tokens, I([0, 0, 3, 3, 3, 3, 5, 0, 0, 3, 5, 0]))
+    some = W.of_each_genre(data, 3)  # of genre 5 there are two
+    assert some.labels.tolist() == [0, 0, 0, 3, 3, 3]
+    assert some.tokens[:, 0].tolist() == [0, 7, 11, 2, 4, 9]  # from the first to the last
+    two = R.both(data[I([0, 1])], data[I([2])])
+    assert two.tokens[:, 0].tolist() == [0, 1, 2] and two.labels.tolist() == [0, 0, 3]
 
 
 def test_powers_of_pairs(monkeypatch):

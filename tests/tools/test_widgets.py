@@ -1,6 +1,7 @@
 """Sliders that redraw, and the still picture that stands for them."""
 
 import io
+import itertools
 import types
 
 import ipywidgets
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from course_lib import plots, style, widgets
+from course_lib import diagrams, plots, style, widgets
 
 ALT = "a bar that grows to the right as n <grows>"
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -193,11 +194,59 @@ def test_the_still_figures_carry_their_values_and_keep_their_shape():
     ]
     assert made[0].get_size_inches().tolist() == [3.4, 4.25]
     assert made[0]._supxlabel.get_weight() == "bold"
-    widgets.still(lambda n, kind: tall(n, "data"), [{"n": 1, "kind": "data " * 12}])
-    sizes = [fig._supxlabel.get_fontsize() for fig in made]
-    assert sizes[0] == sizes[1] == sizes[2] and sizes[3] == pytest.approx(
-        sizes[0] * 32 / len("n = 1, kind = " + "data " * 12)
-    )
+
+
+def caption_of(size, values):
+    fig = draw(1, "data")
+    fig.set_size_inches(size)
+    widgets.caption(fig, values)
+    fig.canvas.draw()
+    label = fig._supxlabel
+    return label.get_text(), label.get_fontsize(), label.get_window_extent().width / fig.bbox.width
+
+
+def test_a_caption_fits_below_its_figure():
+    size = caption_of((3.4, 3), {"n": 1})[1]
+    assert caption_of((3.4, 3), {"n": 1, "kind": "data"})[:2] == ("n = 1, kind = data", size)
+    text, font, width = caption_of((3.4, 3), {"rule": "dot product", "length": 2.0})
+    assert text == "rule = dot product\nlength = 2.0" and font == size and width < 0.95
+    text, font, width = caption_of((3.4, 3), {"n": 1, "kind": "data " * 12})
+    assert text.startswith("n = 1\n") and font < size and 0.9 < width < 0.95
+
+
+def row(text, title="one title"):
+    return diagrams.cells({"asked": text.split(), "drawn": text.upper().split()}, title)
+
+
+def test_wide_figures_stand_below_each_other_under_one_title():
+    at = [{"text": "and the lord said"}, {"text": "the king of the land"}, {"text": "a word"}]
+    made = []
+    image = Image.open(io.BytesIO(widgets.still(lambda text: made.append(row(text)) or made[-1], at)))
+    assert [fig.get_suptitle() for fig in made] == ["one title", "", ""]
+    assert image.size[0] == 1000 and image.size[1] <= 3 * 175
+    for fig in made:  # no word lies on another
+        fig.canvas.draw()
+        for line in (0, 1):
+            texts = fig.axes[0].texts[line * len(fig.axes[0].texts) // 2 :][: len(fig.axes[0].texts) // 2]
+            boxes = [t.get_window_extent() for t in texts]
+            assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    made.clear()
+    widgets.still(lambda text: made.append(row(text, text)) or made[-1], at)
+    assert [fig.get_suptitle() for fig in made] == [values["text"] for values in at]
+    assert widgets.is_wide(row("a b")) and not widgets.is_wide(draw(1, "data"))  # as wide, but bars
+    high = diagrams.cells({str(k): ["a", "b"] for k in range(6)}, "six rows")
+    widgets.flatten(high)
+    assert high.get_size_inches().tolist() == [10, 1.75]
+
+
+def test_pictures_of_different_size_stand_in_one_column_on_white():
+    column = widgets.below([Image.new("RGB", (1, 1), "red"), Image.new("RGB", (2, 2), "blue")])
+    white, red, blue = (255, 255, 255), (255, 0, 0), (0, 0, 255)
+    assert [[column.getpixel((x, y)) for x in range(2)] for y in range(3)] == [
+        [red, white],
+        [blue, blue],
+        [blue, blue],
+    ]
 
 
 def test_pictures_of_different_size_stand_in_one_row_on_white():
