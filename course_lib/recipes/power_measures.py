@@ -186,7 +186,8 @@ def controlled(
     nearer: Callable[[Tokens], Tensor],
 ) -> dict:
     """Sentences in the plane, nats per word with their error, and how many have the label."""
-    nats = ratio(judge.nats(x), written(x).sum(1) + 1)  # each end counts as a word
+    words = written(x).sum(1).double() + 1  # each end counts as a word
+    nats = ratio(judge.nats(x), words)
     right = estimate((nearer(x) == label).double())
     return placed(x, judge) | {
         "nats": nats._asdict(),
