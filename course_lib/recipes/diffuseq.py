@@ -93,7 +93,7 @@ verses_ar = (
         process=lambda: Autoregressive(len(VERSES.vocabulary), VERSES.length),
         model=lambda: VERSES.writer(dropout=0.1, tied=True),
         measure=measure_translator,
-        steps=4000,
+        steps=3000,
         restart=None,
         options={"precision": torch.bfloat16},
     )
