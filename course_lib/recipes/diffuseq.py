@@ -85,18 +85,17 @@ verses = Recipe(
     stream=bucketed,
 )
 
-verses_ar = (
-    replace(  # fewer steps than `verses`: it learns the training verses by heart
-        verses,
-        name="verses_ar",
-        data=lambda split: VERSES.data(split, interleaved=False),
-        process=lambda: Autoregressive(len(VERSES.vocabulary), VERSES.length),
-        model=lambda: VERSES.writer(dropout=0.1, tied=True),
-        measure=measure_translator,
-        steps=3000,
-        restart=None,
-        options={"precision": torch.bfloat16},
-    )
+# Fewer steps than `verses`: it learns the training verses by heart.
+verses_ar = replace(
+    verses,
+    name="verses_ar",
+    data=lambda split: VERSES.data(split, interleaved=False),
+    process=lambda: Autoregressive(len(VERSES.vocabulary), VERSES.length),
+    model=lambda: VERSES.writer(dropout=0.1, tied=True),
+    measure=measure_translator,
+    steps=3000,
+    restart=None,
+    options={"precision": torch.bfloat16},
 )
 
 
