@@ -317,7 +317,7 @@ def test_measuring_a_translator(monkeypatch):
     monkeypatch.setattr(M, "write", write)
     monkeypatch.setattr(M, "CANDIDATES", (1, 3))
     monkeypatch.setattr(M, "per_target", lambda *_: M.Estimate(1.0, 0.5))
-    found = json.loads(json.dumps(M.measure_translator(R.verses_ar, None, n=8)))
+    found = json.loads(json.dumps(M.measure_translator(R.verses_ar, torch.nn.Identity(), n=8)))
     assert [t for t, _ in asked] == [0.0, 1.0, 1.0, 1.0] and {n for _, n in asked} == {asked[0][1]}
     assert set(found) == {"verses", "copy", "greedy", "candidates", "nll", "samples"} and found["verses"] == 8
     assert set(found["candidates"]) == {"1", "3"} and found["greedy"]["bleu"] < found["copy"]
