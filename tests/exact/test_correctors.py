@@ -43,6 +43,17 @@ def test_a_random_position_keeps_p_t():
         assert moved(None, steps=3, seed=seed) < 1e-6
 
 
+def test_a_choice_may_look_at_what_it_does_not_redraw():
+    """The first or the second token, by what stands third: w_i(y) = w_i(x), and p_t stays without any repair."""
+    p_t, process, net, t = world(2, 3)
+
+    def by_the_third(c, x):
+        first = (x[:, 2] == 0).to(c)
+        return torch.stack([first, 1 - first, torch.zeros_like(first)], 1)
+
+    assert J.total_variation(p_t, exact_law(C.Corrector(process, t, by_the_third, steps=2), net, p_t)) < 1e-6
+
+
 class BothAtOnce(C.Corrector):
     """Every position is drawn again in one step, each from its distribution given the old others."""
 
