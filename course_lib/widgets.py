@@ -155,6 +155,7 @@ def shrink(fig: Figure) -> None:
     least = PANEL * (1.1 if legends else 0.85)
     if all(ax.images for ax in fig.axes):  # pictures, and two lines above and below
         least = PANEL * (height - 0.8) / width + 0.95
+        fig.get_layout_engine().set(w_pad=0.15)  # or those of two panels would touch
     fig.set_size_inches(PANEL, max(least, PANEL * height / width))
 
 

@@ -176,6 +176,10 @@ def test_a_small_panel_has_its_legend_above_and_room_for_it():
     digits = plots.images(torch.zeros(16, 1, 8, 8), "Two rows of eight")
     widgets.shrink(digits)
     assert digits.get_size_inches() == pytest.approx([3.4, 3.4 * 2 / 8 + 0.95], abs=0.06)
+    digits.canvas.draw()
+    (pictures,) = digits.axes
+    box = pictures.get_window_extent()
+    assert box.x0 > 10 and digits.bbox.x1 - box.x1 > 10  # a gap to the panel beside it
 
 
 def test_the_still_figures_carry_their_values_and_keep_their_shape():
