@@ -90,7 +90,7 @@ def curves(
     if logx and len(x) <= 8:  # few numbers of steps: name them, not powers of ten
         ax.set_xticks(x, [f"{v:g}" if v == round(v) else f"{v:.2g}" for v in x])
         ax.minorticks_off()
-    if len(lines) > 5:  # more than fit between the lines
+    if len(lines) > 4:  # more than fit between the lines
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     elif len(lines) > 1:
         ax.legend()

@@ -201,7 +201,7 @@ def test_few_values_on_a_log_axis_are_named_in_short():
 
 
 def test_a_long_legend_stands_beside_the_lines():
-    for n, beside in ((5, False), (6, True)):
+    for n, beside in ((4, False), (5, True)):
         fig = plots.curves([0, 1], {f"line {k}": [0, k] for k in range(n)}, "Many")
         fig.canvas.draw()
         (ax,) = fig.axes
