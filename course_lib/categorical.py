@@ -299,6 +299,7 @@ class Semigroup(Noise):
 
     def log_alpha_ratio(self, s: Times, t: Times) -> PerExample:
         """log(alpha_t / alpha_s): how much of x_s is left in x_t. 0 for equal alphas, also where nothing is left."""
+        check_order(s, t)
         at_s, at_t = self.log_alpha(s), self.log_alpha(t)
         # -inf minus -inf would be NaN.
         return torch.where(at_s == at_t, 0.0, at_t - at_s)
@@ -323,6 +324,19 @@ class Semigroup(Noise):
     def rates(self, x: Tokens) -> Law:
         """Column x of R, but 0 at x itself: how fast each other state becomes x; Q = expm(-log alpha R)."""
         raise NotImplementedError(f"{type(self).__name__} has no rates")
+
+
+def check_order(s: Times, t: Times) -> None:
+    """Raise unless s <= t: a noise takes the earlier time first, where a process says step(model, x, t, s)."""
+    in_order = s <= t
+    if s.device.type != "cpu":
+        note("s", in_order, t, must="at most t")
+    elif not in_order.all():
+        i = int((~in_order).nonzero()[0])
+        raise ValueError(
+            f"s must be at most t, but s = {s[i].item():g} and t = {t[i].item():g}: a noise takes the earlier time "
+            "first"
+        )
 
 
 def kept_and_lost(log_alpha: PerExample, x: Tensor) -> tuple[Tensor, Tensor]:

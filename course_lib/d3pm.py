@@ -9,6 +9,7 @@ evidence of x_t at i itself. A table may end in 0, unlike a Gaussian one: nothin
 of x_T for a uniform token, so every KL is finite and the bound lacks no term.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -55,6 +56,8 @@ class D3PM(TokenProcess):
             raise ValueError(
                 'noise must leave alpha_bar[T] > 0 for predicts="score": else scores at T say nothing'
             )
+        if predicts == "score" and not isinstance(noise, Semigroup):
+            check_invertible(noise)
         if not ce_weight >= 0:
             raise ValueError(f"ce_weight must not be negative, not {ce_weight}")
         self.predicts, self.ce_weight = predicts, float(ce_weight)
@@ -148,6 +151,17 @@ class D3PM(TokenProcess):
         if self.predicts == to == "posterior":
             return out.log_softmax(-1)
         return self.from_loo(self.loo(out, x_t, t), x_t, t, to)
+
+
+def check_invertible(noise: Noise) -> None:
+    """Raise unless Q_{0->T} can be inverted with half of float64's digits left: scores are turned into p_0 by that."""
+    ends = torch.tensor([[0], [noise.T]], device=noise.device)
+    condition = torch.linalg.cond(noise.matrix(*ends)[0]).item()
+    if not condition < 1e8:
+        raise ValueError(
+            f'noise must be invertible for predicts="score", but Q_{{0->T}} has the condition number {condition:.1g}: '
+            "shorten its clock, or predict x_0"
+        )
 
 
 class MaskedD3PM(D3PM):

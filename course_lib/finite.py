@@ -61,7 +61,7 @@ def check_finite(
 ) -> Shaped[Tensor, "B *event"]:
     """The values themselves; FloatingPointError with step and t if an example's are NaN or infinite.
 
-    At once on a CPU; elsewhere when the running loop reads its watch.
+    At once on a CPU, and where no loop runs; else when the running loop reads its watch.
     """
     values_only = values.detach()
     # On a CPU their sum is read first: one pass, and it is finite unless a number is not or it overflows.
@@ -86,9 +86,11 @@ def note(
     # A context variable, not a global one: threads and nested loops each have their
     # own.
     watch = RUNNING.get()
-    if good.device.type != "cpu":
-        if watch is not None:
-            watch.add(good, t, what, must)
+    if good.device.type == "meta":
+        return  # shapes without numbers
+    if good.device.type != "cpu" and watch is not None:
+        watch.add(good, t, what, must)
+    # Without a loop nobody would read it later, so a GPU is waited for.
     elif not good.all():
         raise FloatingPointError(
             message(good, t, what, must, watch.step if watch else None)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .absorbing import Absorbing
 from .categorical import draw
+from .finite import note
 from .process import Process
 from .schedules import Schedule, Tables, bisect
 from .sentences import PAD
@@ -115,7 +116,9 @@ class MaskCount(Wrapper):
     def check_whole(self, x0: Tensor) -> Tokens:
         """x_0 in int64, or an error: tokens at all places."""
         x0 = self.process.check_state("x0", x0, self.process.noise.V, padded=True)
-        if x0.device.type == "cpu" and (x0 == PAD).any():
+        if x0.device.type != "cpu":
+            note("x0", (x0 != PAD).all(1), must="without PAD under MaskCount")
+        elif (x0 == PAD).any():
             short = int(tokens_in(x0).min())
             raise ValueError(
                 f"x0 must have {self.T} tokens in each row, but one has {short}: what a number of masks says of the "
@@ -150,6 +153,10 @@ class TimesGivenCount(Tables):
         super().__init__()
         self.schedule: Schedule = noise.schedule
         ends = torch.tensor([FIRST, 1.0], device=noise.device)
+        if self.schedule.is_learned(ends):
+            raise ValueError(
+                "process must have a clock that is not learned: MaskCount works out its tables once"
+            )
         log_alpha = noise.log_alpha(ends)
         # P(Beta(n, L - n + 1) < level) = P(at least n of L uniform numbers are below it) = P(M >= n)
         # Summed from the far end, where the numbers are smallest.

@@ -125,7 +125,7 @@ def check_clock(noise: Semigroup, to_zero: bool = False) -> None:
         raise ValueError(
             "noise must have a schedule as its clock, since time is continuous here, not a table"
         )
-    u = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    u = torch.linspace(0, 1, 1001, dtype=torch.float64, device=noise.device)
     sigma = -noise.schedule.log_alpha_bar(u).detach()
     if not (sigma[:-1] if to_zero else sigma).isfinite().all():
         raise ValueError(
@@ -140,4 +140,7 @@ def check_clock(noise: Semigroup, to_zero: bool = False) -> None:
 
 def starts_below_1(noise: Semigroup) -> bool:
     """Whether there is noise at once, just after time 0."""
-    return bool(noise.schedule.log_alpha_bar(torch.zeros(1, dtype=torch.float64)).any())
+    start = torch.zeros(1, dtype=torch.float64, device=noise.device)
+    # A clock that is learned may come to start below 1, so its noise counts as early.
+    learned = noise.schedule.is_learned(start)
+    return learned or bool(noise.schedule.log_alpha_bar(start).any())

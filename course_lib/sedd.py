@@ -92,9 +92,14 @@ class SEDD(TokenProcess):
         check_clock(noise)
         check_choice("sampler", sampler, SAMPLERS)
         check_choice("mass", mass, ("learned", "known"))
-        if mass == "known" and self.mass != "known":
+        if mass == "known" and not isinstance(noise, Absorbing):
             raise ValueError(
                 f"mass can be known for absorbing noise only, not for {type(noise).__name__}"
+            )
+        if mass != self.mass:
+            raise ValueError(
+                f"mass of {type(self).__name__} is {self.mass!r}, not {mass!r}: SEDD(noise, length, mass=...) chooses "
+                "the class"
             )
         self.sampler, self.scaled = sampler, scaled or self.mass == "known"
         self.noisy_at_once = starts_below_1(noise)
@@ -138,8 +143,11 @@ class SEDD(TokenProcess):
 
     def read(self, f: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """log s from f: 0 at x_t itself, whatever the network says there."""
-        here = F.one_hot(x_t, self.noise.K)[..., : self.noise.V].bool()
-        return self.with_base(f, x_t, t).masked_fill(here, 0)
+        log_s = self.with_base(f, x_t, t)
+        # A MASK has no entry of its own among the V: its last one stays as it is.
+        at = x_t.clamp(max=self.noise.V - 1)
+        here = torch.where(x_t < self.noise.V, 0, pick(log_s, at))
+        return log_s.scatter(-1, at[..., None], here[..., None])
 
     def with_base(self, f: LogLaw, x_t: Tokens, t: Times) -> LogLaw:
         """log s from f, with anything at x_t itself."""
@@ -171,8 +179,9 @@ class SEDD(TokenProcess):
     def entropy_at(self, f: LogLaw, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
         """Score entropy of f at x_t, summed over the sequence."""
         real_0, real_t = x0.clamp(min=0), x_t.clamp(min=0)
-        # log s; what stands at x_t itself is multiplied by a rate of 0 below.
-        log_s = self.with_base(f, real_t, t)
+        # Nothing trains f at x_t, so it may be large, and float32 would lose the other
+        # terms beside it: as in the released network it is set to 0.
+        log_s = self.read(f, real_t, t)
         # The inner sum of DWDSE over y != x_t, for each position.
         each = self.score_entropy(log_s, real_0, real_t, self.noise.log_alpha(t))
         return on_tokens(each, x0).sum(1)
@@ -224,7 +233,7 @@ class SEDD(TokenProcess):
 
 
 class StationarySEDD(SEDD):
-    """SEDD with noise that draws from a law pi. No table beside the network's output is ever made."""
+    """SEDD with noise that draws from a law pi. Beside the network's output one more table of its size is made."""
 
     def __init__(self, *settings, **named):
         super().__init__(*settings, **named)

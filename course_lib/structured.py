@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .categorical import Law, Noise, Semigroup
+from .categorical import Law, Noise, Semigroup, check_order
 from .schedules import Schedule
 from .shapes import (
     PerExample,
@@ -159,6 +159,7 @@ class StepMatrices(Noise):
 
     def distinct(self, s: Times, t: Times) -> Iterator[tuple[int, int, Tensor]]:
         """Each pair of times once, with the examples that have it."""
+        check_order(s, t)
         pairs, which = torch.stack([s, t], 1).unique(dim=0, return_inverse=True)
         for i, (first, final) in enumerate(pairs.tolist()):
             yield first, final, which == i

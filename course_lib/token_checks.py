@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .finite import note
 from .process_checks import ProcessChecks
 from .schedules import Tables, check_table
 from .sentences import PAD
@@ -18,7 +19,7 @@ class NoiseChecks(Tables):
     def check_tokens(self, name: str, x: Tensor, states: int) -> Tokens:
         """x as int64, or an error unless it holds whole numbers in 0..states-1, (B >= 1, L >= 1).
 
-        Integers of any width will do. Off the CPU the range is not read.
+        Integers of any width will do. Off the CPU the range is noted, as numbers that are not finite are.
         """
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must hold integers, not {type(x).__name__}")
@@ -29,7 +30,10 @@ class NoiseChecks(Tables):
                 f"{name} must have shape (B >= 1, L >= 1), not {tuple(x.shape)}"
             )
         x = x.long()
-        if x.device.type == "cpu":
+        if x.device.type != "cpu":
+            inside = (x >= 0) & (x < states)
+            note(name, inside.all(1), must=f"in 0..{states - 1}")
+        else:
             low, high = x.min().item(), x.max().item()
             if low < 0 or high >= states:
                 bad = low if low < 0 else high
@@ -86,12 +90,15 @@ class TokenChecks(ProcessChecks):
             raise ValueError(
                 f"{name} must have shape (B, {self.length}), not {tuple(x.shape)}"
             )
-        if holds_pad and x.device.type == "cpu":
+        if holds_pad:
             there = x != PAD
-            if not (there[:, 0].all() and (there[:, 1:] <= there[:, :-1]).all()):
-                raise ValueError(
-                    f"{name} must have a token in each row, and PAD = {PAD} only at its end"
-                )
+            # Once a row has ended it does not begin again.
+            ends_once = there[:, 0] & (there[:, 1:] <= there[:, :-1]).all(1)
+            must = f"a token in each row, and PAD = {PAD} only at its end"
+            if x.device.type != "cpu":
+                note(name, ends_once, must=must)
+            elif not ends_once.all():
+                raise ValueError(f"{name} must have {must}")
         return x.long()
 
     def check_pair(self, x0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tokens, Tokens]:
@@ -103,7 +110,10 @@ class TokenChecks(ProcessChecks):
             raise ValueError(
                 f"x0 and x_t must have one shape, not {tuple(x0.shape)} and {tuple(x_t.shape)}"
             )
-        if x0.device.type == "cpu" and not torch.equal(x0 == PAD, x_t == PAD):
+        same = ((x0 == PAD) == (x_t == PAD)).all(1)
+        if x0.device.type != "cpu":
+            note("x_t", same, must="PAD where x0 is, and nowhere else")
+        elif not same.all():
             raise ValueError("x_t must hold PAD where x0 does, and nowhere else")
         return x0, x_t
 

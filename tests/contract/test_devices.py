@@ -68,3 +68,39 @@ def test_no_loop_waits_for_the_device(found):
 def test_the_list_of_loops_that_wait_is_true(found):
     if found[0] == "pretend":
         assert {name for name, r in found[1].items() if r["train"] or r["sample"]} == set(WAIT)
+
+
+UNSEEN = """
+import torch
+from course_lib import schedules as S
+from course_lib.absorbing import Absorbing
+from course_lib.mask_count import MaskCount
+from course_lib.mdlm import MDLM
+from tests import pretend_device
+pretend_device.install()
+process = MDLM(Absorbing(4, S.log_linear()), 3).to("pretend")
+model = lambda x, u, **_: torch.zeros(*x.shape, 4, device=x.device)
+t = torch.tensor([0.5], device="pretend")
+counted = MaskCount(MDLM(Absorbing(4, S.log_linear()), 3)).to("pretend")
+for who, row in [(process, [0, -100, 1]), (process, [0, 9, 1]), (process, [0, -1, 1]), (counted, [0, 1, -1])]:
+    data = torch.tensor([row]).to("pretend")
+    try:
+        who.loss(model, data, t if who is process else torch.tensor([2]).to("pretend"))
+        print("nothing")
+    except FloatingPointError as error:
+        print(error)
+"""
+
+
+def test_wrong_tokens_are_named_on_a_device_too():
+    """Padding of other libraries, no token, PAD inside a row, PAD under MaskCount; read at once without a loop."""
+    if not pretend_device.can_be():
+        pytest.skip("needs a CUDA device, or a torch that can pretend one")
+    done = subprocess.run([sys.executable, "-c", UNSEEN], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert said[:2] == ["x0 must be in 0..3, but it is not in 1 of 1 cases"] * 2
+    assert said[2].startswith(
+        "x0 must be a token in each row, and PAD = -1 only at its end, but it is not in 1"
+    )
+    assert said[3].startswith("x0 must be without PAD under MaskCount, but it is not in 1")

@@ -25,7 +25,7 @@ from course_lib.nets import TokenNet
 from course_lib.oracle import MarkovOracle
 from course_lib.process import last, sample
 from course_lib.score_entropy import bregman, score_entropy, score_entropy_stationary
-from course_lib.sedd import SEDD
+from course_lib.sedd import SEDD, KnownMassSEDD, MaskedSEDD
 from course_lib.stationary import Stationary, Uniform
 from course_lib.structured import Neighbours, gaussian
 from course_lib.tokens import FIRST
@@ -244,6 +244,21 @@ def test_the_printed_closed_forms():
         Absorbing(K, S.log_linear()), log_s[:, 1:], x0[:, 1:], mask, tensor([-sigma], dtype=torch.float64)
     )
     torch.testing.assert_close(got[0, 0], want, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("kind", [Uniform, MaskUniform, Absorbing])
+def test_what_the_network_says_of_the_token_itself_costs_nothing(kind):
+    """Nothing trains it, so it may be large: e^60 beside the other scores would leave no digit of them in float32."""
+    process, x0, x_t, t = SEDD(kind(V, S.log_linear()), L), tensor([[0, 2]]), tensor([[1, 2]]), tensor([0.4])
+    f = torch.randn(1, L, V)
+    at = x_t[..., None]
+    large = f.scatter(-1, at, 60.0)
+    losses = [process.loss_at(lambda x, u, f=f: f, x0, x_t, t) for f in (f, large, f.scatter(-1, at, 0.0))]
+    assert losses[0] == losses[1] == losses[2] and (losses[0] > 0) == (kind is not Absorbing)
+    large.requires_grad_()
+    process.loss_at(lambda x, u: large, x0, x_t, t).sum().backward()
+    if kind is not Absorbing:
+        assert (large.grad.gather(-1, at) == 0).all() and large.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("kind", ["uniform", "replace", "absorbing"])
@@ -1076,6 +1091,8 @@ HALF, ZERO, X = tensor([0.5]), tensor([0.0]), tensor([[0, 1]])
     (lambda: MDLM(Absorbing(V, S.log_linear()), L).step(bent(math.nan), tensor([[V, V]]), HALF, ZERO), FloatingPointError, "the model's output must be finite"),
     (lambda: SEDD(Uniform(V, S.log_linear()), L, mass="known"), ValueError, "mass can be known for absorbing noise only, not for Uniform"),
     (lambda: SEDD(MaskUniform(V, S.log_linear()), L, mass="known"), ValueError, "mass can be known for absorbing noise only, not for MaskUniform"),
+    (lambda: MaskedSEDD(Absorbing(V, S.log_linear()), L, mass="known"), ValueError, "mass of MaskedSEDD is 'learned', not 'known'"),
+    (lambda: KnownMassSEDD(Absorbing(V, S.log_linear()), L, mass="learned"), ValueError, "mass of KnownMassSEDD is 'known', not 'learned'"),
     (lambda: SEDD(Absorbing(V, S.log_linear()), L, mass="right"), ValueError, "mass must be one of learned, known"),
     (lambda: MASKS().convert(torch.zeros(1, L, V), X, HALF, "x0"), ValueError, "to must be one of loo, posterior, score"),
     (lambda: MASKS().given({0: tensor([0, 1, 2])}, 1), ValueError, r"a piece must lie in 0..1, but one of 3 tokens starts at 0"),

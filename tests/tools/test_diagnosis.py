@@ -597,22 +597,26 @@ def odd(spec):
         got = spec.reference(*args)
         return got.tanh() if isinstance(got, torch.Tensor) and got.is_floating_point() else got
     return fn
+def span(what):
+    start = time.process_time()
+    what()
+    return time.process_time() - start
+# Counting to a million: some 0.03 s of a quiet core. A machine that is slow or busy is so for both.
+count = lambda: sum(i * i for i in range(10**6))
 slow, late = {}, []
 for name, spec in SPECS.items():
     for fn in (spec.reference, odd(spec)):
         spans = []
         for _ in range(3):
-            start = time.process_time()
-            grade(spec, fn)
-            spans.append(time.process_time() - start)
+            spans.append(span(lambda: grade(spec, fn)) / span(count))
         slow[name] = max(min(spans), slow.get(name, 0))
-        late += [f"{name} at first {spans[0]:.2f}"] * (spans[0] > 0.5)
-print(*(f"{name} {seconds:.2f}" for name, seconds in slow.items() if seconds > 0.2), *late)
+        late += [f"{name} at first {spans[0]:.1f}"] * (spans[0] > 18)
+print(*(f"{name} {counts:.1f}" for name, counts in slow.items() if counts > 7), *late)
 """
 
 
-def test_a_check_takes_no_longer_than_a_fifth_of_a_second():
-    """As the reader runs it: without the shape checks of the tests. Half a second for the first of a process."""
+def test_a_check_takes_no_longer_than_counting_to_seven_million():
+    """As the reader runs it: without the shape checks of the tests. Eighteen million for the first of a process."""
     done = subprocess.run([sys.executable, "-c", TIMED], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
