@@ -51,7 +51,7 @@
     predictions
     answers   edits   quantities   turns        an answer, called; the reference's text, changed
     compare   factors   relations               an answer beside the wanted one
-    cases                                       what exercises are tried with
+    cases   drawn                               what exercises are tried with; what numbers that are drawn are known by
     slip_kinds   slips   listed                 the reference with one thing changed; mistakes as text
     checks   gradients   trial
     linear   by_argument                        which argument is wrong

@@ -15,6 +15,10 @@ import torch
 from torch import Tensor
 
 
+class Hint(Exception):
+    """Raised by what an answer is tried with, a network that listens or a count: the message is the hint."""
+
+
 def overwritten(name: str) -> str:
     """The hint for a function that changes an argument in place."""
     return (

@@ -95,7 +95,10 @@ class Exercise:
     parts: tuple[str, ...] = ()
     factors: Mapping[str, Callable] = field(default_factory=dict)
     read: Callable | None = None
-    tol: float = 1e-4
+    tol: float | tuple[float, ...] = 1e-4
+    draws: bool | None = False
+    shows: Mapping[str, Callable] = field(default_factory=dict)
+    once: tuple[str, ...] = ()
     also: Check | None = None
     state: str = "TODO"
     stub: Any = None
@@ -240,21 +243,41 @@ def one_of(*answers: Any) -> Property:
 def falling(got: Any, a: SimpleNamespace) -> str | None:
     """Each number below the one before it."""
     x = torch.as_tensor(got).double()
+    if (x.diff() < 0).all():
+        return None
+    k = int((x.diff() >= 0).int().argmax())
+    how = "stay" if x[k] == x[k + 1] else "rise"
     return (
-        None
-        if (x.diff() < 0).all()
-        else "your numbers must fall from each to the next, and do not"
+        f"your numbers must fall from each to the next, and {how} from entry {k} to {k + 1}, "
+        f"from {x[k]:.4g} to {x[k + 1]:.4g}"
     )
 
 
-def rising(got: Any, a: SimpleNamespace) -> str | None:
-    """Each number above the one before it."""
-    x = torch.as_tensor(got).double()
-    return (
-        None
-        if (x.diff() > 0).all()
-        else "your numbers must rise from each to the next, and do not"
-    )
+def entries(number: Callable[[SimpleNamespace], int], why: str) -> Property:
+    """So many numbers in a row, all of them finite."""
+
+    def ask(got: Tensor, a: SimpleNamespace) -> str | None:
+        if got.shape != (number(a),):
+            return f"the shape is {tuple(got.shape)}, expected ({number(a)},): {why}"
+        return None if got.isfinite().all() else "your numbers are not all finite"
+
+    return ask
+
+
+def stands_at(
+    index: int, number: Callable[[SimpleNamespace], Any], why: str
+) -> Property:
+    """The first or the last number, and why it is that."""
+
+    def ask(got: Tensor, a: SimpleNamespace) -> str | None:
+        where, value = "last" if index else "first", got[index].item()
+        if value == number(a):
+            return None
+        return (
+            f"your {where} number is {value:.4g}, and it must be {number(a):g}: {why}"
+        )
+
+    return ask
 
 
 def like(name: str) -> Property:

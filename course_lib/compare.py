@@ -30,7 +30,10 @@ def close(got: Tensor, want: Tensor, tol: float = TOL) -> Tensor:
     return ((got - want).abs() <= room) | (got == want) | (got.isnan() & want.isnan())
 
 
-def same(got: Any, want: Any, tol: float = TOL) -> bool:
+Tolerance = float | tuple[float, ...]  # for all, or for each part of a tuple
+
+
+def same(got: Any, want: Any, tol: Tolerance = TOL) -> bool:
     """True when got answers like want: shape, kind and values; errors are alike when they are of one type."""
     if isinstance(want, Exception):
         return type(got) is type(want)
@@ -45,5 +48,6 @@ def same(got: Any, want: Any, tol: float = TOL) -> bool:
         return bool(close(a, b, tol).all())
     if isinstance(want, list | tuple):
         alike = isinstance(got, list | tuple) and len(got) == len(want)
-        return alike and all(same(v, w, tol) for v, w in zip(got, want, strict=True))
+        room = tol if isinstance(tol, tuple) else [tol] * len(want)
+        return alike and all(map(same, got, want, room))
     return type(got) is type(want) and got == want

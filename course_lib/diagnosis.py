@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .answers import Answer, overwritten
 from .by_argument import alone, exchanged, ignored, moves, narrow, turned
-from .checks import Exercise
+from .checks import Case, Exercise
 from .compare import Pair, same
 from .edits import edited_twice
 from .factors import common, multiple
@@ -25,6 +25,7 @@ from .slips import slips
 from .trial import Trial
 
 Function = Callable[..., Any]
+SEEDED = "two calls give the same numbers, and each is to draw its own: is a seed set inside, or nothing drawn?"
 COINCIDENCE = 1e-3  # an answer farther from a slip than this does not come from it
 
 
@@ -36,7 +37,28 @@ def judge(spec: Exercise, answer: Answer) -> str | None:
         return hint
     if answer.overwrote:
         return overwritten(answer.overwrote)
-    return of_gradients(spec, answer) if spec.gradients else None
+    return asked_again(spec, answer) or (
+        of_gradients(spec, answer) if spec.gradients else None
+    )
+
+
+def asked_again(spec: Exercise, answer: Answer) -> str | None:
+    """Whether a function that is to be called once is called more often."""
+    args = list(Case.of(spec.cases()[0]).args) if spec.once else []
+    for name in spec.once:
+        i, calls = spec.parameters.index(name), []
+
+        def counted(*given, of=args[i], calls=calls):
+            calls.append(given)
+            return of(*given)
+
+        answer(*args[:i], counted, *args[i + 1 :])
+        if len(calls) > 1:
+            return (
+                f"your answer is right, and it calls {name} {len(calls)} times: "
+                "a network is expensive, and one call is enough"
+            )
+    return None
 
 
 class Diagnosis(Trial):
@@ -49,6 +71,9 @@ class Diagnosis(Trial):
         if listed := self.listed():
             return listed
         self.crashes()
+        if self.spec.shows:
+            case = self.cases[self.wrong[0]]
+            return f"{self.broken(case, self.wrong[0])} ({case.said()})"
         sentences = [_sentence(text) for text in self.sentences() if text]
         return told(sentences, self.spec.parameters)
 
@@ -201,8 +226,12 @@ class Diagnosis(Trial):
 
     def twice(self) -> str | None:
         """Whether the same arguments give the same answer."""
+        if self.spec.draws is None:
+            return None
         case, got = self.cases[0], self.got[0]
         again = self.outcome(self.answer, case.args, seed=1)
+        if self.spec.draws:
+            return None if not same(again, got, 1e-12) else SEEDED
         if isinstance(again, Exception) or same(again, got, self.spec.tol):
             return None
         return (
@@ -243,18 +272,22 @@ class Diagnosis(Trial):
             not isinstance(g, tuple | list) or len(g) != len(names) for g in self.got
         ):
             return None
-        told = []
+        told, right = [], []
         for k, name in enumerate(names):
             pairs = [Pair(p.got[k], p.want[k], p.factors) for p in self.pairs()]
-            if all(same(p.got, p.want, self.spec.tol) for p in pairs):
-                told.append(f"the {name} is right")
+            if all(same(p.got, p.want, self.room(k)) for p in pairs):
+                right.append(name)
             else:
                 how = relation(pairs) or (one_at_a_time(self) if k == 0 else None)
                 told.append(
                     f"the {name} is wrong"
                     + (f": {how.replace('your answer', 'it')}" if how else "")
                 )
-        return "; ".join(told) if any("right" in t or ":" in t for t in told) else None
+        if right:
+            told.insert(
+                0, f"the {', the '.join(right)} {'are' if right[1:] else 'is'} right"
+            )
+        return "; ".join(told) if right or any(":" in t for t in told) else None
 
 
 # --- small parts ---

@@ -10,7 +10,7 @@ from typing import Any
 
 from IPython.display import display
 
-from .answers import Answer, crash, is_stub, seeded
+from .answers import Answer, Hint, crash, is_stub, seeded
 from .checks import Exercise
 from .diagnosis import judge
 from .listed import Mistakes
@@ -35,7 +35,11 @@ def define(
     gradients   arguments, or models, by which the answer must have the reference's gradient
     parts       the names of what a tuple holds;  factors: name -> function of the arguments, a number to look for
     read        (answer, arguments) -> the answer in the form of the truth;  tol: what right answers may differ by
-    also        a check by hand, for answers that are drawn: (function) -> None or a hint
+    draws       True where an answer draws: `read` counts, or says what a network heard; two calls must differ
+                (None: it may draw)
+    shows       where many answers are right: listed mistake, or a sentence -> (answer, arguments) -> whether it is so
+    once        arguments that are functions, and called once
+    also        a check by hand: (function) -> None or a hint
     mistakes    three or more, as text: label, wrong answer, hint (see `listed`); or label -> (wrong answer, hint)
 
     A test proves that each mistake gets its own hint.
@@ -140,6 +144,8 @@ def grade(spec: Exercise, fn: Callable) -> tuple[str, str]:
     try:
         with seeded():
             hint = judge(spec, answer)
+    except Hint as hint:
+        return "FAIL", str(hint)
     except Exception as error:
         return crash(error, inner.__code__, answer.returned)
     return ("FAIL", hint) if hint else ("PASS", "")

@@ -76,6 +76,12 @@ def _told(got: Gradients, want: dict[str, Tensor | None]) -> str:
     )
 
 
+def joined(parts: tuple) -> Tensor | None:
+    """The parts that carry a gradient, as one row."""
+    rows = [x.flatten() for x in parts if isinstance(x, Tensor) and x.requires_grad]
+    return torch.cat(rows) if rows else None
+
+
 def _gradients(spec: Exercise, fn: Function, case: Case) -> Gradients:
     """name -> gradient of the weighted sum of the answer; None where there is none at all."""
     leaves, args = {}, list(copied(case.args))
@@ -95,6 +101,7 @@ def _gradients(spec: Exercise, fn: Function, case: Case) -> Gradients:
             if spec.read
             else out
         )
+        out = joined(out) if isinstance(out, tuple) else out
         if not isinstance(out, Tensor) or not out.requires_grad:
             return None
         weights = torch.linspace(1, 2, out.numel(), dtype=out.dtype).reshape(out.shape)

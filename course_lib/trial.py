@@ -11,11 +11,12 @@ from torch import Tensor
 
 from .answers import copied
 from .checks import Case, Exercise, shown
-from .compare import Pair, same
+from .compare import Pair, Tolerance, same
 from .quantities import Factors, quantities, tensor
 from .turns import alike
 
 Function = Callable[..., Any]
+APART = 4711  # an answer draws other numbers than its cases were drawn from
 
 
 class Trial:
@@ -27,22 +28,39 @@ class Trial:
         self.known: dict[int, Factors] = {}
         self.other = spec.all_cases()  # the same cases, drawn again
         self.want = [
-            spec.truth(*copied(case.args)) if case.want is None else case.want
+            None
+            if spec.shows
+            else spec.truth(*copied(case.args))
+            if case.want is None
+            else case.want
             for case in self.cases
         ]
         self.got = [self.outcome(answer, case.args) for case in self.cases]
-        self.wrong = [
-            i
-            for i, (g, w) in enumerate(zip(self.got, self.want, strict=True))
-            if not self.right(g, w)
-        ]
+        self.wrong = [i for i, case in enumerate(self.cases) if not self.holds(case, i)]
+
+    def holds(self, case: Case, i: int) -> bool:
+        """True where the answer is right in a case: as wanted, or, of a design, as everything that is asked of it."""
+        if not self.spec.shows:
+            return self.right(self.got[i], self.want[i])
+        return not isinstance(self.got[i], Exception) and not self.broken(case, i)
+
+    def broken(self, case: Case, i: int) -> str | None:
+        """The first property that a design lacks, or the hint of the first mistake that shows in it."""
+        a = self.named(case.args)
+        asked = (ask(self.got[i], a) for ask in self.spec.properties)
+        shown = (
+            self.spec.hints.get(label, label)
+            for label, shows in self.spec.shows.items()
+            if shows(self.got[i], a)
+        )
+        return next((text for text in asked if text), None) or next(shown, None)
 
     def outcome(self, fn: Function, args: tuple, seed: int = 0) -> Any:
         """What fn gives, in the form of the truth; or what it raises. What it draws starts from the seed."""
-        torch.random.default_generator.manual_seed(seed)
+        torch.random.default_generator.manual_seed(APART + seed)
         try:
             got = fn(*copied(args))
-            ready = self.spec.read and self.whole(got)
+            ready = self.spec.read and (self.spec.draws or self.whole(got))
             return self.spec.read(got, self.named(args)) if ready else got
         except Exception as error:
             return error
@@ -82,7 +100,7 @@ class Trial:
         loose: what fn gives where it is not finite does not count, as long as something does.
         tol: the exercise's own, which has room for other methods, if none is given.
         """
-        tol = self.spec.tol if tol is None else min(tol, self.spec.tol)
+        tol = self.spec.tol if tol is None else narrowed(self.spec.tol, tol)
         counted = False
         for k, (case, got) in enumerate(zip(self.cases, self.got, strict=True)):
             try:
@@ -137,9 +155,18 @@ class Trial:
 
     def numbers(self) -> str:
         """The smallest case that fails."""
-        k = min(self.wrong, key=lambda k: self.cases[k].size())
+        k = min(
+            self.wrong, key=lambda k: (self.wrong_part(k) or 0, self.cases[k].size())
+        )
         got, want = self.values(k)
-        return f"{self.cases[k].said()} it gives {got} where {want} is expected{self.contrast(k)}"
+        said = self.cases[k].said() + ", and only there," * self.only(k)
+        return f"{said} it gives {got} where {want} is expected{self.contrast(k)}"
+
+    def only(self, k: int) -> bool:
+        """True where all cases with this one's name are wrong, and no others."""
+        alike = {i for i, c in enumerate(self.cases) if c.name == self.cases[k].name}
+        others = len(alike) < len(self.cases)
+        return bool(self.cases[k].name) and others and alike == set(self.wrong)
 
     def contrast(self, k: int) -> str:
         """A case of the same sizes that is right, by what is different in it."""
@@ -162,7 +189,37 @@ class Trial:
 
     def values(self, k: int) -> tuple[str, str]:
         """Got and wanted of a case: whole if short, else where they differ most."""
+        got, want, of = *self.part_at(k), ""
+        if self.spec.parts and want is not self.want[k]:
+            of = f" for the {self.spec.parts[self.wrong_part(k)]}"
+        got, want = self.differ(got, want)
+        return f"{got}{of}", want
+
+    def wrong_part(self, k: int) -> int | None:
+        """Of a tuple, the first part that is wrong."""
         got, want = self.got[k], self.want[k]
+        if not self.spec.parts or not self.whole(got) or not self.whole(want):
+            return None
+        right = [same(got[j], want[j], self.room(j)) for j in range(len(want))]
+        return right.index(False) if False in right else None
+
+    def room(self, part: int) -> float:
+        """What a right answer may differ by in one part."""
+        tol = self.spec.tol
+        return tol[part] if isinstance(tol, tuple) else tol
+
+    def part_at(self, k: int) -> tuple[Any, Any]:
+        """Got and wanted of a case, or of its first part that is wrong."""
+        j = self.wrong_part(k)
+        return (
+            (self.got[k], self.want[k])
+            if j is None
+            else (self.got[k][j], self.want[k][j])
+        )
+
+    @staticmethod
+    def differ(got: Any, want: Any) -> tuple[str, str]:
+        """Both whole if short, else where they differ most."""
         a, b = tensor(got), tensor(want)
         if a is None or b is None or a.shape != b.shape:
             return shown(got), shown(want)
@@ -174,6 +231,13 @@ class Trial:
             f"{a.flatten()[at].item():.4g} at {place}",
             f"{b.flatten()[at].item():.4g}",
         )
+
+
+def narrowed(tol: Tolerance, most: float) -> Tolerance:
+    """The tolerance, no part of it above `most`."""
+    return (
+        tuple(min(t, most) for t in tol) if isinstance(tol, tuple) else min(tol, most)
+    )
 
 
 def called(fn: Callable, args: tuple) -> Any:

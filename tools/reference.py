@@ -38,8 +38,8 @@ TASKS = {  # what one wants to do -> the files where that is done
     "Measure": "evaluate enumerated joint likelihood image_judge distances ngram text_metrics cur",
     "Check against a perfect network": "oracle word_oracle",
     "Draw and move": "plots colours style widgets diagrams",
-    "Teach: notebooks and exercises": "notebook errata predictions exercise checks listed cases diagnosis trial linear "
-    "by_argument gradients relations factors compare quantities slips slip_kinds edits turns answers",
+    "Teach: notebooks and exercises": "notebook errata predictions exercise checks listed cases drawn diagnosis trial "
+    "linear by_argument gradients relations factors compare quantities slips slip_kinds edits turns answers",
     "Make the shipped weights": "recipes",
 }
 MORE = "More"

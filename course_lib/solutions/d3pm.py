@@ -6,15 +6,15 @@ A wrong answer in quotes is the reference with that text changed.
 """
 
 import math
-from itertools import combinations
 
 import torch
 import torch.nn.functional as F
 
+from ..answers import Hint
 from ..cases import normal, numbers, uniform
 from ..checks import at_least, case, law, one_of
+from ..drawn import shares
 from ..exercise import define
-from ..listed import listed
 
 
 def _hot(x, K):
@@ -786,129 +786,92 @@ def reveal(p0, x_t, chance, mask):
     return torch.where(opens, drawn, x_t)
 
 
-REVEAL = listed("""
-tokens redrawn
-    (x_t == mask) & (coins < chance) -> coins < chance
-    tokens that were not masked have changed: absorbing noise only ever masks, so what is visible is the data
-every mask opened
-    & (coins < chance) ->
-    all masks are open after one step: each should open with probability `chance` only
-the coin turned round
-    coins < chance -> coins > chance
-    masks stay with probability `chance`: it is the chance to open
-one coin for a sequence
-    torch.rand(x_t.shape) -> torch.rand(len(x_t), 1)
-    the masks of a sequence open all or not at all: each position needs a coin of its own
-the likeliest token
-    torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape) -> p0.argmax(-1)
-    a position always shows its likeliest token: draw from p0, else the samples have less variety than the
-    data
-one token for a sequence
-    torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape) -> (torch.rand(len(x_t), 1, 1) >
-        p0.cumsum(-1)).sum(-1).clamp(max=p0.shape[-1] - 1)
-    the tokens of a sequence are made of one random number: two positions agree more often than two draws do
-coin and token in one
-    coins = torch.rand(x_t.shape) -> coins = torch.rand(x_t.shape); return torch.where((x_t == mask) &
-        (coins < chance), (coins[..., None] > p0.cumsum(-1)).sum(-1), x_t)
-    when all masks open your tokens follow p0, and when some do they do not: coin and token come from one
-    random number. Those that open have small ones
-""")
-
-LAWS = torch.tensor(
-    [[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.3, 0.5, 0.2], [0.45, 0.1, 0.45]],
-    dtype=torch.float64,
+LAWS = numbers(0.6, 0.3, 0.1, 0.1, 0.2, 0.7, 0.3, 0.5, 0.2, 0.45, 0.1, 0.45).reshape(
+    4, 3
 )
 
 
-def check_reveal(fn):
-    """Counts over 6000 sequences, half of them with the laws of the positions turned round."""
-    hints = {label: hint for label, (_, hint) in REVEAL.items()}
-    (L, K), B, chance = LAWS.shape, 6000, 0.3
-    p0 = torch.cat([LAWS.expand(B // 2, L, K), LAWS.flip(0).expand(B // 2, L, K)])
-    hidden = (torch.arange(B)[:, None] + torch.arange(L)) % 4 > 0
-    x_t = torch.where(hidden, K, tokens(K, B, L))
-    x_s = fn(p0, x_t, chance, K)
-    if x_s.shape != x_t.shape:
-        return (
-            f"the shape is {tuple(x_s.shape)}, expected that of x_t, {tuple(x_t.shape)}"
+def _revealed(p0, x_t, chance, mask):
+    """The distribution of what a mask becomes, in the first and in the last sequence: (2, L, K + 1)."""
+    p = torch.stack([p0[0], p0[-1]]) * chance
+    return torch.cat([p, 1 - p.sum(-1, keepdim=True)], -1)
+
+
+def expected(p0, x_t, chance, mask):
+    """No visible token changes; a mask is opened by its own coin, and two masks owe each other nothing."""
+    one = _revealed(p0, x_t, chance, mask)
+    i, j = torch.combinations(torch.arange(one.shape[1])).T
+    return 0.0, one, (one[:, i, :, None] * one[:, j, None]).flatten(2)
+
+
+def counted(x_s, a):
+    """The same, counted in the two halves of the batch, which have distributions of their own."""
+    if x_s.shape != a.x_t.shape:
+        raise Hint(f"the shape is {tuple(x_s.shape)}, expected {tuple(a.x_t.shape)}")
+    hidden, n = a.x_t == a.mask, a.mask + 1
+    if x_s.min() < 0 or x_s.max() > a.mask:
+        raise Hint(
+            f"x_s holds {x_s.min()} and {x_s.max()}: there are {a.mask} tokens and MASK"
         )
-    if (x_s != x_t)[~hidden].any():
-        return hints["tokens redrawn"]
-    if ((x_s < 0) | (x_s > K)).any():
-        return f"your x_s holds {x_s.max().item()}, and there are {K} tokens and MASK"
-    return (
-        _coins(hidden, hidden & (x_s != K), chance, hints)
-        or _tokens_of_all(fn(p0, torch.full((B, L), K), 1.0, K), p0, hints)
-        or _tokens_of_some(x_s, hidden & (x_s != K), p0, hints)
-    )
+    changed = (x_s != a.x_t)[~hidden].double()
+    i, j = torch.combinations(torch.arange(x_s.shape[1])).T
+    halves = list(zip(x_s.chunk(2), hidden.chunk(2), strict=True))
+    one = [shares(x, seen, n) for x, seen in halves]
+    two = [
+        shares(n * x[:, i] + x[:, j], seen[:, i] & seen[:, j], n * n)
+        for x, seen in halves
+    ]
+    return changed.sum() / max(len(changed), 1), torch.stack(one), torch.stack(two)
 
 
-def _off(seen, want, n):
-    """Whether a share of n draws is not what is wanted: by more than five standard deviations."""
-    return (seen - want).abs() > 5 * (want * (1 - want) / n).sqrt() + 1e-9
+def _to_reveal():
+    """Half masked at a small chance, and all masked, when all open; the positions differ, and so do the halves."""
+    for B, hide, chance in ((6000, 3, 0.3), (4000, 4, 1.0)):
+        (L, K), half = LAWS.shape, B // 2
+        p0 = torch.cat([LAWS.expand(half, L, K), LAWS.flip(0).expand(half, L, K)])
+        hidden = (torch.arange(B)[:, None] + torch.arange(L)) % 4 < hide
+        yield case(
+            p0, torch.where(hidden, K, tokens(K, B, L)), chance, K, name=f"{chance = }"
+        )
 
 
-def _coins(hidden, opened, chance, hints):
-    """Each mask of its own accord, with probability chance."""
-    share, both = (opened.sum() / hidden.sum()).item(), torch.tensor(chance**2)
-    mixed = (hidden & opened).any(1) & (hidden & ~opened).any(1)
-    if share in (0, 1):
-        return hints["every mask opened"] if share else "no mask opens at all"
-    if not mixed.any():
-        return hints["one coin for a sequence"]
-    if abs(share - (1 - chance)) < 0.03:
-        return hints["the coin turned round"]
-    if abs(share - chance) > 0.03:
-        return f"{share:.2f} of the masks open, and chance is {chance}"
-    for i in range(hidden.shape[1]):
-        seen = opened[hidden[:, i], i].float().mean()
-        if _off(seen, torch.tensor(chance), hidden[:, i].sum()):
-            return f"at position {i} {seen:.2f} of the masks open, and chance is {chance} at every position"
-    for i, j in combinations(range(hidden.shape[1]), 2):
-        rows = hidden[:, i] & hidden[:, j]
-        seen = (opened[:, i] & opened[:, j])[rows].float().mean()
-        if _off(seen, both, rows.sum()):
-            return (
-                f"masks {i} and {j} of a sequence open together in {seen:.2f} of the cases, and two coins would show "
-                f"{both:.2f}: does each have its own?"
-            )
-    return None
-
-
-def _tokens_of_all(x_s, p0, hints):
-    """Every position open: what is shown there has the law of its position, and owes nothing to the others."""
-    (L, K), n = LAWS.shape, len(p0) // 2
-    if (x_s == K).any():
-        return "with chance = 1 every mask must open"
-    if torch.equal(x_s, p0.argmax(-1)):
-        return hints["the likeliest token"]
-    if (x_s == x_s[:, :1]).all():
-        return "all positions of a sequence show the same token: each needs a draw of its own"
-    if (x_s[:n] == x_s[:1]).all():
-        return "all sequences of the batch are the same: each needs draws of its own"
-    for half, laws in zip(x_s.split(n), (LAWS, LAWS.flip(0)), strict=True):
-        shares = _hot(half, K).mean(0)
-        if _off(shares, laws, n).any():
-            i, k = divmod((shares - laws).abs().argmax().item(), K)
-            return f"token {k} has p0 = {laws[i, k]:.2f} at position {i} but comes up with {shares[i, k]:.2f}"
-        for i, j in combinations(range(L), 2):
-            seen = (_hot(half[:, i], K).T @ _hot(half[:, j], K)) / n
-            if _off(seen, laws[i][:, None] * laws[j], n).any():
-                return hints["one token for a sequence"]
-    return None
-
-
-def _tokens_of_some(x_s, opened, p0, hints):
-    """Among those that open at a small chance the tokens follow p0, too."""
-    n = len(p0) // 2
-    for half, seen, laws in zip(
-        x_s.split(n), opened.split(n), (LAWS, LAWS.flip(0)), strict=True
-    ):
-        for i, p in enumerate(laws):
-            shown = half[seen[:, i], i]
-            if _off(_hot(shown, len(p)).mean(0), p, len(shown)).any():
-                return hints["coin and token in one"]
-    return None
-
-
-define(reveal, also=check_reveal, mistakes=REVEAL)
+define(
+    reveal,
+    truth=expected,
+    cases=lambda: list(_to_reveal()),
+    read=counted,
+    draws=True,
+    parts=(
+        "share of visible tokens that change",
+        "distribution of what a mask becomes",
+        "distribution of what two masks of a sequence become",
+    ),
+    tol=(1e-9, 0.05, 0.08),
+    mistakes="""
+    tokens redrawn
+        (x_t == mask) & (coins < chance) -> coins < chance
+        tokens that were not masked have changed: absorbing noise only ever masks, so what is visible is the data
+    every mask opened
+        & (coins < chance) ->
+        all masks are open after one step: each should open with probability `chance` only
+    the coin turned round
+        coins < chance -> coins > chance
+        masks stay with probability `chance`: it is the chance to open
+    one coin for a sequence
+        torch.rand(x_t.shape) -> torch.rand(len(x_t), 1)
+        the masks of a sequence open all or not at all: each position needs a coin of its own
+    the likeliest token
+        torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape) -> p0.argmax(-1)
+        a position always shows its likeliest token: draw from p0, else the samples have less variety than the
+        data
+    one token for a sequence
+        torch.multinomial(p0.flatten(0, 1), 1).reshape(x_t.shape) -> (torch.rand(len(x_t), 1, 1) >
+            p0.cumsum(-1)).sum(-1).clamp(max=p0.shape[-1] - 1)
+        the tokens of a sequence are made of one random number: two positions agree more often than two draws do
+    coin and token in one
+        coins = torch.rand(x_t.shape) -> coins = torch.rand(x_t.shape); return torch.where((x_t == mask) &
+            (coins < chance), (coins[..., None] > p0.cumsum(-1)).sum(-1), x_t)
+        when all masks open your tokens follow p0, and when some do they do not: coin and token come from one
+        random number. Those that open have small ones
+    """,
+)

@@ -9,16 +9,16 @@ import math
 from itertools import pairwise
 
 import torch
+from torch import nn
 
+from ..answers import Hint
 from ..cases import normal, numbers, uniform
-from ..checks import at_least, close, hear, hints_of
-from ..compare import Pair
+from ..checks import at_least, entries, hear, stands_at
+from ..drawn import alone, bell, likeness, of_normal, weights
 from ..exercise import define
-from ..listed import listed
-from ..relations import relation
 
-ALPHA_BAR = numbers(1.0, 0.9, 0.7, 0.45, 0.2, 0.05)  # T = 5
-T = len(ALPHA_BAR) - 1
+SHORT = numbers(1.0, 0.9, 0.7, 0.45, 0.2, 0.05)  # T = 5
+LONG = numbers(1.0, 0.97, 0.9, 0.8, 0.6, 0.4, 0.15, 0.02)  # T = 7
 
 
 # --- q_sample ---
@@ -46,14 +46,14 @@ def one_by_one(x0, t, alpha_bar, eps):
 
 def _noised():
     """Shapes of different sizes, and of equal ones, where a wrong axis raises no error."""
-    for shape, t in (
-        ((2, 3), [1, 3]),
-        ((3, 2, 4), [4, 0, 2]),
-        ((3, 3), [5, 1, 4]),
-        ((3, 3, 3), [2, 3, 5]),
+    for shape, t, table in (
+        ((2, 3), [1, 3], SHORT),
+        ((3, 2, 4), [4, 0, 6], LONG),
+        ((3, 3), [5, 1, 4], SHORT),
+        ((3, 3, 3), [2, 3, 7], LONG),
     ):
         x0, eps = torch.randn(2, *shape)
-        yield x0, torch.tensor(t), ALPHA_BAR, eps
+        yield x0, torch.tensor(t), table, eps
 
 
 define(
@@ -96,65 +96,54 @@ def _multiplied(beta):
     return torch.cat([torch.ones(1), 1 - beta]).double().cumprod(0)
 
 
-SCHEDULE = listed("""
-T entries
-    = schedule(T)[1:]
-    there must be T + 1 entries: one for each t = 0, 1, ..., T. Which one is missing?
-the betas instead of the table
-    = torch.cat([torch.zeros(1), torch.full((T,), 0.2)]).double()
-    entry 0 is not 1. Are these the betas? The table is what is left after them: a cumulative product
-a table that stops falling
-    = schedule(T).clamp(min=0.0005)
-    alpha_bar must fall at every step, and yours stays the same somewhere
-nothing left at T
-    = torch.cat([schedule(T)[:-1], torch.zeros(1, dtype=torch.float64)])
-    alpha_bar_T is 0, not just small (your last beta is 1, all is lost at once): then x_0 cannot be computed
-    from x_T, since (1.17) divides by its root
-one giant step
-    = torch.cat([schedule(T)[:-1], schedule(T)[-1:] * 0.1])
-    one of your steps has beta > 0.5: it destroys more than half of what is left at once
-DDPM's betas, too few steps
-    = _multiplied(torch.linspace(0.0001, 0.02, T))
-    too much of the data is left at T: your alpha_bar_T is above 1e-3. How large must the betas be to get
-    there in T steps?
-rising betas
-    = _multiplied(torch.linspace(0.01, 0.5, T))
-    this is a good schedule, but its betas rise all the way. The task is to show that they need not
-""")
+def betas(got):
+    """beta_t = 1 - alpha_bar_t / alpha_bar_{t - 1}."""
+    return 1 - got[1:] / got[:-1]
 
 
-def check_schedule(fn):
-    """All that is asked of a table, for two T; the betas last, since they mean something only then."""
-    hints = hints_of(SCHEDULE)
-    for T in (50, 100):
-        a = torch.as_tensor(fn(T)).double()
-        if a.shape == (T,):
-            return hints["T entries"]
-        if a.shape != (T + 1,):
-            return f"the shape is {tuple(a.shape)}, expected ({T + 1},)"
-        if not a.isfinite().all() or (a < 0).any():
-            return "your table holds numbers that are no share of a variance: each must lie between 0 and 1"
-        if a[0] != 1:
-            return hints["the betas instead of the table"]
-        if (a.diff() > 0).any():
-            t = (a.diff() > 0).int().argmax().item()
-            return f"alpha_bar must fall at every step, and for T = {T} yours rises from t = {t} to {t + 1}"
-        if a[-1] == 0:
-            return hints["nothing left at T"]
-        beta = 1 - a[1:] / a[:-1]
-        broken = {
-            "a table that stops falling": (beta <= 0).any(),
-            "one giant step": (beta > 0.5).any(),
-            "DDPM's betas, too few steps": a[-1] >= 1e-3,
-            "rising betas": (beta.diff() > 0).all(),
-        }
-        for label, fault in broken.items():
-            if fault:
-                return hints[label]
-    return None
-
-
-define(schedule, also=check_schedule, mistakes=SCHEDULE)
+define(
+    schedule,
+    cases=lambda: [(50,), (100,)],
+    tol=1e-7,
+    read=lambda got, a: torch.as_tensor(got).double(),
+    properties=(
+        entries(lambda a: a.T + 1, "one for each t = 0, 1, ..., T"),
+        at_least(0, "it is a share of the variance"),
+        stands_at(0, lambda a: 1, "at t = 0 stands the data, and nothing is lost"),
+    ),
+    shows={
+        "nothing left at T": lambda got, a: got[-1] == 0,
+        "a table that does not fall": lambda got, a: (got.diff() >= 0).any(),
+        "one giant step": lambda got, a: (betas(got) > 0.5).any(),
+        "DDPM's betas, too few steps": lambda got, a: got[-1] >= 1e-3,
+        "rising betas": lambda got, a: (betas(got).diff() > 0).all(),
+    },
+    mistakes="""
+    T entries
+        = schedule(T)[1:]
+        there must be T + 1 entries: one for each t = 0, 1, ..., T. Which one is missing?
+    the betas instead of the table
+        = torch.cat([torch.zeros(1), torch.full((T,), 0.2)]).double()
+        entry 0 is not 1. Are these the betas? The table is what is left after them: a cumulative product
+    a table that does not fall
+        = schedule(T).clamp(min=0.0005)
+        alpha_bar must fall at every step, and yours rises or stays the same somewhere
+    nothing left at T
+        = torch.cat([schedule(T)[:-1], torch.zeros(1, dtype=torch.float64)])
+        alpha_bar_T is 0, not just small (your last beta is 1, all is lost at once): then x_0 cannot be computed
+        from x_T, since (1.17) divides by its root
+    one giant step
+        = torch.cat([schedule(T)[:-1], schedule(T)[-1:] * 0.1])
+        one of your steps has beta > 0.5: it destroys more than half of what is left at once
+    DDPM's betas, too few steps
+        = _multiplied(torch.linspace(0.0001, 0.02, T))
+        too much of the data is left at T: your alpha_bar_T is above 1e-3. How large must the betas be to get
+        there in T steps?
+    rising betas
+        = _multiplied(torch.linspace(0.01, 0.5, T))
+        this is a good schedule, but its betas rise all the way. The task is to show that they need not
+    """,
+)
 
 
 # --- posterior_mean ---
@@ -306,156 +295,111 @@ def simple_loss(model, x0, t, alpha_bar):
     return (eps - model(x_t, u)).square().flatten(1).mean(1)
 
 
-class Ear:
-    """A network that is wrong by `off` everywhere, and keeps what it was asked. It knows x_0, so it finds the noise."""
+class Ear(nn.Module):
+    """A network that is wrong by `off`, and keeps what it was asked. It knows x_0, so it finds the noise."""
 
-    def __init__(self, x0, t, off):
-        self.x0, self.t, self.off = x0, t, off
-        self.a = ALPHA_BAR[t].reshape(-1, *[1] * (x0.ndim - 1))
-        self.heard = []
+    def __init__(self, x0, t, table):
+        super().__init__()
+        a = table[t].reshape(-1, *[1] * (x0.ndim - 1))
+        self.signal, self.spread, self.asked = a.sqrt() * x0, (1 - a).sqrt(), []
+        self.off = nn.Parameter(0.5 + torch.rand_like(x0))
 
-    def __call__(self, x_t, u):
+    def forward(self, x_t, u):
         hear(x_t, u)
-        eps = ((x_t - self.a.sqrt() * self.x0) / (1 - self.a).sqrt()).float()
-        self.heard.append((x_t.detach(), u, eps.detach()))
-        return eps + self.off
+        self.asked.append((x_t.detach().flatten(1), u))
+        return ((x_t - self.signal) / self.spread).float() + self.off
+
+    def told(self):
+        """What it was asked last."""
+        if not self.asked:
+            raise Hint("your loss never asks the model")
+        x_t, u = self.asked[-1]
+        self.asked.clear()
+        return x_t, u
 
 
-SIMPLE_LOSS = listed("""
-one number for the batch
-    return (eps - model(x_t, u)).square().flatten(1).mean(1) -> return (eps - model(x_t, u)).square().mean()
-    one number for the whole batch: keep one per example, reduce over every axis but the first
-t instead of t / T
-    u = t / (len(alpha_bar) - 1) -> u = t.float()
-    the network was told t itself: it expects a share of T, 1 at the last time of the table
-compared with x0
-    (eps - model -> (x0 - model
-    the prediction is compared with x_0, but this network says which noise was mixed in
-other noise in the target
-    (eps - model -> (torch.randn_like(x0) - model
-    a network that finds the noise exactly has a loss of about 2: is the noise in x_t the one in the target?
-uniform noise
-    torch.randn_like(x0) -> torch.rand_like(x0)
-    the noise in x_t has mean 0.5: torch.rand_like is uniform on [0, 1], the forward process is Gaussian
-detached
-    .flatten(1).mean(1) -> .flatten(1).mean(1).detach()
-    the loss has no gradient: nothing would be learned. Is there a detach, an item or a no_grad in the way?
-one noise for the batch
-    torch.randn_like(x0) -> torch.randn_like(x0[:1]).expand_as(x0)
-    all examples of the batch got the same noise: draw it in the shape of x0
-sum over dimensions
-    .mean(1) -> .sum(1)
-    too large by the number of dimensions: take the mean over them, so that losses compare across image sizes
-absolute error
-    .square() -> .abs()
-    this is the mean of |error|: which power has the bound, and which value would the best network give for
-    each?
-times drawn inside
-    eps = torch -> t = torch.randint_like(t, 1, len(alpha_bar)); eps = torch
-    the network was asked about other times than those given: t is an argument, not to be drawn here
-""")
+def heard(loss, a):
+    """The time that the network was told, what its x_t is made of, and the loss."""
+    (x_t, u), abar = a.model.told(), a.alpha_bar[a.t]
+    rows = zip(x_t, a.x0.flatten(1), strict=True)
+    signal, noise = zip(*(weights(x, x0) for x, x0 in rows), strict=True)
+    z = torch.stack(noise) / (1 - abar).sqrt()[:, None]
+    return u, torch.cat(signal), likeness(z), bell(z), loss
 
 
-def check_simple_loss(fn):
-    """Three shapes, two without T among the times; what the network hears, then what the loss is."""
-    # Not the numbers that a seed set inside would give.
-    own = torch.Generator().manual_seed(19)
-    for shape, t in (
-        ((4, 30, 20), [1, 2, 4, 3]),
-        ((5, 500), [5, 1, 3, 2, 4]),
-        ((2, 3, 12, 16), [2, 3]),
+def as_it_should_be(model, x0, t, alpha_bar):
+    """t / T, sqrt(alpha_bar_t), draws from N(0, 1) of their own, and the square of what the network is wrong by."""
+    price = model.off.square().flatten(1).mean(1)
+    return (
+        t / (len(alpha_bar) - 1),
+        alpha_bar[t].sqrt(),
+        alone(2),
+        of_normal(len(t)),
+        price,
+    )
+
+
+def _losses():
+    """Data that is large beside the noise, so that both can be told apart; T among the times, and not."""
+    for shape, t, table in (
+        ((4, 90, 80), [1, 2, 4, 3], SHORT),
+        ((5, 8000), [7, 1, 3, 2, 6], LONG),
+        ((2, 3, 50, 40), [2, 3], SHORT),
     ):
-        x0, t = 3 * torch.randn(shape, generator=own), torch.tensor(t)
-        if hint := _heard(fn, x0, t) or _paid(fn, x0, t):
-            return hint
-    return None
+        x0, t = 30 * torch.randn(shape), torch.tensor(t)
+        yield Ear(x0, t, table), x0, t, table
 
 
-def _heard(fn, x0, t):
-    """What the network is given: times, signal and noise."""
-    hints, ear = hints_of(SIMPLE_LOSS), Ear(x0, t, 0.0)
-    for _ in range(2):
-        fn(ear, x0, t, ALPHA_BAR)
-    if not ear.heard:
-        return "your loss never asks the model"
-    (x_t, u, eps), (_, again, other) = ear.heard[0], ear.heard[-1]
-    u, each, a = u.double(), eps.flatten(1), ALPHA_BAR[t]
-    if not close(u, t / T):
-        if close(u, t.double()):
-            return hints["t instead of t / T"]
-        if not torch.equal(u, again.double()):
-            return hints["times drawn inside"]
-        return f"the network was told u = {u[0]:.3g} for t = {t[0]}: with T = {T} it is t / T = {t[0] / T:.3g}"
-    if (each - each[:, :1]).abs().max() < 1e-3:
-        return "all dimensions of an example got the same noise: draw it in the shape of x0"
-    if (each - each[:1]).abs().max() < 1e-3:
-        return hints["one noise for the batch"]
-    if each.min() > -1e-3 and abs(each.mean() - 0.5) < 0.05:
-        return hints["uniform noise"]
-    flat, data = x_t.double().flatten(1), x0.double().flatten(1)
-    signal = (flat * data).sum(1) / data.square().sum(1)
-    noise = (flat - signal[:, None] * data).std(1)
-    for name, got, want in (
-        ("of x_0", signal, a.sqrt()),
-        ("of the noise", noise, (1 - a).sqrt()),
-    ):
-        k = (got - want).abs().argmax().item()
-        if (got - want).abs()[k] > 0.1:
-            return f"at alpha_bar_t = {a[k]:g} your x_t holds {got[k]:.2f} {name}, and it should be {want[k]:.2f}"
-    if torch.equal(eps, other):
-        return "two calls get the same noise: is a seed set inside?"
-    return None
-
-
-def _paid(fn, x0, t):
-    """What the loss is when the network is right, and when it is wrong by what is known."""
-    hints, ear = hints_of(SIMPLE_LOSS), Ear(x0, t, 0.0)
-    loss = fn(ear, x0, t, ALPHA_BAR)
-    if loss.shape != (len(x0),):
-        plain = f"the shape is {tuple(loss.shape)}, expected ({len(x0)},): one number per example"
-        return hints["one number for the batch"] if loss.ndim == 0 else plain
-    loss, eps = loss.detach(), ear.heard[-1][2]
-    if loss.abs().max() > 1e-4:
-        if close(loss.float(), (x0 - eps).square().flatten(1).mean(1), 1e-3):
-            return hints["compared with x0"]
-        if ((loss - 2).abs() < 0.5).all():
-            return hints["other noise in the target"]
-        return (
-            f"a network that finds the noise exactly has a loss of {loss.max().item():.3g}, and it should be 0: "
-            "with what is its answer compared?"
-        )
-    scale = torch.linspace(0.5, 2, len(x0)).reshape(-1, *[1] * (x0.ndim - 1))
-    off = (scale * torch.randn_like(x0)).requires_grad_()
-    got = fn(Ear(x0, t, off), x0, t, ALPHA_BAR)
-    want = off.square().flatten(1).mean(1)
-    if not close(got.detach().float(), want.detach(), 1e-3 * want.max().item()):
-        return _price(got.detach(), off.detach(), want.detach(), t, hints)
-    if not got.requires_grad:
-        return hints["detached"]
-    by = [torch.autograd.grad(v.sum(), off, allow_unused=True)[0] for v in (got, want)]
-    if by[0] is None or not close(by[0], by[1], 1e-4):
-        return "the values are right, and the gradient is another: which part of the network's answer is cut off?"
-    return None
-
-
-def _price(got, off, want, t, hints):
-    """How the loss of a known error is wrong."""
-    each = off.flatten(1)
-    if close(got, each.square().sum(1), 1e-2):
-        return hints["sum over dimensions"]
-    if close(got, each.abs().mean(1), 1e-3):
-        return hints["absolute error"]
-    factors = {
-        "d, the number of dimensions,": each.shape[1],
-        "t": t,
-        "alpha_bar_t": ALPHA_BAR[t],
-    }
-    how = relation([Pair(got, want, factors)])
-    seen = f"here the mean square of the network's error is {want[0]:.4g}, and your loss {got[0]:.4g}"
-    return f"{how}\n{seen.capitalize()}." if how else seen
-
-
-define(simple_loss, also=check_simple_loss, mistakes=SIMPLE_LOSS)
+define(
+    simple_loss,
+    truth=as_it_should_be,
+    cases=lambda: list(_losses()),
+    read=heard,
+    draws=True,
+    parts=(
+        "time u",
+        "weight of x_0 in x_t",
+        "likeness of a draw to itself, to the next number and the next example",
+        "size, mean and spread of the noise",
+        "loss",
+    ),
+    tol=(1e-4, 1e-3, 0.06, 0.06, 0.01),
+    gradients=("model",),
+    factors={"the number of dimensions": lambda a: a.x0[0].numel()},
+    mistakes="""
+    one number for the batch
+        return (eps - model(x_t, u)).square().flatten(1).mean(1) -> return (eps - model(x_t, u)).square().mean()
+        one number for the whole batch: keep one per example, reduce over every axis but the first
+    t instead of t / T
+        u = t / (len(alpha_bar) - 1) -> u = t.float()
+        the network was told t itself: it expects a share of T, 1 at the last time of the table
+    compared with x0
+        (eps - model -> (x0 - model
+        the prediction is compared with x_0, but this network says which noise was mixed in
+    other noise in the target
+        (eps - model -> (torch.randn_like(x0) - model
+        a network that finds the noise exactly has a loss of about 2: is the noise in x_t the one in the target?
+    uniform noise
+        torch.randn_like(x0) -> torch.rand_like(x0)
+        the noise in x_t has mean 0.5: torch.rand_like is uniform on [0, 1], the forward process is Gaussian
+    detached
+        .flatten(1).mean(1) -> .flatten(1).mean(1).detach()
+        the loss has no gradient: nothing would be learned. Is there a detach, an item or a no_grad in the way?
+    one noise for the batch
+        torch.randn_like(x0) -> torch.randn_like(x0[:1]).expand_as(x0)
+        all examples of the batch got the same noise: draw it in the shape of x0
+    sum over dimensions
+        .mean(1) -> .sum(1)
+        too large by the number of dimensions: take the mean over them, so that losses compare across image sizes
+    absolute error
+        .square() -> .abs()
+        this is the mean of |error|: which power has the bound, and which value would the best network give for
+        each?
+    times drawn inside
+        eps = torch -> t = torch.randint_like(t, 1, len(alpha_bar)); eps = torch
+        the network was asked about other times than those given: t is an argument, not to be drawn here
+    """,
+)
 
 
 # --- ancestral ---
@@ -474,163 +418,115 @@ def ancestral(model, x_T, times, alpha_bar):
     return x
 
 
-ANCESTRAL = listed("""
-noise in the last step
-    var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t) -> var = 1 - abar_t / abar_s
-    with a network that knows the data exactly, the result still holds noise: the variance must vanish at s =
-    0
-the variance for the standard deviation
-    var.sqrt() * z -> var * z
-    too little noise is put back on the way: z is multiplied by the variance instead of its root
-no noise at all
-    var.sqrt() * z -> 0 * z
-    two runs from the same x_T end in the same place: no noise is put back on the way
-the network hears the wrong time
-    t / T) -> s / T)
-    the network is asked about x_t but is told the time s: u must belong to the x that it sees
-always one step
-    alpha_bar[t], alpha_bar[s] -> alpha_bar[t], alpha_bar[t - 1]
-    the steps go to t - 1 although the list skips times: the alpha_bar of the next time on the list is needed
-the large variance
-    var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t) -> var = (s > 0) * (1 - abar_t / abar_s)
-    this is the large variance, beta, with the last noise left out. DDPM may be run so, but the small one is
-    asked for: which variance has q(x_s | x_t, x_0)?
-noised again
-    posterior_mean(x0, x, abar_s, abar_t) + var.sqrt() * z -> abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * z
-    you take the network's x_0 and noise it again: x_t itself has no say in x_s. Whose mean does q(x_s | x_t,
-    x_0) mix with x_0?
-one noise for all steps
-    z = torch.randn_like(x) -> z = torch.randn_like(x) if t == times[0] else z
-    the noise is the same in every step: draw it anew each time, inside the loop
-one noise for a row
-    z = torch.randn_like(x) -> z = torch.randn_like(x[:, :1])
-    all dimensions of an example get the same noise: draw it in the shape of x
-""")
+class Knows:
+    """The network of somebody who knows the data: it finds the noise in any x_t, and keeps what it was asked."""
 
+    def __init__(self, data, table):
+        self.data, self.table, self.asked = data, table, []
 
-def check_ancestral(fn):
-    """What the network is shown on the way tells each step apart: its weights, and its noise."""
-    for path in ([5, 3, 1, 0], [5, 4, 2, 0]):
-        if hint := _walk(fn, path):
-            return hint
-    return None
-
-
-def _walk(fn, path):
-    hints, heard, N = hints_of(ANCESTRAL), [], 6000
-    x_T, data = torch.randn(N, 2), 2 * torch.randn(N, 2)
-
-    def knows(x_t, u):
-        """The exact network of somebody who knows the data."""
+    def __call__(self, x_t, u):
         hear(x_t, u)
-        heard.append((x_t.double(), u))
-        a = ALPHA_BAR[(u * T).round().long().clamp(0, T)][:, None]
-        return ((x_t - a.sqrt() * data) / (1 - a).sqrt().clamp(min=1e-6)).float()
+        self.asked.append((x_t, u))
+        T = len(self.table) - 1
+        a = self.table[(u * T).round().long().clamp(0, T)][:, None]
+        return ((x_t - a.sqrt() * self.data) / (1 - a).sqrt().clamp(min=1e-6)).float()
 
-    x0 = fn(knows, x_T, path, ALPHA_BAR)
-    if x0.shape != x_T.shape:
-        return (
-            f"the shape is {tuple(x0.shape)}, expected that of x_T, {tuple(x_T.shape)}"
-        )
-    told = [float(f"{u[0].item() * T:.3g}") for _, u in heard]
-    if told == path[1:]:
-        return hints["the network hears the wrong time"]
-    if told != path[:-1]:
+    def told(self):
+        """The x_t that it was shown, and the times."""
+        asked, self.asked = self.asked, []
+        T = len(self.table) - 1
+        return [x for x, _ in asked], [round(u[0].item() * T, 3) for _, u in asked]
+
+
+def walked(x0, a):
+    """The times that the network was told, and of each step what x_s is made of."""
+    shown, told = a.model.told()
+    if x0.shape != a.x_T.shape:
+        is_, want = tuple(x0.shape), tuple(a.x_T.shape)
+        raise Hint(f"the shape is {is_}, expected that of x_T, {want}")
+    if len(told) != len(a.times) - 1:
         said = ", ".join(f"{t:g}" for t in told)
-        return f"times is {path}, and u times T, which the network hears, is {said}: it should be {path[:-1]}"
-    x0, known = x0.double(), data.double()
-    if _noisy(x0, known):
-        return hints["noise in the last step"]
-    places = [x for x, _ in heard]
-    steps = list(zip(pairwise(path[:-1]), pairwise(places), strict=True))
-    for (t, s), (_, y) in steps:
-        if not y.isfinite().all():
-            return f"from t = {t} to s = {s} your x_s is not finite: what is divided by 0 there?"
-    first, second = (
-        _left((x, y, known), *_weights(t, s)) for (t, s), (x, y) in steps[:2]
-    )
-    if (first * second).mean() > 0.999 * (
-        first.square().mean() * second.square().mean()
-    ).sqrt():
-        return hints["one noise for all steps"]
-    for (t, s), (x, y) in steps:
-        if hint := _step(t, s, _hop(x, y, known), hints):
-            return hint
-    if (x0 - known).abs().max() < 1e-3:
-        return None
-    share = (x0 * known).mean() / (known * known).mean()
-    return f"with a network that knows the data, the result should be the data, and is {share:.2f} times it"
+        raise Hint(
+            f"times is {a.times}, and u times T, which the network hears, is {said}: "
+            f"it should be {a.times[:-1]}"
+        )
+    hops = [weights(y, a.model.data, x) for x, y in pairwise([*shown, x0])]
+    noise = [z for _, z in hops]
+    own = torch.stack([likeness(z, later) for z, later in pairwise(noise[:-1])])
+    size = torch.stack([z.std() for z in noise])
+    return numbers(*told), torch.stack([w for w, _ in hops]), size, own
 
 
-def _noisy(x0, data):
-    """True where the result is the data with noise on it."""
-    share = (x0 * data).mean() / (data * data).mean()
-    return abs(share - 1) < 0.02 and (x0 - data).std() > 0.02
+def by_hand(model, x_T, times, alpha_bar):
+    """The mean of q(x_s | x_t, x_0) for x_0 = 1 and x_t = 1 alone, and its standard deviation."""
+    at = [(alpha_bar[s], alpha_bar[t]) for t, s in pairwise(times)]
+    one, zero = numbers(1.0, 0.0)
+    mean = [[by_surprise(*x, s, t) for x in ((one, zero), (zero, one))] for s, t in at]
+    size = [by_surprise_and_noise(zero, zero, s, t, one) for s, t in at]
+    own = alone(3).expand(len(at) - 2, -1)
+    return numbers(*times[:-1]), torch.tensor(mean), torch.stack(size), own
 
 
-def _left(hop, w0, wt):
-    """What x_s holds beside x_0 and x_t with these weights: its noise."""
-    x_t, x_s, data = hop
-    return x_s - w0 * data - wt * x_t
+def _walks():
+    """Times with gaps. Data and x_T are large beside the noise, so that each step can be taken apart."""
+    for times, shape, table in (
+        ([5, 3, 1, 0], (1500, 4), SHORT),
+        ([7, 6, 3, 0], (2000, 3), LONG),
+    ):
+        x_T, data = 30 * torch.randn(2, *shape)
+        yield Knows(data, table), x_T, times, table
 
 
-def _hop(x_t, x_s, data):
-    """The weights of x_0 and of x_t in x_s, by least squares, and what is left: the noise."""
-    both = torch.stack([data.flatten(), x_t.flatten()], 1)
-    w0, wt = torch.linalg.lstsq(both, x_s.flatten()[:, None]).solution[:, 0]
-    return w0, wt, _left((x_t, x_s, data), w0, wt)
+define(
+    ancestral,
+    truth=by_hand,
+    cases=lambda: list(_walks()),
+    read=walked,
+    draws=True,
+    parts=(
+        "time that the network hears",
+        "weight of x_0 and of x_t in each step",
+        "standard deviation of each step's noise",
+        "likeness of a draw to itself, the next number, the next example, the next step",
+    ),
+    tol=(1e-4, 5e-3, 0.04, 0.08),
+    mistakes="""
+    noise in the last step
+        var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t) -> var = 1 - abar_t / abar_s
+        with a network that knows the data exactly, the result still holds noise: the variance must vanish at s =
+        0
+    the variance for the standard deviation
+        var.sqrt() * z -> var * z
+        too little noise is put back on the way: z is multiplied by the variance instead of its root
+    no noise at all
+        var.sqrt() * z -> 0 * z
+        two runs from the same x_T end in the same place: no noise is put back on the way
+    the network hears the wrong time
+        t / T) -> s / T)
+        the network is asked about x_t but is told the time s: u must belong to the x that it sees
+    always one step
+        alpha_bar[t], alpha_bar[s] -> alpha_bar[t], alpha_bar[t - 1]
+        the steps go to t - 1 although the list skips times: the alpha_bar of the next time on the list is needed
+    the large variance
+        var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t) -> var = (s > 0) * (1 - abar_t / abar_s)
+        this is the large variance, beta, with the last noise left out. DDPM may be run so, but the small one is
+        asked for: which variance has q(x_s | x_t, x_0)?
+    noised again
+        posterior_mean(x0, x, abar_s, abar_t) + var.sqrt() * z -> abar_s.sqrt() * x0 + (1 - abar_s).sqrt() * z
+        you take the network's x_0 and noise it again: x_t itself has no say in x_s. Whose mean does q(x_s | x_t,
+        x_0) mix with x_0?
+    one noise for all steps
+        z = torch.randn_like(x) -> z = torch.randn_like(x) if t == times[0] else z
+        the noise is the same in every step: draw it anew each time, inside the loop
+    one noise for a row
+        z = torch.randn_like(x) -> z = torch.randn_like(x[:, :1])
+        all dimensions of an example get the same noise: draw it in the shape of x
+    """,
+)
 
 
 def _small(abar_s, abar_t):
     return (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t)
-
-
-def _weights(t, s):
-    """The weights of x_0 and x_t in the mean from t to s."""
-    one, zero = numbers(1.0, 0.0)
-    at = ALPHA_BAR[s], ALPHA_BAR[t]
-    return posterior_mean(one, zero, *at), posterior_mean(zero, one, *at)
-
-
-def _step(t, s, hop, hints):
-    """What is wrong with one step: its noise, or its mean."""
-    w0, wt, noise = hop
-    a_s, a_t = ALPHA_BAR[s], ALPHA_BAR[t]
-    std, small, large = noise.std(), _small(a_s, a_t), 1 - a_t / a_s
-
-    def mean_is(*want):
-        return all(abs(v - w) < 0.05 for v, w in zip((w0, wt), want, strict=True))
-
-    if std < 1e-3:
-        return hints["no noise at all"]
-    if (noise[:, 0] * noise[:, 1]).mean() > 0.5 * std**2:
-        return hints["one noise for a row"]
-    if t - s > 1 and mean_is(*_weights(t, t - 1)):
-        return hints["always one step"]
-    if abs(wt) < 0.03 and mean_is(a_s.sqrt(), 0.0):
-        return hints["noised again"]
-    if not mean_is(*_weights(t, s)):
-        want = _weights(t, s)
-        right = ["x_0" * (abs(w0 - want[0]) < 0.05), "x_t" * (abs(wt - want[1]) < 0.05)]
-        return (
-            f"from t = {t} to s = {s}, with a network that knows the data, your x_s holds {w0:.2f} x_0 + {wt:.2f} x_t, "
-            f"and it should be {want[0]:.2f} x_0 + {want[1]:.2f} x_t"
-            + (f" (the weight of {''.join(right)} is right)" if any(right) else "")
-            + ". Is x_0 computed from eps, and the mean from x_0?"
-        )
-    if abs(std - small.sqrt()) < 0.03:
-        return None
-    if abs(std - small) < 0.02:
-        return hints["the variance for the standard deviation"]
-    if abs(std - large.sqrt()) < 0.03:
-        return hints["the large variance"]
-    return (
-        f"from t = {t} to s = {s} you put back noise of variance {std**2:.2f}, and it should be {small:.2f}, the "
-        "variance of q(x_s | x_t, x_0)"
-    )
-
-
-define(ancestral, also=check_ancestral, mistakes=ANCESTRAL)
 
 
 # --- repair ---
@@ -747,10 +643,15 @@ define(
     best_guess,
     truth=by_density,
     cases=lambda: [
-        (numbers(-1.3, 0.2, 0.9), numbers(abar)[0], points, weights / weights.sum())
-        for abar, points, weights in (
-            (0.5, numbers(-1.2, 0.8), numbers(0.3, 0.7)),
-            (0.8, numbers(-2.0, -0.5, 0.1, 0.8, 1.5), numbers(2.0, 1.0, 0.5, 3.0, 1.0)),
+        (x_t, numbers(abar)[0], points, weights / weights.sum())
+        for x_t, abar, points, weights in (
+            (numbers(-1.3, 0.2, 0.9), 0.5, numbers(-1.2, 0.8), numbers(0.3, 0.7)),
+            (
+                normal(7),
+                0.8,
+                numbers(-2.0, -0.5, 0.1, 0.8),
+                numbers(2.0, 1.0, 0.5, 3.0),
+            ),
         )
     ],
     limits={
@@ -844,29 +745,24 @@ define(
     },
     linear_in=("v", "x_t"),
     parts=("x_0", "eps"),
-    mistakes={
-        "v taken for the noise": (
-            lambda v, x_t, abar: ((x_t - (1 - abar) ** 0.5 * v) / abar**0.5, v),
-            "you read v as the noise. It is sqrt(abar) eps - sqrt(1 - abar) x_0: which x_0 and eps give this v "
-            "and this x_t?",
-        ),
-        "the sign of v": (
-            lambda v, x_t, abar: from_v(-v, x_t, abar),
-            "v comes with the other sign: in (1.17) the noise has the plus and the data the minus",
-        ),
-        "the two roots swapped": (
-            lambda v, x_t, abar: from_v(v, x_t, 1 - abar),
-            "the two roots are swapped: at abar = 1 the guess of x_0 must be x_t itself",
-        ),
-        "shares in place of roots": (
-            "abar**0.5, (1 - abar) ** 0.5 -> abar, 1 - abar",
-            "abar and 1 - abar are shares of the variance: signal and noise have their roots as factors",
-        ),
-        "the other order": (
-            lambda v, x_t, abar: from_v(v, x_t, abar)[::-1],
-            "these are eps and x_0, and x_0 is asked for first",
-        ),
-    },
+    mistakes="""
+    v taken for the noise
+        = ((x_t - (1 - abar) ** 0.5 * v) / abar ** 0.5, v)
+        you read v as the noise. It is sqrt(abar) eps - sqrt(1 - abar) x_0: which x_0 and eps give this v and this
+        x_t?
+    the sign of v
+        = from_v(-v, x_t, abar)
+        v comes with the other sign: in (1.17) the noise has the plus and the data the minus
+    the two roots swapped
+        = from_v(v, x_t, 1 - abar)
+        the two roots are swapped: at abar = 1 the guess of x_0 must be x_t itself
+    shares in place of roots
+        abar**0.5, (1 - abar) ** 0.5 -> abar, 1 - abar
+        abar and 1 - abar are shares of the variance: signal and noise have their roots as factors
+    the other order
+        = from_v(v, x_t, abar)[::-1]
+        these are eps and x_0, and x_0 is asked for first
+    """,
 )
 
 
@@ -906,31 +802,25 @@ define(
     properties=(
         at_least(0.0, "-ln is convex, so the mean of the logarithms is never below"),
     ),
-    mistakes={
-        "the sign": (
-            "return bound + log_mean -> return -(bound + log_mean)",
-            "the sign is turned: the bound lies above -ln p(x_0), so bound minus truth is never negative",
-        ),
-        "ln N forgotten": (
-            " - math.log(len(log_q)) -> ",
-            "you add up p / q over the paths and do not divide by their number: the gap then grows with N even where "
-            "all paths agree",
-        ),
-        "the sum of the logarithms": (
-            ".mean() -> .sum()",
-            "the bound is the mean of ln q - ln p over the paths, not their sum",
-        ),
-        "the bound alone": (
-            "return bound + log_mean -> return bound",
-            "this is the bound itself. What do the same paths say of ln p(x_0)?",
-        ),
-        "q / p in the mean": (
-            "(log_p - log_q).logsumexp -> -(log_q - log_p).logsumexp",
-            "paths are drawn from q, so p(x_0) is the mean of p / q; you average q / p",
-        ),
-        "the mean of the logarithms twice": (
-            lambda log_q, log_p: (log_q - log_p).mean() + (log_p - log_q).mean(),
-            "your two terms cancel: ln p(x_0) is the logarithm of a mean, not the mean of a logarithm",
-        ),
-    },
+    mistakes="""
+    the sign
+        return bound + log_mean -> return -(bound + log_mean)
+        the sign is turned: the bound lies above -ln p(x_0), so bound minus truth is never negative
+    ln N forgotten
+         - math.log(len(log_q)) ->
+        you add up p / q over the paths and do not divide by their number: the gap then grows with N even where
+        all paths agree
+    the sum of the logarithms
+        .mean() -> .sum()
+        the bound is the mean of ln q - ln p over the paths, not their sum
+    the bound alone
+        return bound + log_mean -> return bound
+        this is the bound itself. What do the same paths say of ln p(x_0)?
+    q / p in the mean
+        (log_p - log_q).logsumexp -> -(log_q - log_p).logsumexp
+        paths are drawn from q, so p(x_0) is the mean of p / q; you average q / p
+    the mean of the logarithms twice
+        = (log_q - log_p).mean() + (log_p - log_q).mean()
+        your two terms cancel: ln p(x_0) is the logarithm of a mean, not the mean of a logarithm
+    """,
 )

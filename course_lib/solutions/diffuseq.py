@@ -13,7 +13,6 @@ import torch
 from ..cases import normal, numbers, uniform
 from ..checks import at_least, at_most, case
 from ..exercise import define
-from ..listed import listed, wrong_answer
 
 
 def targets(*rows):
@@ -300,29 +299,30 @@ def _beyond(t, s):
 
 
 KINDS = {  # what a line-up's culprit does: the times that are wrong in it
-    "to t - 1": {"signal": _before, "noise": _before},
-    "from t - 1": {"read": lambda t, s: max(t - 1, 1)},
-    "to s + 1": {"signal": _after, "noise": _after},
-    "to s - 1": {"signal": _beyond, "noise": _beyond},
-    "noise of s + 1": {"noise": _after},
-    "signal of s + 1": {"signal": _after},
-    "one of two": {"signal": _after, "noise": _after},
+    "a sampler that goes to t - 1": {"signal": _before, "noise": _before},
+    "a sampler that reads the noise of t - 1": {"read": lambda t, s: max(t - 1, 1)},
+    "a sampler that goes to s + 1": {"signal": _after, "noise": _after},
+    "a sampler that goes to s - 1": {"signal": _beyond, "noise": _beyond},
+    "a sampler with the noise of s + 1": {"noise": _after},
+    "a sampler with the signal of s + 1": {"signal": _after},
+    "the one of two that goes to s + 1": {"signal": _after, "noise": _after},
 }
 NAMES = ("amber", "birch", "cedar", "dune", "ember")
 
 
 def line_ups():
-    """(kind, samplers, alpha_bar, the culprit's name), three of each kind, in random order under random names."""
+    """Samplers, alpha_bar and the culprit, three times of each kind, in random order under random names."""
     found = []
     for i, kind in enumerate(3 * list(KINDS)):
         a = 0.99 - 0.96 * torch.linspace(0, 1, 25 + i, dtype=torch.float64).sqrt()
         a[0] = 1.0
-        names = random.sample(NAMES, 2 if kind == "one of two" else 5)
-        # Never always the first or the last.
+        names = random.sample(NAMES, 2 if "of two" in kind else 5)
+        # Never always the first or the last
         culprit = 1 + i % (len(names) - 1) if i < 2 * len(KINDS) else 0
         steps = random.sample(ways(a), len(names))
         steps[culprit] = wrong_times(a, **KINDS[kind])
-        found.append((kind, dict(zip(names, steps, strict=True)), a, names[culprit]))
+        room = dict(zip(names, steps, strict=True))
+        found.append(case(room, a, name=kind, want=names[culprit]))
     return found
 
 
@@ -362,72 +362,48 @@ def _odd_one_out(samplers, a):
     return list(samplers)[far.index(max(far))]
 
 
-MISALIGNED = listed("""
-the first
-    = next(iter(samplers))
-    you always name the first, whatever its steps do: for which x_t would you know what x_s must be?
-the last
-    = list(samplers)[-1]
-    you always name the last, and never ask where a step has led
-from t to t - 1
-    _probe(lambda T: (T // 2, T // 2 - 1))
-    you let one get away that misses s only where the grid has gaps. Which steps did you try?
-the last step
-    _probe(lambda T: (T // 2, 0))
-    you let one get away that reads the wrong noise out of x_t. Would that show in a step that ends at s = 0?
-the mean
-    _probe(lambda T: (3 * T // 4, T // 4), eps=0.0)
-    you let one get away whose x_0 has the right factor, and whose noise has not. Was there noise in your x_t?
-the noise
-    _probe(lambda T: (3 * T // 4, T // 4), x0=0.0)
-    you let one get away whose noise has the right factor, and whose x_0 has not. Was your x_0 more than 0?
-the odd one out
-    _odd_one_out
-    of two samplers each is as far from the other, and you are lost: what can you say of x_s without asking
-    another sampler?
-the largest
-    = _by_size(samplers, alpha_bar, 1)
-    you name the one with the largest x_s. Would a step with too little noise be found like this?
-the smallest
-    = _by_size(samplers, alpha_bar, -1)
-    you name the one with the smallest x_s. Would a step that leaves too much noise be found like this?
-""")
-
-OVERLOOKS = {  # which mistake misses only this kind
-    "to t - 1": "from t to t - 1",
-    "from t - 1": "the last step",
-    "noise of s + 1": "the mean",
-    "signal of s + 1": "the noise",
-    "one of two": "the odd one out",
-}
-
-
-def check_misaligned(fn):
-    rooms = line_ups()
-    said = [fn(samplers, a) for _, samplers, a, _ in rooms]
-    for answer, (_, samplers, _, _) in zip(said, rooms, strict=True):
-        if answer not in samplers:
-            return f"it returned {answer!r}, which is none of the names {', '.join(samplers)}"
-    for label in ("the first", "the last", "the largest", "the smallest"):
-        wrong, hint = MISALIGNED[label]
-        wrong = wrong_answer(misaligned, wrong)
-        if said == [wrong(samplers, a) for _, samplers, a, _ in rooms]:
-            return hint
-    missed = [
-        (room, answer)
-        for room, answer in zip(rooms, said, strict=True)
-        if answer != room[3]
-    ]
-    kinds = {room[0] for room, _ in missed}
-    if not missed:
-        return None
-    if len(kinds) == 1 and (label := OVERLOOKS.get(kinds.pop())):
-        return MISALIGNED[label][1]
-    (_, samplers, _, _), answer = missed[0]
-    return f"of {', '.join(samplers)} you name {answer}, and its steps all end where they should"
-
-
-define(misaligned, also=check_misaligned, mistakes=MISALIGNED)
+define(
+    misaligned,
+    cases=line_ups,
+    draws=None,
+    properties=(
+        lambda got, a: (
+            None
+            if got in a.samplers
+            else f"it returned {got!r}, which is none of the names {', '.join(a.samplers)}"
+        ),
+    ),
+    mistakes="""
+    the first
+        = next(iter(samplers))
+        in every line-up you name the first: do its steps say so? For which x_t would you know what x_s must be?
+    the last
+        = list(samplers)[-1]
+        in every line-up you name the last: do its steps say so?
+    from t to t - 1
+        _probe(lambda T: (T // 2, T // 2 - 1))
+        you let one get away that misses s only where the grid has gaps. Which steps did you try?
+    the last step
+        _probe(lambda T: (T // 2, 0))
+        you let one get away that reads the wrong noise out of x_t. Would that show in a step that ends at s = 0?
+    the mean
+        _probe(lambda T: (3 * T // 4, T // 4), eps=0.0)
+        you let one get away whose x_0 has the right factor, and whose noise has not. Was there noise in your x_t?
+    the noise
+        _probe(lambda T: (3 * T // 4, T // 4), x0=0.0)
+        you let one get away whose noise has the right factor, and whose x_0 has not. Was your x_0 more than 0?
+    the odd one out
+        _odd_one_out
+        of two samplers each is as far from the other, and you are lost: what can you say of x_s without asking
+        another sampler?
+    the largest
+        = _by_size(samplers, alpha_bar, 1)
+        you name the one with the largest x_s. Would a step with too little noise be found like this?
+    the smallest
+        = _by_size(samplers, alpha_bar, -1)
+        you name the one with the smallest x_s. Would a step that leaves too much noise be found like this?
+    """,
+)
 
 
 # --- shifted_mean ---
@@ -460,8 +436,8 @@ define(
     shifted_mean,
     truth=on_a_grid,
     cases=lambda: [
-        (normal(2, 3), normal(2, 3), numbers(0.8, -1.3, 2.0), *numbers(*a))
-        for a in ((0.3, 0.7), (0.05, 0.1), (0.9, 0.95))
+        (normal(B, D), normal(B, D), normal(D), *numbers(*a))
+        for B, D, a in ((2, 3, (0.3, 0.7)), (4, 2, (0.05, 0.1)), (3, 5, (0.9, 0.95)))
     ],
     limits={
         "at s = 0, where a_s = 1, the mean is x_0 itself": {"a_s": numbers(1.0)[0]},

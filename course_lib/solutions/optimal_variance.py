@@ -11,9 +11,8 @@ from itertools import pairwise
 import torch
 
 from ..cases import normal, numbers
-from ..checks import at_least, hints_of
+from ..checks import at_least, close, falling, stands_at
 from ..exercise import define
-from ..listed import listed
 
 # --- ddim_step ---
 
@@ -309,71 +308,64 @@ def grid(T, steps):
     return times[::-1]
 
 
-GRID = listed("""
-one time short
-    = [*grid(T, steps)[:-2], 0] if steps > 1 else [T]
-    K steps visit K + 1 times, both ends counted: how many does yours visit?
-rising
-    = grid(T, steps)[::-1]
-    your times rise: sampling goes down, the first time is T and the last is 0
-ends at 1
-    = [*grid(T, steps)[:-1], 1 if grid(T, steps)[-2] > 1 else 0.5]
-    the last time must be 0: that is where data is
-rounded onto each other
-    = [round(T * (k / steps) ** 2) for k in range(steps, -1, -1)]
-    two of your times are equal: a step from t to t is none. Did rounding do that? Try K near T
-even
-    = [round(T * k / steps) for k in range(steps, -1, -1)]
-    evenly spaced: the task is to spend more of the steps near the data
-dense at the wrong end
-    = [T - t for t in reversed(grid(T, steps))]
-    you have more times above T / 2 than below: the short steps are near the noise, where there is little to
-    decide
-not whole
-    = [T * (k / steps) ** 2 for k in range(steps, -1, -1)]
-    these times are not whole numbers, and the table alpha_bar has no entries between its rows
-""")
+def evenly(T, steps):
+    """T, ..., 0 in steps of one length."""
+    return T - T * torch.arange(steps + 1, dtype=torch.float64) / steps
 
 
-def check_grid(fn):
-    """T, K: few steps and many, nearly all, all, and a single one."""
-    hints = hints_of(GRID)
-    for T, K in ((1000, 10), (1000, 50), (100, 95), (20, 20), (7, 1)):
-        times = [v.item() if isinstance(v, torch.Tensor) else v for v in fn(T, K)]
-        if len(times) != K + 1:
-            return hints["one time short"]
-        gaps = [t - s for t, s in pairwise(times)]
-        if all(g < 0 for g in gaps):
-            return hints["rising"]
-        if any(t != int(t) for t in times):
-            return hints["not whole"]
-        if times[0] != T:
-            return f"your first time is {times[0]}, and pure noise is at T = {T}"
-        if times[-1] != 0:
-            return hints["ends at 1"]
-        if any(g == 0 for g in gaps):
-            return hints["rounded onto each other"]
-        if any(g < 0 for g in gaps):
-            k = next(k for k, g in enumerate(gaps) if g < 0)
-            return f"for T = {T}, steps = {K} your times rise from {times[k]} to {times[k + 1]}: they must fall"
-        if T >= 10 * K and (hint := _spacing(times, T, K, hints)):
-            return hint
-    return None
+def near_the_data(times, a):
+    """The share of times in the lower half; all of them where the grid is hardly coarser than the table."""
+    coarse = 10 * a.steps <= a.T
+    return (times <= a.T / 2).double().mean() if coarse else 1
 
 
-def _spacing(times, T, K, hints):
-    """None where 60 % of the times lie in the lower half."""
-    share = sum(t <= T / 2 for t in times) / len(times)
-    if share >= 0.6:
-        return None
-    if all(abs(t - T * (K - k) / K) < 1 for k, t in enumerate(times)):
-        return hints["even"]
-    if share < 0.45:
-        return hints["dense at the wrong end"]
-    return f"for T = {T}, steps = {K} {share:.0%} of your times lie in the lower half: make it 60 % or more"
-
-
-define(grid, also=check_grid, mistakes=GRID)
+define(
+    grid,
+    cases=lambda: [(1000, 10), (1000, 50), (100, 95), (20, 20), (7, 1)],
+    read=lambda got, a: torch.tensor([float(t) for t in got]).double(),
+    shows={
+        "one time short": lambda t, a: len(t) != a.steps + 1,
+        "rising": lambda t, a: (t.diff() > 0).all(),
+        "not whole": lambda t, a: (t != t.round()).any(),
+        "ends at 1": lambda t, a: t[-1] != 0,
+        "rounded onto each other": lambda t, a: (t.diff() == 0).any(),
+        "even": lambda t, a: (
+            near_the_data(t, a) < 0.6 and close(t, evenly(a.T, a.steps), 1)
+        ),
+        "dense at the wrong end": lambda t, a: near_the_data(t, a) < 0.45,
+        "fewer than 60 % of your times lie in the lower half: make them more": lambda t, a: (
+            near_the_data(t, a) < 0.6
+        ),
+    },
+    properties=(
+        stands_at(0, lambda a: a.T, "that is where pure noise is"),
+        falling,
+    ),
+    mistakes="""
+    one time short
+        = [*grid(T, steps)[:-2], 0] if steps > 1 else [T]
+        K steps visit K + 1 times, both ends counted: how many does yours visit?
+    rising
+        = grid(T, steps)[::-1]
+        your times rise: sampling goes down, the first time is T and the last is 0
+    ends at 1
+        = [*grid(T, steps)[:-1], 1 if grid(T, steps)[-2] > 1 else 0.5]
+        the last time must be 0: that is where data is
+    rounded onto each other
+        = [round(T * (k / steps) ** 2) for k in range(steps, -1, -1)]
+        two of your times are equal: a step from t to t is none. Did rounding do that? Try K near T
+    even
+        = [round(T * k / steps) for k in range(steps, -1, -1)]
+        evenly spaced: the task is to spend more of the steps near the data
+    dense at the wrong end
+        = [T - t for t in reversed(grid(T, steps))]
+        you have more times above T / 2 than below: the short steps are near the noise, where there is little to
+        decide
+    not whole
+        = [T * (k / steps) ** 2 for k in range(steps, -1, -1)]
+        these times are not whole numbers, and the table alpha_bar has no entries between its rows
+    """,
+)
 
 
 # --- variance_after ---
@@ -406,12 +398,12 @@ def by_factors(times, alpha_bar, r2, eta):
 
 def _walks():
     """Few steps of uneven length, down to the data."""
-    table = torch.linspace(0, 1, 9, dtype=torch.float64).cos() ** 3
-    for times, r2, eta in (
-        ([8, 5, 3], 0.4, 0.6),
-        ([8, 6, 2, 1], 2.5, 0.3),
-        ([7, 3, 2, 0], 0.7, 0.8),
+    for T, times, r2, eta in (
+        (8, [8, 5, 3], 0.4, 0.6),
+        (8, [8, 6, 2, 1], 2.5, 0.3),
+        (10, [7, 3, 2, 0], 0.7, 0.8),
     ):
+        table = torch.linspace(0, 1, T + 1, dtype=torch.float64).cos() ** 3
         yield times, table, *numbers(r2, eta)
 
 
@@ -428,30 +420,24 @@ define(
     },
     properties=(at_least(0.0, "it is a variance"),),
     tol=1e-6,
-    mistakes={
-        "the factor without its square": (
-            "+ keep) ** 2 * v -> + keep) * v",
-            "x is multiplied by a factor in each step: by what is its variance multiplied?",
-        ),
-        "eta without its square": (
-            "eta**2 -> eta",
-            "eta counts standard deviations: lambda^2 = eta^2 beta-tilde (2.3)",
-        ),
-        "the fresh noise forgotten": (
-            " * v + fresh -> * v",
-            "the noise that each step draws is not in your variance: it is independent, so it adds lambda^2",
-        ),
-        "fresh noise on top": (
-            "((1 - a_s - fresh) / -> ((1 - a_s) /",
-            "the fresh noise must take its share from the old one: 1 - abar_s - lambda^2 is left for it",
-        ),
-        "x_0 only once": (
-            "(a_s**0.5 - keep * a_t**0.5) * guess -> a_s**0.5 * guess",
-            "x_0 stands twice in (2.1): directly, and with a minus sign in eps",
-        ),
-        "a start from N(0, 1)": (
-            "alpha_bar[times[0]] * r2 + 1 - alpha_bar[times[0]] -> 1 + 0 * r2",
-            "you start from variance 1: the exact x_t of the first time has abar r2 + 1 - abar",
-        ),
-    },
+    mistakes="""
+    the factor without its square
+        + keep) ** 2 * v -> + keep) * v
+        x is multiplied by a factor in each step: by what is its variance multiplied?
+    eta without its square
+        eta**2 -> eta
+        eta counts standard deviations: lambda^2 = eta^2 beta-tilde (2.3)
+    the fresh noise forgotten
+         * v + fresh -> * v
+        the noise that each step draws is not in your variance: it is independent, so it adds lambda^2
+    fresh noise on top
+        ((1 - a_s - fresh) / -> ((1 - a_s) /
+        the fresh noise must take its share from the old one: 1 - abar_s - lambda^2 is left for it
+    x_0 only once
+        (a_s**0.5 - keep * a_t**0.5) * guess -> a_s**0.5 * guess
+        x_0 stands twice in (2.1): directly, and with a minus sign in eps
+    a start from N(0, 1)
+        alpha_bar[times[0]] * r2 + 1 - alpha_bar[times[0]] -> 1 + 0 * r2
+        you start from variance 1: the exact x_t of the first time has abar r2 + 1 - abar
+    """,
 )

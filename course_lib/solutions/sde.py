@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from ..cases import normal, numbers, uniform
-from ..checks import close, hints_of
+from ..checks import close, entries, falling, stands_at
 from ..exercise import define
-from ..listed import listed
 
 # --- moments ---
 
@@ -256,23 +255,6 @@ def _fields():
     yield (lambda x: x.square() * x.flip(-1)), x, torch.randn_like(x).sign()
 
 
-def one_call(fn):
-    """A field is a network: it is asked once."""
-    calls, (field, x, probe) = [], next(_fields())
-
-    def counted(x):
-        calls.append(len(x))
-        return field(x)
-
-    fn(counted, x, probe)
-    n = len(calls)
-    return (
-        f"your answer is right, and it calls field {n} times: a field is a network, and one call is enough"
-        if n > 1
-        else None
-    )
-
-
 define(
     hutchinson,
     truth=written_out,
@@ -282,7 +264,7 @@ define(
             "field": lambda a: lambda x: 3 * x
         }
     },
-    also=one_call,
+    once=("field",),
     mistakes="""
     the sum of all entries
         _probed(lambda pulled, probe: pulled.sum(1), lambda v, probe: v.sum())
@@ -456,31 +438,6 @@ def even(n):
     return torch.linspace(1, 0, n + 1, dtype=torch.float64)
 
 
-GRID = listed("""
-n entries
-    = grid(n)[1:]
-    n steps need n + 1 times: the first is 1, where the noise is
-rising
-    = grid(n).flip(0)
-    the times must fall: sampling starts at the noise, t = 1
-not down to 0
-    = grid(n).clamp(min=0.001)
-    the last time must be 0, where the data is
-even
-    = even(n)
-    this is the even grid, which is to be beaten by a factor of 2: where does the velocity change fastest?
-finer at the noise
-    = even(n).sqrt()
-    worse than the even grid: the small steps are near the noise, where the flow is nearly straight
-all at the end
-    = even(n) ** 12
-    worse than the even grid: the first steps are now so long that what they lose cannot be mended
-one time twice
-    = torch.cat([grid(n)[:-2], grid(n)[-3:-2], grid(n)[-1:]])
-    two of your times are equal: each must be before the last
-""")
-
-
 def grid_error(times: Tensor, s: float = 0.3) -> float:
     """|x_0 - exact| of Heun's method on the linear schedule with data N(0, s^2), from x_1 = 1; last step to E x_0."""
 
@@ -507,46 +464,51 @@ def grid_error(times: Tensor, s: float = 0.3) -> float:
     return abs(x - s / (abar * s**2 + lost).sqrt()).item()
 
 
-def check_grid(fn):
-    hints = hints_of(GRID)
-    for n in (8, 16):
-        t = torch.as_tensor(fn(n)).double()
-        if t.shape != (n + 1,):
-            same = t.shape == (n,)
-            plain = f"the shape is {tuple(t.shape)}, expected ({n + 1},)"
-            return hints["n entries"] if same else plain
-        if not t.isfinite().all():
-            return "your times are not all finite: what is divided by 0 there?"
-        if t[0] < t[-1]:
-            return hints["rising"]
-        if t[0] != 1:
-            return f"the first time is {t[0].item():g}, expected 1"
-        if t[-1] != 0:
-            return hints["not down to 0"]
-        if (t.diff() > 0).any():
-            k = (t.diff() > 0).int().argmax().item()
-            return f"your times rise from {t[k]:.3g} to {t[k + 1]:.3g}: each must be before the last"
-        if (t.diff() == 0).any():
-            return hints["one time twice"]
-        if hint := _compare_grids(t, even(n), hints):
-            return hint
-    return None
+def gain(times):
+    """How many times smaller the error is than that of the even grid."""
+    return grid_error(even(len(times) - 1)) / grid_error(times)
 
 
-def _compare_grids(t, even, hints):
-    """None when the error is at most half of the even grid's, else what is wrong with the spacing."""
-    error, base = grid_error(t), grid_error(even)
-    if close(t, even, 1e-9):
-        return hints["even"]
-    if error <= base / 2:
-        return None
-    if error <= base:
-        return f"better than the even grid, but not by a factor of 2: {error:.3g} against {base:.3g}"
-    first = t[0] - t[1] > even[0] - even[1]
-    return hints["all at the end" if first else "finer at the noise"]
-
-
-define(grid, also=check_grid, mistakes=GRID)
+define(
+    grid,
+    cases=lambda: [(8,), (16,)],
+    read=lambda got, a: torch.as_tensor(got).double(),
+    properties=(
+        entries(lambda a: a.n + 1, "n steps visit n + 1 times"),
+        stands_at(0, lambda a: 1, "sampling starts where the noise is"),
+        stands_at(-1, lambda a: 0, "that is where the data is"),
+        falling,
+    ),
+    shows={
+        "even": lambda t, a: close(t, even(a.n), 1e-9),
+        "all at the end": lambda t, a: gain(t) < 1 and t[1] < even(a.n)[1],
+        "finer at the noise": lambda t, a: gain(t) < 1,
+        "better than the even grid, but not by a factor of 2": lambda t, a: gain(t) < 2,
+    },
+    mistakes="""
+    n entries
+        = grid(n)[1:]
+        n steps need n + 1 times: the first is 1, where the noise is
+    rising
+        = grid(n).flip(0)
+        the times must fall: sampling starts at the noise, t = 1
+    not down to 0
+        = grid(n).clamp(min=0.001)
+        the last time must be 0, where the data is
+    even
+        = even(n)
+        this is the even grid, which is to be beaten by a factor of 2: where does the velocity change fastest?
+    finer at the noise
+        = even(n).sqrt()
+        worse than the even grid: the small steps are near the noise, where the flow is nearly straight
+    all at the end
+        = even(n) ** 12
+        worse than the even grid: the first steps are now so long that what they lose cannot be mended
+    one time twice
+        = torch.cat([grid(n)[:-2], grid(n)[-3:-2], grid(n)[-1:]])
+        two of your times are equal: each must be before the last
+    """,
+)
 
 
 # --- ode_velocity ---
@@ -586,34 +548,27 @@ define(
         },
     },
     linear_in=("x", "eps_hat"),
-    mistakes={
-        "the whole g^2": (
-            "g2 / 2 -> g2",
-            "the whole score belongs to the equation with noise, (3.6); without noise half of it is enough",
-        ),
-        "the sign of the score": (
-            "-eps_hat / std -> eps_hat / std",
-            "the score is minus the noise over its standard deviation: it points where the density rises",
-        ),
-        "the noise for the score": (
-            "-eps_hat / std -> -eps_hat",
-            "this is minus the noise. The score is that, divided by the noise's standard deviation",
-        ),
-        "divided by the variance": (
-            "eps_hat / std -> eps_hat / std**2",
-            "eps has variance 1: one division by std makes the score of it, and you divide twice",
-        ),
-        "g for g^2": (
-            "g2 / 2 -> g2.sqrt() / 2",
-            "the score is multiplied by g / 2, and it must be g^2 / 2",
-        ),
-        "the way back": (
-            "f * x - g2 / 2 * score -> g2 / 2 * score - f * x",
-            "the sign of all is turned: v is dx/dt for time that runs forwards; whoever walks back takes steps ds < 0",
-        ),
-        "f for f x": (
-            "f * x - -> f -",
-            "without the score your velocity is f, the same for every x. The drift is a pull in proportion to x",
-        ),
-    },
+    mistakes="""
+    the whole g^2
+        g2 / 2 -> g2
+        the whole score belongs to the equation with noise, (3.6); without noise half of it is enough
+    the sign of the score
+        -eps_hat / std -> eps_hat / std
+        the score is minus the noise over its standard deviation: it points where the density rises
+    the noise for the score
+        -eps_hat / std -> -eps_hat
+        this is minus the noise. The score is that, divided by the noise's standard deviation
+    divided by the variance
+        eps_hat / std -> eps_hat / std**2
+        eps has variance 1: one division by std makes the score of it, and you divide twice
+    g for g^2
+        g2 / 2 -> g2.sqrt() / 2
+        the score is multiplied by g / 2, and it must be g^2 / 2
+    the way back
+        f * x - g2 / 2 * score -> g2 / 2 * score - f * x
+        the sign of all is turned: v is dx/dt for time that runs forwards; whoever walks back takes steps ds < 0
+    f for f x
+        f * x - -> f -
+        without the score your velocity is f, the same for every x. The drift is a pull in proportion to x
+    """,
 )

@@ -120,7 +120,8 @@ def utilities(N):
     A = uniform(N, 2) @ uniform(2, N)
     A = A + 0.05 * uniform(N, N)
     order = torch.randperm(N)
-    return A, order[:2], order[-3:]
+    r = 2 + N // 10
+    return A, order[:r], order[-r - 1 :]
 
 
 def parts(N):

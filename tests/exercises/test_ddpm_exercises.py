@@ -121,23 +121,23 @@ def loss(factor=1.0, u=lambda t, T: t / T, root=False, x=lambda x0, eps, a: ddpm
 
 @pytest.mark.parametrize("name, answer, hint", [
     ("ddpm.schedule", lambda T: torch.ones(3), "the shape is (3,), expected (51,)"),
-    ("ddpm.schedule", lambda T: ddpm.schedule(T) if T == 50 else ddpm.schedule(T)[1:], "T + 1 entries"),
-    ("ddpm.schedule", lambda T: -ddpm.schedule(T), "must lie between 0 and 1"),
-    ("ddpm.schedule", lambda T: ddpm.schedule(T) + 0.1 * (torch.arange(T + 1) == 7), "yours rises from t = 6 to 7"),
+    ("ddpm.schedule", lambda T: ddpm.schedule(T) if T == 50 else ddpm.schedule(T)[1:], "(101,): one for each t"),
+    ("ddpm.schedule", lambda T: -ddpm.schedule(T), "it cannot be below 0: it is a share"),
+    ("ddpm.schedule", lambda T: ddpm.schedule(T) + 0.1 * (torch.arange(T + 1) == 7), "yours rises or stays"),
     ("ddpm.posterior_mean", lambda x0, x_t, s, t: x0, "x_t has no part in your answer"),
-    ("ddpm.ancestral", lambda m, x, ts, a: ddpm.ancestral(m, x, ts, a)[:1], "expected that of x_T, (6000, 2)"),
-    ("ddpm.ancestral", sampler(lambda s, t: 2 * small(s, t)), "noise of variance 2.06, and it should be 0.51"),
-    ("ddpm.ancestral", sampler(small, halved), "and it should be 0.63 x_0 + 0.19 x_t (the weight of x_0 is right)"),
-    ("ddpm.ancestral", lambda m, x, ts, a: ddpm.ancestral(m, x, [5, 3, 0], a), "which the network hears, is 5, 3:"),
-    ("ddpm.ancestral", lambda m, x, ts, a: 2 * ddpm.ancestral(m, x, ts, a), "and is 2.00 times it"),
-    ("ddpm.simple_loss", loss(3.0), "your answer is 3 times what is expected"),
-    ("ddpm.simple_loss", loss(root=True), "your answer is the root of what is expected"),
-    ("ddpm.simple_loss", loss(u=lambda t, T: t / (T + 1)), "u = 0.167 for t = 1: with T = 5 it is t / T = 0.2"),
-    ("ddpm.simple_loss", loss(u=lambda t, T: t / t.max()), "was told u = 0.25 for t = 1"),
-    ("ddpm.simple_loss", loss(x=lambda x0, eps, a: 0.5 * ddpm.q_sample(x0, *a, eps)), "of x_0, and it should be 0.95"),
-    ("ddpm.simple_loss", lambda m, x0, t, a: m(x0, t / 5).flatten(1).mean(1), "of x_0, and it should be"),
+    ("ddpm.ancestral", lambda m, x, ts, a: ddpm.ancestral(m, x, ts, a)[:1], "expected that of x_T, (1500, 4)"),
+    ("ddpm.ancestral", sampler(lambda s, t: 2 * small(s, t)), "it gives [1.45, 0.5979, "),
+    ("ddpm.ancestral", sampler(small, halved), "the weight of x_0 and of x_t in each step is wrong"),
+    ("ddpm.ancestral", lambda m, x, ts, a: ddpm.ancestral(m, x, [*ts[:-2], 0], a), "which the network hears, is 5, 3:"),
+    ("ddpm.ancestral", lambda m, x, ts, a: 2 * ddpm.ancestral(m, x, ts, a), "it gives 2 at [2, 0] for the weight"),
+    ("ddpm.simple_loss", loss(3.0), "the loss is wrong: it is 3 times what is expected"),
+    ("ddpm.simple_loss", loss(root=True), "the loss is wrong: it is the root of what is expected"),
+    ("ddpm.simple_loss", loss(u=lambda t, T: t / (T + 1)), "[0.3333, 0.5] for the time u where [0.4, 0.6]"),
+    ("ddpm.simple_loss", loss(u=lambda t, T: t / t.max()), "for the time u where [0.4, 0.6] is expected"),
+    ("ddpm.simple_loss", loss(x=lambda x0, eps, a: 0.5 * ddpm.q_sample(x0, *a, eps)), "the weight of x_0 in"),
+    ("ddpm.simple_loss", lambda m, x0, t, a: m(x0, t / (len(a) - 1)).flatten(1).mean(1), "for the weight of x_0"),
     ("ddpm.simple_loss", lambda m, x0, t, a: torch.zeros(len(x0)), "your loss never asks the model"),
-    ("ddpm.simple_loss", lambda m, x0, t, a: ddpm.simple_loss(m, x0, t, a)[:2], "the shape is (2,), expected (4,)"),
+    ("ddpm.simple_loss", lambda m, x0, t, a: ddpm.simple_loss(m, x0, t, a)[:2], "the loss is wrong"),
     ("ddpm.bits_per_dim", lambda terms, prior, dims: 1.0, "terms"),
     ("ddpm.bits_per_dim", lambda terms, prior, dims: terms.sum() / dims / math.log(2) + prior, "dims ln 2 times what"),
     ("ddpm.gaussian_kl", lambda *a: ddpm.gaussian_kl(*a).detach(), "they carry no gradient"),
@@ -151,11 +151,12 @@ def test_unknown_mistakes_are_described(name, answer, hint):
 def test_noise_of_each_example_and_call():
     def one_number(model, x0, t, a):
         eps = torch.randn(len(x0), *[1] * (x0.ndim - 1)).expand_as(x0)
-        return (eps - model(ddpm.q_sample(x0, t, a, eps), t / 5)).square().flatten(1).mean(1)
+        return (eps - model(ddpm.q_sample(x0, t, a, eps), t / (len(a) - 1))).square().flatten(1).mean(1)
 
     def seeded(model, x0, t, a):
         eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
-        return (eps - model(ddpm.q_sample(x0, t, a, eps), t / 5)).square().flatten(1).mean(1)
+        return (eps - model(ddpm.q_sample(x0, t, a, eps), t / (len(a) - 1))).square().flatten(1).mean(1)
 
-    assert "all dimensions of an example got the same noise" in grade(find("ddpm.simple_loss"), one_number)[1]
-    assert "two calls get the same noise" in grade(find("ddpm.simple_loss"), seeded)[1]
+    text = grade(find("ddpm.simple_loss"), one_number)[1]
+    assert "for the likeness of a draw to itself, to the next number and the next example where" in text
+    assert "two calls give the same numbers" in grade(find("ddpm.simple_loss"), seeded)[1]

@@ -96,7 +96,7 @@ def test_other_right_answers_pass(name):
 @pytest.mark.parametrize("name, answer, hint", [
     ("optimal_variance.pairs", lambda T, gap: [(T, 0)], "gap is not used"),
     ("optimal_variance.pairs", lambda T, gap: [], "starts at nowhere, and pure noise is at T = 20"),
-    ("optimal_variance.grid", lambda T, K: [T + 1, *ov.grid(T, K)[1:]], "your first time is 1001, and pure noise"),
+    ("optimal_variance.grid", lambda T, K: [T + 1, *ov.grid(T, K)[1:]], "1001, and it must be 1000"),
     ("optimal_variance.best_variance", lambda l2, c, s, t: l2, "the right one for 0 in the place of spread"),
     ("optimal_variance.learned_variance", lambda v, b, bt: 2 * b, "There yours gives [0.6, 0.4], and it is [0.3, 0.2]"),
     ("optimal_variance.ddim_step", lambda x0, x, s, t, eta, z: x0, "x_t has no part in your answer"),

@@ -63,10 +63,10 @@ def test_other_right_answers_pass(name):
     ("sde.hutchinson", lambda f, x, e: sde.hutchinson(f, x, e) * (x.ndim == 2), "it gives"),
     ("sde.hutchinson", lambda f, x, e: sde.hutchinson(lambda y: (f(y) + f(y)) / 2, x, e), "calls field 2 times"),
     ("sde.moments", lambda f, g2, times: sde.moments(f, g2, 1 + times), "the mean is what f leaves of 1"),
-    ("sde.grid", lambda n: sde.grid(n) + 0.3 * (torch.arange(n + 1) == 3), "your times rise from"),
+    ("sde.grid", lambda n: sde.grid(n) + 0.3 * (torch.arange(n + 1) == 3), "rise from entry 2 to 3"),
     ("sde.grid", lambda n: sde.grid(n) / 0, "not all finite"),
     ("sde.grid", lambda n: torch.ones(3), "the shape is (3,), expected (9,)"),
-    ("sde.grid", lambda n: 0.9 * sde.grid(n), "the first time is 0.9, expected 1"),
+    ("sde.grid", lambda n: 0.9 * sde.grid(n), "your first number is 0.9, and it must be 1"),
     ("sde.grid", lambda n: torch.linspace(1, 0, n + 1).double() ** 1.05, "but not by a factor of 2"),
 ])  # fmt: skip
 def test_unknown_mistakes_get_a_plain_description(name, answer, hint):

@@ -368,7 +368,10 @@ def test_properties():
     assert C.at_least(0)(0.0, a) is None and C.at_most(1)(double(0.5), a) is None
     assert "cannot be above 1" in C.at_most(1)(double(1.5), a)
     assert C.falling(double(3, 2, 1), a) is None and "must fall" in C.falling(double(3, 3, 1), a)
-    assert C.rising(double(1, 2), a) is None and "must rise" in C.rising(double(2, 1), a)
+    two, first = C.entries(lambda a: 2, "why"), C.stands_at(0, lambda a: 1, "why")
+    assert two(double(1, 2), a) is None and "expected (2,): why" in two(double(1, 2, 3), a)
+    assert "not all finite" in two(double(1, float("nan")), a)
+    assert first(double(1, 2), a) is None and "it must be 1: why" in first(double(2, 1), a)
     assert "one of 'a', 'b'" in C.one_of("a", "b")("c", a) and C.one_of("a")("a", a) is None
 
 
