@@ -16,6 +16,7 @@ OPERATORS = {
         ),
         ("A", "the term {B} is missing", "one term of a sum is missing"),
         ("B", "the term {A} is missing", "one term of a sum is missing"),
+        ("torch.maximum(A, B)", "", "the larger of two stands where their sum belongs"),
     ],
     ast.Sub: [
         (
@@ -108,6 +109,8 @@ OTHER_FUNCTION = {
     "argmin": "argmax",
     "max": "min",
     "min": "max",
+    "amin": "mean",
+    "amax": "mean",
 }
 LEFT_OUT = {
     "clamp": "values are not cut",
