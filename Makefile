@@ -17,14 +17,17 @@ CI := $(PY) -m tools.ci
 ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # A Python that was asked for by name must be the one inside; python3 by default may change its meaning.
 ASKED := $(if $(filter file,$(origin PYTHON)),,$(PYTHON))
-# Opened from the root, so that assets and the library can be looked at, too.
-FIRST := /lab/tree/notebooks/00_start_here.ipynb
+# Opened from the root, so that assets and the library can be looked at, too. The copies in MINE belong to who works in
+# them: they are made once, without the notes for the lecturer, and the notebooks themselves stay as they are.
+MINE := mine
+LAB = $(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree
+FIRST := notebooks/00_start_here.ipynb
 SETUP := sh tools/environment.sh
 EMPTY :=
 READY := $(subst $(EMPTY) ,\ ,$(VENV)/.ready)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint unit matrix oldest mutants notebooks slides site bench gpu reproduce environment clean
+.PHONY: help lab edit test lint unit matrix oldest mutants notebooks slides site bench gpu reproduce environment clean
 
 help: ## Show this list
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,10 +35,14 @@ help: ## Show this list
 	@echo "  PYTHON=python3.12 chooses the Python, COURSE_VENV=folder another place than .venv,"
 	@echo "  NB=06_d3pm one notebook, LAB_ARGS=\"--no-browser --port 9000\" goes to JupyterLab."
 
-lab: environment ## Open the course in JupyterLab (sets up .venv the first time)
-	$(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=$(FIRST) $(ROOT) $(LAB_ARGS)
+lab: environment ## Open the course in JupyterLab, in copies of your own in mine/ (sets up .venv the first time)
+	$(PY) -m tools.copies student --out "$(MINE)" --keep
+	$(LAB)/$(MINE)/$(notdir $(FIRST)) $(ROOT) $(LAB_ARGS)
 
-test: environment ## Run all that CI runs
+edit: environment ## Open the notebooks themselves, for authors
+	$(LAB)/$(FIRST) $(ROOT) $(LAB_ARGS)
+
+test: environment $(READY)-site ## Run all that CI runs
 	@$(CI)
 
 lint: environment ## Check the style of code and notebooks
@@ -61,7 +68,7 @@ notebooks: environment ## Run the notebooks that changed, or NB=06_d3pm, and sto
 slides: environment ## Build one self-contained HTML file a chapter in build/slides, and a PDF
 	$(PY) -m tools.slides --pdf
 
-site: environment $(READY)-site ## Build the course as a web site in build/site/html, and look at it in Chromium
+site: slides $(READY)-site ## Build decks and the course as a web site in build/site/html, and look at it in Chromium
 	$(PY) -m tools.site --check
 
 bench: environment $(READY)-bench ## Measure the library's speed and memory against others'

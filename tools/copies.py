@@ -1,5 +1,7 @@
 """Copies of the notebooks for one use, in build/copies: `python -m tools.copies student | solved | colab`.
 
+`make lab` keeps student copies in mine/: what is written there stays, and the notebooks themselves stay as they were.
+
 student  without the notes for the lecturer
 solved   with the notes, and each exercise answered by its reference
 colab    for Colab and Kaggle: a first cell brings the course, from the address in pyproject.toml ([project.urls])
@@ -8,7 +10,7 @@ A copy keeps its place in notebooks/ beside links that lead out of it: the files
 """
 
 import argparse
-import copy
+import hashlib
 import inspect
 import re
 import sys
@@ -19,6 +21,7 @@ import nbformat
 
 from course_lib.exercise import find as exercise
 from course_lib.files import write_atomically
+from tools.readme import repository
 from tools.where import find
 
 KINDS = ("student", "solved", "colab")
@@ -88,8 +91,13 @@ def answer(stub: str, found: re.Match) -> str:
     return f"{stub.rstrip()}\n\n\n# The answer, from {module}:\n#\n{shown}\n"
 
 
-def write(kind: str, notebooks: list[Path], out: Path, home: str | None = None) -> list[Path]:
-    """The copies, in out; where they lie. ValueError for colab without the repository's address."""
+def write(
+    kind: str, notebooks: list[Path], out: Path, home: str | None = None, keep: bool = False
+) -> list[Path]:
+    """The copies, in out; those that were written. ValueError for colab without the repository's address.
+
+    keep  leave copies that are there alone: somebody may have worked in them
+    """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     if kind == "colab" and not home:
@@ -98,7 +106,11 @@ def write(kind: str, notebooks: list[Path], out: Path, home: str | None = None) 
         )
     written = []
     for path in notebooks:
-        nb = copy.deepcopy(nbformat.read(path, as_version=4))
+        target = Path(out) / path.name
+        if keep and target.exists():
+            continue
+        nb = nbformat.read(path, as_version=4)
+        came_from = fingerprint(nb)
         if kind == "student":
             nb = without_notes(nb)
         elif kind == "solved":
@@ -107,29 +119,51 @@ def write(kind: str, notebooks: list[Path], out: Path, home: str | None = None) 
             nb = without_notes(nb)
             nb.cells.insert(1, first_cell(archive(home)))
         nb.metadata.pop("made_from", None)
-        target, text = Path(out) / path.name, nbformat.writes(nb) + "\n"
+        nb.metadata["copy_of"] = came_from
+        text = nbformat.writes(nb) + "\n"
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, lambda file, text=text: file.write(text.encode()))
         written.append(target)
     return written
 
 
+def fingerprint(nb) -> str:
+    """What changes when a cell's text does; outputs are left out."""
+    return hashlib.sha256("\0".join(cell.source for cell in nb.cells).encode()).hexdigest()[:12]
+
+
+def outdated(notebooks: list[Path], out: Path) -> list[Path]:
+    """The copies in out that were made of a notebook that has changed since."""
+    found = []
+    for path in notebooks:
+        target = Path(out) / path.name
+        if target.exists():
+            made_of = nbformat.read(target, as_version=4).metadata.get("copy_of")
+            if made_of != fingerprint(nbformat.read(path, as_version=4)):
+                found.append(target)
+    return found
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, or 1 with what is wrong on stderr."""
-    from tools.site import repository
-
     parser = argparse.ArgumentParser(prog="python -m tools.copies", description=__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("paths", nargs="*", default=["notebooks"], help="notebooks or folders (notebooks/)")
     parser.add_argument("--out", type=Path, help="folder (build/copies/KIND)")
+    parser.add_argument("--keep", action="store_true", help="leave the copies that are there as they are")
     options = parser.parse_args(arguments)
     out = options.out or Path("build") / "copies" / options.kind
     try:
-        written = write(options.kind, find(options.paths), out, repository())
+        notebooks = find(options.paths)
+        written = write(options.kind, notebooks, out, repository(), options.keep)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{out}: {len(written)} notebooks")
+    print(f"{out}: {len(written)} notebooks written")
+    for target in outdated(notebooks, out):
+        print(
+            f"{target}: the course's notebook has changed since; rename or delete this copy to get the new one"
+        )
     return 0
 
 

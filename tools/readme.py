@@ -9,10 +9,12 @@ import hashlib
 import json
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import nbformat
 
+from course_lib import errata
 from course_lib.files import write_atomically
 from course_lib.recipes import tables
 from tools.bench.report import table
@@ -33,6 +35,13 @@ MADE_BY = {  # ending of an asset's name: what it is and what writes it
 }
 
 
+def repository(root: Path = ROOT) -> str | None:
+    """Where the course lives: [project.urls] Source in pyproject.toml; None until its owner has filled that in."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    source = project.get("urls", {}).get("Source")
+    return source.rstrip("/") if source else None
+
+
 def chapters(root: Path = ROOT) -> str:
     """Markdown table of the notebooks: title, question, measured run time."""
     times = json.loads((root / "assets" / "run_times.json").read_text(encoding="utf-8"))
@@ -50,6 +59,49 @@ def chapters(root: Path = ROOT) -> str:
 def results(root: Path = ROOT) -> str:
     """Markdown table of the recipes that measured a bound or samples; others speak in their notebooks only."""
     return tables.results(root / "assets")
+
+
+# The rows that README shows: what each kind of system reaches on digits, words, pairs and letters.
+SHOWN = (
+    "01_ddpm/mnist", "02_optimal_variance/learned", "03_sde_and_ode/digits", "04_diffusion_lm/full",
+    "05_diffuseq/sounds", "06_d3pm/absorbing", "06_d3pm/ar", "06_d3pm/words_masked", "07_sedd/absorbing",
+)  # fmt: skip
+
+
+def shown(root: Path = ROOT) -> str:
+    """The head of the table of results and those of its rows that README shows."""
+    head, line, *rows = results(root).splitlines()
+    return "\n".join([head, line, *(row for row in rows if re.match(r"\| `(.+?)`", row)[1] in SHOWN)])
+
+
+def links(root: Path = ROOT) -> str:
+    """Where the course can be read and run without installing; how, while its address is not filled in."""
+    home = repository(root)
+    if home is None:
+        return (
+            "To read without installing: `make site` builds the pages, and `pages.yml` publishes them; they link each "
+            "chapter to Colab and Kaggle. All of these links, here too, are filled in from one line: `Source` under "
+            "`[project.urls]` in `pyproject.toml`."
+        )
+    owner, name = home.removeprefix("https://github.com/").split("/")
+    colab = f"https://colab.research.google.com/github/{owner}/{name}/blob/pages/colab/00_start_here.ipynb"
+    pages = f"https://{owner.lower()}.github.io/{name}"
+    return (
+        f"**[Read it online]({pages}/) · [Slides]({pages}/slides/index.html) · [Open it in Colab]({colab})**"
+    )
+
+
+def faults(root: Path = ROOT) -> str:
+    """How many errata each chapter found, and in what."""
+    found = errata.collect(root / "notebooks")
+    rows = ["| chapter | errata | found in |", "|:--|--:|:--|"]
+    for stem in dict.fromkeys(e.chapter for e in found):
+        here = [e.source for e in found if e.chapter == stem]
+        sources = "; ".join(dict.fromkeys(re.split(r"[,:(]", source)[0].strip() for source in here))
+        card = nbformat.read(root / "notebooks" / f"{stem}.ipynb", as_version=4).cells[0].source
+        name = re.search(r"^# (?:[A-Z]?\d+\. )?([^:\n]*)", card, re.M)[1]
+        rows.append(f"| [{stem[:2]} {name}](notebooks/{stem}.ipynb) | {len(here)} | {sources} |")
+    return "\n".join(rows)
 
 
 def index(root: Path = ROOT) -> str:
@@ -86,7 +138,16 @@ def fill(text: str, blocks: dict[str, str]) -> str:
 def pages(root: Path = ROOT) -> dict[Path, str]:
     """Each generated page, as it should be."""
     readme, assets = root / "README.md", root / "assets" / "README.md"
-    made = {readme: {"chapters": chapters(root), "results": results(root)}, assets: {"index": index(root)}}
+    made = {
+        readme: {
+            "links": links(root),
+            "chapters": chapters(root),
+            "errata": faults(root),
+            "results": shown(root),
+        },
+        root / "docs" / "RESULTS.md": {"results": results(root)},
+        assets: {"index": index(root)},
+    }
     measured = root / "assets" / "bench" / "cpu.json"
     if measured.exists():
         found = json.loads(measured.read_text(encoding="utf-8"))

@@ -27,7 +27,7 @@ def called() -> dict[str, str]:
 
 
 def shown(root: Path = ROOT) -> dict[Path, list[str]]:
-    """File of results -> the notebooks that read its folder, and README where it stands in its table."""
+    """File of results -> the notebooks that read its folder, and docs/RESULTS.md where it stands in its table."""
     where: dict[Path, list[str]] = {path: [] for path in sorted((root / "assets").glob("*/*.results.json"))}
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
@@ -37,7 +37,7 @@ def shown(root: Path = ROOT) -> dict[Path, list[str]]:
     for file, places in where.items():
         results = read_json(file)
         if (bits(results), likeness(results)) != ("-", "-"):
-            places.append("README")
+            places.append("docs/RESULTS.md")
     return where
 
 

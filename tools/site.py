@@ -10,20 +10,22 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import nbformat
 
 from course_lib import errata
-from tools import copies, slides, slides_index
+from tools import copies, slides, slides_index, slides_ready
+from tools.readme import repository
 from tools.where import find
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = Path(__file__).parent / "site_template"
-DOCS = ("TEACHING", "GLOSSARY", "REFERENCE", "SAMPLERS", "COMPARE", "SCALING", "ARCHITECTURE")
+DECKS = ROOT / "build" / "slides"
+DOCS = ("TEACHING", "GLOSSARY", "REFERENCE", "RESULTS", "SAMPLERS", "COMPARE", "SCALING", "ARCHITECTURE")
 TAGGED = re.compile(r"\\tag\{([A-Z]?\d+\.\d+)\}")
 MATH_OR_CODE = re.compile(r"(```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|<[^>]*>|\[[^\]]*\]\([^)]*\))", re.S)
+PICTURES = re.compile(r"assets/\w+/([\w.]+\.(?:gif|png))")  # of README
 NAMED = re.compile(r"\(([A-Z]?\d+\.\d+)\)")
 # What a page cannot show without a kernel, or shows by loading a script from elsewhere
 LIVE = "application/vnd.jupyter.widget-view+json"
@@ -31,13 +33,6 @@ LIVE = "application/vnd.jupyter.widget-view+json"
 
 class SiteError(Exception):
     """A site that cannot be built; the message says what to do."""
-
-
-def repository(root: Path = ROOT) -> str | None:
-    """Where the course lives, from [project.urls] Source in pyproject.toml; None until its owner has filled that in."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    source = project.get("urls", {}).get("Source")
-    return source.rstrip("/") if source else None
 
 
 # a notebook as a page
@@ -66,7 +61,7 @@ def page(path: Path, anchors: dict[str, str], pages: set[str], home: str | None)
 
 def is_for_the_lecturer(cell) -> bool:
     """Whether it is a note for the lecturer."""
-    return "notes" in cell.metadata.get("tags", []) or slides.slide_type(cell) == "notes"
+    return "notes" in cell.metadata.get("tags", []) or slides_ready.slide_type(cell) == "notes"
 
 
 def still(cell, stem: str, pages: set[str], home: str | None) -> None:
@@ -77,7 +72,10 @@ def still(cell, stem: str, pages: set[str], home: str | None) -> None:
         data = output.get("data", {})
         data.pop(LIVE, None)
         if "text/markdown" in data:
-            data["text/markdown"] = linked(data["text/markdown"], pages, home)
+            said = linked(data["text/markdown"], pages, home)
+            data["text/markdown"] = re.sub(
+                r"\]\((\w+)\.(?:ipynb|md)", r"](\1.html", said
+            )  # no page of Sphinx's
         words.append(output.get("metadata", {}).get("image/png", {}).get("alt"))
     if said := " ".join(filter(None, words)):
         cell.metadata["mystnb"] = {"image": {"alt": said}}
@@ -85,7 +83,7 @@ def still(cell, stem: str, pages: set[str], home: str | None) -> None:
 
 def prose(text: str, stem: str, anchors: dict[str, str], pages: set[str], home: str | None) -> str:
     """Markdown as the site needs it: links, equations that can be linked to and are, formulas in hints."""
-    text = slides.PICTURE.sub(
+    text = slides_ready.PICTURE.sub(
         lambda found: f"{found[1]}_static/{Path(found[2]).name}", linked(text, pages, home)
     )
     parts = MATH_OR_CODE.split(text)
@@ -147,7 +145,9 @@ def own_headings(cells) -> None:
 
 def onward(stem: str, home: str | None) -> str:
     """Below the title: the deck, its PDF, and where the notebook runs."""
-    links = [("Slides", f"slides/{stem}.html"), ("Slides as PDF", f"slides/{stem}.pdf")]
+    links = [("Slides", f"slides/{stem}.html")]
+    printed = (("as PDF", f"{stem}.pdf"), ("with notes", f"{stem}.handout.pdf"))
+    links += [(words, f"slides/{name}") for words, name in printed if (DECKS / name).is_file()]
     if home:
         owner = home.removeprefix("https://github.com/")
         colab = f"https://colab.research.google.com/github/{owner}/blob/pages/colab/{stem}.ipynb"
@@ -207,7 +207,7 @@ def errata_page(folder: Path, titles: dict[str, str], anchors: dict[str, str]) -
 
 def landing(readme: str, notebooks: list[Path], titles: dict[str, str]) -> str:
     """The first page: the head of README, how to run it, and the pages by kind."""
-    head = readme.split("\n## ")[0].replace("assets/06_d3pm/", "_static/")
+    head = PICTURES.sub(r"_static/\1", readme.split("\n## ")[0])
     head = re.sub(r"\A# .*\n", "# From DDPM to SEDD\n", head)
     start = (
         "Begin with [chapter 0](00_start_here.ipynb), look at the [slides](slides/index.html), or read the "
@@ -262,6 +262,8 @@ def write_source(folder: Path, notebooks: list[Path], root: Path = ROOT) -> None
     for name in ("conf.py", "site.css", "site.js"):
         shutil.copy(TEMPLATE / name, folder if name == "conf.py" else static)
     (static / "tex-svg-full.js").write_text(slides.browser_files()["mathjax_js"], encoding="utf-8")
+    for picture in PICTURES.finditer((root / "README.md").read_text(encoding="utf-8")):
+        shutil.copy(root / picture[0], static)
     for moving in root.glob("assets/*/*.gif"):
         shutil.copy(moving, static)
 
@@ -269,7 +271,7 @@ def write_source(folder: Path, notebooks: list[Path], root: Path = ROOT) -> None
 def pictures(path: Path) -> list[Path]:
     """Files beside a notebook that its text shows."""
     text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
-    names = [name for _, name in slides.PICTURE.findall(text)]
+    names = [name for _, name in slides_ready.PICTURE.findall(text)]
     return [(path.parent / name).resolve() for name in names]
 
 
@@ -283,9 +285,8 @@ def build(out: Path, notebooks: list[Path], root: Path = ROOT) -> Path:
     done = subprocess.run([*command, "-W", "--keep-going"], capture_output=True, text=True)
     if done.returncode:
         raise SiteError(f"Sphinx said:\n{done.stderr.strip()}")
-    decks = root / "build" / "slides"
-    if decks.is_dir():
-        shutil.copytree(decks, html / "slides", dirs_exist_ok=True, ignore=shutil.ignore_patterns("tmp*"))
+    if DECKS.is_dir():
+        shutil.copytree(DECKS, html / "slides", dirs_exist_ok=True, ignore=shutil.ignore_patterns("tmp*"))
     if home := repository(root):
         copies.write("colab", notebooks, html / "colab", home)
     (html / ".nojekyll").touch()  # folders that begin with _ are published, too
@@ -297,7 +298,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.site", description=__doc__)
     parser.add_argument("paths", nargs="*", default=["notebooks"], help="notebooks or folders (notebooks/)")
     parser.add_argument("--out", default="build/site", type=Path, help="folder (build/site)")
-    parser.add_argument("--check", action="store_true", help="look at each page in Chromium, network cut")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="look at each page in Chromium, network cut; links are followed without",
+    )
     options = parser.parse_args(arguments)
     try:
         html = build(options.out, find(options.paths))

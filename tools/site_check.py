@@ -1,7 +1,7 @@
 """The site in Chromium, network cut: no console error, no request that leaves the folder, formulas typeset, search.
 
 Chromium is spoken to over its DevTools socket; axe-core, where `npm pack` can bring it, looks for what readers who
-use a keyboard or a screen reader would miss.
+use a keyboard or a screen reader would miss. Links are followed without a browser: see `dead_links`.
 """
 
 import contextlib
@@ -9,11 +9,15 @@ import functools
 import http.server
 import json
 import os
+import re
 import subprocess
 import tarfile
 import tempfile
 import threading
 import time
+import urllib.parse
+import urllib.request
+from html.parser import HTMLParser
 from pathlib import Path
 
 import websocket
@@ -23,18 +27,28 @@ from tools import slides
 AXE = "axe-core@4.10.3"
 SERIOUS = ("serious", "critical")
 PHONE, DESK = (390, 844), (1280, 800)
+PATIENCE = 300  # seconds for a page; a busy machine needs many
+SET = "(window.MathJax ? MathJax.startup.promise : Promise.resolve())"
 READY = "document.readyState === 'complete' && (!window.MathJax || !!(MathJax.startup && MathJax.startup.promise))"
-STATE = """MathJax.startup.promise.then(() => ({
+STATE = f"""{SET}.then(() => ({{
   raw: [...document.querySelectorAll('.bd-article p, .bd-article li, .bd-article td, .math')]
     .map(e => e.cloneNode(true))
     .map(e => (e.querySelectorAll('code, pre, mjx-container').forEach(c => c.remove()), e.textContent))
     .filter(text => /\\\\\\(|\\\\\\[|\\$[^$]*\\\\[a-z]/.test(text)).map(text => text.trim().slice(0, 60)),
-  errors: document.querySelectorAll('mjx-merror, [data-mjx-error]').length,
-  formulas: document.querySelectorAll('mjx-container').length,
+  errors: [...new Set([...document.querySelectorAll('[data-mjx-error]')].map(e => e.dataset.mjxError))],
   silent: [...document.querySelectorAll('.bd-article img')].filter(i => !i.alt.trim()).length,
   broken: [...document.images].filter(i => i.complete && !i.naturalWidth && i.loading !== 'lazy').map(i => i.src),
   wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-}))"""
+}}))"""
+# axe looks at every element. Of a formula it needs that something is there, of highlighted code one word of each kind.
+FEWER = """(() => {
+  for (const formula of document.querySelectorAll('mjx-container')) formula.replaceWith('formula');
+  const seen = new Set();
+  for (const word of document.querySelectorAll('.highlight pre span:not(:has(span))'))
+    if (seen.has(word.className)) word.remove(); else seen.add(word.className);
+})()"""
+FAULTS = """axe.run(document, OPTIONS).then(found => found.violations.map(
+  fault => [fault.id, fault.impact, fault.nodes.length, fault.nodes[0].html]))"""
 
 
 class Tab:
@@ -64,20 +78,24 @@ class Tab:
             )
         return found["result"].get("value")
 
-    def open(self, url: str, size=DESK, seconds: float = 60) -> None:
-        """Go to a page and wait until it and its formulas are there."""
-        self.events.clear()
+    def size(self, width: int, height: int) -> None:
+        """The window from now on, in pixels."""
         self.send(
             "Emulation.setDeviceMetricsOverride",
-            width=size[0],
-            height=size[1],
+            width=width,
+            height=height,
             deviceScaleFactor=1,
             mobile=False,
         )
-        self.send("Page.navigate", url=url)
-        self.until(READY, seconds)
 
-    def until(self, condition: str, seconds: float = 60) -> bool:
+    def open(self, url: str, seconds: float = PATIENCE) -> bool:
+        """Go to a page and wait until it and its formulas are there; whether they came."""
+        self.events.clear()
+        self.send("Page.navigate", url="about:blank")  # so that READY is not said of the page before
+        self.send("Page.navigate", url=url)
+        return self.until(f"location.href !== 'about:blank' && {READY}", seconds)
+
+    def until(self, condition: str, seconds: float = PATIENCE) -> bool:
         """Wait for a condition; whether it came true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -126,10 +144,8 @@ def tab():
                 child.terminate()
 
 
-def connected(file: Path, seconds: float = 60):
+def connected(file: Path, seconds: float = PATIENCE):
     """A socket to the first tab, once Chromium has said where it listens."""
-    import urllib.request
-
     end = time.monotonic() + seconds
     while not file.is_file() or len(file.read_text(encoding="utf-8").splitlines()) < 2:
         if time.monotonic() > end:
@@ -138,7 +154,7 @@ def connected(file: Path, seconds: float = 60):
     port = file.read_text(encoding="utf-8").splitlines()[0]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as said:
         tabs = [t for t in json.load(said) if t["type"] == "page"]
-    return websocket.create_connection(tabs[0]["webSocketDebuggerUrl"], timeout=300)
+    return websocket.create_connection(tabs[0]["webSocketDebuggerUrl"], timeout=900)  # axe on a busy machine
 
 
 @contextlib.contextmanager
@@ -175,22 +191,22 @@ def axe() -> str | None:
 
 
 def check(html: Path, words: str = "leave-one-out") -> list[str]:
-    """What is wrong with the site in html. Without a browser it is said that nothing was looked at."""
+    """What is wrong with the site in html. Without a browser it is said that no page was looked at."""
+    found = dead_links(html)
     if not slides.browser():
         print("no Chromium on PATH: the site was not looked at; apt install chromium", flush=True)
-        return []
+        return found
     script = axe()
     if script is None:
         print(f"npm brought no {AXE}: accessibility was not looked at", flush=True)
-    pages, found = sorted(p.name for p in html.glob("*.html")), []
+    pages = sorted(p.name for p in html.glob("*.html") if p.name not in ("search.html", "genindex.html"))
     with served(html) as base, tab() as browser:
         for domain in ("Page", "Runtime", "Network", "Log"):
             browser.send(f"{domain}.enable")
         for page in pages:
-            if page not in ("search.html", "genindex.html"):
-                found += [f"{page}: {what}" for what in look(browser, base, page, script)]
+            found += [f"{page}: {what}" for what in look(browser, base, page, script)]
         browser.open(f"{base}search.html?q={words}")
-        if not browser.until("document.querySelectorAll('#search-results li').length > 0", 60):
+        if not browser.until("document.querySelectorAll('#search-results li').length > 0"):
             found.append(f"search.html: finds nothing for {words!r}")
         found += [f"search.html: {what}" for what in browser.complaints(base)]
     return found
@@ -198,29 +214,73 @@ def check(html: Path, words: str = "leave-one-out") -> list[str]:
 
 def look(browser: Tab, base: str, page: str, script: str | None) -> list[str]:
     """What is wrong with one page: on a phone and on a desk, in the light and in the dark."""
-    found = []
-    browser.open(base + page, PHONE)
-    seen = browser.run(STATE) if browser.run("!!window.MathJax") else None
-    wide = browser.run("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    if wide > 1:
-        found.append(f"is {wide} px wider than a phone")
-    if seen:
-        found += [f"shows raw maths: {text!r}" for text in seen["raw"][:3]]
-        found += [f"has {seen['errors']} formulas that MathJax cannot read"] * bool(seen["errors"])
-        found += [f"has {seen['silent']} pictures without words"] * bool(seen["silent"])
-        found += [f"does not find {name}" for name in seen["broken"]]
+    browser.size(*PHONE)
+    if not browser.open(base + page):
+        return [f"is not there after {PATIENCE} seconds"]
+    seen, found = browser.run(STATE), []
+    found += [f"is {seen['wide']} px wider than a phone"] * (seen["wide"] > 1)
+    found += [f"shows raw maths: {text!r}" for text in seen["raw"][:3]]
+    found += [f"has a formula that MathJax cannot read: {error}" for error in seen["errors"]]
+    found += [f"has {seen['silent']} pictures without words"] * bool(seen["silent"])
+    found += [f"does not find {name}" for name in seen["broken"]]
     found += browser.complaints(base)
-    if script:
-        browser.run(script + ";0")
-        for theme in ("light", "dark"):
-            browser.run(f"document.documentElement.dataset.theme = '{theme}'")
-            faults = browser.run(
-                "axe.run({exclude: [['mjx-container']]}, {resultTypes: ['violations']}).then(r => r.violations.map("
-                "v => [v.id, v.impact, v.nodes.length, v.nodes[0].html]))"
-            )
-            found += [
-                f"in the {theme}: {name} ({impact}) at {n} places, first {' '.join(first.split())[:90]}"
-                for name, impact, n, first in faults
-                if impact in SERIOUS
-            ]
+    browser.size(*DESK)
+    return found + (faults(browser, script) if script else [])
+
+
+def faults(browser: Tab, script: str) -> list[str]:
+    """What axe-core holds to be serious on the page that is open: by all rules, then the colours in the dark."""
+    found = []
+    browser.run(script + ";0")
+    browser.run(FEWER)
+    for theme, options in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
+        browser.run(f"document.documentElement.dataset.theme = '{theme}'")
+        asked = json.dumps({**options, "resultTypes": ["violations"]})
+        found += [
+            f"in the {theme}: {name} ({impact}) at {n} places, first {' '.join(first.split())[:90]}"
+            for name, impact, n, first in browser.run(FAULTS.replace("OPTIONS", asked))
+            if impact in SERIOUS
+        ]
+    return found
+
+
+# links
+
+
+class _Ends(HTMLParser):
+    """Where a page's links lead, and the places on it that links can name."""
+
+    def __init__(self):
+        super().__init__()
+        self.targets, self.places = [], set()
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.places |= {given[name] for name in ("id", "name") if given.get(name)}
+        self.targets += [given[name] for name in ("href", "src") if given.get(name)]
+
+
+def dead_links(html: Path) -> list[str]:
+    """The links within the site that lead nowhere, from its pages and its decks."""
+    ends, found = {}, []
+    for page in sorted([*html.glob("*.html"), *html.glob("slides/*.html")]):
+        ends[page] = _Ends()
+        ends[page].feed(page.read_text(encoding="utf-8"))
+    for page, end in ends.items():
+        for target in dict.fromkeys(end.targets):
+            if (
+                page.parent != html
+            ):  # a deck turns links to notebooks into links to decks, and others into words
+                target = re.sub(r".*?(\w+)\.ipynb(#.*)?$", r"\1.html", target)
+            address = urllib.parse.urlsplit(target)
+            if page.parent != html and not address.path.endswith((".html", ".pdf")):
+                continue
+            if address.scheme or address.netloc:
+                continue
+            file = (page.parent / urllib.parse.unquote(address.path)).resolve() if address.path else page
+            place = urllib.parse.unquote(address.fragment)
+            if not file.exists():
+                found.append(f"{page.relative_to(html)}: nothing lies at {target}")
+            elif place and file in ends and place not in ends[file].places and not place.startswith("/"):
+                found.append(f"{page.relative_to(html)}: no such place: {target}")
     return found

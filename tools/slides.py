@@ -1,11 +1,9 @@
 """Turn notebooks into self-contained slide decks, and prove that each shows everything with no network."""
 
 import argparse
-import base64
 import hashlib
 import html
 import json
-import mimetypes
 import os
 import re
 import shutil
@@ -22,16 +20,15 @@ from nbconvert.exporters import SlidesExporter
 
 from course_lib.files import write_atomically
 from tools import slides_index
+from tools.slides_ready import PICTURE_ONLY, DeckError, as_shown, formulas_on, heading, slides_of
 from tools.where import find
 
 WIDTH, HEIGHT = 1280, 720
 MAX_BYTES = 8_000_000
 MAX_COLUMNS = 88
-PICTURE_ONLY = "picture"  # tag of a code cell that shows only its output on slides
 TEMPLATE = Path(__file__).parent / "slides_template"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LOADS = {"img", "script", "link", "iframe", "source", "video", "audio", "embed", "object", "image", "use"}
-PICTURE = re.compile(r"(!\[[^\]]*\]\(|<img[^>]*src=[\"'])([^)\"'\s:]+)(?=[)\"'\s])")  # of a local file
 NO_WORDS = "No description has been provided for this image"  # nbconvert's
 SOURCES = {"src", "href", "srcset", "data", "xlink:href", "poster"}
 OUTSIDE = re.compile(r"url\(\s*['\"]?(?!['\"]?(?:data:|#))([^)]*)")
@@ -65,10 +62,6 @@ WHEELS = (
         {"mathjax_js": "sphinx-mathjax-offline/static/mathjax/tex-svg-full.js"},
     ),
 )
-
-
-class DeckError(Exception):
-    """A deck that cannot be built or looked at; the message says what to do."""
 
 
 # reveal.js and MathJax
@@ -124,60 +117,13 @@ def _download(wheel, folder):
         )
 
 
-# what the notebook wants on its slides
-
-
-def slide_type(cell) -> str:
-    return cell.metadata.get("slideshow", {}).get("slide_type", "-")
-
-
-def slides_of(nb) -> list[list]:
-    """The cells of each slide, as reveal.js will show them; notes and skipped cells are left out."""
-    slides = []
-    for cell in nb.cells:
-        if slide_type(cell) in ("notes", "skip"):
-            continue
-        if not slides or slide_type(cell) in ("slide", "subslide"):
-            slides.append([])
-        slides[-1].append(cell)
-    return slides
-
-
-def heading(cells) -> str:
-    """The first heading among cells, without its marks; else the first words."""
-    text = "\n".join(c.source for c in cells)
-    found = re.search(r"^#+ +(.+)$", "\n".join(c.source for c in cells if c.cell_type == "markdown"), re.M)
-    return found.group(1) if found else text[:40].split("\n")[0]
-
-
-def count_formulas(text: str) -> int:
-    """Formulas in markdown: $$...$$, $...$, and environments outside dollars; code does not count."""
-    text = re.sub(r"```.*?```|`[^`\n]*`|\\\$", " ", text, flags=re.S)
-    forms = (r"\$\$.+?\$\$", r"\$[^$]+?\$", r"\\begin\{(\w+\*?)\}.+?\\end\{\1\}")
-    total = 0
-    for form in forms:
-        text, n = re.subn(form, " ", text, flags=re.S)
-        total += n
-    return total
-
-
-def formulas_on(cells) -> int:
-    """Formulas a slide must show, in its text and in rich outputs."""
-    total = sum(count_formulas(c.source) for c in cells if c.cell_type == "markdown")
-    for output in (o for c in cells for o in c.get("outputs", [])):
-        data = output.get("data", {})
-        rich = next((k for k in ("text/html", "text/markdown", "text/latex") if k in data), None)
-        total += count_formulas(data[rich]) if rich else 0
-    return total
-
-
 # build
 
 
 def build(path, out, libraries) -> Path:
     """Write the deck of one notebook into out, in one move; libraries as browser_files() gives them."""
     path, deck = Path(path), Path(out) / f"{Path(path).stem}.html"
-    nb = _ready(path)
+    nb = as_shown(path)
     exporter = SlidesExporter(
         extra_template_basedirs=[str(TEMPLATE.parent)], template_name=TEMPLATE.name,
         exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True,
@@ -196,38 +142,6 @@ def _onward(path):
         return {}
     title = slides_index.title(nbformat.read(after, as_version=4).cells, after.stem)
     return {"next_deck": f"{after.stem}.html", "next_title": title}
-
-
-def _ready(path):
-    """The notebook with its pictures inside, and without the words that are for the test runner only."""
-    nb = nbformat.read(path, as_version=4)
-    for cell in nb.cells:
-        if cell.cell_type == "markdown":
-            cell.source = PICTURE.sub(lambda found: found[1] + _data_url(path, found[2]), cell.source)
-        elif PICTURE_ONLY in cell.metadata.get("tags", []):
-            cell.metadata["transient"] = {
-                "remove_source": True
-            }  # nbconvert's word for "show the output alone"
-        cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not _is_for_one_reader(output)]
-    return nb
-
-
-def _is_for_one_reader(output):
-    """Whether an exercise was solved, and how many: not for the wall."""
-    return bool(
-        re.match(r"\[(TODO|FAIL|PASS)\]|\d+/\d+ exercises solved|\d+ of \d+ right", output.get("text", ""))
-    )
-
-
-def _data_url(path, name):
-    """nbconvert can embed pictures too, but then it closes every <details> at once."""
-    picture = path.parent / name
-    if not picture.is_file():
-        raise DeckError(f"{path.name}: picture {name} does not exist")
-    kind = mimetypes.guess_type(name)[0]
-    return f"data:{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
 # static checks
@@ -310,7 +224,7 @@ def _chromium(page, *options, query=""):
         command = [browser(), "--headless", *root, *(f"--disable-{name}" for name in quiet), "--no-first-run"]
         command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={WIDTH},{HEIGHT}"]
         command += [f"--user-data-dir={profile}", "--virtual-time-budget=60000", *options, url]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=600)
     return done.stdout
 
 
@@ -368,11 +282,13 @@ def _judge_slide(seen, formulas):
 # PDF
 
 
-def print_pdf(deck) -> Path:
-    """The deck as a PDF beside it, one page a slide."""
-    deck, pdf = Path(deck), Path(deck).with_suffix(".pdf")
-    temporary = deck.with_suffix(".pdf.part")
-    _chromium(deck, f"--print-to-pdf={temporary.resolve()}", "--no-pdf-header-footer", query="?print-pdf")
+def print_pdf(deck, kind="print-pdf") -> Path:
+    """The deck as a PDF beside it, with an outline: one page a slide, or as a "handout" with the notes."""
+    deck = Path(deck)
+    pdf = deck.with_suffix(".handout.pdf" if kind == "handout" else ".pdf")
+    temporary = pdf.with_suffix(".part")
+    options = ("--no-pdf-header-footer", "--generate-pdf-document-outline")
+    _chromium(deck, f"--print-to-pdf={temporary.resolve()}", *options, query=f"?{kind}")
     if not temporary.exists():
         raise DeckError(f"{pdf.name}: Chromium wrote no PDF")
     os.replace(temporary, pdf)
@@ -385,19 +301,26 @@ def pages(pdf) -> int:
 
 
 def check_pdf(pdf, nb) -> list[str]:
+    """What is wrong with a printed deck: lost pages, no outline."""
     wanted = len(slides_of(nb))
-    return [f"{Path(pdf).name}: {pages(pdf)} pages for {wanted} slides"] * (pages(pdf) != wanted)
+    found = [f"{Path(pdf).name}: {pages(pdf)} pages for {wanted} slides"] * (pages(pdf) != wanted)
+    return found + no_outline(pdf)
+
+
+def no_outline(pdf) -> list[str]:
+    """The message that a PDF has no outline, if it has none."""
+    return [f"{Path(pdf).name}: has no outline"] * (b"/Outlines" not in Path(pdf).read_bytes())
 
 
 def make(path, out, libraries, pdf=False) -> list[str]:
     """Build and check the deck of one notebook; every problem found."""
-    nb = nbformat.read(path, as_version=4)
+    nb = as_shown(path)
     deck = build(path, out, libraries)
     problems = check_static(deck, nb)
     if browser():
         problems += check_in_browser(deck, nb)
     if browser() and pdf:
-        problems += check_pdf(print_pdf(deck), nb)
+        problems += check_pdf(print_pdf(deck), nb) + no_outline(print_pdf(deck, "handout"))
     if not problems:
         print(f"{deck}: {len(slides_of(nb))} slides, {deck.stat().st_size / 1e6:.1f} MB: ok", flush=True)
     return problems
@@ -409,7 +332,9 @@ def main(argv=None) -> int:
     parser.add_argument("paths", nargs="*", default=["notebooks"], help="notebooks or folders (notebooks/)")
     parser.add_argument("--out", default="build/slides", help="folder for the decks (build/slides)")
     parser.add_argument(
-        "--pdf", action="store_true", help="print each deck to a PDF too, where Chromium is installed"
+        "--pdf",
+        action="store_true",
+        help="print each deck and its handout to PDFs, where Chromium is installed",
     )
     arguments = parser.parse_args(argv)
     if not browser():
@@ -420,7 +345,10 @@ def main(argv=None) -> int:
         paths = find(arguments.paths)
         problems = [p for path in paths for p in make(path, arguments.out, libraries, arguments.pdf)]
         listed = [(path, nbformat.read(path, 4)) for path in slides_index.built(paths, arguments.out)]
-        decks = [slides_index.read(path, nb.cells, len(slides_of(nb))) for path, nb in listed]
+        decks = [
+            slides_index.read(path, nb.cells, [heading(cells) for cells in slides_of(nb)])
+            for path, nb in listed
+        ]
         slides_index.write(decks, arguments.out)
     except DeckError as error:
         problems = [str(error)]

@@ -1,6 +1,7 @@
 """The page that leads to the decks: what each is about, how long it takes, and which comes next."""
 
 import html
+import itertools
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -17,16 +18,19 @@ class Deck(NamedTuple):
     stem: str
     title: str
     question: str
-    minutes: int  # the sum of what its notes for the lecturer say
+    minutes: int  # the sum of what the notes for the lecturer say, up to what is marked as further
     slides: int
+    further: int  # slides
 
 
-def read(path, cells, slides: int) -> Deck:
-    """The entry of a notebook with these cells, whose deck has so many slides."""
+def read(path, cells, headings: list[str]) -> Deck:
+    """The entry of a notebook with these cells, whose slides have these headings."""
     path = Path(path)
     card = next((c.source for c in cells if c.cell_type == "markdown"), "")
     question = re.search(r"^\*\*Question\.\*\* (.*)$", card, re.M)
-    return Deck(path.stem, title(cells, path.stem), question[1] if question else "", minutes(cells), slides)
+    core = next((k for k, words in enumerate(headings) if words.startswith("Further")), len(headings))
+    asked = question[1] if question else ""
+    return Deck(path.stem, title(cells, path.stem), asked, minutes(cells), core, len(headings) - core)
 
 
 def title(cells, otherwise: str) -> str:
@@ -39,8 +43,9 @@ def title(cells, otherwise: str) -> str:
 
 
 def minutes(cells) -> int:
-    """How long the notes say that the slides take; a note says it once."""
-    notes = (c.source for c in cells if c.metadata.get("slideshow", {}).get("slide_type") == "notes")
+    """How long the notes say that the core takes, which ends where a section is called further; a note says it once."""
+    core = itertools.takewhile(lambda c: not re.match(r"#+ Further\b", c.source), cells)
+    notes = (c.source for c in core if c.metadata.get("slideshow", {}).get("slide_type") == "notes")
     said = (MINUTES.search(note) for note in notes)
     return sum(int(found[1]) for found in said if found)
 
@@ -68,13 +73,15 @@ def write(decks: list[Deck], out) -> Path:
 
 
 def row(deck: Deck, out: Path) -> str:
-    """One chapter: link, question, slides, minutes, and the PDF where there is one."""
-    pdf = f'<a href="{deck.stem}.pdf">PDF</a>' if (out / f"{deck.stem}.pdf").is_file() else ""
+    """One chapter: link, question, slides, minutes, and the PDFs where they are there."""
+    kinds = (("PDF", f"{deck.stem}.pdf"), ("with notes", f"{deck.stem}.handout.pdf"))
+    printed = "<br>".join(f'<a href="{name}">{kind}</a>' for kind, name in kinds if (out / name).is_file())
     pace = f"{deck.minutes} minutes" if deck.minutes else ""
+    further = f"<br>and {deck.further} further" if deck.further else ""
     question = html.escape(plain(deck.question))
     return (
         f'<tr><td><a href="{deck.stem}.html">{html.escape(deck.title)}</a><br><small>{question}</small></td>'
-        f"<td>{deck.slides} slides</td><td>{pace}</td><td>{pdf}</td></tr>"
+        f"<td>{deck.slides} slides{further}</td><td>{pace}</td><td>{printed}</td></tr>"
     )
 
 

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def test_the_stages_are_these_in_this_order():
     table = ci.stages(["a.ipynb"])
-    assert list(table) == [*LINT, "unit", "blank", "solved", "slides"]
+    assert list(table) == [*LINT, "unit", "blank", "solved", "slides", "site"]
     assert table["unit"][1] == {"COURSE_STRICT": "1"}
     assert table["blank"][1] == {} and table["solved"][1] == {"COURSE_SOLUTIONS": "1", "COURSE_FAST": "1"}
     assert table["blank"][0] == table["solved"][0] and table["blank"][0][-1] == "a.ipynb"

@@ -232,8 +232,10 @@ def test_make_lab_is_loopback_only_and_allows_root_to_root_alone(tmp_path, user,
     (tmp_path / "id").write_text(f"#!/bin/sh\necho {user}\n")
     (tmp_path / "id").chmod(0o755)
     lab = plan("lab", "LAB_ARGS=--no-browser", PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert lab[-2] == '".venv/bin/python" -m tools.copies student --out "mine" --keep'
     assert shlex.split(lab[-1]) == [
         *[".venv/bin/python", "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"],
-        *[f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"],
+        *[f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/mine/00_start_here.ipynb"],
         *[*flags, "--no-browser"],
     ]
+    assert "/lab/tree/notebooks/00_start_here.ipynb" in plan("edit")[-1]

@@ -202,5 +202,5 @@ def test_every_result_has_its_command_its_time_and_its_place():
     hours = sum(read_json(p)["seconds"] for p in ASSETS.glob("*/*.log.json")) / 3600
     assert lines[-1] == f"all together {hours:.1f} hours"
     (mnist,) = [line for line in lines if line.startswith("01_ddpm/mnist ")]
-    assert "README" in mnist and " 01, " in mnist
+    assert "docs/RESULTS.md" in mnist and " 01, " in mnist
     assert reproduce.called()["04_diffusion_lm/full"] == "diffusion_lm.full"

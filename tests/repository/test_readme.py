@@ -43,9 +43,13 @@ def project(tmp_path):
         "made": "in two sittings, not by one command",
     }
     (assets / "a.log.json").write_text(json.dumps(log))
+    blocks = {name: f"<!-- {name} -->\n<!-- end {name} -->\n" for name in ("links", "errata", "results")}
     (tmp_path / "README.md").write_text(
-        "top\n<!-- chapters -->\nold\n<!-- end chapters -->\n<!-- results -->\n<!-- end results -->\nend\n"
+        "top\n<!-- chapters -->\nold\n<!-- end chapters -->\n" + "".join(blocks.values()) + "end\n"
     )
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "RESULTS.md").write_text(blocks["results"])
+    (tmp_path / "pyproject.toml").write_text("[project]\n")
     (tmp_path / "assets" / "README.md").write_text("<!-- index -->\n<!-- end index -->\n")
     return tmp_path
 
@@ -115,12 +119,41 @@ def test_words_and_pairs():
     assert (tables.bits(verses), tables.likeness(verses)) == ("1.000 ± 1.000 / target", "BLEU 12.2 / 16.4")
 
 
+def test_readme_links_to_where_the_course_lives_once_it_is_said(project):
+    assert "make site" in readme.links(project) and "](http" not in readme.links(project)
+    (project / "pyproject.toml").write_text('[project.urls]\nSource = "https://github.com/Some/course/"\n')
+    said = readme.links(project)
+    assert (
+        "(https://some.github.io/course/)" in said
+        and "(https://some.github.io/course/slides/index.html)" in said
+    )
+    assert "colab.research.google.com/github/Some/course/blob/pages/colab/00_start_here.ipynb" in said
+
+
+def test_readme_shows_the_rows_that_matter_and_counts_errata(project, monkeypatch):
+    assert len(readme.shown(project).splitlines()) == 2
+    monkeypatch.setattr(readme, "SHOWN", ("01_x/a",))
+    assert readme.shown(project) == readme.results(project)
+    nb = nbformat.read(project / "notebooks" / "01_x.ipynb", 4)
+    nb.cells.append(nbformat.v4.new_markdown_cell("**One paper, v2.**\n\n- a\n- b\n\n**Code: of it.** c"))
+    nb.cells[-1].metadata["tags"] = ["errata"]
+    nbformat.write(nb, project / "notebooks" / "01_x.ipynb")
+    assert readme.faults(project).splitlines()[2:] == [
+        "| [01 A *title*](notebooks/01_x.ipynb) | 3 | One paper; Code |"
+    ]
+
+
+def test_the_rows_of_readme_exist():
+    assert len(readme.shown().splitlines()) == 2 + len(readme.SHOWN)
+
+
 def test_check_finds_and_writing_mends(project, capsys):
     assert readme.main(["--check"], project) == 1
     assert (
         capsys.readouterr().out.splitlines()
         == [
             "README.md: out of date; run make notebooks",
+            "docs/RESULTS.md: out of date; run make notebooks",
             "assets/README.md: out of date; run make notebooks",
         ]
         and "old" in (project / "README.md").read_text()

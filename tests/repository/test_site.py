@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tools import copies, site
+from tools import copies, site, site_check
 from tools.readme import ROOT
 
 PAGES = {"07_sedd", "09_after_sedd", "REFERENCE"}
@@ -88,6 +88,44 @@ def test_a_student_copy_has_no_notes_and_a_solved_one_every_answer(tmp_path):
         copies.write("colab", [path], tmp_path, None)
     with pytest.raises(ValueError, match="kind must be one of"):
         copies.write("teacher", [path], tmp_path)
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path):
+    (tmp_path / "slides").mkdir()
+    (tmp_path / "slides" / "a.html").write_text(
+        '<p id="x"><a href="../index.html#top">up</a> <a href="b.html">b</a>'
+    )
+    (tmp_path / "index.html").write_text(
+        '<p id="top"><a href="slides/a.html#/2"></a><a href="slides/a.html#x"></a><a href="slides/a.html#y"></a>'
+        '<a href="https://example.org/x"></a><a href="mailto:a@b.c"></a><img src="data:,">'
+        '<img src="lost.png"><a href="#no">'
+    )
+    assert site_check.dead_links(tmp_path) == [
+        "index.html: no such place: slides/a.html#y",
+        "index.html: nothing lies at lost.png",
+        "index.html: no such place: #no",
+        "slides/a.html: nothing lies at b.html",
+    ]
+
+
+def test_a_copy_that_is_kept_is_left_alone_and_said_to_be_old(tmp_path, capsys):
+    path, out = notebook(tmp_path, new_markdown_cell("# 9. After")), tmp_path / "mine"
+    command = ["student", str(path), "--out", str(out), "--keep"]
+    assert copies.main(command) == 0 and copies.main(command) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{out}: 1 notebooks written",
+        f"{out}: 0 notebooks written",
+    ]
+    mine = nbformat.read(out / path.name, 4)
+    mine.cells.append(new_code_cell("my = 'answer'"))
+    nbformat.write(mine, out / path.name)
+    assert copies.main(command) == 0 and "changed" not in capsys.readouterr().out
+    notebook(tmp_path, new_markdown_cell("# 9. After, again"))
+    assert copies.main(command) == 0
+    assert f"{out / path.name}: the course's notebook has changed since" in capsys.readouterr().out
+    assert nbformat.read(out / path.name, 4).cells == mine.cells
+    assert copies.main(command[:-1]) == 0
+    assert nbformat.read(out / path.name, 4).cells[0].source == "# 9. After, again"
 
 
 def test_the_first_cell_brings_the_course_from_an_archive_in_colab_and_does_nothing_elsewhere(tmp_path):

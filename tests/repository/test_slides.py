@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tools import slides, slides_index
+from tools import films, slides, slides_index, slides_ready
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -109,7 +109,7 @@ def test_the_first_shown_cell_opens_a_slide_whatever_its_type():
     ],
 )
 def test_formulas_are_counted(source, number):
-    assert slides.count_formulas(source) == number
+    assert slides_ready.count_formulas(source) == number
 
 
 def test_formulas_in_outputs_count_by_the_form_that_is_shown():
@@ -366,18 +366,23 @@ def test_the_index_lists_every_deck_with_its_minutes_and_its_pdf(tmp_path):
         text(card),
         text("*For the lecturer.* 3 minutes. Not 9 minutes.", "notes"),
         text("4 minutes.", "notes"),
+        text("## Further: more", "slide"),
+        text("20 minutes.", "notes"),
     ]
     path, nb = write(tmp_path, cells)
     after, more = write(tmp_path, [text("no title")], "02_more.ipynb")
-    decks = [slides_index.read(path, nb.cells, 5), slides_index.read(after, more.cells, 1)]
-    assert decks[0] == ("01_noise", "1. Noise & data", "What is $\\nabla$ of `noise`?", 7, 5)
-    assert decks[1] == ("02_more", "02_more", "", 0, 1)
-    (tmp_path / "01_noise.pdf").write_bytes(b"")
+    headings = ["1. Noise & data", "1.1 Further down", "Further: more", "1.2"]
+    decks = [slides_index.read(path, nb.cells, headings), slides_index.read(after, more.cells, ["no title"])]
+    assert decks[0] == ("01_noise", "1. Noise & data", "What is $\\nabla$ of `noise`?", 7, 2, 2)
+    assert decks[1] == ("02_more", "02_more", "", 0, 1, 0)
+    for name in ("01_noise.pdf", "01_noise.handout.pdf"):
+        (tmp_path / name).write_bytes(b"")
     page = slides_index.write(decks, tmp_path).read_text(encoding="utf-8")
     first, second = re.findall(r"<tr>.*?</tr>", page, re.S)
     assert '<a href="01_noise.html">1. Noise &amp; data</a>' in first and "What is ∇ of noise?" in first
-    assert "5 slides" in first and "7 minutes" in first and '<a href="01_noise.pdf">PDF</a>' in first
-    assert "PDF" not in second and "minutes" not in second
+    assert '<a href="01_noise.handout.pdf">with notes</a>' in first and "and 2 further" in first
+    assert "2 slides" in first and "7 minutes" in first and '<a href="01_noise.pdf">PDF</a>' in first
+    assert "PDF" not in second and "minutes" not in second and "further" not in second
     assert "http" not in page and "src=" not in page
 
 
@@ -401,7 +406,63 @@ def test_a_deck_knows_the_next_one(tmp_path, plain):
     assert (slides_index.following(path), slides_index.following(last)) == (last, None)
 
 
+def test_code_stands_beside_its_formula_where_there_is_room():
+    cells = [
+        text("## 1.1\n\n$$a = b$$"),
+        code("total = sum(alpha * beta for alpha, beta in zip(first_list, second_list))"),
+    ]
+    slides_ready.put_beside(cells)
+    assert cells[1].metadata["tags"] == ["beside"] and max(map(len, cells[1].source.splitlines())) <= 60
+    assert compile(cells[1].source, "cell", "exec")
+    for other in (
+        [text("no formula"), code("a = 1")],
+        [text("$$a$$" + "words " * 200), code("a = 1")],
+        [text("$$a$$"), code("a = 1"), code("b = 2")],
+        [text("$$a$$"), code("a = 1", "-", new_output("stream", text="1"))],
+        [text("$$a$$"), code("a = 1"), text("after")],
+        [text("$$a$$"), code(f"a = {'b' * 70}")],
+        [text("$$a$$"), code("a = 1\n" * 30)],
+        [text("$$a$$"), code("a = (")],
+    ):
+        before = [cell.source for cell in other]
+        slides_ready.put_beside(other)
+        tagged = any("beside" in cell.metadata.get("tags", []) for cell in other)
+        assert [cell.source for cell in other] == before and tagged == (before[-1] == "a = (")
+
+
+def test_a_film_follows_its_slide_and_its_cell_must_be_there(tmp_path, plain, monkeypatch):
+    path, nb = write(tmp_path, good_cells())
+    film = films.Film(nb.cells[4].id, "It moves", "Two squares", "Ask.", lambda: iter([PNG, PNG]))
+    monkeypatch.setattr(films, "of", lambda stem: [film])
+    shown = slides.as_shown(path)
+    assert [slides.heading(cells) for cells in slides.slides_of(shown)][2:4] == ["print(1)", "It moves"]
+    deck = slides.build(path, tmp_path, plain)
+    page = deck.read_text(encoding="utf-8")
+    assert page.count('class="frame fragment"') == 1 and page.count('alt="Two squares"') == 1
+    assert "Ask." in page and slides.check_static(deck, shown) == []
+    monkeypatch.setattr(films, "of", lambda stem: [film._replace(behind="abc")])
+    with pytest.raises(slides.DeckError, match="'It moves' belongs behind cell abc, which is not there"):
+        slides.build(path, tmp_path, plain)
+
+
+def test_the_films_of_the_course_have_frames_and_a_place():
+    assert films.moments(7, 100) == [0, 17, 33, 50, 67, 83, 100]
+    for stem, found in films.FILMS.items():
+        ids = {cell.id for cell in nbformat.read(f"notebooks/{stem}.ipynb", 4).cells}
+        assert {film.behind for film in found} <= ids
+    frames = list(films.matrices())
+    assert len(set(frames)) == films.FRAMES and all(frame.startswith(b"\x89PNG") for frame in frames)
+
+
 # in a browser
+
+
+def test_a_deck_is_a_page_on_a_phone_and_dark_when_asked(tmp_path, libraries):
+    path, _ = write(tmp_path, good_cells())
+    deck = slides.build(path, tmp_path / "out", libraries)
+    page = slides._chromium(deck, "--dump-dom", query="?scroll&dark&4:3")
+    assert re.search(r'<html[^>]*class="dark scroll"[^>]*--height: 960px', page)
+    assert 'id="reveal-css"' not in page and 'class="present' not in page and "mjx-container" in page
 
 
 def test_a_good_deck_passes_in_the_browser_and_prints_one_page_a_slide(tmp_path, libraries, capsys):
@@ -410,6 +471,7 @@ def test_a_good_deck_passes_in_the_browser_and_prints_one_page_a_slide(tmp_path,
     said = capsys.readouterr()
     assert re.fullmatch(r".*01_noise.html: 4 slides, 2\.\d MB: ok\n", said.out) and said.err == ""
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "01_noise.handout.pdf",
         "01_noise.html",
         "01_noise.pdf",
         "index.html",
@@ -417,6 +479,10 @@ def test_a_good_deck_passes_in_the_browser_and_prints_one_page_a_slide(tmp_path,
     pdf = tmp_path / "out" / "01_noise.pdf"
     assert slides.pages(pdf) == 4
     assert slides.check_pdf(pdf, new_notebook(cells=[text("# T")])) == ["01_noise.pdf: 4 pages for 1 slides"]
+    assert 1 <= slides.pages(pdf.with_suffix(".handout.pdf")) < 4
+    bare = tmp_path / "bare.pdf"
+    bare.write_bytes(b"%PDF-1.4 /Type /Page")
+    assert slides.no_outline(bare) == ["bare.pdf: has no outline"]
 
 
 def test_the_browser_check_catches_what_an_audience_would_see(tmp_path, libraries):
@@ -487,7 +553,7 @@ def test_an_open_deck_serves_the_lecturer(tmp_path, libraries):
         const last = all.at(-4);
         return {
           mode: Reveal.getConfig().navigationMode, total: Reveal.getConfig().totalTime,
-          timing: last.dataset.timing, running: last.querySelector(".running")?.textContent,
+          timing: all.map(slide => +slide.dataset.timing), running: last.querySelector(".running")?.textContent,
           note: last.querySelector(":scope > aside.notes").textContent.trim(),
           links: [...last.querySelectorAll("a")].map(a => a.getAttribute("href")),
           open: last.querySelector("details.prediction").open,
@@ -498,7 +564,7 @@ def test_an_open_deck_serves_the_lecturer(tmp_path, libraries):
         };""",
     )
     assert seen == {
-        "mode": "linear", "total": 300, "timing": "120", "running": "1.1 A step",
+        "mode": "linear", "total": 300, "timing": [90, 90, 30, 30, 30, 30], "running": "1.1 A step",
         "note": "For the lecturer. 2 minutes on the fragment.",
         "links": ["02_more.html", "02_more.html"], "onward": "02_more.html", "open": True,
         "asked": "x", "bets": "none", "sizes": [None, ["tight"], ["tight", "tighter"]],

@@ -1,5 +1,7 @@
 """Sphinx's settings for the site. Everything that a page loads lies in its own folder: no request leaves it."""
 
+from docutils import nodes
+
 project = "From DDPM to SEDD"
 author = "The text-diffusion-course authors"
 copyright = "text and figures CC BY 4.0, code MIT"
@@ -44,3 +46,15 @@ mathjax3_config = mathjax4_config = {
         "enableMenu": False,
     },
 }
+
+
+def whole_formulas(app, doctree, name):
+    """Sphinx splits formulas at line breaks, and a number may not stand in a split: hand them to MathJax as written."""
+    for block in doctree.findall(nodes.math_block):
+        if not block.get("nowrap"):
+            block["nowrap"] = block["no-wrap"] = True
+            block.children = [nodes.Text(rf"\[{block.astext()}\]")]
+
+
+def setup(app):
+    app.connect("doctree-resolved", whole_formulas)

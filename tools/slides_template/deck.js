@@ -12,6 +12,17 @@ window.MathJax = {
   startup: {pageReady: () => MathJax.startup.defaultPageReady().finally(loaded).finally(openDeck)},
 };
 
+// How the deck is shown: ?dark, ?4:3, ?scroll (and on a narrow screen), ?handout (slides and notes, to be printed), ?print-pdf.
+const asked = new URLSearchParams(location.search);
+const printing = asked.has("print-pdf"), handout = asked.has("handout");
+const narrow = innerWidth < 600 && !printing && !asked.has("receiver");  // the speaker window shows narrow slides, too
+const scrolling = handout || narrow || asked.has("scroll");
+const HEIGHT = asked.has("4:3") ? 960 : 720;
+document.documentElement.classList.toggle("dark", asked.has("dark"));
+document.documentElement.classList.toggle("scroll", scrolling);
+document.documentElement.classList.toggle("handout", handout);
+document.documentElement.style.setProperty("--height", HEIGHT + "px");
+
 const loaded = () => document.readyState === "complete" || new Promise(done => addEventListener("load", done));
 
 // A slide: a section that holds no others.
@@ -20,17 +31,69 @@ const leaves = () => document.querySelectorAll(".slides section:not(:has(section
 // Pictures give way: where a slide is too high, its figures shrink together, down to 240 px. Then the text does.
 function fit() {
   document.body.classList.add("measuring");
+  leaves().forEach(beside);
   for (const slide of leaves()) {
-    const images = [...slide.querySelectorAll(".figure img")];
-    const share = images.length && Math.ceil((slide.scrollHeight - 700) / images.length);
+    const images = [...slide.querySelectorAll(".figure > img, .strip img")];
+    const share = images.length && Math.ceil((slide.scrollHeight - HEIGHT + 20) / images.length);
     if (share > 0)
       for (const image of images) image.style.maxHeight = Math.max(240, image.offsetHeight - share) + "px";
   }
   // What is still too high is set smaller, in two sizes; the smaller one can be read from the back row, too.
   for (const size of ["tight", "tighter"])
     for (const slide of leaves())
-      if (slide.scrollHeight > 716) slide.classList.add(size);
+      if (slide.scrollHeight > HEIGHT - 4) slide.classList.add(size);
   document.body.classList.remove("measuring");
+}
+
+// Formulas on the left, the code that computes them on the right, where both can be read so.
+function beside(slide) {
+  const code = slide.querySelector(".jp-CodeCell.celltag_beside");
+  if (!code) return;
+  const right = code.closest(".fragment") ?? code;
+  const left = document.createElement("div"), both = document.createElement("div");
+  const before = [...slide.children].slice(0, [...slide.children].indexOf(right));
+  left.append(...before);
+  both.className = "beside";
+  slide.insertBefore(both, right);
+  both.append(left, right);
+  // The heading stands over both.
+  const heading = left.querySelector("h1, h2, h3, h4");
+  const place = heading?.parentElement;
+  if (heading) slide.prepend(heading);
+  const spills = () => [...left.querySelectorAll("mjx-container[display]")].some(f => f.scrollWidth > f.clientWidth + 1);
+  for (const size of ["", "22px", "20px", "18px"]) {
+    left.style.fontSize = size;
+    if (!spills() && slide.scrollHeight <= HEIGHT - 4) return;
+  }
+  left.style.fontSize = "";
+  both.replaceWith(...before, right);
+  if (heading) place.prepend(heading);
+}
+
+// Three stills in a strip: one after the other, large; at last all three beside each other, to compare.
+function film() {
+  for (const figure of document.querySelectorAll(".celltag_stills .figure")) {
+    const strip = figure.querySelector("img");
+    const share = strip.naturalWidth / 3 / strip.naturalHeight;
+    const frames = document.createElement("div");
+    frames.className = "film";
+    for (let k = 0; k < 3; k++) {
+      const frame = document.createElement("div"), part = document.createElement("div"), picture = strip.cloneNode();
+      frame.className = k ? "frame fragment" : "frame";
+      part.className = "part";
+      part.style.cssText = `width: ${Math.min(1000, 500 * share)}px; aspect-ratio: ${share}`;
+      picture.style.cssText = `left: ${-100 * k}%`;
+      if (k) picture.alt = "";  // said once
+      part.append(picture);
+      frame.append(part);
+      frames.append(frame);
+    }
+    const all = document.createElement("div");
+    all.className = "frame strip fragment";
+    figure.replaceWith(frames);
+    all.append(strip);
+    frames.append(all);
+  }
 }
 
 // nbconvert puts notes into the fragment before them, where the speaker sees them only at that fragment.
@@ -46,15 +109,20 @@ function hoistNotes() {
   }
 }
 
-// "4 minutes" in the notes paces the speaker window; slides without such a word share what theirs leave.
+// "4 minutes" in a note is the time for its slide and for those after it until the next such word: the speaker window's
+// clock allots each slide its share. The hour is that of the core; what is marked as further is paced, but not counted.
 function pace() {
+  const all = [...leaves()];
+  const minutes = note => +(note.textContent.match(/(\d+) minutes?/)?.[1] ?? 0);
+  const said = all.map(slide => [...slide.querySelectorAll("aside.notes .jp-Cell")].reduce((sum, note) => sum + 60 * minutes(note), 0));
+  const further = all.findIndex(slide => /^Further\b/.test(slide.querySelector("h2, h3")?.textContent ?? ""));
+  const starts = all.map((_, k) => k).filter(k => k === 0 || said[k] || k === further);
   let total = 0;
-  for (const slide of leaves()) {
-    const minutes = slide.querySelector("aside.notes")?.textContent.match(/(\d+) minutes?/);
-    if (!minutes) continue;
-    slide.dataset.timing = 60 * minutes[1];
-    total += 60 * minutes[1];
-  }
+  starts.forEach((start, n) => {
+    const end = starts[n + 1] ?? all.length;
+    if (further < 0 || start < further) total += said[start];
+    for (let k = start; k < end; k++) all[k].dataset.timing = Math.max(10, Math.round(said[start] / (end - start)));
+  });
   return total;
 }
 
@@ -74,10 +142,15 @@ function runningTitles() {
   }
 }
 
-// A link between notebooks is one between decks here.
+// A link between notebooks is one between decks here; one into the repository is words: a deck travels alone.
 function linkDecks() {
-  for (const link of document.querySelectorAll('.slides a[href*=".ipynb"]'))
-    link.setAttribute("href", link.getAttribute("href").replace(/[^#]*\//, "").replace(/ipynb(#.*)?$/, "html"));
+  for (const link of document.querySelectorAll(".slides a[href]")) {
+    const target = link.getAttribute("href");
+    if (/\.ipynb(#|$)/.test(target))
+      link.setAttribute("href", target.replace(/[^#]*\//, "").replace(/ipynb(#.*)?$/, "html"));
+    else if (!/^(\w+:|#|[\w.]+\.html)/.test(target))
+      link.replaceWith(...link.childNodes);
+  }
 }
 
 // The last slide leads to the next deck.
@@ -91,6 +164,7 @@ function prepare() {
   runningTitles();
   linkDecks();
   leadOn();
+  if (!scrolling && !printing) film();
   // The room has bet by hand: on the wall an answer is an answer.
   for (const answer of document.querySelectorAll("details.prediction")) {
     answer.open = true;
@@ -99,17 +173,47 @@ function prepare() {
   }
 }
 
+// Slides one below the other, as a page: on a phone, or with their notes to be printed.
+function scroll() {
+  document.getElementById("reveal-css").remove();
+  if (!handout) return;
+  const page = document.createElement("style");
+  page.textContent = "@page { size: A4; margin: 12mm; }";
+  document.head.append(page);
+  for (const hint of document.querySelectorAll(".slides details")) hint.open = true;
+  for (const [k, slide] of leaves().entries()) {
+    const sheet = document.createElement("article"), shot = document.createElement("div");
+    sheet.className = "sheet";
+    shot.className = "shot";
+    shot.dataset.number = k + 1;
+    slide.before(sheet);
+    sheet.append(shot, ...slide.querySelectorAll(":scope > aside.notes"));
+    shot.append(slide);
+  }
+}
+
+// The keys beside reveal's own.
+function keys() {
+  Reveal.addKeyBinding({keyCode: 68, key: "D", description: "Dark or light"}, () =>
+    document.documentElement.classList.toggle("dark"));
+  Reveal.addKeyBinding({keyCode: 84, key: "T", description: "4:3 or 16:9"}, () => {
+    asked.has("4:3") ? asked.delete("4:3") : asked.set("4:3", "");
+    location.search = asked;
+  });
+}
+
 function openDeck() {
   // Headless printing may never draw a frame, and reveal lays out its pages in frames.
-  if (/print-pdf/.test(location.search)) window.requestAnimationFrame = done => setTimeout(done, 0);
+  if (printing) window.requestAnimationFrame = done => setTimeout(done, 0);
   // The speaker view has no style for the copy of a formula that screen readers read.
   document.querySelectorAll("aside.notes mjx-assistive-mml").forEach(copy => copy.remove());
   prepare();
-  fit();
+  if (!scrolling || handout) fit();
+  if (scrolling) return scroll();
   Reveal.initialize({
-    width: 1280, height: 720, margin: 0, center: false, hash: true, slideNumber: "c/t", transition: "none",
+    width: 1280, height: HEIGHT, margin: 0, center: false, hash: true, slideNumber: "c/t", transition: "none",
     navigationMode: "linear",  // the right arrow reaches every slide
-    totalTime: pace(), scrollActivationWidth: 600,
+    totalTime: pace(), scrollActivationWidth: 0,  // a phone has a view of its own, set in the size of its letters
     pdfSeparateFragments: false, pdfMaxPagesPerSlide: 1, plugins: [RevealNotes],
-  });
+  }).then(keys);
 }
