@@ -182,7 +182,7 @@ def figure(rows: Sequence[Row], title: str, xlabel: str) -> Figure:
 def which(letters: dict) -> Figure:
     """Three tasks, one panel each, from the results of side_by_side.letters: writing by cost, a gap, errors."""
     fig, ((write, gap, errors),) = panels(
-        "Which should I use, and why? Lower is better in every panel", 1, 3, (13, 5)
+        "Which should I use, and why? Lower is better, down to real text", 1, 3, (13, 5)
     )
     writer = letters["calls"]["autoregression"][str(letters["length"])]
     for name, colour in (
@@ -202,7 +202,7 @@ def which(letters: dict) -> Figure:
     write.axhline(
         letters["real"]["judged_bits"], color=COLOURS["noise"], label="real text"
     )
-    write.set(xscale="log", xlabel="cost of a text (autoregression = 1)")
+    write.set(xscale="log", xlabel="cost, 32 texts at once (autoregression = 1)")
     write.set_xticks([0.5, 1, 2, 5, 10], ["1/2", "1", "2", "5", "10"])
     write.minorticks_off()
     write.set(ylabel="judge's bits per letter")

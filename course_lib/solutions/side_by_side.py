@@ -214,6 +214,13 @@ define(
     truth=one_first_token_after_the_other,
     cases=lambda: [(joint(2, 3, 4),), (joint(4, 2, 3),)],
     limits={
+        "tokens 1 and 2 that follow from 0 alone lose nothing: what is written is p": {
+            "p": lambda a: (
+                a.p.sum((1, 2), keepdim=True)
+                * (a.p.sum(2, keepdim=True) / a.p.sum((1, 2), keepdim=True))
+                * (a.p.sum(1, keepdim=True) / a.p.sum((1, 2), keepdim=True))
+            )
+        },
         "independent tokens lose nothing: what is written is p": {
             "p": lambda a: (
                 a.p.sum((1, 2), keepdim=True)
@@ -320,6 +327,15 @@ define(
         "where each letter is a token only the unit changes: nats / log 2": {
             "letters": lambda a: a.tokens.clone()
         },
+        "a model that is sure of every token costs nothing": {"nats": 0.0},
+    },
+    ignores={
+        "which text the tokens stand in has no say: all of them over all letters": {
+            "tokens": lambda a: a.tokens.flip(0),
+        },
+        "nor which text the letters stand in": {
+            "letters": lambda a: a.letters.flip(0),
+        },
     },
     linear_in=("nats",),
     properties=(at_least(0.0),),
@@ -374,6 +390,19 @@ define(
     limits={
         "if the right side is equally likely after every draft, all are kept alike": {
             "log_right": lambda a: torch.full_like(a.log_right, -1.0)
+        },
+        "if one draft alone leads to the right side, it is kept": {
+            "log_right": lambda a: torch.full_like(a.log_right, -40.0).index_fill(
+                1, torch.tensor(1), 0.0
+            )
+        },
+    },
+    ignores={
+        "p(left) is one number for all drafts of a gap: it has no say": {
+            "log_left": lambda a: a.log_left - 1
+        },
+        "how likely a draft was, has been settled by drawing it: log_gap has no say": {
+            "log_gap": lambda a: a.log_gap.flip(1) - 0.5
         },
     },
     properties=(law(),),
