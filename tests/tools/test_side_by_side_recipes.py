@@ -285,6 +285,26 @@ def test_costs_say_what_was_asked(monkeypatch):
     assert S.d3pm.ar.process().length == process.length
 
 
+def test_a_cost_is_that_of_one_text_or_of_one_call_for_it(monkeypatch):
+    """By a clock that ticks once a call: 128 for a text alone, 64 for each of two; 1 and 1/2 for a call of masks."""
+    ticks = []
+
+    def ticking(net):
+        net.register_forward_hook(lambda *_: ticks.append(1))
+        return net
+
+    writer, masks = ticking(Copycat(S.K, 0.0)), ticking(Flat())
+    monkeypatch.setattr(S, "shipped", lambda r, device: writer if r is S.d3pm.ar else masks)
+    monkeypatch.setattr(S, "clock", lambda device: lambda: len(ticks))
+    out = S.costs("cpu", 2)
+    for name, alone in (
+        ("autoregression, cache", 128),
+        ("autoregression, no cache", 128),
+        ("masks, a call", 1),
+    ):
+        assert [out[f"{name}, {m} at once"] for m in (1, 2)] == [alone, alone / 2]
+
+
 class Flat(nn.Module):
     """All letters alike."""
 
