@@ -36,7 +36,7 @@ from .shapes import (
 class Absorbing(Semigroup):
     """A token is kept with probability alpha, else it becomes MASK = V and stays so.
 
-    prior  what stands at T in place of the share alpha_T of tokens that the clock leaves:
+    prior  if alpha_T > 0, a share alpha_T of positions is no mask at T. Sampling must put something there:
            "uniform": random tokens. prior_kl is alpha_T log V, and what is called a bound is one
            "mask":    MASK, as in published samplers. Nothing then explains the tokens that are left: prior_kl and the
                       bound are infinite. Published numbers leave this term out, so they are no bounds
@@ -58,8 +58,8 @@ class Absorbing(Semigroup):
     def after(self, p: Law, log_alpha: PerExample) -> Law:
         kept, lost = kept_and_lost(log_alpha, p)
         tokens, mask = p[..., : self.V], p[..., self.V :]
-        # Every token loses the same share to MASK, and MASK keeps all it has: the last
-        # row of Q is e_m.
+        # Every token loses the same share to MASK, and MASK keeps all it has:
+        # the last row of Q is e_m.
         mask = mask + lost * tokens.sum(-1, keepdim=True)
         return torch.cat([kept * tokens, mask], -1)
 
@@ -71,20 +71,21 @@ class Absorbing(Semigroup):
         return torch.where((x == self.mask)[..., None], of_mask, of_token)
 
     def rates(self, x: Tokens) -> Law:
-        # R[y, m] = 1 for tokens y, and nothing leads into a token: backwards only masks
-        # move.
+        # R[y, m] = 1 for tokens y, and nothing leads into a token:
+        # backwards only masks move.
         is_mask = widest(x == self.mask)[..., None]
         return F.pad(is_mask.expand(-1, -1, self.V), (0, 1))
 
     def corrupt(self, x_s: Tokens, s: Times, t: Times) -> Tokens:
-        """Draw x_t ~ q(x_t | x_s)."""
+        """Draw x_t ~ q(x_t | x_s).  (MDLM, eq. 4)"""
         kept, _ = kept_and_lost(self.log_alpha_ratio(s, t), x_s)
         return torch.where(happens(kept.expand(x_s.shape), t), x_s, self.mask)
 
-    # Backward: a mask opens, and then a token is drawn
+    # Backward: a mask opens, and then a token is drawn. `step` and `kl` are for the noise
+    # by itself: D3PM on masks asks about masks only (MaskedD3PM) and does not come here.
 
     def reveals(self, s: Times, t: Times) -> PerExample:
-        """The chance that a MASK at t is a token at s: (alpha_s - alpha_t) / (1 - alpha_t)."""
+        """The chance that a MASK at t is a token at s: (alpha_s - alpha_t) / (1 - alpha_t).  (MDLM, eqs. 6 and 7)"""
         # As alpha_s (1 - alpha_t / alpha_s) / (1 - alpha_t): each difference is an
         # expm1, so that small steps and early times keep their digits.
         alpha_s, ratio = self.log_alpha(s).exp(), self.log_alpha_ratio(s, t)

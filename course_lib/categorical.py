@@ -1,8 +1,8 @@
 """Categorical noise: what corruption does to one token, in closed form where there is one.
 
 A noise is a family of matrices with a clock: Q[i, j] = q(x_t = j | x_s = i). Rows are "from", columns are "to", rows
-sum to 1, and a law of tokens is multiplied from the left: p Q. (SEDD, and D3PM's code for text, have columns that sum
-to 1. Uniform and Gaussian matrices are symmetric and hide a mix-up; absorbing ones do not.)
+sum to 1, and a law of tokens is multiplied from the left: p Q. (SEDD, MDLM and D3PM's code for text have columns that
+sum to 1. Uniform and Gaussian matrices are symmetric and hide a mix-up; absorbing ones do not.)
 
     stationary    keep a token with probability alpha, else draw it from pi;  Stationary, Uniform
     absorbing     keep it, else MASK;  Absorbing
@@ -11,7 +11,8 @@ to 1. Uniform and Gaussian matrices are symmetric and hide a mix-up; absorbing o
                   StepMatrices;  gaussian, band
 
 All but StepMatrices are semigroups: Q depends on alpha_t / alpha_s alone, so the clock is a table (whole times 0..T) or
-a schedule (times in [0, 1]). Methods take one s and one t per example, s <= t. Laws are float64.
+a schedule (times in [0, 1]). Methods take one s and one t per example, s <= t, in this order, forwards in time; a
+Process takes (t, s). Laws are float64.
 """
 
 import torch
@@ -51,8 +52,7 @@ def draw(
     """
     below = running_sum(p, t)
     total = below[..., -1:]
-    # Times the total, so that p need not be normalised: one pass less over the
-    # vocabulary.
+    # Times the total, so that p need not be normalised: a pass less over the vocabulary.
     u = torch.rand_like(total) * total
     return find(below, u).squeeze(-1)
 
@@ -114,7 +114,7 @@ def pick(p: Float[Tensor, "B L K"], x: Tokens) -> PerToken:
 
 
 class Noise(NoiseChecks):
-    """One law of corruption with K states, of which the first V are tokens of the data; `mask` is MASK's state or None.
+    """How one token is corrupted: K states, the first V of them tokens of the data; `mask` is MASK's state or None.
 
     A new noise fills in mix and likelihood; all else follows, and may be replaced by something faster.
     """
@@ -153,12 +153,11 @@ class Noise(NoiseChecks):
         With p0 = one-hot x_0 it is q(x_s | x_t, x_0). With p0(k) = p(x_0 = k | the other tokens of x_t) it is the exact
         reverse step. p0 must not be p(x_0 | x_t), which has counted x_t already.
         """
-        # D3PM's eq. 3, right factor: x_0 Q-bar_{t-1}; with a law p0 in place of x_0 it
-        # is eq. 4's sum over x_0.
-        prior = self.mix(p0, torch.zeros_like(s), s)
-        # Left factor: x_t Q_t^T, the column of x_t. The denominator of eq. 3 is the
-        # sum.
-        joint = self.likelihood(x_t, s, t) * prior
+        # D3PM's eq. 3, right factor: x_0 Q-bar_{t-1}; with a law p0 in place of x_0
+        # it is eq. 4's sum over x_0.
+        at_s = self.mix(p0, torch.zeros_like(s), s)
+        # Left factor: x_t Q_t^T, the column of x_t. The denominator is the sum.
+        joint = self.likelihood(x_t, s, t) * at_s
         return joint / joint.sum(-1, keepdim=True)
 
     def step(self, log_p0: LogLaw, x_t: Tokens, s: Times, t: Times) -> Tokens:
@@ -195,8 +194,8 @@ class Noise(NoiseChecks):
         Uniform where the matrices are doubly stochastic; all MASK, but for what the clock leaves, for absorbing noise.
         `draw_many(noise.prior(), (n, length))` draws sequences from it.
         """
-        # Not simply the stationary law: where the clock leaves something at T, KL(q(x_T
-        # | x_0) || prior) would be infinite for absorbing noise.
+        # Not simply the stationary law: where the clock leaves something at T,
+        # KL(q(x_T | x_0) || prior) would be infinite for absorbing noise.
         ones = widest(torch.ones(1, 1, self.V, device=self.device))
         start, end = self.ends(ones)
         return self.mix(ones / self.V, start, end)[0, 0]
@@ -232,8 +231,8 @@ class Noise(NoiseChecks):
 
     def score_from_loo(self, log_p: LogLaw, x_t: Tokens, t: Times) -> Law:
         """log of SEDD's score p(x_t with y here) / p(x_t), for all K states y; 0 at y = x_t."""
-        # In float64: after much noise all of c is nearly alike, and the score is in its
-        # last digits.
+        # In float64: after much noise all of c is nearly alike,
+        # and the score is in its last digits.
         p0 = widest(log_p).softmax(-1)
         log_c = self.mix(p0, torch.zeros_like(t), t).log()
         log_score = log_c - pick(log_c, x_t)[..., None]
@@ -256,8 +255,7 @@ class Noise(NoiseChecks):
     def unmix(self, c: LogLaw, t: Times) -> LogLaw:
         """c Q_{0->t}^-1 over the V tokens, up to a factor; here by solving linear equations."""
         Q = self.matrix(torch.zeros_like(t), t)
-        # No data is MASK, so the V scores of tokens are V equations for the V numbers
-        # of p0.
+        # No data is MASK: the V scores of tokens are V equations for p0's V numbers.
         of_tokens = Q[:, : self.V, : self.V]
         return torch.linalg.solve(of_tokens, c, left=False)
 
@@ -287,8 +285,10 @@ class Semigroup(Noise):
         self.register_buffer("log_alpha_bar", log_alpha_bar)
 
     def log_alpha(self, t: Times) -> PerExample:
-        """log alpha_bar at t, float64; -inf where nothing is left. Time 0 is the data: a schedule that starts below 1
-        does so at once, just after 0.
+        """log alpha_bar(t), float64; -inf where nothing is left.
+
+        At t = 0 it is 0 for every clock, also for one whose limit at 0 is below (geometric): that noise acts just
+        after 0, see tokens.FIRST.
         """
         if not self.schedule:
             return self.log_alpha_bar[t.long()]

@@ -5,7 +5,8 @@ D3PM's; every formula is written for a step from t to any s < t. The network ans
 vocabulary at each position; `predicts` says how these are read.
 
 By default they are the leave-one-out law, p(x_0 at i | the other tokens), since the reverse step multiplies by the
-evidence of x_t at i itself. A table may end in 0, unlike a Gaussian one: nothing is left at T. The prior is the law
+evidence of x_t at i itself: the paper's ptilde(x_0 | x_t) of eq. 4, as the bound teaches it.  (The truncated logistic
+of A.8 is not here.) A table may end in 0, unlike a Gaussian one: nothing is left at T. The prior is the law
 of x_T for a uniform token, so every KL is finite and the bound lacks no term.
 """
 
@@ -27,11 +28,13 @@ class D3PM(TokenProcess):
                "posterior": softmax of the output is p(x_0 = k at i | x_t); the evidence of x_t itself is taken off
                "score": the output is the log of p(x_t with k at i) / p(x_t), as in SEDD
                For absorbing noise the first two are one: a mask says nothing about its own token.
-    ce_weight  lambda of the hybrid loss, eq. 5, as released code has it: one step's KL + lambda cross-entropy.
-    With absorbing noise it is a MaskedD3PM.
+    ce_weight  lambda of the released code's hybrid loss: one step's KL + lambda cross-entropy. Eq. 5 as printed has
+               lambda / T there, since its KLs are summed over t
+    D3PM(Absorbing(...), length) is a MaskedD3PM: what runs is in that class.
     """
 
     def __new__(cls, noise: Noise | None = None, *_, **__) -> "D3PM":
+        # noise=None: copy and pickle call this without arguments.
         masked = cls is D3PM and isinstance(noise, Absorbing)
         return super().__new__(MaskedD3PM if masked else cls)
 
@@ -65,14 +68,15 @@ class D3PM(TokenProcess):
     # Training
 
     def loss_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
-        """T (L_{t-1} + ce_weight x cross-entropy of x_0) / tokens: nats per token, but for the prior term.  (eq. 5)
+        """T (L_{t-1} + ce_weight x cross-entropy of x_0) / tokens: nats per token, without the prior term.
 
-        The network's own law is in the cross-entropy. With absorbing noise it is taken on masks only.
+        As eq. 5, whose lambda is T ce_weight. The cross-entropy is that of softmax(output), on masks only with
+        absorbing noise.
         """
         x0, x_t = self.check_pair(x0, x_t, t)
         kl, nll = self.terms_at(model, x0, x_t, t)
-        # L_lambda of eq. 5 at one t. Times T it is an unbiased draw of the sum over t;
-        # released code leaves T out.
+        # The released code's loss at one t. Times T, which it leaves out, the KL is an
+        # unbiased draw of L_vb.
         hybrid = kl.sum(1) + self.ce_weight * nll.sum(1)
         return (self.T * hybrid / tokens_in(x0)).float()
 
@@ -81,7 +85,7 @@ class D3PM(TokenProcess):
     ) -> tuple[PerToken, PerToken]:
         """Of each token the KL between the two reverse steps from t to t - 1, and the cross-entropy of x_0.
 
-        precise  in float64 from the network's output on
+        precise  in float64 from the network's output on; MaskedD3PM: from the cross-entropy on, always
         """
         # 1. What the network says of x_0, from x_t and the time.
         out = self.ask(model, x_t, t, padded=True)
@@ -89,9 +93,11 @@ class D3PM(TokenProcess):
         real_0, real_t = x0.clamp(min=0), x_t.clamp(min=0)
         # 2. That as p(x_0 | the other tokens), which is what goes into a reverse step.  (eq. 4)
         log_p = self.loo(out, real_t, t)
-        # 3. KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)); at t = 1 this is -log p(x_0 | x_1).  (eq. 1)
+        # 3. L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)); at t = 1 this is
+        # L_0 = -log p(x_0 | x_1).  (eq. 1)
         kl = self.noise.kl(real_0, real_t, log_p, t - 1, t)
-        # 4. Cross-entropy of the law that the network speaks of itself; scores are no law.  (eq. 5)
+        # 4. Cross-entropy of softmax(output). With predicts="score" the output is no
+        # distribution, and the one made of it is taken.  (eq. 5)
         own = log_p if self.predicts == "score" else out.log_softmax(-1)
         return on_tokens(kl, x0), on_tokens(-widest(pick(own, real_0)), x0)
 
@@ -102,7 +108,7 @@ class D3PM(TokenProcess):
         return self.term_at(model, x0, self.corrupt(x0, t), t)
 
     def term_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
-        """L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), float64; -log p(x_0 | x_1) at t = 1.  (eq. 1)"""
+        """L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), float64; L_0 at t = 1.  (eq. 1)"""
         x0, x_t = self.check_pair(x0, x_t, t)
         return self.terms_at(model, x0, x_t, t, precise=True)[0].sum(1)
 
@@ -173,11 +179,11 @@ class MaskedD3PM(D3PM):
         """The KL of a mask is the chance that the step from t to t - 1 opens it, times the cross-entropy of x_0."""
         nll = self.mask_cost(model, x0, x_t, t)
         # (alpha-bar_{t-1} - alpha-bar_t) / (1 - alpha-bar_t), which is 1 / t for the
-        # clock 1 / (T - t + 1) of the paper.
+        # clock 1 / (T - t + 1) of the paper.  (A.3; MDLM, eq. 8)
         return self.noise.reveals(t - 1, t)[:, None] * nll, nll
 
     def mask_cost(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerToken:
-        """-log p(x_0) at each mask, 0 elsewhere; nats, float64."""
+        """-log p(x_0) at each mask, 0 elsewhere; nats, float64 from the cross-entropy on."""
         return self.on_masks(model, x0, x_t, t, cross_entropy)
 
     def step(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:

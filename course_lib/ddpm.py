@@ -5,11 +5,13 @@ s = t - 1 is one case. The tables are float64 and start at alpha_bar[0] = 1 (no 
 
     x_t = r x_0 + sigma eps     r = sqrt(alpha_bar_t), sigma = sqrt(1 - alpha_bar_t), eps ~ N(0, I)
 
-eps, x0, v and the score are each a mix of x0 and eps: one formula solves the two linear equations, for any signal and
-noise level, so DDPM, the SDEs and their oracles share it. Without noise at s = 0 no `if` is needed for the small
-variance, which is 0 there; for the large one it is a rule: what is shown is the mean of p(x_0 | x_t). The variance of
-p(x_0 | x_1) is a setting (`decoder_var`): its default is improved DDPM's stand-in, beta-tilde at t = 2, which is fine
-for pixels and poor for continuous data; the fitting value is E Var(x_0 | x_1).
+`r` and `sigma` are those of the SDE papers. The paper's sigma_t is another: the standard deviation of the step back,
+here `sd`, of variance `p_var`. eps, x0, v and the score are each a mix of x0 and eps: one formula solves the two linear
+equations, for any signal and noise level, so DDPM, the SDEs and their oracles share it. The last step (s = 0) adds no
+noise. With the small variance that follows, since beta-tilde is 0 there; with the large one `transition` sets it so, as
+Algorithm 2, line 3 does. In the bound p(x_0 | x_1) has to have a variance, `decoder_var`: by default beta-tilde at
+t = 2, as in DDPM's released code for both variances (with the large one eq. 13 as printed has beta_1). That is fine for
+pixels and poor for continuous data; the fitting value is E Var(x_0 | x_1).
 """
 
 import math
@@ -37,9 +39,8 @@ from .shapes import (
 )
 
 Batch = Float[Tensor, "B *event"]
-Variance = Float[
-    Tensor, "..."
-]  # (B, 1, ..., 1), or per coordinate; to be broadcast against x_t
+# (B, 1, ..., 1), or per coordinate; to be broadcast against x_t
+Variance = Float[Tensor, "..."]
 Prediction = Literal["eps", "x0", "v", "score"]
 
 # What each kind of prediction is made of: its share of x0 and of eps.
@@ -55,13 +56,16 @@ COMPONENTS = {
 class Transition(NamedTuple):
     """The step from t to s in numbers, one of each per pair of times; float64.  (eqs. 6 and 7)
 
-    q(x_s | x_t, x_0) = N(from_x0 x_0 + from_xt x_t, q_var I), of which p(x_s | x_t) puts an estimate for x_0.
+    q(x_s | x_t, x_0) = N(from_x0 x_0 + from_xt x_t, q_var I).
+    p(x_s | x_t) is the same with an estimate in the place of x_0, and with p_var for q_var.
     """
 
     from_x0: PerExample
     from_xt: PerExample
-    q_var: PerExample  # beta-tilde in DDPM, lambda^2 in its successors
-    p_var: PerExample  # what sampling adds, the paper's sigma_t^2
+    # beta-tilde in DDPM, lambda^2 in its successors
+    q_var: PerExample
+    # What sampling adds, the paper's sigma_t^2
+    p_var: PerExample
 
 
 def r_and_sigma(log_alpha_bar: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,7 +103,7 @@ class DDPM(Process):
     predicts   what the network outputs; loss is the squared error in it
     variance   of p(x_s | x_t): "small" is beta-tilde (right if x_0 is known), "large" is beta (right if x_0 ~ N(0, I))
     levels     number of grey levels of data on an even grid over [-1, 1] (256 for 8 bits), None for continuous data
-    decoder_var  variance of p(x_0 | x_1) in the bound; by default beta-tilde at t = 2, as in improved DDPM
+    decoder_var  variance of p(x_0 | x_1) in the bound; by default beta-tilde at t = 2, as in DDPM's released code
     clip       estimates of x_0 are cut to [-clip, clip] (1 for images), None for no cut
     """
 
@@ -148,6 +152,7 @@ class DDPM(Process):
         """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps, eps ~ N(0, I) unless given; t = 0 is the data.  (eq. 4)"""
         self.check_state("x0", x0)
         self.check_t("t", t, len(x0))
+        # Algorithm 1, line 4
         if eps is None:
             eps = torch.randn_like(x0)
         elif eps.shape != x0.shape:
@@ -168,7 +173,7 @@ class DDPM(Process):
         return r_and_sigma(self.log_alpha_bar[t])
 
     def prior(self, n: int) -> Batch:
-        """x_T ~ N(0, I)."""
+        """x_T ~ N(0, I).  (Algorithm 2, line 1)"""
         check_count("n", n)
         return torch.randn(n, *self.shape, device=self.device)
 
@@ -186,13 +191,12 @@ class DDPM(Process):
         log_ts = log_t - log_s  # log of the signal kept between s and t
         lost_t, lost_s, lost_ts = lost(log_t), lost(log_s), lost(log_ts)
         beta_tilde = lost_ts * lost_s / lost_t
-        # beta only before the last step, where beta-tilde is 0
-        p_var = (
-            beta_tilde if self.variance == "small" else torch.where(s > 0, lost_ts, 0)
-        )
+        # Algorithm 2, line 3: no noise in the last step, where beta-tilde is 0 by itself.
+        large = torch.where(s > 0, lost_ts, 0)
+        p_var = beta_tilde if self.variance == "small" else large
         return Transition(
-            # Eq. 7 with alpha_bar_t / alpha_bar_s for the paper's alpha_t: sqrt(abar_s)
-            # beta / (1 - abar_t).
+            # Eq. 7 with alpha_bar_t / alpha_bar_s for the paper's alpha_t:
+            # sqrt(abar_s) beta / (1 - abar_t).
             from_x0=(log_s / 2).exp() * lost_ts / lost_t,
             # sqrt(alpha_{t|s}) (1 - abar_s) / (1 - abar_t).
             from_xt=(log_ts / 2).exp() * lost_s / lost_t,
@@ -248,8 +252,8 @@ class DDPM(Process):
     def loss_at(self, model: Network, x0: Batch, x_t: Batch, t: Times) -> PerExample:
         """L_simple: squared error of the prediction, mean over dimensions.  (eq. 14, for any kind of prediction)"""
         self.check_pair(x0, x_t, t)
-        # Algorithm 1, line 5: |eps - eps_theta(x_t, t)|^2. Lines 2 to 4 are the batch,
-        # `sample_t` and `corrupt`.
+        # Algorithm 1, line 5: |eps - eps_theta(x_t, t)|^2; the paper's sum over pixels is
+        # a mean here. The lines before it are in train.py and shares.py.
         return squared_error(self.ask(model, x_t, t), self.target(x0, x_t, t))
 
     def target(self, x0: Batch, x_t: Batch, t: Times) -> Batch:
@@ -257,8 +261,8 @@ class DDPM(Process):
         self.check_like("x0", x0, x_t)
         r, sigma = self._r_sigma(t, x_t)
         x0, x_t = widest(x0), widest(x_t)
-        # Read off x_t rather than handed on, so that any x_t can be scored; in float64
-        # early times keep its digits.
+        # The eps of Algorithm 1, line 4, read off x_t, so that any x_t can be scored; in
+        # float64 early times keep its digits.
         eps = (x_t - r * x0) / sigma
         p, q = COMPONENTS[self.predicts](r, sigma)
         return p * x0 + q * eps
@@ -283,7 +287,7 @@ class DDPM(Process):
     ) -> PerExample:
         """L_{t-1} of Gaussians that differ in x_0 and in the variance."""
         from_x0, q_var = per_example(step.from_x0, x0), per_example(step.q_var, x0)
-        # The ratio is 1, not NaN, where q has no width.
+        # At t = 1 q_var is 0: log 0 would put NaN in the gradient of the unused branch.
         ratio = torch.where(per_example(t == 1, x0), 1.0, q_var / var)
         # Both means share from_xt x_t, so what is left of their difference is x_0's.
         error = from_x0.square() * (widest(x0) - widest(x0_hat)).square()
@@ -307,7 +311,7 @@ class DDPM(Process):
         return left / 2 * square - self.dims / 2 * (left + torch.log1p(-left))
 
     def weight(self, t: Times) -> PerExample:
-        """What L_simple drops: L_{t-1} = weight * (summed squared error of the prediction) + a constant."""
+        """What L_simple drops: L_{t-1} = weight * squared error + a constant; no `levels`, no `clip`.  (eq. 12)"""
         self.check_t("t", t, len(t), first=1)
         step = self.transition(t, t - 1)
         p_var = torch.where(t == 1, self.decoder_var, step.p_var)
@@ -325,7 +329,7 @@ class DDPM(Process):
         return -log_p.flatten(1).sum(1)
 
     def _beta_tilde_2(self) -> float:
-        """beta-tilde at t = 2, improved DDPM's stand-in for t = 1, where it is 0. beta_1 if T = 1."""
+        """beta-tilde at t = 2, the released code's stand-in for t = 1, where it is 0. beta_1 if T = 1."""
         if self.T == 1:
             return self.beta[1].item()
         # DDPM's own, whatever the system that stands on it does with its steps
@@ -337,16 +341,18 @@ class DDPM(Process):
         """x_s = mean + sd z: Algorithm 2 for any s < t. Without noise at s = 0, because there the variance is 0."""
         self.check_state("x", x)
         self.check_step(len(x), t, s)
-        # Before the network, which may draw, too.
+        # Algorithm 2, line 3. Before the network is called, so that one that draws does
+        # not change which z a seed gives.
         z = torch.randn_like(x) if self.draws else None
         out = self.ask(model, x, t)
-        step = self.transition(*once(t, s))
-        # Algorithm 2, line 4: the paper's mean in eps, eq. 11, written with the
-        # estimate of x_0, so that it can be cut.
-        mean = self._mean(step, self.x0_from(out, x, t), x)
+        move = self.transition(*once(t, s))
+        # Algorithm 2, line 4, with the estimate of x_0, so that it can be cut. For
+        # s = t - 1 it is the printed mean, (x_t - (1 - alpha_t) / sqrt(1 - abar_t) eps)
+        # / sqrt(alpha_t).  (eq. 11)
+        mean = self._mean(move, self.x0_from(out, x, t), x)
         if z is None:
             return check_finite("x_s", mean, t)
-        sd = self.variance_from(out, x, t, s, step).sqrt()
+        sd = self.variance_from(out, x, t, s, move).sqrt()
         return check_finite("x_s", mean.addcmul(sd.to(x.dtype), z), t)
 
     # Bad input

@@ -18,10 +18,8 @@ from .random_state import drawing_from
 from .shapes import Network, PerExample, Times, check_count, describe
 from .wrapper import times_fit
 
-TERMS = {
-    "whole": "bound",
-    "published": "diffusion_term",
-}  # what to measure -> the process's method
+# What to measure -> the process's method
+TERMS = {"whole": "bound", "published": "diffusion_term"}
 
 
 class Estimate(NamedTuple):
@@ -70,8 +68,9 @@ def bound(
     An unbiased estimate of the bound. The error is over examples, so it covers the draw of data, times and noise.
 
     data  examples that can be sliced and counted: a tensor, or a data set such as Pairs
-    term  "whole"; "published", without the terms for prior and reconstruction, as papers on text print it; or a method
-          of the process with the arguments of `bound`. ValueError where a wrapper draws times that it is not made for
+    term  "whole"; "published", without the terms for prior and reconstruction, as papers on text print it (D3PM's has
+          L_0, its term t = 1, and lacks L_T only); or a method of the process with the arguments of `bound`.
+          ValueError where a wrapper draws times that it is not made for
     per   (N,) how many parts each example has, such as `real_tokens(data)`: nats per part, sum over sum
     seed  draw from a random state of its own and leave the caller's as it was: for validation within a training
 
@@ -91,7 +90,8 @@ def bound(
                 measured(method, model, x, process.sample_t(len(x))) for x in pieces
             ]
             # Per example over its repeats first: the standard error is then over
-            # examples, which are independent; draws of one are not.
+            # examples, since draws of one depend on each other. It is conservative: the
+            # times of a batch are stratified, which makes the mean less variable.
             values += torch.cat(drawn).double().cpu() / repeats
         watch.read()
     return estimate(values) if per is None else ratio(values, per)

@@ -1,4 +1,4 @@
-"""Clocks by information: each step takes the same share of what x_t says about x_0 (D3PM, section 3.3)."""
+"""Clocks by information: each step takes the same share of what x_t says about x_0 (D3PM, section 3.2)."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,7 +27,7 @@ def information(
 def information_table(
     noise: Semigroup, p0: Float[Tensor, " V"], T: int, halvings: int = 50
 ) -> Table:
-    """alpha_bar[0..T] with I(x_t; x_0) / H(x_0) = 1 - t / T, by bisection in log sigma.  (D3PM, section 3.3)
+    """alpha_bar[0..T] with I(x_t; x_0) / H(x_0) = 1 - t / T, by bisection in log sigma.  (D3PM, appendix A.7)
 
     The clock of `noise` plays no part. For absorbing noise this is 1 - t / T whatever p0 is. Needs about T K^2 numbers.
     """

@@ -1,7 +1,7 @@
 """The number of masks as the time: the same bound and loss of a masked process, with far less variance.
 
 At time t each token is a mask with probability 1 - alpha(t), so their number M is binomial, and what a mask costs is
-weighed by w(t): reveals(t - 1, t) in D3PM, -alpha' / (1 - alpha) in MDLM and SEDD. Drawn in the other order,
+weighed by w(t): reveals(t - 1, t) in D3PM, -alpha' / (1 - alpha) in MDLM and SEDD. First n, then t given n:
 
     sum over t of w(t) E[cost | M] P(M at t)  =  sum over n = 1..length of w(n) E[cost | n masks],
 
@@ -68,7 +68,7 @@ class MaskCount(Wrapper):
         return torch.where(turn < t[:, None], self.process.noise.mask, x0)
 
     def loss(self, model: Network, data: Tokens, t: Times) -> PerExample:
-        """w(n) x cost of the masks at one draw of them: nats per token, but for the prior term."""
+        """w(n) x cost of the masks at one draw of them: nats per token, prior and reconstruction left out."""
         return self.loss_at(model, data, self.corrupt(data, t), t)
 
     def loss_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:

@@ -16,7 +16,9 @@ from .tokens import FIRST, TokenProcess, cross_entropy, tokens_in
 
 
 class MDLM(TokenProcess):
-    """Masked diffusion of `length` tokens: each mask costs weight(t) x its cross-entropy; 1 / t if alpha is a line.
+    """Masked diffusion of `length` tokens: each mask costs weight(t) x its cross-entropy.
+
+    weight(t) = 1 / t for alpha(t) = 1 - t.
 
     noise  Absorbing with a schedule as its clock; alpha(1) = 0 is allowed
     """
@@ -31,7 +33,7 @@ class MDLM(TokenProcess):
     # Training
 
     def loss_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
-        """Nats per token, but for the prior term: weight(t) x the cost of the masks of x_t / tokens.  (eq. 11)"""
+        """weight(t) x cost of the masks / tokens: nats per token, without prior and reconstruction.  (eq. 11)"""
         x0, x_t = self.check_pair(x0, x_t, t)
         # Eq. 11: alpha' / (1 - alpha) log <x_theta, x>, summed over the tokens that are
         # masked; both factors are negative there.
@@ -39,7 +41,7 @@ class MDLM(TokenProcess):
         return (total / tokens_in(x0)).float()
 
     def mask_cost(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerToken:
-        """What each mask of x_t costs, 0 elsewhere; nats, float64."""
+        """What each mask of x_t costs, 0 elsewhere; nats, float64 from the cost on."""
         return self.on_masks(model, x0, x_t, t, self.cost)
 
     def cost(
@@ -61,7 +63,7 @@ class MDLM(TokenProcess):
     def diffusion_term_at(
         self, model: Network, x0: Tokens, x_t: Tokens, t: Times
     ) -> PerExample:
-        """weight(t) x the cost of the masks of x_t: nats per sequence, float64."""
+        """weight(t) x the cost of the masks of x_t: nats per sequence, float64 from the cost on.  (eqs. 10 and 11)"""
         x0, x_t = self.check_pair(x0, x_t, t)
         return self.weight(t) * self.mask_cost(model, x0, x_t, t).sum(1)
 
@@ -76,7 +78,7 @@ class MDLM(TokenProcess):
     # Sampling
 
     def step(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
-        """Each mask opens with the chance `opening`; what is under it is drawn from softmax(f)."""
+        """Each mask opens with probability `noise.reveals(s, t)`; its token is drawn from softmax(f).  (eq. 7)"""
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
         return self.fill(model, x, t, self.noise.opened(x, s, t))
@@ -84,13 +86,15 @@ class MDLM(TokenProcess):
     # What the network says
 
     def predict_x0(self, model: Network, x_t: Tokens, t: Times) -> LogLaw:
-        """log p(x_0 | x_t): softmax on masks; tokens that are there are certain (carry-over)."""
+        """log p(x_0 | x_t): softmax on masks; tokens that are there are certain (carry-over).
+
+        For display and for scores: loss and step ask about masks only (`on_masks`, `fill`). D3PM's is another at
+        tokens, where it is p(x_0 at i | the other tokens).
+        """
         x_t = self.check_state("x_t", x_t, self.noise.K)
-        # SUBS, first half: MASK has probability 0, since the network has no number for
-        # it.
+        # SUBS, zero masking: MASK has probability 0: the network has no number for it.
         log_p = self.ask(model, x_t, t).log_softmax(-1)
-        # SUBS, second half: what is not masked is carried over, log 1 at x_t and log 0
-        # elsewhere.
+        # SUBS, carry-over: what is not masked stays, log 1 at x_t and log 0 elsewhere.
         there = F.one_hot(x_t, self.noise.K)[..., : self.noise.V].to(log_p.dtype).log()
         return torch.where((x_t == self.noise.mask)[..., None], log_p, there)
 

@@ -1,4 +1,4 @@
-"""Masking in a fixed order: autoregression as diffusion (D3PM, arXiv:2107.03006, section 3.4).
+"""Masking in a fixed order: autoregression as diffusion (D3PM, arXiv:2107.03006, section 4).
 
 The mean over all orders is any-order autoregression, which is absorbing diffusion (arXiv:2110.02037).
 """

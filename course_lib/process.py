@@ -34,9 +34,8 @@ class Process(ProcessChecks):
     """
 
     T: int | float
-    remembers: tuple[
-        str, ...
-    ] = ()  # tables that training changes: kept in its checkpoints
+    # Tables that training changes: kept in its checkpoints
+    remembers: tuple[str, ...] = ()
 
     # Forward
 
@@ -101,7 +100,8 @@ class Process(ProcessChecks):
     def sample_t(self, n: int) -> Times:
         """n training times, one from each of n equal strata of (0, T], in random order.
 
-        Each single time is uniform on 1..T (or on (0, 1]); together they have less variance than n free draws.
+        Each single time is uniform on 1..T (or on (0, 1]); together they have less variance than n free draws. The mean
+        over these t is the sum or the integral over t in every loss.  (DDPM, Algorithm 1, line 3)
         """
         check_count("n", n)
         # Stratified, as in variational diffusion models: the mean over t of a batch is
@@ -110,8 +110,7 @@ class Process(ProcessChecks):
         # In float32 the sum would round up to n now and then, and t to 0, where a bound is infinite.
         u = (torch.randperm(n, device=self.device) + widest(within)) / n
         if isinstance(self.T, int):
-            # From [0, 1) to 1..T: time 0 is the data, of which there is nothing to
-            # learn.
+            # From [0, 1) to 1..T: time 0 is the data, where nothing is to be learned.
             return (u * self.T).long().clamp(max=self.T - 1) + 1
         # MPS has no float64: there the sum may still round up.
         least = torch.finfo(torch.float32).eps / n
@@ -119,7 +118,7 @@ class Process(ProcessChecks):
         return (self.T * (1 - u)).clamp(min=least).float()
 
     def evenly(self) -> "Process":
-        """The process to look at time by time: itself, or the one inside if it weighs by how often it draws a time."""
+        """The process whose plain mean over t is the bound: itself, or the one inside if it draws times unevenly."""
         return self
 
     def times(self, steps: int) -> Times:
@@ -170,19 +169,23 @@ def sample(
 
 
 def _sample(process, model, n, times, clamp):
-    watch, hours = Watch(), times.tolist()  # the one synchronisation before the end
-    # x_T is clamped, too: known parts must be known at the first step.
+    # All times are read at once: the only wait for a GPU before the last step.
+    watch, t_values = Watch(), times.tolist()
+    # Algorithm 2, line 1. x_T is clamped, too: known parts must be known at the first
+    # step.
     x = clamped(clamp, process.prior(n))
-    yield hours[0], x
+    yield t_values[0], x
+    # Algorithm 2, line 2: t = T..1, s = t - 1, or any falling times. Lines 3 and 4 are
+    # the process's own `step`.
     for i, (t, s) in enumerate(pairwise(times), 1):
         watch.step = i
         with torch.no_grad(), evaluating(model), watch:
             # `expand` shows one number to all examples, and `repeated` sees that: what
             # depends on time alone is worked out once.
             x = clamped(clamp, process.step(model, x, t.expand(n), s.expand(n)))
-        if i == len(hours) - 1:
+        if i == len(t_values) - 1:
             watch.read()
-        yield hours[i], x
+        yield t_values[i], x
 
 
 def clamped(clamp: Callable[[State], State] | None, x: State) -> State:

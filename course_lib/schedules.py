@@ -5,7 +5,8 @@ Every system of the course is driven by the same number, alpha_bar(u):
     categorical  x_u = x_0 with probability alpha_bar, else a draw from the prior
 
 It is kept as log alpha_bar, because both ends matter: near u = 0 one needs the digits of 1 - alpha_bar
-(expm1 has them), near u = 1 those of alpha_bar. Convention: Ho's; Su's alpha-bar is the square root of ours.
+(expm1 has them), near u = 1 those of alpha_bar. The convention is DDPM's (Ho et al.); in J. Su's blog (kexue.fm)
+alpha-bar is the square root of ours.
 
 A schedule may be learned: its function may use parameters, which live in the network, since a process has none and
 `train` steps and moves those of the network.

@@ -2,8 +2,9 @@
 
     sum_{y != x} R[y, x] (s_y - rho_y log s_y + K(rho_y)),   rho_y = q(y | x_0) / q(x | x_0),  x = x_t
 
-K(rho) = rho (log rho - 1) makes each term >= 0, and 0 where s_y = rho_y. `score_entropy` is the definition, for any
-noise. `score_entropy_stationary` is the same for noise that draws from a law pi, without a table beside log s itself.
+K(rho) = rho (log rho - 1), the paper's K(a), makes each term >= 0, and 0 where s_y = rho_y. `score_entropy` is the
+definition, for any noise. `score_entropy_stationary` is the same for noise that draws from a law pi, without a table
+beside log s itself.
 
 Both are exact in float32 at 65,536 tokens. Rates come as a column of R, since backwards one needs those *into* the
 token at hand.
@@ -24,10 +25,11 @@ def score_entropy(
     """The definition, with the weights of equation 10: nats per token, float64. s at x_t itself plays no part."""
     # q(. | x_0), one row of exp(sigma R).
     q = noise.after(widest(F.one_hot(x0, noise.K)), log_alpha)
-    # The ratio that denoising score entropy (theorem 3.4) has in place of p_t(y) /
-    # p_t(x): its mean given x_t is that.
+    # The ratio that denoising score entropy (theorem 3.4) has in place of
+    # p_t(y) / p_t(x): its mean given x_t is that.
     rho = (q / pick(q, x_t)[..., None])[..., : noise.V]
-    # R[y, x], 0 at y = x: the sum over y != x of the definition.
+    # R[y, x], 0 at y = x: the sum over y != x of the definition. Times sigma'(t) it is
+    # the paper's weight w_xy = Q_t(x, y).
     rates = noise.rates(x_t)[..., : noise.V]
     return (rates * bregman(widest(log_s), rho)).sum(-1)
 
@@ -71,12 +73,12 @@ def constant(
     alpha, lost = kept_and_lost(log_alpha, x0)
     pi_x, pi_0, moved = noise.pi[x_t], noise.pi[x0], x_t != x0
     q_x = alpha * ~moved + lost * pi_x
-    entropy_of = lambda p: torch.xlogy(p, p)  # noqa: E731
+    p_log_p = lambda p: torch.xlogy(p, p)  # noqa: E731
     # All y but x and x_0: rho_y log rho_y - rho_y = rho_y (log pi_y + scale)
     scale = (lost / q_x).log() - 1
     mass = 1 - pi_x - pi_0 * moved
-    entropy = entropy_of(noise.pi).sum() - entropy_of(pi_x) - entropy_of(pi_0) * moved
-    others = pi_x * lost / q_x * (entropy + mass * scale)
+    rest = p_log_p(noise.pi).sum() - p_log_p(pi_x) - p_log_p(pi_0) * moved
+    others = pi_x * lost / q_x * (rest + mass * scale)
     # x_0, where it is not x itself
     rho_0 = (alpha + lost * pi_0) / q_x
     return others + torch.where(moved, pi_x * rho_0 * (rho_0.log() - 1), 0)

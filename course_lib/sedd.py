@@ -1,8 +1,9 @@
 """SEDD: score entropy discrete diffusion in continuous time (Lou, Meng & Ermon 2024, arXiv:2310.16834).
 
-A token i turns into j at the rate sigma'(t) R[i, j]: rows are "from" as everywhere here (the paper has the transpose),
-sigma = -log alpha_bar. Backwards x turns into y at the rate sigma'(t) R[y, x] s_y, where s_y = p_t(x_t with y at this
-place) / p_t(x_t) is the score. The network learns log s. R is normalised: exp(sigma R) is the
+A token i turns into j at the rate sigma'(t) R[i, j]: rows are "from" as everywhere here (the paper has the transpose).
+sigma = -log alpha_bar is what the paper calls sigma-bar, the noise so far (its code: sigma); the rate sigma'(t) is what
+the paper calls sigma(t) (its code: dsigma). Backwards x turns into y at the rate sigma'(t) R[y, x] s_y, where s_y =
+p_t(x_t with y at this place) / p_t(x_t) is the score. The network learns log s. R is normalised: exp(sigma R) is the
 noise's matrix at alpha_bar = e^-sigma. (For uniform noise the paper prints K R; its code has R.)
 
     SEDD            any semigroup with a schedule: the definitions
@@ -18,8 +19,8 @@ the mass that it says over the true one,
 Time 0 is the data, whatever the schedule. A clock that starts below 1 (geometric: sigma = 1e-4) acts at once, just
 after 0: the last step of every sampler is then the denoiser, and the bound has a reconstruction term by that same
 step, which published bounds omit. The network answers relative to a uniformly random x_0, so that silence costs log V
-per token under any noise; on masks 1 / (e^sigma - 1) leaves the loss altogether, and no number grows as sigma goes to
-0.
+per token under any noise; on masks 1 / (e^sigma - 1) leaves what the network has to say, so that none of its numbers
+grows as sigma goes to 0. SEDD-absorb, the paper's main model, is MaskedSEDD: its loss is MDLM's `loss_at` with `cost`.
 """
 
 import math
@@ -58,7 +59,7 @@ class SEDD(TokenProcess):
     The network gives V numbers f per position, log s_y = f_y + (log score of a uniformly random x_0), so that a network
     that says 0 has the bound log V per token.  scaled=False: its output is log s itself.
     sampler    "tweedie": the law that is exact for one token;  "euler": rates at t are kept until s
-    mass       of absorbing noise
+    mass       absorbing noise only: who sets sum_y s_y at a mask, which is 1 / (e^sigma - 1) for every data
                "learned": by the network, as in the paper
                "known":   log s = log r + log softmax(f), the same loss and bound as MDLM's; `scaled` plays no part
     SEDD(noise, ...) is the class for this noise and mass that the module's list names.
@@ -74,6 +75,7 @@ class SEDD(TokenProcess):
         scaled: bool = True,
         mass: Mass = "learned",
     ) -> "SEDD":
+        # noise=None: copy and pickle call this without arguments.
         if cls is SEDD and isinstance(noise, Absorbing):
             cls = KnownMassSEDD if mass == "known" else MaskedSEDD
         if cls is SEDD and isinstance(noise, Stationary):
@@ -123,13 +125,15 @@ class SEDD(TokenProcess):
         return out - (base if where is None else base[where])
 
     def base(self, x_t: Tokens, t: Times) -> LogLaw:
-        """log s of a uniformly random x_0, what is added to f; 0 for doubly stochastic noise."""
+        """log s of a uniformly random x_0, what is added to f; 0 for doubly stochastic noise.
+
+        On masks -log(e^sigma - 1) - log V: what `scale_by_sigma` adds in SEDD's code.
+        """
         K, V = self.noise.K, self.noise.V
         uniform = widest(torch.ones(len(x_t), 1, V, device=x_t.device)) / V
         # No data is MASK.
         uniform = F.pad(uniform, (0, K - V))
-        # What the score would be if x_0 were uniformly random: p_t(y) / p_t(x), of one
-        # token.
+        # The score if x_0 were uniformly random: p_t(y) / p_t(x), of one token.
         law_t = self.noise.after(uniform, self.noise.log_alpha(t))
         log_law = law_t.log()
         here = log_law[:, 0].gather(-1, x_t)
@@ -171,7 +175,7 @@ class SEDD(TokenProcess):
     # Training
 
     def loss_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
-        """sigma'(t) x score entropy / tokens: nats per token, but for the prior term.  (eq. 10)"""
+        """sigma'(t) x score entropy / tokens: nats per token, prior and reconstruction left out.  (eq. 10)"""
         x0, x_t = self.check_pair(x0, x_t, t)
         entropy = self.entropy_at(self.ask(model, x_t, t, padded=True), x0, x_t, t)
         return (self.rate(t) * entropy / tokens_in(x0)).float()

@@ -1,6 +1,7 @@
 """What every tensor and argument of the course is called and must be.
 
-B batch   L sequence length   D embedding width   K vocabulary size   T last time   C H W image
+B batch   L sequence length   D embedding width   T last time   C H W image
+V vocabulary   K states of a token: V, or V + 1 with MASK
 """
 
 from collections.abc import Callable, Iterable
@@ -10,12 +11,12 @@ import torch
 from jaxtyping import Bool, Float, Integer, Num, Shaped
 from torch import Tensor
 
-Times = Num[Tensor, " B"]  # one time per example: integer 0..T, or real in [0, 1]
+# One time per example: integer 0..T, or real in [0, 1]
+Times = Num[Tensor, " B"]
 Tokens = Integer[Tensor, "B L"]  # of any width, signed or not
 Mask = Bool[Tensor, "B L"]
-State = Num[
-    Tensor, "B *event"
-]  # x_t: (B, 2) points, (B, C, H, W) images, (B, L, D) embeddings, (B, L) tokens
+# x_t: (B, 2) points, (B, C, H, W) images, (B, L, D) embeddings, (B, L) tokens
+State = Num[Tensor, "B *event"]
 PerExample = Float[Tensor, " B"]
 Table = Float[Tensor, " T_plus_1"]  # entry 0 is the data: the index is the paper's t
 Network = Callable[[Tensor, Tensor], Tensor]  # model(x_t, u), u = t / T

@@ -48,7 +48,9 @@ class Shares:
                 f"batches must have an example for each of {self.count} parts, but that of step {step} has {n}"
             )
         with drawing_from(self.seed_at(step), self.device):
+            # Algorithm 1, line 3: the times
             t = self.process.sample_t(n)
+            # Algorithm 1, line 4: the noise, inside `corrupt`
             apart = draws_before_it_asks(self.process)
             x_t = self.process.corrupt(data, t) if apart else None
         self.sizes = [len(piece) for piece in torch.arange(n).tensor_split(self.count)]

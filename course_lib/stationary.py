@@ -121,8 +121,7 @@ class Stationary(Semigroup):
         kept_t, lost_t = kept_and_lost(self.log_alpha(t), x0)
         same, pi_t = x0 == x_t, self.pi[x_t]
 
-        # The one table of the size of the vocabulary; all else is a few numbers per
-        # token.
+        # The one table of the size of the vocabulary; all else is a few numbers a token.
         f = self.log_ratio(x0, upcast(log_p0), s)
         f_0, f_t = widest(pick(f, x0)), widest(pick(f, x_t))
         f_pi = widest(f @ self.pi.to(f.dtype))

@@ -34,7 +34,7 @@ from .token_checks import check_constant
 
 
 class Neighbours(Semigroup):
-    """A walk on a graph of similar tokens: Q = expm(sigma R), sigma = -log alpha.  (D3PM, appendix A.2.5)
+    """A walk on a graph of similar tokens: Q = expm(sigma R), sigma = -log alpha.  (D3PM, appendix A.2.4)
 
     rates R (K, K) is symmetric, its rows sum to 0 and what is off its diagonal is not negative; `nearest_neighbours`
     makes one. Uniform in the end, if the graph is connected; ValueError if it is not. One eigendecomposition at the
@@ -90,7 +90,7 @@ def nearest_neighbours(
     k: int,
     metric: Literal["cosine", "euclidean"] = "cosine",
 ) -> Float[Tensor, "K K"]:
-    """R = A - diag(A 1), A = (G + G^T) / 2k, G[i, j] = 1 if j is among the k nearest to i.  (D3PM, A.2.5)
+    """R = A - diag(A 1), A = (G + G^T) / 2k, G[i, j] = 1 if j is among the k nearest to i.  (D3PM, A.2.4)
 
     Nearest by angle ("cosine") or by distance ("euclidean", as D3PM's code has it). Raises ValueError unless
     1 <= k < K, for embeddings that are not finite, and for one that is zero, which has no angle.
@@ -222,7 +222,7 @@ def gaussian(K: int, beta: Float[Tensor, " T"]) -> StepMatrices:
 def band(K: int, beta: Float[Tensor, " T"], width: int) -> StepMatrices:
     """Steps to one of the `width` tokens on either side, each with probability beta_t / K; the rest stays.
 
-    (D3PM, appendix A.2.4, as its code for images has it.)  beta_t lies in [0, 1].
+    (D3PM, appendix A.2.5, as its code for images has it.)  beta_t lies in [0, 1].
     """
     check_count("K", K, least=2)
     check_count("width", width)

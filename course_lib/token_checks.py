@@ -60,7 +60,8 @@ class TokenChecks(ProcessChecks):
     def check_start(self, t: int | float) -> None:
         """Raise ValueError unless tokens at t have nearly the prior's law, whatever they were.
 
-        Under noise with MASK the first state is all masks: it says nothing at any time, so any start is right.
+        Under noise with MASK any start is taken: masks say nothing of the data at any time. Tokens that the prior has
+        beside masks (the share alpha_T of leftovers="uniform"; MaskUniform) do at an early one: start there at T.
         """
         if self.noise.mask is not None:
             return

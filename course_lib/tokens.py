@@ -9,6 +9,13 @@ position, one for each token of the vocabulary. It is called
 
 `TokenProcess.ask` is the one place that does so and that looks at the answer. Rows of several lengths are filled up at
 their ends with PAD = -1: no noise reaches it, no network reads it, and no loss counts it.
+
+The bound on -log p(x_0) has three terms, and is the sum of their means over t:
+
+    method                D3PM                             MDLM              SEDD
+    prior_term            L_T                              L_prior           KL(q(x_T | x_0) || prior), eq. 9
+    diffusion_term        T L_{t-1}; L_0 is its t = 1      eqs. 10 and 11    DWDSE, eq. 10
+    reconstruction_term   0: nothing is left of it         L_recons          -log p(x_0 | x just after 0)
 """
 
 import inspect
@@ -43,8 +50,11 @@ from .token_checks import TokenChecks
 
 Prediction = Literal["loo", "posterior", "score"]
 Cost = Callable[[Float[Tensor, "*n V"], Int[Tensor, "*n"]], Float[Tensor, "*n"]]
-FIRST = 1e-30  # the moment after time 0: where a schedule starts below 1, its first noise is there already
-MANY = 1024  # from so many tokens on a GPU had rather wait for the positions than work out all of them
+# The moment after time 0: where a schedule starts below 1, its first noise is there already
+FIRST = 1e-30
+# Vocabulary from which a GPU is faster if it waits for the positions of the masks and
+# applies the last layer there only
+MANY = 1024
 
 
 class TokenProcess(TokenChecks, Process):
@@ -53,9 +63,8 @@ class TokenProcess(TokenChecks, Process):
     A system fills in loss_at, diffusion_term_at and step.
     """
 
-    noisy_at_once = (
-        False  # True where a schedule starts below 1: just after time 0 there is noise
-    )
+    # True where a schedule starts below 1: just after time 0 there is noise
+    noisy_at_once = False
 
     def __init__(self, noise: Noise, length: int):
         super().__init__()
@@ -73,7 +82,7 @@ class TokenProcess(TokenChecks, Process):
         x0 = self.check_state("x0", x0, self.noise.V, padded=True)
         self.check_t("t", t, len(x0))
         # PAD is read as token 0 and put back after: noise knows no PAD, and the draws
-        # stay one per position whatever the lengths are.
+        # stay one per position whatever the lengths are.  (D3PM, eq. 3, left)
         x_t = self.noise.corrupt(x0.clamp(min=0), torch.zeros_like(t), t)
         return torch.where(x0 == PAD, PAD, x_t)
 
@@ -83,7 +92,7 @@ class TokenProcess(TokenChecks, Process):
         return draw_many(self.noise.prior(), (n, self.length))
 
     def prior_term(self, x0: Tokens) -> PerExample:
-        """KL(q(x_T | x_0) || prior), nats per sequence."""
+        """KL(q(x_T | x_0) || prior), nats per sequence: L_T of D3PM, L_prior of MDLM."""
         x0 = self.check_state("x0", x0, self.noise.V, padded=True)
         return on_tokens(self.noise.prior_kl(x0.clamp(min=0)), x0).sum(1)
 
@@ -94,7 +103,7 @@ class TokenProcess(TokenChecks, Process):
         self.check_step(len(x_t), t, s)
         return self.noise.posterior(widest(F.one_hot(x0, self.noise.K)), x_t, s, t)
 
-    # The bound, of which a system says the middle term
+    # The bound = diffusion + prior + reconstruction; a system fills in the first
 
     def bound_at(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerExample:
         """Nats per sequence, float64: its mean over t bounds -log p(x_0). Diffusion + prior + reconstruction."""
@@ -102,7 +111,10 @@ class TokenProcess(TokenChecks, Process):
         return diffusion + self.prior_term(x0) + self.reconstruction_term(model, x0)
 
     def diffusion_term(self, model: Network, x0: Tokens, t: Times) -> PerExample:
-        """The bound without prior and reconstruction, at one draw of x_t: what papers publish. Nats per sequence."""
+        """The bound without prior and reconstruction, at one draw of x_t: what papers publish. Nats per sequence.
+
+        D3PM's L_0 is in it, as its term t = 1.
+        """
         return self.diffusion_term_at(model, x0, self.corrupt(x0, t), t)
 
     def diffusion_term_at(
@@ -117,8 +129,7 @@ class TokenProcess(TokenChecks, Process):
         Published bounds leave it out, which makes them smaller than a bound.
         """
         first = torch.full((len(x0),), FIRST, device=x0.device)
-        # Where the clock starts at alpha = 1, x just after 0 is x_0, and nothing is
-        # left to say.
+        # Where the clock starts at alpha = 1, x just after 0 is x_0: nothing is left.
         if not self.noisy_at_once:
             return widest(torch.zeros_like(first))
         return self.reconstruction_term_at(model, x0, self.corrupt(x0, first))
@@ -156,8 +167,8 @@ class TokenProcess(TokenChecks, Process):
             out = model(x, self.u(t), **told)
             check_answer(out, (*x_t.shape, V), x_t)
             out = out if where is None else out[where]
-        # One look per position: the largest number is NaN or inf if any is, and -inf if
-        # all are.
+        # One look per position: the largest number is NaN or inf if any is,
+        # and -inf if all are.
         good = out.detach().amax(-1).isfinite()
         if where is not None:
             good = torch.ones_like(where).masked_scatter(where, good)
@@ -183,7 +194,7 @@ class TokenProcess(TokenChecks, Process):
         return {"mask": there}
 
     def picks(self, model: Network, x: Tokens) -> bool:
-        """Whether to work with the positions in question only. On a GPU that waits, which many tokens are worth."""
+        """Whether to work with the positions in question only. Finding them makes a GPU wait: it pays from MANY on."""
         return x.device.type == "cpu" or (self.noise.V >= MANY and takes_at(model))
 
     # Masks: the positions in question under absorbing noise
@@ -191,7 +202,8 @@ class TokenProcess(TokenChecks, Process):
     def on_masks(
         self, model: Network, x0: Tokens, x_t: Tokens, t: Times, cost: Cost
     ) -> PerToken:
-        """cost(f, x_0) of the network's numbers f at each mask of x_t, 0 elsewhere; nats, float64."""
+        """cost(f, x_0) of the network's numbers f at each mask of x_t, 0 elsewhere; nats, float64 from the cost on."""
+        # SUBS, carry-over: positions that are no mask cost nothing.  (MDLM, section 3.2.3)
         masks = x_t == self.noise.mask
         if not self.picks(model, x_t):
             f = self.ask(model, x_t, t, padded=True)
@@ -204,9 +216,11 @@ class TokenProcess(TokenChecks, Process):
 
     def fill(self, model: Network, x: Tokens, t: Times, opens: Mask) -> Tokens:
         """x with a token drawn from softmax(f) at each position `opens`. Where none opens, nobody is asked."""
+        # SUBS, carry-over: positions that do not open stay as they are.
         if not self.picks(model, x):
             return torch.where(opens, draw(self.ask(model, x, t).softmax(-1), t), x)
         # Many small steps open nothing: such a step costs no call of the network.
+        # (MDLM, section 4.1)
         if not opens.any():
             return x
         return x.masked_scatter(opens, draw(self.ask(model, x, t, opens).softmax(-1)))

@@ -46,7 +46,8 @@ class Record:
     step: int  # from 1
     t: Times
     loss: PerExample
-    average: Averaged  # a network of the averaged weights so far, in eval mode; or swap them in: average.applied(model)
+    # A network of the averaged weights so far, in eval mode; average.applied(model) swaps them in
+    average: Averaged
     norm: Tensor | None = None  # of the gradient, before it is clipped
     lr: float | None = None  # None where the optimiser keeps its own
     progress: float = 0.0  # how much of the steps or minutes is done, 0 to 1
@@ -75,8 +76,8 @@ def train(
 ) -> Iterator[Record]:
     """Train with AdamW and yield a Record after each step; stop by not asking on.
 
-    batches    tensors, objects with .to(device), or tuples, lists and dicts of these; [x] is taken for x, since
-               DataLoader(TensorDataset(x)) says it so. Each is the whole batch of a step, on every process
+    batches    tensors, objects with .to(device), or tuples, lists and dicts of these; a list of one tensor counts as
+               the tensor (DataLoader(TensorDataset(x)) yields it). Each is the whole batch of a step, on every process
     steps, minutes  how long: the first that is reached ends it. Minutes are of the clock, less what an interrupted run
                did after its last checkpoint
     lr         a number (1e-3 if not given), a function of the step (1, 2, ...) such as `warmup_cosine`, or OfProgress
@@ -98,6 +99,8 @@ def train(
     Times and x_t are drawn for the whole batch and then cut up, so neither `micro` nor the number of processes changes
     them. What the network draws (dropout), or a loss that draws itself (`Process.loss` overridden), is drawn part by
     part: the same for equally many parts, whoever works on them.
+
+    The model trains in the mode that it is in, as everywhere in torch: after model.eval() there is no dropout.
 
     Raises FloatingPointError, naming step and t, when a loss or a gradient is not finite: on a CPU before the weights
     change, elsewhere within 50 steps, and always before a checkpoint, so that the last good one stays. Raises
@@ -134,6 +137,7 @@ def _train(run, batches, checkpoint, every):
     over, stream = run.budget.over(run.last.step), run.rest_of(batches)
     if over:
         yield run.last
+    # Algorithm 1, lines 1, 2 and 6: the loop and its data
     while not over:
         data = next(stream, None)
         if data is None:
@@ -190,7 +194,9 @@ class Run(Resumable):
 
     def gradients(self, step: int, data) -> tuple[Times, PerExample]:
         """Add up the gradients of all parts of a batch; its times and losses."""
+        # Algorithm 1, lines 3 and 4: t and x_t
         t, parts = self.shares.draw(step, data, size_of(data, step))
+        # Algorithm 1, line 5: the gradient of the loss
         losses = []
         for part in parts:
             with part:
@@ -219,9 +225,9 @@ class Run(Resumable):
 
     def validated(self) -> Record:
         """The last record, with what held-out data says if it is time to ask."""
-        asked, step = self.validation, self.last.step
-        if asked and (step % asked.every == 0 or self.budget.over(step)):
-            dev = asked.look(step, self.model, self.average, self.device)
+        validation, step = self.validation, self.last.step
+        if validation and (step % validation.every == 0 or self.budget.over(step)):
+            dev = validation.look(step, self.model, self.average, self.device)
             self.last = replace(self.last, dev=dev)
         return self.last
 

@@ -1,7 +1,8 @@
 """How SEDD steps back from t to s: Tweedie's law, exact for one token, and Euler's (arXiv:2310.16834, section 4).
 
 Both say the same three things: the law of x_s, the chance that a mask opens, and, for noise that draws from a law pi,
-how likely a token changes and to what.
+how likely a token changes and to what. sigma is what the paper calls sigma-bar, the noise so far; its sigma(t) is the
+rate sigma'(t) here.
 """
 
 import torch
@@ -28,8 +29,7 @@ class Tweedie:
         # 1. The scores of all K states, s(x_t, t)_y.
         scores = all_scores(noise, log_s, x_t)
         kept = noise.log_alpha_ratio(s, t)  # -D
-        # 2. Noise taken off: eq. 19's (exp(-D Q) s)_y. Its rows here are columns of the
-        # paper.
+        # 2. Noise taken off: eq. 19's (exp(-D Q) s)_y. The paper's rows are columns here.
         before = noise.after(scores, -kept).clamp(min=0)  # s exp(-D R)
         # 3. Times the way forward from y to x_t, exp(D Q)(x_t, y).
         p = before * noise.column(x_t, kept)
@@ -78,8 +78,8 @@ class Euler(Tweedie):
 
     def opening(self, noise: Absorbing, t: Times, s: Times) -> PerExample:
         """(t - s) sigma'(t) / (e^sigma - 1); 1 at s = 0."""
-        # Each mask has the total reverse rate sigma' sum(s), and sum(s) = 1 / (e^sigma
-        # - 1) if the mass is right.
+        # Each mask has the total reverse rate sigma' sum(s), and
+        # sum(s) = 1 / (e^sigma - 1) if the mass is right.
         chance = turn(noise, t, s) / torch.expm1(-noise.log_alpha(t))
         return torch.where(s == 0, 1, chance)
 
