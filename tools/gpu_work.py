@@ -29,6 +29,7 @@ from tools.bench.report import machine
 # is measured of them.
 PLAN = (
     ("words.masked", 5, {"batch": 512}),
+    ("words.uniform", 3, {"batch": 512}),
     ("diffusion_lm.full", 5, {"batch": 512}),
     ("diffuseq.verses", 3, {"batch": 256}),
     ("diffuseq.sounds", 2, {"batch": 512}),
