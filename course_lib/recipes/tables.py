@@ -91,7 +91,7 @@ def likeness(r: dict) -> str:
     if "steps" in r and "words_known" in r.get("real", {}):
         most = max(r["steps"], key=int)
         return f"{r['steps'][most]['words_known']:.2f} / {r['real']['words_known']:.2f} of words"
-    if "perplexity" in r.get("real", {}):
+    if "samplers" in r and "perplexity" in r.get("real", {}):
         way, real = r["samplers"][r["sampler"]], r["real"]
         best = way[max(way, key=int)]
         varied = f"distinct-2 {best['distinct2']:.2f} / {real['distinct2']:.2f}"
