@@ -13,7 +13,8 @@ import nbformat.validator
 
 from tools import slides_index
 from tools.notebooks import NORMAL_ID, normalise, refusals
-from tools.slides import MAX_COLUMNS, PICTURE_ONLY, slide_type
+from tools.slides import MAX_COLUMNS
+from tools.slides_ready import PICTURE_ONLY, slide_type
 from tools.stamps import KEY
 from tools.where import find, where
 

@@ -33,15 +33,20 @@ function fit() {
   document.body.classList.add("measuring");
   leaves().forEach(beside);
   for (const slide of leaves()) {
+    const over = slide.scrollHeight - HEIGHT + 20;
+    for (const part of over > 0 ? slide.querySelectorAll(".part") : []) {
+      const share = Math.max(0.5, 1 - over / part.offsetHeight);  // a film's frames stand on each other
+      part.style.width = share * part.offsetWidth + "px";
+    }
     const images = [...slide.querySelectorAll(".figure > img, .strip img")];
     const share = images.length && Math.ceil((slide.scrollHeight - HEIGHT + 20) / images.length);
     if (share > 0)
       for (const image of images) image.style.maxHeight = Math.max(240, image.offsetHeight - share) + "px";
   }
-  // What is still too high is set smaller, in two sizes; the smaller one can be read from the back row, too.
+  // What is still too high or too wide is set smaller, in two sizes; the smaller one can be read from the back row, too.
   for (const size of ["tight", "tighter"])
     for (const slide of leaves())
-      if (slide.scrollHeight > HEIGHT - 4) slide.classList.add(size);
+      if (slide.scrollHeight > HEIGHT - 4 || slide.scrollWidth > 1280) slide.classList.add(size);
   document.body.classList.remove("measuring");
 }
 
