@@ -470,8 +470,8 @@ def by_hand(model, x_T, times, alpha_bar):
 def _walks():
     """Times with gaps. Data and x_T are large beside the noise, so that each step can be taken apart."""
     for times, shape, table in (
-        ([5, 3, 1, 0], (1500, 4), SHORT),
-        ([7, 6, 3, 0], (2000, 3), LONG),
+        ([5, 3, 1, 0], (3000, 4), SHORT),
+        ([7, 6, 3, 0], (4000, 3), LONG),
     ):
         x_T, data = 30 * torch.randn(2, *shape)
         yield Knows(data, table), x_T, times, table
@@ -489,7 +489,7 @@ define(
         "standard deviation of each step's noise",
         "likeness of a draw to itself, the next number, the next example, the next step",
     ),
-    tol=(1e-4, 5e-3, 0.04, 0.08),
+    tol=(1e-4, 5e-3, 0.02, 0.08),
     mistakes="""
     noise in the last step
         var = (1 - abar_s) * (1 - abar_t / abar_s) / (1 - abar_t) -> var = 1 - abar_t / abar_s

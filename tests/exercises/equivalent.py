@@ -47,6 +47,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "sde.hutchinson": {
         "=> x = x.requires_grad_()": "the gradient through the field is the same",
         "(pulled / probe)": "the probe holds signs",
+        "(field(x) / probe)": "the probe holds signs",
     },
     "sde.grid": {"** 4": GRID, "** 3": GRID},
     "diffusion_lm.e2e_loss": {
@@ -86,7 +87,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "after_sedd.how_many": {"sure.cumsum(-1) - sure": "there is one axis"},
     "diffuseq.misaligned": {
         "=> t, s = (": TIMES,
-        "=> x0, eps = torch.randn(": PROBE,
+        "=> x0, eps = normal(2, ": PROBE,
         "=> x_t, x_s = (alpha_bar[k].sqrt() * x0 + (1 - alpha_bar[k]).sqrt() for k": PROBE,
         "=> x_t, x_s = (alpha_bar[k].sqrt() * x0 + (1 - alpha_bar[k]).sqrt() / eps for k": PROBE,
         "=> x_t, x_s = (alpha_bar[k].sqrt() * x0 - (1 - alpha_bar[k]).sqrt() * eps for k": PROBE,

@@ -409,9 +409,9 @@ def example_by_example(x0, t, alpha_bar, eps):
     return torch.stack([v**0.5 * x + (1 - v) ** 0.5 * e for v, x, e in zip(a, x0, eps, strict=True)])
 
 
-@right("sde.hutchinson", "forward mode: one call of field")
+@right("sde.hutchinson", "J probe, from the derivative of J^T v by v: one call of field")
 def forward_mode(field, x, probe):
-    _, moved = torch.func.jvp(field, (x,), (probe,))
+    _, moved = torch.autograd.functional.jvp(field, x, probe)
     return (moved * probe).flatten(1).sum(1)
 
 
@@ -538,3 +538,36 @@ def row_after_row(loss, target):
 @right("ddpm.bits_per_dim", "base two from the start")
 def base_two(terms, prior_term, dims):
     return torch.cat([terms, torch.as_tensor(prior_term).reshape(1)]).sum() * math.log2(math.e) / dims
+
+
+@wrong("diffusion_lm.sharpen", "a mean of the two sources, power as the weight", r"\bpower\b|alone|both")
+def weighted_mean(both, alone, power):
+    return ((power * both + alone) / (1 + power)).log_softmax(-1)
+
+
+@wrong("diffusion_lm.sharpen", "normalised over the positions", r"axis|sum|add up|normal")
+def over_positions(both, alone, power):
+    return (power * (both - alone) + alone).log_softmax(0)
+
+
+@right("diffusion_lm.sharpen", "probabilities, and a logarithm at the end")
+def by_probabilities(both, alone, power):
+    p = alone.exp() ** (1 - power) * both.exp() ** power
+    return (p / p.sum(-1, keepdim=True)).log()
+
+
+@wrong("diffuseq.wrong_share", "the chance that two fair draws differ, to the power", r"\bpower\b")
+def power_of_the_share(p, power):
+    return (1 - (p * p).sum(-1)) ** power
+
+
+@wrong("diffuseq.wrong_share", "normalised over the batch", r"axis|sum|normal|batch|\bp\b|cannot be")
+def over_the_batch(p, power):
+    q = p**power / (p**power).sum(0, keepdim=True)
+    return 1 - (p * q).sum(-1)
+
+
+@right("diffuseq.wrong_share", "a softmax of the logarithms, and an expectation over the truth")
+def by_softmax(p, power):
+    q = (power * p.log()).softmax(-1)
+    return (p * (1 - q)).sum(-1)
