@@ -86,10 +86,10 @@ def note(
     # A context variable, not a global one: threads and nested loops each have their
     # own.
     watch = RUNNING.get()
-    if good.device.type == "meta":
-        return  # shapes without numbers
     if good.device.type != "cpu" and watch is not None:
         watch.add(good, t, what, must)
+    elif good.device.type == "meta":
+        return  # shapes without numbers
     # Without a loop nobody would read it later, so a GPU is waited for.
     elif not good.all():
         raise FloatingPointError(
