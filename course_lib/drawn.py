@@ -42,7 +42,7 @@ def alone(n: int) -> Tensor:
 def weights(x: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
     """How much of each part x holds, by least squares, and what is left."""
     rows = torch.stack([p.flatten() for p in parts]).double()
-    found = torch.linalg.solve(rows @ rows.T, rows @ x.flatten().double())
+    found = torch.linalg.pinv(rows @ rows.T) @ (rows @ x.flatten().double())
     return found, x.double() - (found @ rows).reshape(x.shape)
 
 

@@ -306,7 +306,7 @@ class Ear(nn.Module):
 
     def forward(self, x_t, u):
         hear(x_t, u)
-        self.asked.append((x_t.detach().flatten(1), u))
+        self.asked.append((x_t.detach().flatten(1).clone(), u))
         return ((x_t - self.signal) / self.spread).float() + self.off
 
     def told(self):
@@ -426,7 +426,7 @@ class Knows:
 
     def __call__(self, x_t, u):
         hear(x_t, u)
-        self.asked.append((x_t, u))
+        self.asked.append((x_t.clone(), u))
         T = len(self.table) - 1
         a = self.table[(u * T).round().long().clamp(0, T)][:, None]
         return ((x_t - a.sqrt() * self.data) / (1 - a).sqrt().clamp(min=1e-6)).float()
