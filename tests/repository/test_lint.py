@@ -456,8 +456,8 @@ def test_too_large_a_file_is_named(nb, path):
     nb.cells[35].source = "word " * 120_000
     store(normalise(nb), path)
     size = path.stat().st_size
-    assert lint.small_file(nb, path) == [f"01_good.ipynb: has {size} bytes, must be at most 573440"]
-    path.write_bytes(b" " * 573440)
+    assert lint.small_file(nb, path) == [f"01_good.ipynb: has {size} bytes, must be at most 614400"]
+    path.write_bytes(b" " * 614400)
     assert lint.small_file(nb, path) == []
 
 
