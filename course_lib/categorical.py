@@ -31,7 +31,7 @@ from .shapes import (
     upcast,
     widest,
 )
-from .token_checks import NoiseChecks, check_alpha_bar
+from .token_checks import NoiseChecks, check_alpha_bar, check_order
 
 Law = Float[Tensor, "B L K"]  # one distribution over tokens per position, float64
 LogLaw = Float[Tensor, "B L V"]
@@ -324,19 +324,6 @@ class Semigroup(Noise):
     def rates(self, x: Tokens) -> Law:
         """Column x of R, but 0 at x itself: how fast each other state becomes x; Q = expm(-log alpha R)."""
         raise NotImplementedError(f"{type(self).__name__} has no rates")
-
-
-def check_order(s: Times, t: Times) -> None:
-    """Raise unless s <= t: a noise takes the earlier time first, where a process says step(model, x, t, s)."""
-    in_order = s <= t
-    if s.device.type != "cpu":
-        note("s", in_order, t, must="at most t")
-    elif not in_order.all():
-        i = int((~in_order).nonzero()[0])
-        raise ValueError(
-            f"s must be at most t, but s = {s[i].item():g} and t = {t[i].item():g}: a noise takes the earlier time "
-            "first"
-        )
 
 
 def kept_and_lost(log_alpha: PerExample, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .categorical import Law, Noise, Semigroup, check_order
+from .categorical import Law, Noise, Semigroup
 from .schedules import Schedule
 from .shapes import (
     PerExample,
@@ -28,7 +28,7 @@ from .shapes import (
     describe,
     widest,
 )
-from .token_checks import check_constant
+from .token_checks import check_constant, check_order
 
 # A walk on a graph
 

@@ -8,7 +8,7 @@ from .finite import note
 from .process_checks import ProcessChecks
 from .schedules import Tables, check_table
 from .sentences import PAD
-from .shapes import Table, Tokens, describe, widest
+from .shapes import Table, Times, Tokens, describe, widest
 
 
 class NoiseChecks(Tables):
@@ -157,3 +157,16 @@ def check_law(name: str, p: Tensor) -> Float[Tensor, " K"]:
             f"{name} must not be negative and must sum to 1, but sums to {total.item():g}"
         )
     return p / total
+
+
+def check_order(s: Times, t: Times) -> None:
+    """Raise unless s <= t: a noise takes the earlier time first, where a process says step(model, x, t, s)."""
+    in_order = s <= t
+    if s.device.type != "cpu":
+        note("s", in_order, t, must="at most t")
+    elif not in_order.all():
+        i = int((~in_order).nonzero()[0])
+        raise ValueError(
+            f"s must be at most t, but s = {s[i].item():g} and t = {t[i].item():g}: a noise takes the earlier time "
+            "first"
+        )

@@ -128,7 +128,8 @@ def measure(recipe: Recipe, model: nn.Module, n: int = 16, windows: int = 4096) 
     For masks, by their number; `windows` of the test text, evenly.
     """
     device = next(model.parameters()).device
-    process, test, _ = recipe.process().to(device), recipe.data("test")
+    process = recipe.process().to(device)
+    test, _ = recipe.data("test")
     test = test[:: max(1, len(test) // windows)].long().to(device)
     masked = isinstance(process.noise, Absorbing)
     evaluator = MaskCount(process) if masked else process

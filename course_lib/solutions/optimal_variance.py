@@ -330,7 +330,7 @@ define(
         "ends at 1": lambda t, a: t[-1] != 0,
         "rounded onto each other": lambda t, a: (t.diff() == 0).any(),
         "even": lambda t, a: (
-            near_the_data(t, a) < 0.6 and close(t, evenly(a.T, a.steps), 1)
+            near_the_data(t, a) < 0.6 and close(t, evenly(a.T, a.steps), 1.0)
         ),
         "dense at the wrong end": lambda t, a: near_the_data(t, a) < 0.45,
         "fewer than 60 % of your times lie in the lower half: make them more": lambda t, a: (

@@ -506,7 +506,7 @@ def test_the_noise_chooses_the_class(unchecked):
             pickle.loads(pickle.dumps(D3PM(Uniform(V, CURVE), L))),
         ):
             assert other.length == L
-    with pytest.raises(ValueError, match="mass can be known"):
+    with pytest.raises(ValueError, match="mass of MaskedSEDD is 'learned'"):
         MaskedSEDD(Absorbing(V, S.log_linear()), L, mass="known")
 
 

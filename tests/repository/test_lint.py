@@ -453,7 +453,7 @@ def test_00_is_no_chapter_but_keeps_the_other_rules(path, nb):
 
 
 def test_too_large_a_file_is_named(nb, path):
-    nb.cells[35].source = "word " * 120_000
+    nb.cells[35].source = "word " * 125_000
     store(normalise(nb), path)
     size = path.stat().st_size
     assert lint.small_file(nb, path) == [f"01_good.ipynb: has {size} bytes, must be at most 614400"]
