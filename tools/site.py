@@ -259,7 +259,7 @@ def write_source(folder: Path, notebooks: list[Path], root: Path = ROOT) -> None
         texts[name] = linked(re.sub(r"<!--.*?-->", "", text), pages, home)
     for name, text in texts.items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    for name in ("conf.py", "site.css", "site.js"):
+    for name in ("conf.py", "site.css", "site.js", "icon.svg"):
         shutil.copy(TEMPLATE / name, folder if name == "conf.py" else static)
     (static / "tex-svg-full.js").write_text(slides.browser_files()["mathjax_js"], encoding="utf-8")
     for picture in PICTURES.finditer((root / "README.md").read_text(encoding="utf-8")):

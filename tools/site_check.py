@@ -9,7 +9,6 @@ import functools
 import http.server
 import json
 import os
-import re
 import subprocess
 import tarfile
 import tempfile
@@ -262,19 +261,13 @@ class _Ends(HTMLParser):
 
 def dead_links(html: Path) -> list[str]:
     """The links within the site that lead nowhere, from its pages and its decks."""
-    ends, found = {}, []
+    html, ends, found = html.resolve(), {}, []
     for page in sorted([*html.glob("*.html"), *html.glob("slides/*.html")]):
         ends[page] = _Ends()
         ends[page].feed(page.read_text(encoding="utf-8"))
     for page, end in ends.items():
         for target in dict.fromkeys(end.targets):
-            if (
-                page.parent != html
-            ):  # a deck turns links to notebooks into links to decks, and others into words
-                target = re.sub(r".*?(\w+)\.ipynb(#.*)?$", r"\1.html", target)
-            address = urllib.parse.urlsplit(target)
-            if page.parent != html and not address.path.endswith((".html", ".pdf")):
-                continue
+            address = urllib.parse.urlsplit(as_opened(target) if page.parent != html else target)
             if address.scheme or address.netloc:
                 continue
             file = (page.parent / urllib.parse.unquote(address.path)).resolve() if address.path else page
@@ -284,3 +277,13 @@ def dead_links(html: Path) -> list[str]:
             elif place and file in ends and place not in ends[file].places and not place.startswith("/"):
                 found.append(f"{page.relative_to(html)}: no such place: {target}")
     return found
+
+
+def as_opened(target: str) -> str:
+    """A link of a deck as the deck makes it: one to a notebook leads to its deck, one into the repository nowhere."""
+    if target.startswith("data:"):
+        return "#/"
+    file = target.split("#")[0]
+    if file.endswith(".ipynb"):
+        return file.split("/")[-1].removesuffix("ipynb") + "html"
+    return target if file.endswith((".html", ".pdf")) or ":" in file else "#/"

@@ -19,6 +19,7 @@ suppress_warnings = ["myst.header", "myst.xref_missing", "misc.highlighting_fail
 html_theme = "sphinx_book_theme"
 html_title = "From DDPM to SEDD"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["site.css"]
 html_js_files = ["site.js"]
 html_context = {"default_mode": "auto"}
