@@ -79,6 +79,7 @@ function beside(slide) {
 function film() {
   for (const figure of document.querySelectorAll(".celltag_stills .figure")) {
     const strip = figure.querySelector("img");
+    if (strip.naturalWidth < 2.2 * strip.naturalHeight) continue;  // rows of text stand in a column, wide already
     const share = strip.naturalWidth / 3 / strip.naturalHeight;
     const frames = document.createElement("div");
     frames.className = "film";
