@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .answers import copied
+from .compare import Tolerance
 from .listed import Mistakes, listed, wrong_answer
 
 Check = Callable[
@@ -95,7 +96,7 @@ class Exercise:
     parts: tuple[str, ...] = ()
     factors: Mapping[str, Callable] = field(default_factory=dict)
     read: Callable | None = None
-    tol: float | tuple[float, ...] = 1e-4
+    tol: Tolerance = 1e-4
     draws: bool | None = False
     shows: Mapping[str, Callable] = field(default_factory=dict)
     once: tuple[str, ...] = ()

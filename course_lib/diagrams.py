@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from .colours import COLOURS, looks
-from .style import array, check_length, over, panels
+from .style import array, check_length, over, panels, plain_ticks
 
 
 def chain(states: Any, labels: Sequence[str], title: str) -> Figure:
@@ -318,9 +318,8 @@ def plane(
     label, point = star
     with_errors(ax, point, label, color=COLOURS["mask"], marker="*", markersize=17)
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear")
-    if logx:  # plain numbers, not powers of ten
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter("{x:g}")
+    if logx:
+        plain_ticks(ax.xaxis)
         ax.xaxis.set_minor_locator(NullLocator())
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=11)
     return fig

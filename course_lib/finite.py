@@ -97,6 +97,19 @@ def note(
         )
 
 
+def settled(
+    what: str,
+    good: Bool[Tensor, "*shape"],
+    must: str,
+    t: Shaped[Tensor, " B"] | None = None,
+) -> bool:
+    """Whether all are as they must be, for an error of the caller's own; off the CPU that is noted, and True."""
+    if good.device.type == "cpu":
+        return bool(good.all())
+    note(what, good, t, must)
+    return True
+
+
 def message(
     good: Bool[Tensor, "*n"],
     t: Shaped[Tensor, "*n"] | None,

@@ -9,11 +9,20 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 from .colours import COLOURS, looks
 from .shapes import check_count
-from .style import array, check_alt, check_labels, check_length, over, panels, png
+from .style import (
+    array,
+    check_alt,
+    check_labels,
+    check_length,
+    over,
+    panels,
+    plain_ticks,
+    png,
+)
 
 # --- showing ---
 
@@ -101,8 +110,7 @@ def name_ticks(axis: Axis) -> None:
     """Numbers like 0.05 on a log axis too short for powers of ten: 1, 2 and 5 of each decade."""
     low, high = axis.get_view_interval()
     if high < 60 * low:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter("{x:g}")
+        plain_ticks(axis)
         axis.set_minor_formatter(NullFormatter())
 
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .finite import note
+from .finite import settled
 from .process_checks import ProcessChecks
 from .schedules import Tables, check_table
 from .sentences import PAD
@@ -30,17 +30,14 @@ class NoiseChecks(Tables):
                 f"{name} must have shape (B >= 1, L >= 1), not {tuple(x.shape)}"
             )
         x = x.long()
-        if x.device.type != "cpu":
-            inside = (x >= 0) & (x < states)
-            note(name, inside.all(1), must=f"in 0..{states - 1}")
-        else:
-            low, high = x.min().item(), x.max().item()
-            if low < 0 or high >= states:
-                bad = low if low < 0 else high
-                reason = self.why_no_token(bad)
-                raise ValueError(
-                    f"{name} must lie in 0..{states - 1}, but holds {bad}: {reason}"
-                )
+        inside = (x >= 0) & (x < states)
+        if not settled(name, inside.all(1), f"in 0..{states - 1}"):
+            low = x.min().item()
+            bad = low if low < 0 else x.max().item()
+            reason = self.why_no_token(bad)
+            raise ValueError(
+                f"{name} must lie in 0..{states - 1}, but holds {bad}: {reason}"
+            )
         return x
 
     def why_no_token(self, number: int) -> str:
@@ -96,9 +93,7 @@ class TokenChecks(ProcessChecks):
             # Once a row has ended it does not begin again.
             ends_once = there[:, 0] & (there[:, 1:] <= there[:, :-1]).all(1)
             must = f"a token in each row, and PAD = {PAD} only at its end"
-            if x.device.type != "cpu":
-                note(name, ends_once, must=must)
-            elif not ends_once.all():
+            if not settled(name, ends_once, must):
                 raise ValueError(f"{name} must have {must}")
         return x.long()
 
@@ -112,9 +107,7 @@ class TokenChecks(ProcessChecks):
                 f"x0 and x_t must have one shape, not {tuple(x0.shape)} and {tuple(x_t.shape)}"
             )
         same = ((x0 == PAD) == (x_t == PAD)).all(1)
-        if x0.device.type != "cpu":
-            note("x_t", same, must="PAD where x0 is, and nowhere else")
-        elif not same.all():
+        if not settled("x_t", same, "PAD where x0 is, and nowhere else"):
             raise ValueError("x_t must hold PAD where x0 does, and nowhere else")
         return x0, x_t
 
@@ -162,9 +155,7 @@ def check_law(name: str, p: Tensor) -> Float[Tensor, " K"]:
 def check_order(s: Times, t: Times) -> None:
     """Raise unless s <= t: a noise takes the earlier time first, where a process says step(model, x, t, s)."""
     in_order = s <= t
-    if s.device.type != "cpu":
-        note("s", in_order, t, must="at most t")
-    elif not in_order.all():
+    if not settled("s", in_order, "at most t", t):
         i = int((~in_order).nonzero()[0])
         raise ValueError(
             f"s must be at most t, but s = {s[i].item():g} and t = {t[i].item():g}: a noise takes the earlier time "

@@ -27,16 +27,15 @@ class Trial:
         self.cases = spec.all_cases()
         self.known: dict[int, Factors] = {}
         self.other = spec.all_cases()  # the same cases, drawn again
-        self.want = [
-            None
-            if spec.shows
-            else spec.truth(*copied(case.args))
-            if case.want is None
-            else case.want
-            for case in self.cases
-        ]
+        self.want = [self.wanted(case) for case in self.cases]
         self.got = [self.outcome(answer, case.args) for case in self.cases]
         self.wrong = [i for i, case in enumerate(self.cases) if not self.holds(case, i)]
+
+    def wanted(self, case: Case) -> Any:
+        """What is right in a case; None of a design, where many answers are."""
+        if self.spec.shows:
+            return None
+        return self.spec.truth(*copied(case.args)) if case.want is None else case.want
 
     def holds(self, case: Case, i: int) -> bool:
         """True where the answer is right in a case: as wanted, or, of a design, as everything that is asked of it."""

@@ -3,8 +3,6 @@
 python -m tools.cloud_picture    writes assets/01_ddpm/cloud.gif
 """
 
-import io
-
 import torch
 from PIL import Image
 
@@ -17,13 +15,10 @@ from course_lib.process import sample
 from course_lib.schedules import cosine, table
 from course_lib.style import panels, pixels
 from tools.readme import ROOT
+from tools.text_picture import gif
 
-T, EVERY, HOLD, PAUSE = (
-    200,
-    6,
-    12,
-    90,
-)  # one frame for EVERY steps; both ends stay for HOLD frames of PAUSE ms
+T, EVERY = 200, 6  # steps, and how many of them for one frame
+HOLD, PAUSE = 12, 90  # both ends stay for HOLD frames of PAUSE ms
 POINTS = 300
 
 
@@ -69,10 +64,7 @@ def draw() -> bytes:
         shown = [frame(t, x, way) for t, x in seen[::EVERY]]
         shown.append(frame(*seen[-1], way))
         frames += [shown[0]] * (HOLD if way == "q" else 1) + shown + [shown[-1]] * HOLD
-    file = io.BytesIO()
-    first, *rest = frames
-    first.save(file, "gif", save_all=True, append_images=rest, duration=PAUSE, loop=0, optimize=True)
-    return file.getvalue()
+    return gif(frames, PAUSE)
 
 
 def main(path=ROOT / "assets" / "01_ddpm" / "cloud.gif") -> None:

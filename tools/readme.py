@@ -20,6 +20,7 @@ from course_lib.recipes import tables
 from tools.bench.report import table
 
 ROOT = Path(__file__).resolve().parents[1]
+UNFINISHED = (".checkpoint", ".progress.json")  # of a run that goes on: git sees none of it
 MADE_BY = {  # ending of an asset's name: what it is and what writes it
     "bench/cpu.json": ("time, memory and floors", "`python -m tools.bench`"),
     "bench/cpu.png": ("figure of these", "`python -m tools.bench`"),
@@ -109,7 +110,7 @@ def index(root: Path = ROOT) -> str:
     rows = ["| file | what | made by | bytes | sha256 |", "|:--|:--|:--|--:|:--|"]
     for path in sorted((root / "assets").rglob("*")):
         name = path.relative_to(root / "assets").as_posix()
-        if path.is_file() and name != "README.md":
+        if path.is_file() and name != "README.md" and not name.endswith(UNFINISHED):
             what, maker = next(v for ending, v in MADE_BY.items() if name.endswith(ending))
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
             rows.append(f"| {name} | {what} | {maker} | {path.stat().st_size} | {digest} |")

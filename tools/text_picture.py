@@ -51,10 +51,14 @@ def draw() -> bytes:
     seen = states()
     frames = [frame(now, then) for then, now in zip([seen[0], *seen], seen, strict=False)]
     frames += [frame(seen[-1], seen[-1])] * HOLD
+    return gif(frames, PAUSE)
+
+
+def gif(frames: list[Image.Image], pause: int) -> bytes:
+    """Frames of so many milliseconds each, as a GIF that starts again for ever."""
     file = io.BytesIO()
-    frames[0].save(
-        file, "gif", save_all=True, append_images=frames[1:], duration=PAUSE, loop=0, optimize=True
-    )
+    first, *rest = frames
+    first.save(file, "gif", save_all=True, append_images=rest, duration=pause, loop=0, optimize=True)
     return file.getvalue()
 
 
