@@ -62,7 +62,8 @@ def test_tables(project):
     assert readme.results(project).splitlines()[2:] == [
         "| `01_x/a` | 10 | 1.235 ± 0.010 / dim | 0.50 / 0.75 / 0.10 | cpu, 2 min; in two sittings, not by one command |"
     ]
-    (project / "assets" / "a.session.progress.json").write_text("{}", encoding="utf-8")  # an interrupted run's
+    interrupted = project / "assets" / "a.session.progress.json"  # git does not see it, nor does the list
+    interrupted.write_text("{}", encoding="utf-8")
     rows = readme.index(project).splitlines()[2:]
     path = project / "assets" / "01_x" / "a.log.json"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
