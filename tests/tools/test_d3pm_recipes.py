@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from course_lib import recipes
 from course_lib.absorbing import Absorbing
@@ -14,6 +15,7 @@ from course_lib.d3pm import D3PM
 from course_lib.data import addresses, decode, encode, windows
 from course_lib.ngram import NGram
 from course_lib.recipes import d3pm
+from course_lib.recipes.run import find, run
 from course_lib.schedules import cosine, table
 from course_lib.stationary import Uniform
 from course_lib.text_metrics import entropy_of_tokens
@@ -102,6 +104,29 @@ def test_quality():
     assert got["entropy"] == entropy_of_tokens(x)
     assert got["judged_bits"] == judge.bits(x, skip=4)
     assert d3pm.quality(encode("abcdefgh")[None], judge, set())["words_known"] == 0
+
+
+def test_the_large_one_trains_and_is_measured(tmp_path, monkeypatch):
+    """The numbers of the trial; and a run of three steps at a tiny width, which leaves all its files."""
+    r = d3pm.letters_large
+    assert find("d3pm.letters_large") is r and r.measure is d3pm.measure
+    assert (r.name, r.steps, r.batch, r.lr) == ("letters_large", 10_000, 32, 3e-3)
+    large = r.fresh_model()
+    assert sum(p.numel() for p in large.parameters()) == 4_061_019
+    assert all(m.p == 0 for m in large.modules() if isinstance(m, nn.Dropout))
+    noise, same = r.process().noise, d3pm.absorbing.process().noise
+    assert isinstance(noise, Absorbing) and noise.log_alpha_bar.equal(same.log_alpha_bar)
+    row = addresses("train")[:20000]
+    monkeypatch.setattr(d3pm, "STEPS", (2,))
+    monkeypatch.setattr(d3pm, "addresses", lambda split: row)
+    some = lambda split: (windows(addresses(split), 128)[:40], None)  # noqa: E731
+    small = replace(r, data=some, model=lambda: d3pm.network(r.process(), 8, 1))
+    results = run(small, tmp_path, "letters", steps=3)
+    kinds = ("safetensors", "log.json", "results.json")
+    assert {p.name for p in tmp_path.iterdir()} == {f"letters_large.{kind}" for kind in kinds}
+    log = json.loads((tmp_path / "letters_large.log.json").read_text())
+    assert log["steps"] == 3 and log["batch"] == 32
+    assert results["windows"] == 40 and results["bits_per_char"] == pytest.approx(math.log2(27), rel=0.1)
 
 
 def test_processes_take_options():
