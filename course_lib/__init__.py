@@ -33,7 +33,7 @@
     block_diffusion                             by blocks, each a diffusion given those before
     duo   insertion                             uniform noise from Gaussian; any length
     mask_count                                  the number of masks as the time
-    first_hitting                               masks opened at their exact times
+    first_hitting                               positions unmasked at their exact times
     samplers                                    what samplers beside the systems are; what they ask
     decoding   remasking   correctors           masks in an order; masked again; drawn again
     discrete_flow   token_guidance              rates forwards, and guided

@@ -81,37 +81,45 @@ class Absorbing(Semigroup):
         kept, _ = kept_and_lost(self.log_alpha_ratio(s, t), x_s)
         return torch.where(happens(kept.expand(x_s.shape), t), x_s, self.mask)
 
-    # Backward: a mask opens, and then a token is drawn. `step` and `kl` are for the noise
-    # by itself: D3PM on masks asks about masks only (MaskedD3PM) and does not come here.
+    # Backward: whether a mask is unmasked, and then as which token. `step` and `kl` are for
+    # the noise by itself: D3PM on masks asks about masks only (MaskedD3PM), not here.
 
-    def reveals(self, s: Times, t: Times) -> PerExample:
-        """The chance that a MASK at t is a token at s: (alpha_s - alpha_t) / (1 - alpha_t).  (MDLM, eqs. 6 and 7)"""
+    def unmasking_probability(self, s: Times, t: Times) -> PerExample:
+        """p(a token at s | MASK at t): (alpha_s - alpha_t) / (1 - alpha_t).  (MDLM, eqs. 6 and 7)"""
         # As alpha_s (1 - alpha_t / alpha_s) / (1 - alpha_t): each difference is an
         # expm1, so that small steps and early times keep their digits.
         alpha_s, ratio = self.log_alpha(s).exp(), self.log_alpha_ratio(s, t)
         return alpha_s * torch.expm1(ratio) / torch.expm1(self.log_alpha(t))
 
-    def opened(self, x_t: Tokens, s: Times, t: Times) -> Mask:
+    def unmasks(self, x_t: Tokens, s: Times, t: Times) -> Mask:
         """Which masks become tokens on the way from t to s; no network is asked."""
         # First whether, then what. A race over all V + 1 states in float32 would never
         # draw a rare token.
-        chance = per_example(self.reveals(s, t), x_t).expand(x_t.shape)
-        return (x_t == self.mask) & happens(chance, t)
+        p = per_example(self.unmasking_probability(s, t), x_t).expand(x_t.shape)
+        return (x_t == self.mask) & happens(p, t)
+
+    def reveals(self, s: Times, t: Times) -> PerExample:
+        """Old name of `unmasking_probability`."""
+        return self.unmasking_probability(s, t)
+
+    def opened(self, x_t: Tokens, s: Times, t: Times) -> Mask:
+        """Old name of `unmasks`."""
+        return self.unmasks(x_t, s, t)
 
     def step(self, log_p0: LogLaw, x_t: Tokens, s: Times, t: Times) -> Tokens:
-        """Draw x_s ~ posterior(p0, x_t): open some masks, then draw what is under them."""
-        opened = self.opened(x_t, s, t)
-        return torch.where(opened, draw(widest(log_p0).exp(), t), x_t)
+        """Draw x_s ~ posterior(p0, x_t): unmask some positions, then draw their tokens."""
+        unmasks = self.unmasks(x_t, s, t)
+        return torch.where(unmasks, draw(widest(log_p0).exp(), t), x_t)
 
     def kl(
         self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times
     ) -> PerToken:
-        """reveals(s, t) times -log p0(x_0) on masks, 0 elsewhere; nats per token."""
+        """unmasking_probability(s, t) times -log p0(x_0) on masks, 0 elsewhere; nats per token."""
         surprise = -widest(pick(log_p0, x0))
-        chance = per_example(self.reveals(s, t), x0)
+        p_unmask = per_example(self.unmasking_probability(s, t), x0)
         # q(x_s | x_t, x_0) and p(x_s | x_t) give MASK the same probability; they differ
         # in what is under it, which q knows.
-        return torch.where(x_t == self.mask, chance * surprise, 0.0)
+        return torch.where(x_t == self.mask, p_unmask * surprise, 0.0)
 
     # The far end
 

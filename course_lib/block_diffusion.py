@@ -112,19 +112,19 @@ class BlockDiffusion(TokenProcess):
     # Sampling
 
     def step(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
-        """Block after block between t and s: its masks open, each on its own, given all that is there."""
+        """Block after block between t and s: its masks are unmasked, each on its own, given all that is there."""
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
         before, after = self.alpha(self.clocks(t)), self.alpha(self.clocks(s))
-        # MDLM's chance, of each position by its own clock: a long step may cross
+        # MDLM's probability, of each position by its own clock: a long step may cross
         # several blocks.
-        opens_with = torch.where(before < 1, (after - before) / (1 - before), 0)
-        opens = (torch.rand_like(opens_with) < opens_with) & (x == self.noise.mask)
+        p_unmask = torch.where(before < 1, (after - before) / (1 - before), 0)
+        unmasks = (torch.rand_like(p_unmask) < p_unmask) & (x == self.noise.mask)
         first, last = int(self.local(t)[0].min()), self.blocks - 1
         for b in range(first, last + 1):
-            now = opens & (self.of == b)
+            now = unmasks & (self.of == b)
             if now.any():
-                x = self.fill(model, x, self.arrives(t, b), now)
+                x = self.unmask(model, x, self.arrives(t, b), now)
         return x
 
     def arrives(self, t: Times, b: int) -> Times:

@@ -171,23 +171,23 @@ def check_invertible(noise: Noise) -> None:
 
 
 class MaskedD3PM(D3PM):
-    """D3PM with absorbing noise: only masks are in question, and a step opens some.  (appendix A.3)"""
+    """D3PM with absorbing noise: only masks are in question, and a step unmasks some.  (appendix A.3)"""
 
     def terms_at(
         self, model: Network, x0: Tokens, x_t: Tokens, t: Times, precise: bool = False
     ) -> tuple[PerToken, PerToken]:
-        """The KL of a mask is the chance that the step from t to t - 1 opens it, times the cross-entropy of x_0."""
+        """The KL of a mask: the probability that the step from t to t - 1 unmasks it, times -log p(x_0)."""
         nll = self.mask_cost(model, x0, x_t, t)
         # (alpha-bar_{t-1} - alpha-bar_t) / (1 - alpha-bar_t), which is 1 / t for the
         # clock 1 / (T - t + 1) of the paper.  (A.3; MDLM, eq. 8)
-        return self.noise.reveals(t - 1, t)[:, None] * nll, nll
+        return self.noise.unmasking_probability(t - 1, t)[:, None] * nll, nll
 
     def mask_cost(self, model: Network, x0: Tokens, x_t: Tokens, t: Times) -> PerToken:
         """-log p(x_0) at each mask, 0 elsewhere; nats, float64 from the cross-entropy on."""
         return self.on_masks(model, x0, x_t, t, cross_entropy)
 
     def step(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
-        """Some masks open; what is under them is drawn from the network's law. Where none opens, it is not asked."""
+        """Some masks are unmasked as tokens of the network's law. Where none is, it is not asked."""
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
-        return self.fill(model, x, t, self.noise.opened(x, s, t))
+        return self.unmask(model, x, t, self.noise.unmasks(x, s, t))

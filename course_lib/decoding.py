@@ -18,17 +18,17 @@ from .samplers import Draw, MaskedSampler, only_at, position
 from .shapes import Mask, Network, Tokens, check_count
 from .tokens import TokenProcess
 
-# (p (B, L, V), masks (B, L), how many, draw) -> the positions that open
+# (p (B, L, V), masks (B, L), how many, draw) -> the positions to unmask
 Order = Callable[[Tensor, Tensor, int, Draw], Tensor]
 Change = Callable[[Tensor], Tensor]  # what is done to p before a token is drawn
 
 
 class Unmask(MaskedSampler):
-    """Masks are opened in `steps` steps: `order` chooses positions, and their tokens are drawn independently.
+    """Masks are unmasked in `steps` steps: `order` chooses positions, and their tokens are drawn independently.
 
     process  with absorbing noise
-    order    which masks open next; random_order by default
-    steps    `length` steps open one at a time; fewer open several at once
+    order    which masks come next; random_order by default
+    steps    `length` steps unmask one at a time; fewer unmask several at once
     change   what is done to each distribution before a token is drawn: partial(temper, temperature=0.8)
     """
 
@@ -48,15 +48,15 @@ class Unmask(MaskedSampler):
         self.change = change or (lambda p: p)
 
     def rounds(self) -> list[int]:
-        """How many positions open in each step: as equal as they can be, the larger first."""
+        """How many positions are unmasked in each step: as equal as they can be, the larger first."""
         least, more = divmod(self.length, self.steps)
         return [least + (i < more) for i in range(self.steps)]
 
     def step(self, model: Network, x: Tokens, now: int, draw: Draw) -> Tokens:
-        """`now` masks of each row open."""
+        """`now` masks of each row are unmasked."""
         p = self.conditionals(model, x)
-        opens = self.order(p, x == self.mask, now, draw)
-        return self.fill(x, self.change(p), opens, draw)
+        where = self.order(p, x == self.mask, now, draw)
+        return self.unmask(x, self.change(p), where, draw)
 
 
 class SampledConfidence(Unmask):
@@ -97,14 +97,14 @@ def left_to_right(p: Law, masks: Mask, k: int, draw: Draw) -> Mask:
 
 def random_order(p: Law, masks: Mask, k: int, draw: Draw) -> Mask:
     """Any k masks, all sets equally likely: what the diffusion process does, but for the number k."""
-    opens = torch.zeros_like(masks)
+    chosen = torch.zeros_like(masks)
     for _ in range(k):
-        left = masks & ~opens
+        left = masks & ~chosen
         some = left.any(1, keepdim=True)
         weights = torch.where(some, left, True).to(p)
         one = torch.nn.functional.one_hot(position(weights, draw), masks.shape[1])
-        opens = opens | (one.bool() & some)
-    return opens
+        chosen = chosen | (one.bool() & some)
+    return chosen
 
 
 def lowest_entropy(p: Law, masks: Mask, k: int, draw: Draw) -> Mask:

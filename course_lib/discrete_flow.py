@@ -32,10 +32,10 @@ def velocity(
     eta    how fast tokens become masks again
     """
     V = p1.shape[-1]
-    # Tokens that become masks again have to be made up for, so masks open faster by as
-    # much: the marginals stay.
-    opens = (slope + eta * kappa) / (1 - kappa)
-    from_mask = F.pad(opens * p1, (0, 1), value=-opens)
+    # Tokens that become masks again have to be made up for, so the rate of unmasking is
+    # larger by as much: the marginals stay.
+    rate = (slope + eta * kappa) / (1 - kappa)
+    from_mask = F.pad(rate * p1, (0, 1), value=-rate)
     stays = -eta * F.one_hot(x, V + 1)[..., :V].to(p1)
     from_token = F.pad(stays, (0, 1), value=eta)
     return torch.where((x == V)[..., None], from_mask, from_token)
@@ -62,7 +62,7 @@ class Euler(MaskedSampler):
     def step(self, model: Network, x: Tokens, now, draw: Draw) -> Tokens:
         """Each position on its own."""
         kappa, then = now
-        # What is masked in the last step nobody would open.
+        # What is masked in the last step nobody would unmask.
         eta = self.eta if then < 1 else 0.0
         u = velocity(self.conditionals(model, x), x, kappa, 1.0, eta)
         stays = F.one_hot(x, self.V + 1).to(u)

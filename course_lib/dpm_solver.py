@@ -164,12 +164,16 @@ def moments(h: Numbers) -> tuple[Numbers, Numbers]:
     )
 
 
-def same_times(s: Tensor, t: Tensor) -> bool:
-    """True where s is t; seen without reading a device for the one time that `sample` hands from step to step."""
-    if s.shape != t.shape or s.dtype != t.dtype or s.device != t.device:
+def same_times(one: Tensor, other: Tensor) -> bool:
+    """True where they are equal; seen without reading a device for the time that `sample` hands from step to step."""
+    if (
+        one.shape != other.shape
+        or one.dtype != other.dtype
+        or one.device != other.device
+    ):
         return False
-    one_tensor = repeated(s) and repeated(t) and s.data_ptr() == t.data_ptr()
-    return one_tensor or torch.equal(s, t)
+    pointed_at = one.data_ptr() == other.data_ptr()
+    return (repeated(one) and repeated(other) and pointed_at) or torch.equal(one, other)
 
 
 def described(x: Tensor) -> tuple:

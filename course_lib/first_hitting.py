@@ -1,7 +1,8 @@
-"""First hitting: masks opened one at a time, at their exact times (Zheng et al. 2024, arXiv:2409.02908, section 4).
+"""First hitting: positions unmasked one at a time, at exact times (Zheng et al. 2024, arXiv:2409.02908, section 4).
 
-Absorbing noise run backwards in continuous time. With M masks left the next opens when the noise level 1 - alpha_bar
-has fallen by the factor u^(1/M), u uniform: the largest of M uniform numbers. Each mask is as likely as another.
+Absorbing noise run backwards in continuous time. With M masks left the next is unmasked when the noise level
+1 - alpha_bar has fallen by the factor u^(1/M), u uniform: the largest of M uniform numbers. Each mask is as likely as
+another.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ def first_hitting(
         )
     if getattr(process, "block", process.length) < process.length:
         raise ValueError(
-            "process must have masks that open in any order, not block by block as in BlockDiffusion: "
+            "process must have masks that are unmasked in any order, not block by block as in BlockDiffusion: "
             "for that, decoding.Unmask(process, by_blocks(block, random_order))"
         )
     check_together(process, model)
@@ -65,7 +66,7 @@ def _first_hitting(process, model, n, clamp):
         log_level = log_level + torch.where(left > 0, fallen, 0)
         t = moment(schedule, log_level.exp())
         with torch.no_grad(), evaluating(model), watch:
-            x = process.fill(model, x, t, one_of(masks))
+            x = process.unmask(model, x, t, one_of(masks))
         if i == calls:
             watch.read()
         yield t, x

@@ -57,7 +57,7 @@ def total_correlation(p: Joint, of: list[int], given: Sequence[int] = ()) -> flo
 
 
 def drawn_in_groups(p: Joint, groups: Sequence[Sequence[int]]) -> Joint:
-    """What a perfect network writes that opens one group of positions after the other, each group's tokens alone.
+    """What a perfect network writes that unmasks one group of positions after the other, each group's tokens alone.
 
     q(x) = prod over groups U of prod over i in U of p(x_i | the groups before).
     """

@@ -1,7 +1,8 @@
 """The number of masks as the time: the same bound and loss of a masked process, with far less variance.
 
 At time t each token is a mask with probability 1 - alpha(t), so their number M is binomial, and what a mask costs is
-weighed by w(t): reveals(t - 1, t) in D3PM, -alpha' / (1 - alpha) in MDLM and SEDD. First n, then t given n:
+weighed by w(t): p(a token at t - 1 | MASK at t) in D3PM, -alpha' / (1 - alpha) in MDLM and SEDD. First n, then t
+given n:
 
     sum over t of w(t) E[cost | M] P(M at t)  =  sum over n = 1..length of w(n) E[cost | n masks],
 
@@ -126,13 +127,13 @@ class MaskCount(Wrapper):
 
 
 class StepsGivenCount(Tables):
-    """n masks and the step t = 1..T: joint[n, t - 1] = reveals(t - 1, t) P(M = n at t)."""
+    """n masks and the step t = 1..T: joint[n, t - 1] = unmasking_probability(t - 1, t) P(M = n at t)."""
 
     def __init__(self, noise: Absorbing, length: int):
         super().__init__()
         t = torch.arange(1, noise.T + 1, device=noise.device)
         chance = binomial(noise.log_alpha(t), length).exp()  # (T, L + 1)
-        joint = noise.reveals(t - 1, t)[:, None] * chance
+        joint = noise.unmasking_probability(t - 1, t)[:, None] * chance
         self.register_buffer("weight", joint.sum(0))
         self.register_buffer("joint", joint.T.contiguous())
 

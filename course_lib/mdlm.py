@@ -51,7 +51,7 @@ class MDLM(TokenProcess):
         return cross_entropy(f, x0)
 
     def weight(self, t: Times) -> PerExample:
-        """-alpha'(t) / (1 - alpha(t)), the rate at which one mask opens, float64."""
+        """-alpha'(t) / (1 - alpha(t)), the rate at which a mask is unmasked, float64."""
         return mask_weight(self.noise, t)
 
     def rate(self, t: Times) -> PerExample:
@@ -78,10 +78,10 @@ class MDLM(TokenProcess):
     # Sampling
 
     def step(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
-        """Each mask opens with probability `noise.reveals(s, t)`; its token is drawn from softmax(f).  (eq. 7)"""
+        """Each mask is unmasked with `noise.unmasking_probability(s, t)`, as a token of softmax(f).  (eq. 7)"""
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
-        return self.fill(model, x, t, self.noise.opened(x, s, t))
+        return self.unmask(model, x, t, self.noise.unmasks(x, s, t))
 
     # What the network says
 

@@ -71,4 +71,4 @@ class Ordered(TokenProcess):
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
         # What clamp has put there stays.
-        return self.fill(model, x, t, self.between(t, s) & (x == self.mask))
+        return self.unmask(model, x, t, self.between(t, s) & (x == self.mask))

@@ -30,6 +30,9 @@ from .shapes import (
 class Process(ProcessChecks):
     """The contract. A system fills in corrupt, loss_at, prior and step; the rest has defaults.
 
+    s is the earlier time, t the later. A process takes them in the order of sampling, (t, s): so do steps, transitions,
+    posteriors and samplers. A noise takes them as an interval, (s, t), whatever it says of it: mix, posterior and kl.
+
     It is a module only for its tables, which process.to(device) moves. It has no parameters.
     """
 

@@ -1,6 +1,6 @@
 """ReMDM: tokens that are there may become masks again (Wang et al. 2025, arXiv:2503.00307).
 
-On the way from t to s a token is masked with probability sigma; a mask opens with the probability that keeps
+On the way from t to s a token is masked with probability sigma; a mask is unmasked with the probability that keeps
 q(x_s | x_0) as it was. That there is one asks for sigma <= min(1, (1 - alpha_s) / alpha_t).  (eqs. 5 and 6)
 """
 
@@ -44,7 +44,7 @@ class ReMDM(MaskedSampler):
         return list(pairwise(self.alpha))
 
     def step(self, model: Network, x: Tokens, now, draw: Draw) -> Tokens:
-        """Masks open, tokens are masked; each position on its own."""
+        """Masks are unmasked, tokens are masked again; each position on its own."""
         alpha_t, alpha_s = now
         sigma = self.sigma(alpha_t, alpha_s)
         most = largest_sigma(alpha_t, alpha_s)
@@ -67,10 +67,9 @@ def remasked(
     (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t).
     """
     V = p.shape[-1]
-    # So that q(x_s | x_0) stays what it was: masked again with sigma, hence more has to
-    # open.
-    opens = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
-    from_mask = F.pad(opens * p, (0, 1), value=1 - opens)
+    # So that q(x_s | x_0) stays what it was: what sigma masks again has to be made up for.
+    p_unmask = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
+    from_mask = F.pad(p_unmask * p, (0, 1), value=1 - p_unmask)
     from_token = F.pad(
         (1 - sigma) * F.one_hot(x, V + 1)[..., :V].to(p), (0, 1), value=sigma
     )
@@ -78,7 +77,7 @@ def remasked(
 
 
 def largest_sigma(alpha_t: float, alpha_s: float) -> float:
-    """min(1, (1 - alpha_s) / alpha_t): above it no probability of opening keeps q(x_s | x_0).  (eq. 6)"""
+    """min(1, (1 - alpha_s) / alpha_t): above it no probability of unmasking keeps q(x_s | x_0).  (eq. 6)"""
     return min(1.0, (1 - alpha_s) / alpha_t) if alpha_t > 0 else 1.0
 
 

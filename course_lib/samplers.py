@@ -101,9 +101,13 @@ class MaskedSampler(Sampler):
         """p(x_0 at i | the visible tokens), (B, L, V), float64: what the network says at each position."""
         return conditionals(self.process, model, x)
 
+    def unmask(self, x: Tokens, p: Law, where: Mask, draw: Draw) -> Tokens:
+        """x with a token drawn from p at each position `where`."""
+        return torch.where(where, draw(only_at(where, p)), x)
+
     def fill(self, x: Tokens, p: Law, opens: Mask, draw: Draw) -> Tokens:
-        """x with a token drawn from p at each position that opens."""
-        return torch.where(opens, draw(only_at(opens, p)), x)
+        """Old name of `unmask`."""
+        return self.unmask(x, p, opens, draw)
 
 
 def conditionals(

@@ -278,12 +278,12 @@ class KnownMassSEDD(MDLM, SEDD):
         SEDD.__init__(self, *settings, **named)
 
     def step(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
-        """Some masks open, by the sampler's chance; only about those the network is asked."""
+        """Some masks are unmasked, by the sampler's probability; the network is asked about those only."""
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
-        chance = SAMPLERS[self.sampler].opening(self.noise, t, s)
-        opens = (x == self.noise.mask) & happens(per_example(chance, x).expand(x.shape))
-        return self.fill(model, x, t, opens)
+        p = SAMPLERS[self.sampler].unmasking_probability(self.noise, t, s)
+        unmasks = (x == self.noise.mask) & happens(per_example(p, x).expand(x.shape))
+        return self.unmask(model, x, t, unmasks)
 
 
 class MaskedSEDD(KnownMassSEDD):
@@ -302,26 +302,26 @@ class MaskedSEDD(KnownMassSEDD):
         return f.exp().mean(-1) - 1 - f_0 + math.log(self.noise.V)
 
     def step(self, model: Network, x: Tokens, t: Times, s: Times) -> Tokens:
-        """A mask opens with its mass times the sampler's chance, at s = 0 always; softmax(f) says its token."""
+        """Masks are unmasked with their mass times the sampler's probability, at s = 0 all, as tokens of softmax(f)."""
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
         masks = x == self.noise.mask
-        chance = SAMPLERS[self.sampler].opening(self.noise, t, s)
-        chance = per_example(chance, x).expand(x.shape)
+        p = SAMPLERS[self.sampler].unmasking_probability(self.noise, t, s)
+        p = per_example(p, x).expand(x.shape)
         last = per_example(s == 0, x).expand(x.shape)
         if not self.picks(model, x):
             f = self.ask(model, x, t)
             # The mass that the network says, m times the true one, decides whether; at
             # s = 0 no MASK may be left.
-            opens = happens(chance * mean_exp(f)) | last
-            return torch.where(masks & opens, draw(f.softmax(-1), t), x)
+            unmasks = happens(p * mean_exp(f)) | last
+            return torch.where(masks & unmasks, draw(f.softmax(-1), t), x)
         if not masks.any():
             return x
         f = self.ask(model, x, t, masks)
-        opens = happens(chance[masks] * mean_exp(f)) | last[masks]
-        tokens = draw(f[opens].softmax(-1))
-        opened = masks.masked_scatter(masks, opens)
-        return x.masked_scatter(opened, tokens)
+        unmasks = happens(p[masks] * mean_exp(f)) | last[masks]
+        tokens = draw(f[unmasks].softmax(-1))
+        where = masks.masked_scatter(masks, unmasks)
+        return x.masked_scatter(where, tokens)
 
 
 def mean_exp(f: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:

@@ -2,7 +2,7 @@
 
 A cheap draft q proposes a token, the model p judges it: accepted with probability min(1, p / q), else drawn from
 (p - q)+ normalised. The token has the distribution p exactly, and is accepted with probability 1 - TV(p, q). With
-the model itself as a draft, opening several masks at once, it is self-speculative (arXiv:2510.03929, 2510.04147).
+the model itself as a draft, unmasking several positions at once, it is self-speculative (arXiv:2510.03929, 2510.04147).
 """
 
 import torch
@@ -47,7 +47,7 @@ def acceptance(
 
 
 class Speculative(MaskedSampler):
-    """Left to right: the model itself opens the next `ahead` masks at once, then judges its own draft.
+    """Left to right: the model itself unmasks the next `ahead` positions at once, then judges its own draft.
 
     The draft of position i is p(x_i | what was visible), its judge p(x_i | also the drafted tokens before it). Up to
     the first rejection, whose token is drawn anew, the tokens have the distribution of one-at-a-time decoding. The

@@ -51,10 +51,10 @@ def log_ratios(classifier: Classifier, x: Tokens, V: int) -> Float[Tensor, "B L 
 
 
 class Guided(MaskedSampler):
-    """Masks opened one at a time at guided rates: which mask opens is guided, too.
+    """Positions unmasked one at a time at guided rates: which comes next is guided, too.
 
-    Under absorbing noise all rates have the factor w(t) in common. It says when a mask opens, not which, so the chain
-    of jumps is drawn: position and token in proportion to p(y at i | x) [p(c | y) / p(c | x)]^gamma.
+    Under absorbing noise all rates have the factor w(t) in common. It says when a mask is unmasked, not which, so the
+    chain of jumps is drawn: position and token in proportion to p(y at i | x) [p(c | y) / p(c | x)]^gamma.
     """
 
     def __init__(self, process: TokenProcess, classifier: Classifier, gamma: float):

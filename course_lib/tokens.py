@@ -214,16 +214,20 @@ class TokenProcess(TokenChecks, Process):
         nothing = widest(torch.zeros(x0.shape, device=x0.device))
         return nothing.masked_scatter(masks, widest(cost(f, x0[masks])))
 
-    def fill(self, model: Network, x: Tokens, t: Times, opens: Mask) -> Tokens:
-        """x with a token drawn from softmax(f) at each position `opens`. Where none opens, nobody is asked."""
-        # SUBS, carry-over: positions that do not open stay as they are.
+    def unmask(self, model: Network, x: Tokens, t: Times, where: Mask) -> Tokens:
+        """x with a token drawn from softmax(f) at each position `where`. Where there is none, nobody is asked."""
+        # SUBS, carry-over: all other positions stay as they are.
         if not self.picks(model, x):
-            return torch.where(opens, draw(self.ask(model, x, t).softmax(-1), t), x)
-        # Many small steps open nothing: such a step costs no call of the network.
+            return torch.where(where, draw(self.ask(model, x, t).softmax(-1), t), x)
+        # Many small steps unmask nothing: such a step costs no call of the network.
         # (MDLM, section 4.1)
-        if not opens.any():
+        if not where.any():
             return x
-        return x.masked_scatter(opens, draw(self.ask(model, x, t, opens).softmax(-1)))
+        return x.masked_scatter(where, draw(self.ask(model, x, t, where).softmax(-1)))
+
+    def fill(self, model: Network, x: Tokens, t: Times, opens: Mask) -> Tokens:
+        """Old name of `unmask`."""
+        return self.unmask(model, x, t, opens)
 
     # Three ways to say what x_0 is
 

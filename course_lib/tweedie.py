@@ -1,8 +1,8 @@
 """How SEDD steps back from t to s: Tweedie's law, exact for one token, and Euler's (arXiv:2310.16834, section 4).
 
-Both say the same three things: the law of x_s, the chance that a mask opens, and, for noise that draws from a law pi,
-how likely a token changes and to what. sigma is what the paper calls sigma-bar, the noise so far; its sigma(t) is the
-rate sigma'(t) here.
+Both say the same three things: the law of x_s, the probability that a mask is unmasked, and, for noise that draws from
+a law pi, how likely a token changes and to what. sigma is what the paper calls sigma-bar, the noise so far; its
+sigma(t) is the rate sigma'(t) here.
 """
 
 import torch
@@ -38,9 +38,13 @@ class Tweedie:
         p = torch.where(per_example(s == 0, p) & no_data, 0, p)
         return p / p.sum(-1, keepdim=True)
 
+    def unmasking_probability(self, noise: Absorbing, t: Times, s: Times) -> PerExample:
+        """The probability that a mask is unmasked, if the masses of scores are right; 1 at s = 0."""
+        return torch.where(s == 0, 1, noise.unmasking_probability(s, t))
+
     def opening(self, noise: Absorbing, t: Times, s: Times) -> PerExample:
-        """The chance that a mask opens, if the masses of scores are right; 1 at s = 0."""
-        return torch.where(s == 0, 1, noise.reveals(s, t))
+        """Old name of `unmasking_probability`."""
+        return self.unmasking_probability(noise, t, s)
 
     def changes(
         self, noise: Stationary, log_s: LogLaw, x_t: Tokens, t: Times, s: Times
@@ -76,7 +80,7 @@ class Euler(Tweedie):
             per_example(s == 0, p), super().law(noise, log_s, x_t, t, s), p
         )
 
-    def opening(self, noise: Absorbing, t: Times, s: Times) -> PerExample:
+    def unmasking_probability(self, noise: Absorbing, t: Times, s: Times) -> PerExample:
         """(t - s) sigma'(t) / (e^sigma - 1); 1 at s = 0."""
         # Each mask has the total reverse rate sigma' sum(s), and
         # sum(s) = 1 / (e^sigma - 1) if the mass is right.

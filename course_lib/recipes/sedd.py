@@ -121,8 +121,8 @@ def race(process: MDLM, model: Network, n: int, steps: int, bits: int) -> torch.
         now = torch.full((n,), t, device=x.device)
         then = torch.full((n,), s, device=x.device)
         law = process.predict_x0(model, x, now).double().exp()
-        opens = process.noise.reveals(then, now)[:, None, None]
-        p = torch.cat([opens * law, (1 - opens).expand(*x.shape, 1)], -1)
+        unmask = process.noise.unmasking_probability(then, now)[:, None, None]
+        p = torch.cat([unmask * law, (1 - unmask).expand(*x.shape, 1)], -1)
         u = torch.randint(1, 2**bits, p.shape, device=x.device).double() / 2**bits
         x = torch.where(x == process.noise.mask, (-torch.log1p(-u) / p).argmin(-1), x)
     return x.cpu()

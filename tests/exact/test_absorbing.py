@@ -25,11 +25,11 @@ def test_reveals_is_the_chance_of_an_open_mask():
     a = noise.log_alpha_bar.exp()
     for t in range(1, T + 1):
         for s in range(t):
-            got = noise.reveals(times(s), times(t))
+            got = noise.unmasking_probability(times(s), times(t))
             torch.testing.assert_close(got, ((a[s] - a[t]) / (1 - a[t]))[None], rtol=1e-12, atol=0)
     x = torch.full((50, 1000), noise.mask)
     x[:, 0] = 1
-    opened = noise.opened(x, times(2).expand(50), times(4).expand(50))
+    opened = noise.unmasks(x, times(2).expand(50), times(4).expand(50))
     assert not opened[:, 0].any()
     assert abs(opened[:, 1:].double().mean() - (a[2] - a[4]) / (1 - a[4])) < 0.01
 

@@ -442,7 +442,7 @@ def test_a_learned_clock_gets_its_gradient(make):
         "loo_from_posterior": lambda: noise.loo_from_posterior(log_p, x_t, t)[..., 0],
     }
     if isinstance(noise, Absorbing):
-        quantities["reveals"] = lambda: noise.reveals(s, t)
+        quantities["unmasking_probability"] = lambda: noise.unmasking_probability(s, t)
     for name, quantity in quantities.items():
         value = quantity().sum()
         slope = torch.autograd.grad(value, clock.w)[0] if value.requires_grad else torch.zeros(())

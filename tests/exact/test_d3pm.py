@@ -590,7 +590,7 @@ def test_prior_is_drawn_from_the_noise(noise):
     (lambda: D3PM(Absorbing(V, LINE), L, predicts="score"), ValueError, r"noise must leave alpha_bar\[T\] > 0"),
     (lambda: D3PM(StepMatrices(lambda t: torch.ones(V, V, dtype=torch.float64) / V, 4), L, predicts="score"), ValueError, 'noise must be invertible for predicts="score"'),
     (lambda: Uniform(V, CURVE).kl(tensor([[0, 1]]), tensor([[0, 1]]), torch.zeros(1, L, V), tensor([2]), tensor([1])), ValueError, "s must be at most t, but s = 2 and t = 1"),
-    (lambda: Absorbing(V, CURVE).reveals(tensor([2]), tensor([1])), ValueError, "s must be at most t, but s = 2 and t = 1"),
+    (lambda: Absorbing(V, CURVE).unmasking_probability(tensor([2]), tensor([1])), ValueError, "s must be at most t, but s = 2 and t = 1"),
     (lambda: StepMatrices(lambda t: torch.eye(V), 4).corrupt(tensor([[0, 1]]), tensor([2]), tensor([1])), ValueError, "s must be at most t"),
     (lambda: D3PM(Uniform(V, CURVE), L).convert(torch.zeros(1, L, V), tensor([[0, 1]]), tensor([1]), "x0"), ValueError, "to must be one of"),
     (lambda: D3PM(Uniform(V, CURVE), L).corrupt(tensor([[0, V]]), tensor([1])), ValueError, "x0 must lie in 0..2, but holds 3: no such token"),

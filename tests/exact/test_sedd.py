@@ -961,7 +961,7 @@ def test_rare_tokens_come_as_often_as_they_should():
     q, n = 2e-8, 5e8
     process = MDLM(Absorbing(2, S.log_linear()), 1)
     t, s = torch.full((1,), 0.5), torch.full((1,), 0.5 - 1e-4)
-    opens = process.noise.reveals(s, t).item()
+    opens = process.noise.unmasking_probability(s, t).item()
     assert opens == pytest.approx(2e-4, rel=1e-3)
     law = tensor([1 - q / opens, q / opens]).double()  # rare under a mask that opens seldom
     assert opens * law[1].item() == pytest.approx(q)

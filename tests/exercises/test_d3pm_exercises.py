@@ -339,6 +339,6 @@ def test_reveal_draws_from_the_librarys_posterior():
     p0 = p0 / p0.sum()
     want = noise.posterior(p0, torch.tensor([[K]]), s, t)[0, 0]
     x_t = torch.full((20_000, 1), K)
-    x_s = d3pm.reveal(p0.expand(20_000, 1, K), x_t, noise.reveals(s, t).item(), K)
+    x_s = d3pm.reveal(p0.expand(20_000, 1, K), x_t, noise.unmasking_probability(s, t).item(), K)
     share = F.one_hot(x_s, K + 1).double().mean((0, 1))
     assert (share - want).abs().max() < 5 * 0.5 / 20_000**0.5

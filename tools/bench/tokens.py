@@ -162,7 +162,7 @@ def masked_step(device: str, small: bool) -> Comparison:
     steady = Absorbing(K, log_linear(1e-3)).to(device)  # scores need a share of tokens that is left
 
     def everywhere():
-        opens = noise.reveals(s, t).float()[:, None, None]
+        opens = noise.unmasking_probability(s, t).float()[:, None, None]
         p = torch.cat([opens * logits.softmax(-1), (1 - opens).expand(B, 256, 1)], -1)
         return torch.where(x == K, gumbel(p.log()), x)
 
