@@ -340,7 +340,7 @@ def test_the_order_of_the_bounds_may_be_the_reverse_of_that_of_the_samplers():
         (
             lambda: first_hitting(system(2), TokenNet(V + 1, V, 16, 2, 1), 3),
             ValueError,
-            "process must have masks that open in any order, not block by block",
+            "process must have masks that are unmasked in any order, not block by block",
         ),
         (
             lambda: MaskCount(system(2)),
