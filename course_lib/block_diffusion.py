@@ -57,8 +57,8 @@ class BlockDiffusion(TokenProcess):
 
     def local(self, t: Times) -> tuple[Tensor, Tensor]:
         """Which block time t is in (B,), and that block's own time in (0, 1], float64."""
-        # Time runs through the last block first, since backwards the first block is
-        # written first.
+        # Time runs through the last block first, since
+        # backwards the first block is written first.
         passed = widest(t) * self.blocks
         later = passed.ceil().clamp(1, self.blocks)
         return self.blocks - later.long(), passed - (later - 1)
@@ -116,8 +116,8 @@ class BlockDiffusion(TokenProcess):
         x = self.check_state("x", x, self.noise.K)
         self.check_step(len(x), t, s)
         before, after = self.alpha(self.clocks(t)), self.alpha(self.clocks(s))
-        # MDLM's probability, of each position by its own clock: a long step may cross
-        # several blocks.
+        # MDLM's probability, of each position by its own
+        # clock: a long step may cross several blocks.
         p_unmask = torch.where(before < 1, (after - before) / (1 - before), 0)
         unmasks = (torch.rand_like(p_unmask) < p_unmask) & (x == self.noise.mask)
         first, last = int(self.local(t)[0].min()), self.blocks - 1

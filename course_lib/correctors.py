@@ -56,14 +56,14 @@ class Corrector(Sampler):
         weights = self.choice(c, x)
         i = position(weights, draw)[:, None]
         rows = torch.arange(len(x), device=x.device)
-        # Gibbs: p_t stays whatever position is redrawn, if the choice does not depend
-        # on x.
+        # Gibbs: p_t stays whatever position is
+        # redrawn, if the choice does not depend on x.
         y = x.scatter(1, i, draw(c[rows, i[:, 0]])[:, None])
         if not self.repair:
             return y
         back = self.choice(token_given_others(self.process, model, y, self.t), y)
-        # Metropolis-Hastings: c cancels against p_t, and only the chance of choosing i
-        # is left.
+        # Metropolis-Hastings: c cancels against p_t,
+        # and only the chance of choosing i is left.
         ratio = (back.gather(1, i) / weights.gather(1, i)).clamp(max=1)
         return torch.where(happens(ratio, draw), y, x)
 

@@ -55,9 +55,9 @@ class DDIM(DDPM):
         r_t, r_s = (log_t / 2).exp(), (log_s / 2).exp()
         difference = (log_s.exp() * lost_ts + log_t.exp() * lambda2) / lost_t
         from_x0 = difference / (r_s + from_xt * r_t)
-        # Eq. 12 with its "direction pointing to x_t" as eps = (x_t - r_t x_0) /
-        # sigma_t: so a cut x_0 takes its eps along, which eps_theta as printed would
-        # not.
+        # Eq. 12 with its "direction pointing to x_t" as eps
+        # = (x_t - r_t x_0) / sigma_t: so a cut x_0 takes its
+        # eps along, which eps_theta as printed would not.
         return Transition(from_x0, from_xt, q_var=lambda2, p_var=lambda2)
 
     def term_at(self, model: Network, x0: Batch, x_t: Batch, t: Times) -> PerExample:

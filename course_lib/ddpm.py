@@ -185,8 +185,8 @@ class DDPM(Process):
 
     def transition(self, t: Times, s: Times) -> Transition:
         """The numbers of the step t -> s, for any s < t. What a system of this family changes, it changes here."""
-        # All through logs and expm1: beta of two neighbouring times is a difference of
-        # numbers near 1.
+        # All through logs and expm1: beta of two neighbouring
+        # times is a difference of numbers near 1.
         log_t, log_s = self.log_alpha_bar[t], self.log_alpha_bar[s]
         log_ts = log_t - log_s  # log of the signal kept between s and t
         lost_t, lost_s, lost_ts = lost(log_t), lost(log_s), lost(log_ts)

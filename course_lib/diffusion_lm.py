@@ -392,7 +392,7 @@ def anchor(
             f"known and tokens must have one shape, not {tuple(known.shape)} and {tuple(tokens.shape)}"
         )
     with torch.no_grad(), evaluating(model):
-        # Tokens that are not known are embedded, too, whatever they hold, and never
-        # used.
+        # Tokens that are not known are embedded,
+        # too, whatever they hold, and never used.
         vectors = embed(model, tokens)
     return Keep(known, vectors, approximate=approximate)

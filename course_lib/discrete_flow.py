@@ -66,7 +66,7 @@ class Euler(MaskedSampler):
         eta = self.eta if then < 1 else 0.0
         u = velocity(self.conditionals(model, x), x, kappa, 1.0, eta)
         stays = F.one_hot(x, self.V + 1).to(u)
-        # Euler's chances may pass 1 where h times the rate does; then what stays is cut
-        # to 0.
+        # Euler's chances may pass 1 where h times
+        # the rate does; then what stays is cut to 0.
         p = (stays + (then - kappa) * u).clamp(min=0)
         return draw(p / p.sum(-1, keepdim=True))

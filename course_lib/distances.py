@@ -53,8 +53,8 @@ def wasserstein(
     x = x.detach().cpu().double().sort().values
     cdf = checked(cdf)
     low, high = x[:1], x[-1:]
-    # The sample's own width, doubled until the law is inside: the law may be much
-    # wider.
+    # The sample's own width, doubled until the
+    # law is inside: the law may be much wider.
     step = (high - low).clamp(min=1e-3)
     while cdf(low - step) > 1e-9 or cdf(high + step) < 1 - 1e-9:
         step = 2 * step

@@ -235,8 +235,8 @@ def outcomes(
             rows, w, answer = every_answer(asked.p, w)
             source, given = source[rows], [a[rows] for a in given] + [answer]
             continue
-        # Equal states meet again: without that their number would multiply at every
-        # step.
+        # Equal states meet again: without that
+        # their number would multiply at every step.
         y, same = y.unique(dim=0, return_inverse=True)
         return y, torch.zeros(len(y), dtype=torch.float64).index_add(0, same, w)
 

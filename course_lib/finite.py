@@ -83,8 +83,8 @@ def note(
     """
     if t is not None and good.ndim > 1:
         good = good.flatten(1).all(1)
-    # A context variable, not a global one: threads and nested loops each have their
-    # own.
+    # A context variable, not a global one: threads
+    # and nested loops each have their own.
     watch = RUNNING.get()
     if good.device.type != "cpu" and watch is not None:
         watch.add(good, t, what, must)

@@ -59,8 +59,8 @@ def _first_hitting(process, model, n, clamp):
         watch.step = i
         masks = x == mask
         left = masks.sum(1)
-        # log of u^(1/M): the largest of M uniform numbers, which is when the last of M
-        # masks was made.
+        # log of u^(1/M): the largest of M uniform numbers,
+        # which is when the last of M masks was made.
         fallen = torch.rand_like(log_level).log() / left.clamp(min=1)
         # In logs, since after hundreds of tokens the level itself is tiny.
         log_level = log_level + torch.where(left > 0, fallen, 0)

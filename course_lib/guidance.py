@@ -113,8 +113,8 @@ class ClassifierGuided(Wrapper):
     def step(self, model: Network, x: State, t: Times, s: Times) -> State:
         """x_s as the process draws it, then pulled; as drawn at s = 0."""
         drawn = self.process.step(model, x, t, s)
-        # The fluency term's width: without it a control may push x_s to where no x_s
-        # ever is.
+        # The fluency term's width: without it a
+        # control may push x_s to where no x_s ever is.
         var = per_example(self.process.transition(t, s).q_var.to(x.dtype), x)
         return torch.where(per_example(s > 0, x), self.pulled(drawn, var, s), drawn)
 
@@ -128,8 +128,8 @@ class ClassifierGuided(Wrapper):
             for _ in range(self.updates):
                 far = ((x - start).square() / (2 * var).clamp(min=1e-12)).sum()
                 objective = self.control(x, u, s).sum() - self.fluency * far
-                # grad, not backward: that would add to the gradients of whatever the
-                # control holds.
+                # grad, not backward: that would add to the
+                # gradients of whatever the control holds.
                 x.grad = -torch.autograd.grad(objective, x)[0]
                 optimizer.step()
         return x.detach()

@@ -35,8 +35,8 @@ class Keep:
                 f"not {tuple(self.known.shape)}"
             )
         known = self.known.reshape(*self.known.shape, *[1] * (x.ndim - 2))
-        # Vectors or tokens alike: `known` is (B, L), and what stands at a place goes as
-        # a whole.
+        # Vectors or tokens alike: `known` is (B, L),
+        # and what stands at a place goes as a whole.
         return torch.where(known, self.context.to(x.dtype), x)
 
 

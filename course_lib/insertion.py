@@ -52,8 +52,8 @@ class Insertion:
 
     def missing(self, kappa: float) -> dict[tuple[Text, int, int], float]:
         """E[how many a are missing in gap g | x] by (x, g, a)."""
-        # Bayes over all data that x may come from: how many a its gap g still lacks, on
-        # average.
+        # Bayes over all data that x may come from: how
+        # many a its gap g still lacks, on average.
         total, count = self.marginal(kappa), {}
         for x, p in self.p.items():
             for y, gaps in self.parts[x]:

@@ -44,8 +44,8 @@ class Learned(DiagonalVariance):
         self, out: Tensor, x_t: Batch, t: Times, s: Times, step: Transition
     ) -> Variance:
         """beta^f beta-tilde^(1 - f)."""
-        # The head says v in [-1, 1] or so; 0, where it starts, is the geometric mean of
-        # the two.
+        # The head says v in [-1, 1] or so; 0, where
+        # it starts, is the geometric mean of the two.
         f = (widest(halves(out, x_t)[1]) + 1) / 2
         log_beta = torch.log(
             -torch.expm1(self.log_alpha_bar[t] - self.log_alpha_bar[s])
@@ -106,8 +106,8 @@ class LossAware(Wrapper):
 
     def p(self) -> Float[Tensor, " T"]:
         """The law of the next training times 1..T."""
-        # The root of E L_t^2: of all laws of t the one under which L_t / p_t varies
-        # least.
+        # The root of E L_t^2: of all laws of t the
+        # one under which L_t / p_t varies least.
         size = self.losses.square().mean(1).sqrt()
         full = self.seen >= self.losses.shape[1]
         warm = full.all() & (size.sum() > 0)

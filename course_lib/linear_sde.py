@@ -95,8 +95,8 @@ class LinearSDE(Process):
 
     def _coefficients(self, t: Tensor) -> Coefficients:
         t = t.clamp(max=self.t_max)
-        # Logs first: solvers work in lambda = log(m / std), which std near 0 would have
-        # lost.
+        # Logs first: solvers work in lambda = log(m
+        # / std), which std near 0 would have lost.
         log_mean, log_std = self.log_mean(t), self.log_std(t)
         return Coefficients(t, log_mean.exp(), log_std.exp(), log_std - log_mean)
 
@@ -130,8 +130,8 @@ class LinearSDE(Process):
         Song, Durkan, Murray & Ermon 2021 (arXiv:2101.09258), section 4.
         """
         low, high = (end.log_sigma.item() for end in self.ends)
-        # d log sigma / dt = g^2 / (2 std^2), so even steps in log sigma are draws of
-        # that density.
+        # d log sigma / dt = g^2 / (2 std^2), so even
+        # steps in log sigma are draws of that density.
         return self.time_at(low + widest(t) * (high - low))
 
     # Forward process

@@ -104,8 +104,8 @@ class MaskCount(Wrapper):
         x0 = self.check_whole(x0)
         x_t = self.process.check_state("x_t", x_t, self.process.noise.K)
         self.check_t("t", t, len(x0), first=1)
-        # The time does not matter to the cost but through the network, which is told
-        # one that fits.
+        # The time does not matter to the cost but through
+        # the network, which is told one that fits.
         cost = self.process.mask_cost(model, x0, x_t, self.law.told(t))
         # n is even on 1..length, and the sum is over n: hence the factor length.
         return self.T * self.weight[t] * cost.sum(1)

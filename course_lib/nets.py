@@ -174,8 +174,8 @@ class UNet(nn.Module):
             kept.append(h)
         h = self.middle[1](self.attend(self.middle[0](h, c)), c)
         for i, block in reversed(list(enumerate(self.up))):
-            # What was lost in halving is handed across: edges come back where they
-            # were.
+            # What was lost in halving is handed
+            # across: edges come back where they were.
             h = block(torch.cat([h, kept[i]], 1), c)
             h = F.interpolate(h, scale_factor=2.0) if i else h
         return h
@@ -317,8 +317,8 @@ class CausalNet(nn.Module):
         u is ignored: what has been written says how far one is.
         """
         x = check_token_input(x, self.K)
-        # Shifted by one: what is read at position i is token i - 1, so its answer may
-        # be token i.
+        # Shifted by one: what is read at position i is
+        # token i - 1, so its answer may be token i.
         before = F.pad(x[:, :-1], (1, 0), value=self.K)
         if cache is not None:
             before = before[:, cache.length :]

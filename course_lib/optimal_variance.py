@@ -248,8 +248,8 @@ def optimal_times(cost: Costs, steps: int) -> Times:
     best = cost[:, 0]
     choices = [torch.zeros(T + 1, dtype=torch.long, device=cost.device)]
     for _ in range(steps - 1):
-        # Row t, column s: the best first step from t, then the best of k - 1 steps from
-        # s.
+        # Row t, column s: the best first step from
+        # t, then the best of k - 1 steps from s.
         best, choice = (cost + best).min(1)
         choices.append(choice)
     if best[T].isinf():

@@ -37,8 +37,8 @@ class Oracle(nn.Module):
         self, x: Float[Tensor, "B *event"], u: PerExample
     ) -> Float[Tensor, "B *event"]:
         r, sigma = self.process.marginal(u)
-        # VE has r = 1 and a sigma that grows; divided by its size it is VP at another
-        # time.
+        # VE has r = 1 and a sigma that grows; divided
+        # by its size it is VP at another time.
         z, size = widest(x), torch.hypot(r, sigma)
         mean = self.posterior_mean(z / per_example(size, z), (r / size).square())
         a, b = solve_prediction("x0", self.process.predicts, r, sigma)

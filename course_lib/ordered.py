@@ -24,8 +24,8 @@ class Ordered(TokenProcess):
             raise ValueError(
                 f"order must be a permutation of 0..{length - 1}, not {order}"
             )
-        # A clock that is not read: the positions say what is masked, the noise only
-        # checks tokens.
+        # A clock that is not read: the positions say
+        # what is masked, the noise only checks tokens.
         line = 1 - widest(torch.arange(length + 1)) / length
         super().__init__(Absorbing(V, line), length)
         self.V, self.mask = V, V

@@ -174,8 +174,8 @@ def sample(
 def _sample(process, model, n, times, clamp):
     # All times are read at once: the only wait for a GPU before the last step.
     watch, t_values = Watch(), times.tolist()
-    # Algorithm 2, line 1. x_T is clamped, too: known parts must be known at the first
-    # step.
+    # Algorithm 2, line 1. x_T is clamped, too:
+    # known parts must be known at the first step.
     x = clamped(clamp, process.prior(n))
     yield t_values[0], x
     # Algorithm 2, line 2: t = T..1, s = t - 1, or any falling times. Lines 3 and 4 are
@@ -211,8 +211,8 @@ def clamped(clamp: Callable[[State], State] | None, x: State) -> State:
 @contextmanager
 def evaluating(model: Network) -> Iterator[None]:
     """The model in eval mode (no dropout, no batch statistics); each of its parts gets its own mode back."""
-    # Part by part, not model.eval() and model.train(): someone may have frozen a part
-    # on purpose.
+    # Part by part, not model.eval() and model.train():
+    # someone may have frozen a part on purpose.
     parts = list(model.modules()) if isinstance(model, nn.Module) else []
     training = [part for part in parts if part.training]
     for part in training:

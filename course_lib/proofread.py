@@ -73,8 +73,8 @@ def pseudo_log_likelihood(
     alpha_bar = process.alpha_bar[t].item()
     r, noise = math.sqrt(alpha_bar), 1 - alpha_bar + alpha_bar * process.sigma_0_squared
     with evaluating(model):
-        # The mean of x_t, without noise: what is asked is what the words say, not a
-        # draw.
+        # The mean of x_t, without noise: what is
+        # asked is what the words say, not a draw.
         x_t = r * embed(model, tokens)
         times = torch.full((len(x_t),), t, device=x_t.device)
         _, log_p = process.explain(model, x_t, times, mask, mask=mask)
@@ -113,8 +113,8 @@ def proofread(
         raise ValueError(f"gain must not be negative, but is {gain}")
     for _ in range(rounds):
         mask, log_p = pseudo_log_likelihood(process, model, tokens, u)
-        # One word a sentence at a time: two that contradict each other would otherwise
-        # both change.
+        # One word a sentence at a time: two that contradict
+        # each other would otherwise both change.
         best, word = log_p.max(-1)
         old = log_p.gather(1, tokens[mask][:, None].long())[:, 0]
         gains = torch.zeros(mask.shape, dtype=best.dtype, device=best.device)

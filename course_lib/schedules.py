@@ -47,8 +47,8 @@ class Tables(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):
         """Move tables between devices without losing digits: float64 stays, except on MPS, which has none."""
-        # Not nn.Module's own way, which would cast float64 tables along with .half() or
-        # .bfloat16().
+        # Not nn.Module's own way, which would cast float64
+        # tables along with .half() or .bfloat16().
         for child in self.children():
             child._apply(fn)
         device = fn(torch.zeros(1)).device
@@ -288,8 +288,8 @@ def table(schedule: Schedule, T: int, max_beta: float = 0.999) -> Table:
         raise ValueError(f"max_beta must lie in (0, 1], not {max_beta}")
     log = schedule.log_alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64))
     least = math.log1p(-max_beta) if max_beta < 1 else -math.inf
-    # A smallest alpha for each step, as max_beta says: the cosine's last step would go
-    # to 0 in one.
+    # A smallest alpha for each step, as max_beta says:
+    # the cosine's last step would go to 0 in one.
     log_alphas = log.diff().clamp(min=least)
     return check_table(from_steps(log_alphas), to_zero=max_beta == 1)
 

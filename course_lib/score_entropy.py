@@ -57,8 +57,8 @@ def score_entropy_stationary(
     flow = pi_x * lost / q_x  # R[y, x] rho_y / pi_y at all y but x_0
     # sum_{y != x} R[y, x] s_y
     at_x = pick(log_s, x_t)
-    # The entry at x is taken off rather than masked: a mask would be one more table of
-    # B L K.
+    # The entry at x is taken off rather than masked:
+    # a mask would be one more table of B L K.
     positive = pi_x * widest(log_s.exp().sum(-1) - at_x.exp())
     # sum_{y != x} R[y, x] rho_y log s_y, of which x_0 has alpha / (1 - alpha) more
     negative = flow * widest(log_s @ pi - pi[x_t] * at_x)

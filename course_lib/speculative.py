@@ -33,8 +33,8 @@ def residual(
 ) -> Float[Tensor, "*n V"]:
     """(p - q)+ normalised; p itself where p = q, when nothing is ever rejected."""
     rest = (p - q).clamp(min=0)
-    # What p has beyond q: drawn after a rejection it fills up exactly what the draft
-    # lacks.
+    # What p has beyond q: drawn after a rejection
+    # it fills up exactly what the draft lacks.
     total = rest.sum(-1, keepdim=True)
     return torch.where(total > 0, rest / total.clamp(min=1e-300), p)
 
@@ -65,8 +65,8 @@ class Speculative(MaskedSampler):
 
     def step(self, model: Network, x: Tokens, now: int, draw: Draw) -> Tokens:
         """One draft and its judges; rows without masks stay."""
-        # The draft in one call: each position given what is visible now, not given the
-        # other drafts.
+        # The draft in one call: each position given what
+        # is visible now, not given the other drafts.
         q = self.conditionals(model, x)
         going = (x == self.mask).any(1)
         for _ in range(self.ahead):

@@ -54,8 +54,8 @@ class Neighbours(Semigroup):
             raise ValueError(
                 f"rates must join all tokens, but the graph has {pieces} pieces: the noise would never mix them"
             )
-        # eigh sorts upwards: the last is that of the uniform law, exactly 0 in exact
-        # arithmetic.
+        # eigh sorts upwards: the last is that of the
+        # uniform law, exactly 0 in exact arithmetic.
         values[-1] = 0
         self.register_buffer("values", values)
         self.register_buffer("vectors", vectors)
@@ -104,8 +104,8 @@ def nearest_neighbours(
     distance.fill_diagonal_(math.inf)  # nobody is its own neighbour
     nearest = distance.topk(k, 1, largest=False).indices
     G = torch.zeros_like(distance).scatter_(1, nearest, 1.0)
-    # Made symmetric: being a neighbour is not, and only a symmetric R is doubly
-    # stochastic.
+    # Made symmetric: being a neighbour is not,
+    # and only a symmetric R is doubly stochastic.
     A = (G + G.T) / (2 * k)
     return A - A.sum(1).diag()
 
@@ -142,8 +142,8 @@ class StepMatrices(Noise):
     def __init__(self, one_step: Callable[[int], Tensor], T: int):
         super().__init__()
         check_count("T", T)
-        # sqrt(T) products kept, at most sqrt(T) multiplied: the least of memory and
-        # time together.
+        # sqrt(T) products kept, at most sqrt(T) multiplied:
+        # the least of memory and time together.
         self.one_step, self.T, self.every = one_step, T, math.isqrt(T)
         first = check_stochastic("one_step(1)", one_step(1))
         self.K = self.V = len(first)

@@ -23,8 +23,8 @@ def rotate(x: Heads, start: Start = 0) -> Heads:
     start  the first position, or all of them, (L,)
     """
     L, d = x.shape[-2:]
-    # Relative positions need no table, so a network may be asked for rows of any
-    # length.
+    # Relative positions need no table, so a
+    # network may be asked for rows of any length.
     frequency = 10000 ** (-torch.arange(0, d, 2, device=x.device) / d)
     position = start
     if not isinstance(start, Tensor):
@@ -54,8 +54,8 @@ class KVCache:
         """Keys and values of a block at all positions, the new ones written behind the `length` that stand."""
         end = self.length + k.shape[2]
         if block not in self.kept:
-            # All the room at once: growing by concatenation would copy what stands at
-            # every token.
+            # All the room at once: growing by concatenation
+            # would copy what stands at every token.
             room = (2, *k.shape[:2], self.capacity, k.shape[3])
             self.kept[block] = k.new_empty(room)
         keys, values = self.kept[block]

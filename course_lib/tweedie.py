@@ -53,8 +53,8 @@ class Tweedie:
         alpha, lost = kept_and_lost(noise.log_alpha_ratio(s, t), x_t)
         # In float64: after much noise all scores are nearly 1, and what is left of them is alpha of that.
         score, pi_x = widest(log_s).exp(), noise.pi[x_t]
-        # s Q(1 / alpha) times alpha: s - (1 - alpha) pi sum(s). The factor goes out in
-        # the ratio below.
+        # s Q(1 / alpha) times alpha: s - (1 - alpha) pi
+        # sum(s). The factor goes out in the ratio below.
         before = score - lost[..., None] * noise.pi * score.sum(-1, keepdim=True)
         before = before.clamp(min=0)  # alpha s exp(-D R)
         others = before.scatter(-1, x_t[..., None], 0)

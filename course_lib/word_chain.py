@@ -65,8 +65,8 @@ class WordChain(DDPM):
 
     def transition(self, t: Times, s: Times) -> Transition:
         """With variance "word" p(x_s | x_t) is as wide as q(x_s | x_t, w); the last step shows the mean."""
-        # Law of total variance: that of the step given x_0, and that of x_0 given the
-        # word.
+        # Law of total variance: that of the step
+        # given x_0, and that of x_0 given the word.
         step = super().transition(t, s)
         if self.variance != "word":
             return step

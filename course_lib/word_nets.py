@@ -241,8 +241,8 @@ class MixingNet(EmbeddingNet):
             raise TypeError(
                 f"alpha_bar must be a table (T + 1,), not {describe(alpha_bar)}"
             )
-        # Not in the weights: it is the process's, and files of weights stay as they
-        # were.
+        # Not in the weights: it is the process's,
+        # and files of weights stay as they were.
         self.register_buffer("alpha_bar", widest(alpha_bar), persistent=False)
         self.bias = nn.Parameter(torch.zeros(self.K_out))
         if not tied:
@@ -345,8 +345,8 @@ class MixingNet(EmbeddingNet):
             # One product for both parts: the sum over words is the dearest thing here.
             query, keys = torch.cat([h, clue], -1), torch.cat([weights, e], 1)
             log_p = self.law(query, keys, self.bias, r, noise)
-        # sum_w p(w) (e_w + gain (x - r e_w)): the mean over words has to be taken of
-        # e_w only.
+        # sum_w p(w) (e_w + gain (x - r e_w)): the
+        # mean over words has to be taken of e_w only.
         return (1 - gain * r) * (log_p.exp() @ e) + gain * x, log_p
 
     def law(
@@ -394,7 +394,7 @@ class SentenceClassifier(nn.Module):
         h = self.trunk(self.enter(x.to(self.enter.weight.dtype)), u, mask)
         if mask is None:
             return self.leave(h.mean(1))
-        # A mean over the words that are there: PAD must not pull long and short
-        # sentences apart.
+        # A mean over the words that are there: PAD
+        # must not pull long and short sentences apart.
         words = mask.sum(1, keepdim=True)
         return self.leave(torch.where(mask[..., None], h, 0).sum(1) / words)

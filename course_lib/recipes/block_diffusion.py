@@ -75,6 +75,7 @@ def measure(recipe: Recipe, model: BlockNet, repeats: int = 16, n: int = 256) ->
     texts = {
         calls: written(blocks, model, calls, n)
         for calls in CALLS
+        # Each block needs a call of its own.
         if calls >= blocks.blocks
     }
     return {
@@ -83,6 +84,7 @@ def measure(recipe: Recipe, model: BlockNet, repeats: int = 16, n: int = 256) ->
         "windows": len(test),
         "repeats": repeats,
         "words": len(vocabulary()),
+        # UNK is word 0. Every system sees it as a word, so bounds compare.
         "unknown": (test == 0).double().mean().item(),
         "trigram_nats": judge.bits(test) * math.log(2),
         "calls": {
@@ -110,6 +112,7 @@ def written(
 def judged(x: Tensor, judge: NGram) -> dict:
     """How a trigram model of the training verses likes the texts, and how varied their words are; nats per word."""
     return {
+        # The first two words have less before them than a trigram model reads.
         "judged_nats": judge.bits(x, skip=2) * math.log(2),
         "entropy": entropy_of_tokens(x),
     }
@@ -127,6 +130,7 @@ def recipe(block: int) -> Recipe:
         name=f"block_{block}",
         data=text,
         process=lambda: process(block),
+        # The same mean as the loss in one block, with less variance.
         trains=lambda: AllBlocks(process(block)),
         model=lambda: network(block),
         measure=measure,

@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line. Exit status 2: not understood, nothing was run; 1: it ran and failed; 130: Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] not in VERBS and not words[0].startswith("-"):
+        # `run` may be left out: what is no verb is the name of a recipe.
         words.insert(0, "run")
     parser = options()
     chosen = parser.parse_args(words)
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         keep_memory()
         try:
+            # What is refused here has run nothing: exit status 2. Later errors are 1.
             chosen.device = device_for(chosen.device)
             jobs = plan(chosen)
         except (ValueError, OSError) as error:
@@ -71,6 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
         except KeyboardInterrupt:
             parser.exit(130, f"\n{parser.prog}: {INTERRUPTED}\n")
         finally:
+            # After an error, too: torchrun's other
+            # processes must not wait for this one.
             parallel.leave()
 
 
@@ -122,6 +126,7 @@ def options() -> argparse.ArgumentParser:
 def plan(chosen: argparse.Namespace) -> list[Job]:
     """The jobs that were asked for. ValueError or OSError for what cannot be done, before anything is."""
     shares = dict(share_of(word) for word in chosen.recipes)
+    # A dict keeps one of equal names, which is how two of them are noticed.
     if len(shares) < len(chosen.recipes):
         raise ValueError("each recipe may be named once only")
     if chosen.minutes is not None and not chosen.minutes > 0:
@@ -139,6 +144,8 @@ def plan(chosen: argparse.Namespace) -> list[Job]:
             recipe = changed(recipe, changes)
             about = {"set": changes} if changes else {}
         path = out / f"{recipe.name}.log.json"
+        # Now, not after hours of training. path=path is bound here: a plain lambda
+        # would see the last path of the loop.
         parallel.together(lambda path=path: check_writable("--out", path))
         jobs.append(Job(name, recipe, out, shares[name], about, chosen.steps))
     if chosen.set and not any(isinstance(job.recipe, Recipe) for job in jobs):
@@ -165,6 +172,7 @@ def device_for(asked: str | None) -> str:
         mine = parallel.join()
         device = str(mine) if device == mine.type else device
     try:
+        # The one sure test: a device can be named, and even be there, and not work.
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -199,6 +207,7 @@ def numbers(recipe: Recipe) -> dict[str, type]:
         for name, p in signature(train).parameters.items()
         if p.default is not Parameter.empty and type(p.default) in (int, float)
     }
+    # How often checkpoints are written belongs to the sitting, which passes it.
     del of_train["every"]
     return {**of_train, **own}
 
@@ -235,6 +244,7 @@ def folder_for(
         )
     if out is None:
         return base(force) / recipe.chapter
+    # Resolved: links and `..` may lead into assets/ where the words do not say so.
     if ASSETS.resolve() in (out.resolve(), *out.resolve().parents) and not force:
         raise ValueError(
             f"--out {out} is under assets/, where shipped results are: add --force to write over them"
@@ -261,6 +271,8 @@ def carry_out(jobs: list[Job], chosen: argparse.Namespace) -> None:
     """Run or measure, and say at the end what there was no time for."""
     if chosen.measure:
         for job in jobs:
+            # Without --out what is shipped is measured, and the results go beside it
+            # only with --force.
             weights = job.out if chosen.out else ASSETS / job.recipe.chapter
             if isinstance(job.recipe, Recipe) and parallel.first():
                 print(measure(job.recipe, job.out, chosen.device, weights))
@@ -270,10 +282,12 @@ def carry_out(jobs: list[Job], chosen: argparse.Namespace) -> None:
         jobs,
         said(chosen),
         where
+        # Cut, since file systems refuse long names.
         / f"{'+'.join(job.recipe.name for job in jobs)[:80]}.session.progress.json",
         chosen.minutes,
         chosen.device,
         not chosen.unmeasured,
+        # A single run with --out has no folders of chapters to look in.
         fresh=where if len(jobs) > 1 or chosen.out is None else None,
     )
     if late := [name for name, how in became.items() if how == NEVER]:

@@ -26,6 +26,7 @@ from ..tokens import TokenProcess
 from .run import Measurement, Recipe, draws, shipped, spaced
 
 K, LENGTH, T = len(ALPHABET), 128, 1000
+# From few steps to all T: what a sampler loses when it skips times.
 STEPS = (4, 16, 64, 256, 1000)
 
 
@@ -51,6 +52,7 @@ def uniform_process(**options) -> D3PM:
 
 def network(process: Process, width: int = 96, depth: int = 3) -> TokenNet:
     """Half a million weights, the same for all of them; 0.16 million for the one of a minute."""
+    # In: all states, MASK among them where there is one. Out: letters, which x_0 is of.
     return TokenNet(process.noise.K, K, width, heads=4, depth=depth, radius=4)
 
 
@@ -60,6 +62,8 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 32) -> 
     process = recipe.process().to(device)
     row = addresses("train")
     test, _ = recipe.data("test")
+    # The order of what follows is the order of random draws: new measures go last, or
+    # the numbers in assets/ cannot be made again.
     torch.manual_seed(recipe.seed)
     bits = bits_per_char(process, model, test.to(device), repeats)
     results = {
@@ -77,6 +81,7 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 32) -> 
         )
     models = {order: NGram(row, K, order) for order in range(1, 8)}
     results["ngram_bits"] = {order: ngram.bits(test) for order, ngram in models.items()}
+    # Order 5 in every recipe of letters, so that their tables can be compared.
     words, judge = set(decode(row).split()), models[5]
     real = test[spaced(len(test), n)]
     made = {steps: last(sample(process, model, n, steps))[1].cpu() for steps in STEPS}
@@ -101,14 +106,17 @@ def quality(x: torch.Tensor, judge: NGram, words: set[str]) -> dict:
     # The first and the last are cut off.
     inner = [word for text in x for word in decode(text).split()[1:-1]]
     return {
+        # The first 4 letters have less before them than a 5-gram model reads.
         "judged_bits": judge.bits(x, skip=4),
         "entropy": entropy_of_tokens(x),
+        # A text without two blanks has no whole word in it: max(1, ...).
         "words_known": sum(word in words for word in inner) / max(1, len(inner)),
     }
 
 
 def judged(x: torch.Tensor, judge: NGram, words: set[str]) -> dict:
     """`quality` of texts, with the standard error over texts of its bits per character."""
+    # The same letters as in `quality`, one mean for each text.
     each = -judge.log_prob(x)[:, 4:].mean(1) / math.log(2)
     return quality(x, judge, words) | {
         "judged_bits_se": each.std().item() / math.sqrt(len(x))
@@ -152,6 +160,7 @@ def two_noises(
 def recipe(name: str, process: Callable[[], D3PM], **options) -> Recipe:
     """What they have in common."""
     common = {
+        # As in chapter 7, so that only the system differs.
         "steps": 6000,
         "batch": 16,
         "lr": 3e-3,
@@ -163,6 +172,7 @@ def recipe(name: str, process: Callable[[], D3PM], **options) -> Recipe:
         name=name,
         data=text,
         process=process,
+        # An average over about the last 200 steps: 1 / (1 - 0.995).
         ema=0.995,
         **common | options,
     )

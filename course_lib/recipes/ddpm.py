@@ -26,6 +26,7 @@ def measure(recipe: Recipe, model: nn.Module, steps: int = 250, n: int = 500) ->
     shown = {
         "samples": made,
         "real": real,
+        # What a judge must refuse: without it nobody knows what its shares mean.
         "noise": torch.randn(n, *process.shape).clamp(-1, 1),
     }
     return {
@@ -44,6 +45,8 @@ digits = Recipe(
     chapter="01_ddpm",
     name="digits",
     data=data.digits,
+    # These digits have grey levels 0..16, scaled to [-1, 1]: 17 levels for the bound,
+    # and estimates of x_0 are clipped to where they lie.
     process=lambda: DDPM(table(cosine(), 1000), (1, 8, 8), levels=17, clip=1.0),
     model=lambda: UNet(1, (32, 64)),
     measure=measure,
@@ -57,6 +60,7 @@ mnist = Recipe(
     name="mnist",
     data=data.mnist,
     process=lambda: DDPM(table(cosine(), 1000), (1, 28, 28), levels=256, clip=1.0),
+    # channels_last: a CPU's convolutions want the channels of a pixel side by side.
     model=lambda: UNet(1, (24, 48, 64)).to(memory_format=torch.channels_last),
     measure=measure,
     steps=4000,

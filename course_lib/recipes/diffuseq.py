@@ -94,6 +94,7 @@ verses_ar = replace(
     model=lambda: VERSES.writer(dropout=0.1, tied=True),
     measure=measure_translator,
     steps=3000,
+    # That of `verses` lies beyond its last step.
     restart=None,
     options={"precision": torch.bfloat16},
 )
@@ -105,9 +106,11 @@ def sounds_by_power(
     """One draw a word: errors by the power of the clue in the right sampler, and of re-noising, on the same words."""
     model, (pairs, right, _) = shipped(sounds, device), spellings(n)
     data, of = SOUNDS.rows(pairs), {}
+    # Re-noising as it is, power 1: what a sharpened ancestral sampler is held against.
     for name, some in (("ancestral", powers), (BEST, powers[:1])):
         of[name] = {}
         for power in some:
+            # One seed for all: they differ by power and sampler alone.
             torch.manual_seed(sounds.seed)
             said = draw_targets(SOUNDS, sharpened(model, power), data, FAST, name)
             of[name][power] = errors(said, right)
@@ -129,11 +132,13 @@ def verses_by_power(
     for name, some in (("ancestral", powers), (BEST, powers[:1])):
         of[name] = {}
         for power in some:
+            # One seed for all, as above.
             torch.manual_seed(verses.seed)
             said = draw_targets(VERSES, sharpened(model, power), data, MANY, name)
             score = {"bleu": bleu(said, right)}
             of[name][power] = score | {"samples": [" ".join(y) for y in said[:5]]}
     shown = [(" ".join(x), " ".join(y)) for x, y in pairs[:5]]
+    # The source itself as a translation: both are English, so BLEU starts far from 0.
     copied = bleu([x for x, _ in pairs], right)
     return {"verses": n, "steps": MANY, "of": of, "copy": copied, "pairs": shown}
 

@@ -101,7 +101,9 @@ def from_ppmi(model: MixingNet, tokens: Tokens, window: int) -> None:
 @torch.no_grad()
 def from_frequencies(model: MixingNet, said: torch.Tensor) -> None:
     """Start the bias from how often each word is said; a network that guesses takes it for its prior, too."""
+    # + 0.1: what is never said (UNK in training) keeps a finite logarithm.
     model.bias.copy_((said.bincount(minlength=model.K_out) + 0.1).log())
+    # Normalised: as a prior it is read as log p(w).
     model.bias -= model.bias.logsumexp(0)
     if model.guess is not None:
         model.prior.copy_(model.bias)
@@ -114,6 +116,8 @@ def by_choice(device: str = "cpu", n: int = 64) -> dict:
     judge, steps = SentenceJudge(sentences()[0].tokens, len(vocabulary())), STEPS[3]
     torch.manual_seed(full.seed)
     mask = process.draw_lengths(n)
+    # Like lengths together. Shown in random order,
+    # else the samples would grow from short to long.
     mask, order = mask[mask.sum(1).argsort(stable=True)], torch.randperm(n)
     draws = torch.full((max(AMONG), n, LENGTH), PAD)
     read, bound = draws.clone(), torch.empty(max(AMONG), n, dtype=torch.float64)
@@ -124,7 +128,9 @@ def by_choice(device: str = "cpu", n: int = 64) -> dict:
     test, seen = sentences("test")[0].tokens, spelt(sentences()[0].tokens)
     real = test[spaced(len(test), n)]
     ways = {"as drawn": draws[0]} | {
-        k: read[bound[:k].argmin(0), torch.arange(n)] for k in AMONG
+        # The first k draws of each: a larger k only adds candidates to the same ones.
+        k: read[bound[:k].argmin(0), torch.arange(n)]
+        for k in AMONG
     }
     return {
         "steps": steps,
@@ -160,6 +166,7 @@ full = Recipe(
     model=network,
     measure=measure,
     steps=33500,
+    # Where the last of the four sittings begins.
     restart=27500,
     batch=64,
     lr=2e-3,
@@ -194,8 +201,11 @@ def by_noise(device: str = "cpu", steps: int = 400) -> dict:
     torch.manual_seed(full.seed)
     reader = read(process, model, steps)
     held = both(sentences("dev")[0], sentences("test")[0])
+    # Equally many of each genre: who guesses is right equally often for all.
     held = of_each_genre(held, PER_GENRE)
+    # Anew: the noise that is read must not depend on how long the reader trained.
     torch.manual_seed(full.seed)
+    # The judge that reads x_0 itself, beside the reader of x_t.
     right = by_words(sentences()[0])(held.tokens) == held.labels
     return {
         "shares": reading_noise(process, model, reader, held),

@@ -27,6 +27,7 @@ from .sentence_measures import lines, middle
 from .verse_rows import size
 
 DRAFTS, BEAM = 16, 8
+# In the middle of 128: 52 letters are known on either side.
 GAP = slice(52, 76)
 WRONG = 0.1  # share of the letters that are drawn again, to be mended
 
@@ -55,6 +56,7 @@ def filled_letters(device: str, real: Tokens, judge: NGram) -> dict:
     out = {}
     for name, x in ways.items():
         right = (x == real)[:, GAP].double().mean(1)
+        # 4 letters beyond the gap, since a 5-gram model still reads into it from there.
         seam = -judge.log_prob(x)[:, GAP.start : GAP.stop + 4].mean(1) / math.log(2)
         out[name] = {
             "right": said(estimate(right)),
@@ -78,6 +80,7 @@ def gap_by_writer(device: str, real: Tokens, drafts: int) -> Tokens:
     """Drafts of the gap from the left side; one of them, in proportion to p(right side | left side, draft)."""
     torch.manual_seed(0)
     model, n = shipped(d3pm.ar, device), len(real)
+    # To the end of the gap only: what stands after it can be weighed, not asked for.
     process = Autoregressive(K, GAP.stop).to(device)
     many = real.repeat_interleave(drafts, 0)
     known = torch.arange(GAP.stop).expand(len(many), -1) < GAP.start
@@ -91,6 +94,8 @@ def gap_by_writer(device: str, real: Tokens, drafts: int) -> Tokens:
         each = torch.cat(
             [scorer.each(model, x.to(device))[0].cpu() for x in whole.split(256)]
         )
+    # Drafts come from p(draft | left), so p(right | left, draft) is their weight in
+    # p(draft | left, right): importance resampling.
     weight = -each[:, GAP.stop :].double().sum(1).reshape(n, drafts)
     chosen = draw(weight.softmax(1))
     return whole.reshape(n, drafts, -1)[torch.arange(n), chosen]
@@ -103,6 +108,8 @@ def mended(device: str, real: Tokens) -> dict:
     """A tenth of the letters drawn again, nobody says which: errors before, and after each system's best guess."""
     torch.manual_seed(0)
     again = torch.rand(real.shape) < WRONG
+    # A letter drawn again may be the same one: WRONG (1 - 1/K) of all are errors, and
+    # `channel` says the same.
     x = torch.where(again, torch.randint(K, real.shape), real)
     ways = {
         "left as it is": x,
@@ -130,6 +137,8 @@ def mended_at_once(device: str, x: Tokens) -> Tokens:
     """The likeliest letter of p(x_0 | x_t), by the network of random letters at the time of this noise."""
     process: D3PM = d3pm.uniform.process().to(device)
     model = shipped(d3pm.uniform, device).eval()
+    # The time at which the process itself keeps as many letters as this channel, so
+    # that its posterior is the one that is asked for.
     level = (process.noise.log_alpha_bar.cpu() - math.log(1 - WRONG)).abs()
     t = level.argmin().expand(len(x)).to(device)
     x = x.to(device)
@@ -142,6 +151,7 @@ def mended_by_masks(device: str, x: Tokens, stride: int = 8) -> Tokens:
     """Every 8th letter masked at once: p(letter | the others) times the channel."""
     process: TokenProcess = sedd.mdlm_process().to(device)
     model, out = shipped(sedd.mdlm, device).eval(), x.clone()
+    # The log-linear clock has a share of masks of nearly t at t.
     t = torch.full((len(x),), 1 / stride, device=device)
     for first in range(stride):
         hidden = x.clone()
@@ -170,6 +180,7 @@ def mended_by_writer(device: str, x: Tokens, beam: int) -> Tokens:
         parent = (best // K + beam * torch.arange(n)[:, None]).flatten().to(device)
         rows = rows[parent]
         rows[:, i] = (best % K).flatten().to(device)
+        # A beginning that goes on takes its parent's keys and values with it.
         cache.kept = {b: kv.index_select(1, parent) for b, kv in cache.kept.items()}
     return rows[::beam].cpu()
 

@@ -27,6 +27,7 @@ from . import ddpm
 from .run import ASSETS, Measurement, Recipe, draws, shipped
 
 CHAPTER = "02_optimal_variance"
+# As chapter 1 has them, whose networks these are.
 DIGITS = {"shape": (1, 8, 8), "levels": 17, "clip": 1.0}
 MNIST = {"shape": (1, 28, 28), "levels": 256, "clip": 1.0}
 
@@ -38,6 +39,7 @@ def alpha_bar() -> Tensor:
 
 def two_heads() -> TwoHeads:
     """Chapter 1's digits network, frozen, with a new head."""
+    # Frozen, so that the mean stays chapter 1's and the table compares variances.
     return TwoHeads(shipped(ddpm.digits))
 
 
@@ -51,6 +53,7 @@ learned = Recipe(
     name="learned",
     data=data.digits,
     process=lambda: Learned(alpha_bar(), **DIGITS),
+    # Chapter 1's network, steps and rate: only the second answer is new.
     model=lambda: UNet(1, (32, 64), answers=2),
     measure=measure,
     steps=1200,
@@ -65,6 +68,7 @@ npr = Recipe(
     process=lambda: NPR(alpha_bar(), **DIGITS),
     model=two_heads,
     measure=measure,
+    # Only a head learns, on features that stand still: fewer steps, a larger rate.
     steps=500,
     lr=1e-2,
     ema=0.99,
@@ -110,6 +114,8 @@ def statistics(
             values = estimate_conditional_variance(process, model, some, estimator)
             out[estimator] = {
                 "n": n,
+                # Six digits are far finer than the error of so few images. `spread` is
+                # the key that shipped files have.
                 "spread": [float(f"{v:.6g}") for v in values.tolist()],
             }
         return out
@@ -159,6 +165,7 @@ def digits_methods() -> dict[str, Method]:
 
 def plain_methods(backbone: Recipe, statistics: str, form: dict) -> dict[str, Method]:
     """The ways that need nothing but a network of the noise and its statistics."""
+    # The schedule of the network, whichever it was trained with.
     a = backbone.process().alpha_bar
     c = read_conditional_variance(statistics)
     plain = shipped(backbone)
@@ -183,6 +190,7 @@ def linear_methods() -> dict[str, Method]:
 
 def floor(space: Tensor, n: int) -> dict:
     """What n draws from the Gaussian with the training images' own moments score: the estimate's own bias."""
+    # m + root z has the covariance root root^T.
     root = torch.linalg.cholesky(space.T.cov())
     torch.manual_seed(0)
     values = [
@@ -199,11 +207,13 @@ def judged(judge: Judge, space: Tensor, x: Tensor, groups: int = 10) -> dict:
     The error is the jackknife's, leaving out one of `groups` groups of samples at a time.
     """
     features = judge.features(x)
+    # Rounded up, so that there are at most so many groups.
     parts = features.split(-(-len(x) // groups))
     without = [
         frechet(torch.cat([*parts[:i], *parts[i + 1 :]]), space)
         for i in range(len(parts))
     ]
+    # (g - 1) / g sum (theta_i - mean)^2, theta_i without group i.
     variance = torch.tensor(without).var(correction=0).item() * (len(parts) - 1)
     return {
         "accepted": judge.accepted(x),
@@ -238,6 +248,8 @@ def quality(
         judge = Judge(x, y)
         space = judge.features(x)
         torch.manual_seed(0)
+        # In the range of pixels, as samples are,
+        # so that it is not refused for its range.
         noise = torch.randn(n, *x.shape[1:]).clamp(-1, 1)
         # As many, if there are; the files are sorted by digit.
         some = test[torch.randperm(len(test))[:n]]
@@ -258,9 +270,12 @@ def quality(
                 f"{k}, short start": short_start(process.T, k).to(device) for k in short
             }
             for k, times in runs.items():
+                # `draws` seeds each piece, so all methods start from the same x_T.
                 row[k] = judged(judge, space, draws(process, model, n, times))
                 print(f"{name}, {k} steps: {row[k]}", flush=True)
             out["methods"][name] = {"steps": row}
+            # With eta = 0 a step draws nothing: p(x_s
+            # | x_t) has no density and no bound.
             if bits and getattr(process, "eta", 1.0) > 0:
                 torch.manual_seed(0)
                 estimate = bound(

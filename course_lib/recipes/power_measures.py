@@ -50,6 +50,7 @@ def sharpened(model: MixingNet, power: float) -> MixingNet:
             f"model must be a MixingNet, whose clue stands apart, not a {type(model).__name__}"
         )
     sharper = copy.deepcopy(model)
+    # g is linear in its last layer and its bias, so these alone take it to the power.
     for weights in (*sharper.leave.parameters(), sharper.bias):
         weights.mul_(power)
     return sharper
@@ -62,6 +63,7 @@ def of_some_words(test: Labelled, sets: int, n: int) -> list[Labelled]:
     some = test[(size >= least) & (size <= most)]
     rows = spaced(len(some), sets * n)
     cut = Labelled(some.tokens[:, :most], some.labels)
+    # Every sets-th one: each set is spread over all books.
     return [cut[rows[k::sets]] for k in range(sets)]
 
 
@@ -94,6 +96,7 @@ def measure_plane(
     One seed for all samplers: their sentences differ by the sampler alone.
     """
     real = of_some_words(test, sets, n)
+    # Rows as long as the longest verse of these: no work on padding.
     short = DiffusionLM(process.alpha_bar, SIZES[1], process.width).to(process.device)
     ways = {
         "ancestral": (short, POWERS),
@@ -106,6 +109,8 @@ def measure_plane(
         for power in powers:
             torch.manual_seed(seed)
             sharper = sharpened(model, power)
+            # The sets are drawn one after the other
+            # from this seed, by each sampler alike.
             made = [by_length(process, way, sharper, x.tokens) for x in real]
             of[name][power] = together([placed(x, judge) for x in made])
             samples[name][power] = lines(made[0])
@@ -149,6 +154,7 @@ def measure_strength(
     """
     (real,) = of_some_words(test, 1, n)
     mask = written(real.tokens).to(process.device)
+    # In turn, so that a genre does not go with a length.
     label = torch.arange(n, device=mask.device) % len(GENRES)
     short = DiffusionLM(process.alpha_bar, SIZES[1], process.width).to(process.device)
     sharper, nearer = sharpened(model, power), by_words(seen)
@@ -159,6 +165,7 @@ def measure_strength(
 
     asked: dict = {"not asked": {0.0: (short, network)}}
     asked["classifier-free"] = {
+        # A network of its own for each: self-conditioning remembers the last estimate.
         w: (short, ClassifierFree(self_conditioned(sharper, mask), label, w))
         for w in weights
     }
@@ -208,6 +215,7 @@ def reading_noise(
     """Share of the sentences whose genre the classifier reads from x_t, by t / T."""
     shares = {}
     for u in LEVELS:
+        # 1 is the least time that has noise.
         t = torch.full((len(test),), max(1, round(u * process.T)))
         with torch.no_grad():
             mask, _, _, x_t = process.diffuse(model, test.tokens, t)

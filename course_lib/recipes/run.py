@@ -45,6 +45,7 @@ FRESH: ContextVar[Path | None] = ContextVar("FRESH", default=None)
 Rate = Callable[[float], float]  # learning rate, by step
 
 
+# Frozen: a recipe is what a log refers to by its name. `replace` makes another.
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a run. `data(split)` gives examples and labels; `measure` gives a JSON-able dict.
@@ -86,6 +87,7 @@ class Recipe:
         """The learning rate by step in a run of so many steps."""
         if self.schedule is not None:
             return self.schedule(self.lr, steps)
+        # A restart stands at one step of the whole run; a shortened run has none.
         restart = self.restart if steps == self.steps else None
         return warmup_cosine(self.lr, steps, restart=restart)
 
@@ -161,6 +163,7 @@ def make(
     """
     sitting = Sitting(recipe, Path(out), steps, minutes)
     if not sitting.trained:
+        # A copy of `about`: what the run adds is not the caller's.
         weights = train_and_log(recipe, sitting, command, device, dict(about or {}))
         said = {
             "recipe": full_name(recipe),
@@ -168,7 +171,10 @@ def make(
             "command": command,
         }
         path = sitting.file("safetensors")
+        # float16 halves what a clone downloads. What is measured is read back from this
+        # file, rounded as it is.
         save_weights(path, weights, said, torch.float16, recipe.process())
+        # Last: only from now on may an interrupted run leave out the training.
         sitting.write(trained=True)
     return sitting
 
@@ -213,6 +219,7 @@ def train_and_log(
     if looks is None:
         return record.average
     with looks.applied(model) as best:
+        # A copy, since the model has its last weights again outside `applied`.
         return copy.deepcopy(best)
 
 
@@ -220,6 +227,7 @@ def measure(
     recipe: Recipe, out: Path, device: str = "cpu", weights: Path | None = None
 ) -> dict:
     """Measure the weights in a folder (`out` itself if not given) as they are shipped, rounded; results go to out."""
+    # From the file, not from memory: a loss by rounding shows in the results.
     results = recipe.measure(recipe, shipped(recipe, device, weights or out))
     write_json(Path(out) / f"{recipe.name}.results.json", results)
     return results
@@ -295,6 +303,7 @@ def draws(
     made = []
     for i, m in enumerate(pieces(n, size)):
         torch.manual_seed(i)
+        # To the CPU piece by piece, so that the device holds one only.
         made.append(last(sample(process, model, m, steps))[1].cpu())
     return torch.cat(made)
 

@@ -49,12 +49,14 @@ def within(system: str, kind: str, results: str, *keys: str) -> Source:
 
 
 COUNTED = "counts of the training text"
+# In the order of the table and of the figure.
 LETTERS = (
     pair("autoregression", "exact", "06_d3pm/ar", "bits_per_char"),
     Source(
         "7-gram, Kneser-Ney",
         "exact",
         "06_d3pm/absorbing",
+        # Counting has no error of its own here: these results hold a mean only.
         ("ngram_bits", "7"),
         made=COUNTED,
     ),
@@ -120,10 +122,12 @@ def scoreboard(sources: Sequence[Source], assets: Path = ASSETS) -> list[Row]:
 def row(source: Source, assets: Path) -> Row:
     """The number of one source, and the minutes that its weights took; or the command that makes it."""
     path = assets / f"{source.results}.results.json"
+    # No error: the rest of the table stands without it.
     if not path.is_file():
         command = f"python -m course_lib.recipes run {called(source.results)}"
         return Row(source.system, source.kind, None, f"not trained yet: {command}")
     results = read_json(path)
+    # A key that is missing is one, though: a recipe has changed under its reader.
     mean = inside(results, source.mean, path)
     se = inside(results, source.se, path) if source.se else 0.0
     if source.made:
@@ -167,10 +171,12 @@ def figure(rows: Sequence[Row], title: str, xlabel: str) -> Figure:
     for kind, role in (("exact", "data"), ("bound", "mask")):
         at = [i for i, r in enumerate(have) if r.kind == kind]
         means = [have[i].value.mean for i in at]
+        # Two standard errors: about 95 % of repetitions lie within.
         errors = [2 * have[i].value.se for i in at]
         drawn = ax.barh(at, means, 0.7, color=COLOURS[role], xerr=errors, label=kind)
         ax.bar_label(drawn, [f" {mean:.2f}" for mean in means], padding=6)
     ax.set_yticks(range(len(have)), [r.system for r in have])
+    # The first row on top, as in the table.
     ax.invert_yaxis()
     ax.margins(x=0.12)
     ax.set_xlabel(xlabel)
@@ -190,6 +196,7 @@ def which(letters: dict) -> Figure:
         ("D3PM, random letters", COLOURS["accent"]),
     ):
         points = letters["calls"][name]
+        # As a ratio: seconds mean one machine, their ratio little more than the work.
         x = [v["seconds"] / writer["seconds"] for v in points.values()]
         y = [v["judged_bits"] for v in points.values()]
         error = [2 * v["judged_bits_se"] for v in points.values()]
@@ -214,6 +221,7 @@ def which(letters: dict) -> Figure:
     for ax, (task, key, title, label) in tasks.items():
         found = {name: v[key] for name, v in letters[task].items()}
         systems = [name for name in found if name != "the text itself"]
+        # The text itself is the floor and does not compete.
         best = min(systems, key=lambda name: found[name]["mean"])
         colours = [COLOURS["data"] if n == best else COLOURS["noise"] for n in found]
         means = [v["mean"] for v in found.values()]
@@ -221,6 +229,8 @@ def which(letters: dict) -> Figure:
         ax.barh(list(range(len(found))), means, 0.5, color=colours, xerr=errors_of)
         for i, name in enumerate(found):
             ax.text(0, i - 0.3, name, fontsize=11, va="bottom")
+        # Names stand above their bars, since beside
+        # them they would take half the panel.
         ax.set(ylim=(len(found) - 0.4, -0.75), yticks=[], title=title, xlabel=label)
     write.set_title("Write from nothing")
     return fig

@@ -48,7 +48,10 @@ def trained(weighting: str = "likelihood") -> VP:
 def dequantised(split: str) -> tuple[Tensor, Tensor]:
     """The digits, each with eight draws of uniform noise in its cells (one for the test digits), and labels."""
     x, y = data.digits(split)
+    # What is learned is a density on cells, not on their centres: several draws from
+    # each cell show more of it.
     copies = 8 if split == "train" else 1
+    # In a fork: who asks for data finds the random numbers where they were.
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(0)
         return dequantise(x.repeat(copies, 1, 1, 1), 17), y.repeat(copies)
@@ -108,7 +111,9 @@ def likelihoods(model: nn.Module, sde: VP, train: Tensor, test: Tensor) -> dict:
     With levels the bound is that of grey levels, as in chapter 1, and the ODE's images are dequantised here; without,
     the images must be dequantised already.
     """
+    # log2 of the width of a grey level, 2 / 16: from a density to a mass.
     device, cell = sde.device, math.log2(2 / 16)
+    # Fitted to the training images, so that the bound on the test is one.
     sde.decoder_var = decoder_variance(sde, model, train.to(device))
     of_bound = bound(sde, model, test.to(device), repeats=5).bits_per_dim(sde.dims)
     y = (dequantise(test, 17) if sde.levels else test).to(device)
@@ -141,6 +146,7 @@ def solvers(
     for name, (each, way) in WAYS.items():
         for k in calls:
             back = way(process()).to(device)
+            # As many calls for all: what asks twice in a step takes half the steps.
             made = draws_from_one_seed(back, model, n, k // each, seed=0)
             rows.append({"way": name, "calls": k} | judged(judge, space, made))
             print(rows[-1], flush=True)

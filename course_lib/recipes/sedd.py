@@ -49,6 +49,8 @@ def bits_only(recipe: Recipe, model: nn.Module, repeats: int = 4) -> dict:
     device = next(model.parameters()).device
     test = recipe.data("test")[0]
     torch.manual_seed(recipe.seed)
+    # By the number of masks where there are any,
+    # as chapter 6 measures: far less variance.
     mean, se = bits_per_char(
         recipe.process().to(device), model, test.to(device), repeats
     )
@@ -73,11 +75,16 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
         for name, make in samplers(process, model, n).items()
     }
     if isinstance(process.noise, Absorbing):
+        # One token at a time at its exact time: as
+        # many calls as letters, and no error of steps.
         made["first hitting"] = {
             LENGTH: last(first_hitting(process, model, n))[1].cpu()
         }
         made["coarse race"] = {
-            bits: race(process, model, n, RACE_STEPS, bits) for bits in (11, 14, 52)
+            # Coarser and finer than what float32 is to
+            # a vocabulary of 50,257, and float64's.
+            bits: race(process, model, n, RACE_STEPS, bits)
+            for bits in (11, 14, 52)
         }
     real = test[spaced(len(test), n)]
     rows = {
@@ -85,6 +92,7 @@ def measure(recipe: Recipe, model: nn.Module, repeats: int = 4, n: int = 64) -> 
         for name, by_steps in made.items()
     }
     return results | {
+        # Tables of all systems look under `steps` for the process's own sampler.
         "steps": rows.pop("tweedie"),
         "samplers": rows,
         "real": quality(real, judge, words),
@@ -99,12 +107,14 @@ def samplers(
     process: TokenProcess, model: nn.Module, n: int
 ) -> dict[str, Callable[[int], torch.Tensor]]:
     """Tweedie and Euler as functions of the number of steps; MDLM has the first only."""
+    # SEDD's own default is Tweedie; what MDLM has is the same step.
     kinds = {"tweedie": process}
     if isinstance(process, SEDD):
         kinds["euler"] = SEDD(
             process.noise, LENGTH, sampler="euler", mass=process.mass
         ).to(process.device)
     return {
+        # kind=kind is bound here: a plain lambda would sample with the last one.
         name: lambda steps, kind=kind: last(sample(kind, model, n, steps))[1].cpu()
         for name, kind in kinds.items()
     }
@@ -120,9 +130,12 @@ def race(process: MDLM, model: Network, n: int, steps: int, bits: int) -> torch.
     for t, s in zip(grid[:-1].tolist(), grid[1:].tolist(), strict=True):
         now = torch.full((n,), t, device=x.device)
         then = torch.full((n,), s, device=x.device)
+        # All states of a token race at once, MASK (it stays) among them; the least of
+        # Exp(1) / p wins with probability p. Exact in real numbers.
         law = process.predict_x0(model, x, now).double().exp()
         unmask = process.noise.unmasking_probability(then, now)[:, None, None]
         p = torch.cat([unmask * law, (1 - unmask).expand(*x.shape, 1)], -1)
+        # Never 0: -log(1 - 0) = 0 would win every race.
         u = torch.randint(1, 2**bits, p.shape, device=x.device).double() / 2**bits
         x = torch.where(x == process.noise.mask, (-torch.log1p(-u) / p).argmin(-1), x)
     return x.cpu()
@@ -131,6 +144,7 @@ def race(process: MDLM, model: Network, n: int, steps: int, bits: int) -> torch.
 def recipe(name: str, process: Callable[[], SEDD], **options) -> Recipe:
     """What they have in common; all numbers are those of chapter 6."""
     common = {
+        # As in recipes/d3pm.py, and to be changed there, too, or not at all.
         "steps": 6000,
         "lr": 3e-3,
         "model": lambda: network(process()),
@@ -148,8 +162,13 @@ def recipe(name: str, process: Callable[[], SEDD], **options) -> Recipe:
 
 
 absorbing = recipe(
-    "absorbing", absorbing_process, trains=lambda: MaskCount(absorbing_process())
+    # Trained by the number of masks: the same mean as its loss, with less variance.
+    "absorbing",
+    absorbing_process,
+    trains=lambda: MaskCount(absorbing_process()),
 )
+# The same with another seed: differences between systems are read against that between
+# two trainings of one.
 again = recipe(
     "again",
     absorbing_process,
@@ -188,6 +207,7 @@ def paired(
     for name, (evaluator, model) in contestants.items():
         total = torch.zeros(len(data), dtype=torch.float64)
         for seed in range(repeats):
+            # The same seeds for all: the same masks, which drop out of differences.
             torch.manual_seed(seed)
             total += torch.cat(
                 [one(evaluator, model, x) for x in data.split(size)]
@@ -209,6 +229,7 @@ def paired(
 
 def one(evaluator: Process, model: Network, x: torch.Tensor) -> torch.Tensor:
     """The bound at one draw of masks; the draws that come after it are set back to be those of any other evaluator."""
+    # Drawn before the bound, which uses up more or fewer numbers by evaluator.
     after = torch.randint(2**62, ()).item()
     value = evaluator.bound(model, x, evaluator.sample_t(len(x)))
     torch.manual_seed(after)
@@ -223,11 +244,13 @@ def of_masks(device: str) -> dict:
     return paired(
         {
             "D3PM": (MaskCount(d3pm.absorbing.process()).to(device), old),
+            # On masks D3PM's logits are what SEDD with the mass known wants.
             "its weights, read as SEDD": (known, old),
             "SEDD, mass known": (known, shipped(absorbing, device)),
             "again": (known, shipped(again, device)),
             "MDLM": (MaskCount(mdlm_process()).to(device), shipped(mdlm, device)),
             "SEDD, mass learned": (free, learned),
+            # The logits alone, each softmax with the true mass: what phi(m) costs.
             "the same weights, mass set right": (known, learned),
         },
         text("test")[0].to(device),

@@ -60,6 +60,8 @@ def measure(
     device = next(model.parameters()).device
     process, test = recipe.process().to(device), sentences("test")[0].to(device)
     judge = SentenceJudge(sentences()[0].tokens, len(vocabulary()))
+    # The order of what follows is the order of random draws: new measures go last, or
+    # the numbers in assets/ cannot be made again.
     torch.manual_seed(recipe.seed)
     mean, se = per_word(process, model, test.tokens, repeats)
     real = test.tokens[spaced(len(test), n)].cpu()
@@ -104,6 +106,7 @@ def per_word(
     mean = total.sum() / words.sum()
     return Estimate(
         mean.item(),
+        # Of a ratio of sums: what each sentence has beyond its words' share.
         ((total - mean * words).std() / words.mean() / len(words) ** 0.5).item(),
     )
 
@@ -125,6 +128,7 @@ def recovered(
 def certainty(process: DiffusionLM, model: nn.Module, way: Process, n: int) -> float:
     """The largest p(w | x_0) of a word at the end of sampling: how surely it is rounded; mean over words."""
     mask = process.draw_lengths(n)
+    # The vectors before they are rounded.
     x0 = last(sample(way, self_conditioned(model, mask), n, STEPS[2]))[1]
     p = (model.logits(x0) / process.temperature).softmax(-1)
     return p.amax(-1)[mask].double().mean().item()
@@ -155,14 +159,17 @@ def by_sampler(process: DiffusionLM, model: nn.Module, n: int) -> tuple[dict, di
         "DPM-Solver++": STEPS[:3],
     }
     for name, (way, change) in ways.items():
+        # Each mask is drawn anew: the lengths are part of what is drawn.
         for steps in grids.get(name, STEPS[2:3]):
             mask, start = process.draw_lengths(n), time.perf_counter()
             made[name][steps] = draw_sentences(
                 process, way, change(self_conditioned(model, mask)), n, steps
             )
+            # The others cost the same: a call of the network for each step.
             if name == "ancestral":
                 seconds[steps] = (time.perf_counter() - start) / n
     mask = process.draw_lengths(n)
+    # Self-conditioning off, though trained with it.
     made["not recalling"] = {
         STEPS[2]: draw_sentences(process, process, Given(model, mask=mask), n, STEPS[2])
     }
@@ -174,6 +181,8 @@ def self_conditioned(
 ) -> SelfConditioned:
     """The network conditioned on itself, told where there are words; asked there or at `at` only, if it takes that."""
     places = (
+        # Networks that pick rows work where there
+        # are words only; others answer everywhere.
         {"at": mask if at is None else at} if getattr(model, "takes_at", False) else {}
     )
     return SelfConditioned(Given(model, mask=mask, **places))
@@ -204,6 +213,7 @@ def control(
     best = renoise(process)
     some = test[spaced(len(test), n)]
     mask = written(some.tokens)
+    # In turn, so that a genre does not go with a length.
     label = torch.arange(n, device=some.tokens.device) % len(GENRES)
     nearer = by_words(sentences()[0])
     reader = read(process, model, steps)
@@ -215,6 +225,7 @@ def control(
         return ClassifierFree(self_conditioned(model, mask), label, weight)
 
     start, hole = up_to(torch.full((n,), 3), LENGTH).to(mask), middle(mask)
+    # By one sampler, so that rows differ by what is asked.
     asked = {
         "genre, not asked": (best, self_conditioned(model, mask), None),
         "genre, classifier-free 1": (best, guided(1.0), None),
@@ -228,6 +239,7 @@ def control(
         "start": (
             best,
             self_conditioned(model, mask),
+            # Under Gaussian noise a clamp is not exact, which has to be said.
             anchor(model, some.tokens, start, approximate=True),
         ),
         "infilling": (
@@ -252,6 +264,7 @@ def control(
         }
     real = test[torch.arange(0, len(test), 5)]
     hits = (nearer(real.tokens.cpu()) == real.labels.cpu()).double().mean().item()
+    # The ceiling: no sentence can be judged better than real verses of the genre.
     return table | {
         "judge of genres on real verses": {
             "success": hits,
@@ -264,12 +277,14 @@ def middle(mask: Mask) -> Mask:
     """The middle third of each sentence."""
     length = mask.sum(1, keepdim=True)
     place = torch.arange(mask.shape[1], device=mask.device)
+    # From a third on, as many at either end: both sides are seen.
     return (place >= length // 3) & (place < length - length // 3)
 
 
 def read(process: DiffusionLM, model: nn.Module, steps: int) -> SentenceClassifier:
     """A classifier of x_t, trained for so many steps."""
     device = process.device
+    # Measures run without gradients, and this one trains a network in their midst.
     with torch.enable_grad():
         reader = SentenceClassifier(WIDTH, len(GENRES)).to(device)
         task = NoisyClassifierTraining(process, model)
@@ -314,6 +329,7 @@ def spelt(x: Tokens) -> list[list[str]]:
 
 def salad(x: Tokens) -> Tokens:
     """The same words of each sentence in random order."""
+    # 2 is beyond all keys of words: PAD stays at the end.
     keys = torch.rand(x.shape).masked_fill(x == PAD, 2.0)
     return x.gather(1, keys.argsort(1))
 

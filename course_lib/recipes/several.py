@@ -47,6 +47,7 @@ class Session:
         self.path, self.command, self.start = path, command, time.perf_counter()
         together(lambda: check_writable("out", path))
         past = together(lambda: known(path))
+        # Another command's file: what that did says nothing of this one.
         if past.get("command") != command:
             past = {}
         self.done: list[str] = past.get("done", [])
@@ -57,6 +58,7 @@ class Session:
     @property
     def elapsed(self) -> float:
         """Seconds of all sittings; of an interrupted run those since then only."""
+        # The first process's clock, so that all decide alike what there is time for.
         return agreed(self.spent + time.perf_counter() - self.start)
 
     def begins(self, job: Job, minutes: int | float | None) -> float | None:
@@ -115,6 +117,7 @@ def run_all(
         seconds = None
         if minutes is not None:
             left = 60 * minutes - noted.elapsed
+            # One that had begun is finished with the minutes that it was given.
             if left <= 0 and noted.now.get("called") != job.called:
                 became[job.called] = NEVER
                 continue
@@ -138,6 +141,7 @@ def one(
     """Run one job, in so many seconds if they are given, and say what became of it."""
     recipe, about, began, minutes = job.recipe, dict(job.about), noted.elapsed, None
     if seconds is not None and isinstance(recipe, Recipe):
+        # A measurement has all of its time: it trains nothing.
         minutes = seconds * (1 - KEPT if measured else 1) / 60
     minutes = noted.begins(job, minutes)
     if isinstance(recipe, Measurement):
@@ -151,6 +155,7 @@ def one(
     if measured:
         left = None
         if seconds is not None:
+            # What training left, and at least what was kept for it.
             left = max(seconds - (noted.elapsed - began), seconds * KEPT)
         ready = within(left, lambda: say(measure(recipe, job.out, device)))
     made.clear()
@@ -196,11 +201,13 @@ def at_most(seconds: int | float | None) -> Iterator[Callable[[], bool]]:
         raise OutOfTime
 
     before = signal.signal(signal.SIGALRM, stop)
+    # 0 would mean no alarm at all.
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.01))
     try:
         yield lambda: stopped
     except OutOfTime:
         stopped = True
     finally:
+        # In this order: no alarm may find the handler gone.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

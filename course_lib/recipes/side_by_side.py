@@ -82,6 +82,7 @@ class Judge(NamedTuple):
 
     def __call__(self, x: Tokens) -> dict:
         """Bits per letter, entropy, known words, distinct pairs of words, divergence of 3-letter pieces from text."""
+        # The first and the last word of a window are cut off.
         pairs = [decode(row).split()[1:-1] for row in x]
         return judged(x, self.model, self.words) | {
             "distinct2": distinct(pairs, 2),
@@ -104,12 +105,15 @@ def letters_by(
     recipe = LETTERS[name]
     process, model = recipe.process().to(device), shipped(recipe, device)
     if isinstance(process, Autoregressive):
+        # It has a temperature of its own. Others get it in front of their network.
         process = Autoregressive(K, LENGTH, temperature).to(device)
     elif temperature != 1:
         model = Colder(model, temperature)
+    # After the weights are read: that is no cost of writing.
     tick, made = clock(device), []
     start = tick()
     for i, m in enumerate(pieces(n, 32)):
+        # As `draws` seeds its pieces, so that all start from the same states.
         torch.manual_seed(i)
         made.append(last(sample(process, model, m, calls))[1].cpu())
     return torch.cat(made), (tick() - start) / n
@@ -136,6 +140,8 @@ def of_letters(device: str, n: int = 64) -> dict:
         }
         print(name, out["temperatures"][name], flush=True)
     out["cost"] = costs(device)
+    # What measures say of texts that no network wrote: one that likes these is fooled
+    # by less than understanding.
     out["no_parameters"] = {
         "one phrase": judge(repeated("of the ", n)),
         "the judge itself": judge(own_texts(judge.model, n)),
@@ -149,6 +155,7 @@ def of_letters(device: str, n: int = 64) -> dict:
 def repeated(phrase: str, n: int) -> Tokens:
     """n texts without any model: a phrase again and again, from each of its letters in turn."""
     row = encode(phrase * (LENGTH // len(phrase) + 2))
+    # Shifted, so that not all texts are the same one.
     return torch.stack([row[i % len(phrase) :][:LENGTH] for i in range(n)])
 
 
@@ -157,7 +164,9 @@ def own_texts(model: NGram, n: int) -> Tokens:
     torch.manual_seed(0)
     x = torch.zeros(n, 0, dtype=torch.long)
     for _ in range(LENGTH):
+        # All that an n-gram model reads: the last order - 1 letters.
         before = x[:, max(0, x.shape[1] + 1 - model.order) :]
+        # Each of the K letters tried after each text.
         each = before.repeat_interleave(K, 0)
         new = torch.arange(K).repeat(n)[:, None]
         log_p = model.log_prob(torch.cat([each, new], 1))[:, -1]
@@ -176,6 +185,8 @@ def costs(device: str, n: int = 8) -> dict:
         calls = seconds_each(device, masks, network, m, TIMED)
         out[f"autoregression, cache, {m} at once"] = cached
         out[f"autoregression, no cache, {m} at once"] = plain
+        # One call of diffusion costs the same at every
+        # time; a text takes as many as one likes.
         out[f"masks, a call, {m} at once"] = calls / TIMED
     return out
 
@@ -222,6 +233,7 @@ def of_words(device: str, n: int = 64) -> dict:
     judge, seen = SentenceJudge(rows(), size()), spelt(rows())
     test = rows("test")
     real = test[spaced(len(test), n)]
+    # Real text has a divergence, too: it is read beside that of `real`.
     reference = rows()[spaced(len(rows()), 4000)]
 
     def scores(x: Tokens) -> dict:
@@ -259,6 +271,7 @@ def words_by(
         process = Autoregressive(process.K, process.length, temperature).to(device)
         torch.manual_seed(recipe.seed)
         x = last(sample(process, model, n, process.length))[1].cpu()
+        # Without the place for END, which the others do not have.
         x = unended(x)[:, :-1]
     else:
         x = written_by(process, Colder(model, temperature), n, WRITES, recipe.seed)

@@ -47,6 +47,8 @@ def by_length(model: nn.Module, row: Tensor, lengths: list[int]) -> dict:
     longest = max(lengths)
     rows = windows(row, longest)
     each = {
+        # The same letters for all lengths, cut and averaged back over each longest
+        # piece: so differences are between pairs.
         n: bits(model, rows.reshape(-1, n)).reshape(len(rows), -1).mean(1)
         for n in lengths
     }
@@ -68,6 +70,7 @@ def bits(model: nn.Module, rows: Tensor) -> Tensor:
     process = Autoregressive(K, rows.shape[1])
     t = torch.ones(1, dtype=torch.long)
     parts = [process.bound(model, x, t.expand(len(x))) for x in rows.split(64)]
+    # Nats of a row to bits of a character.
     return torch.cat(parts) / (rows.shape[1] * math.log(2))
 
 
@@ -87,6 +90,8 @@ def measure(recipe: Recipe, model: nn.Module, n: int = 64, pieces: int = 1024) -
     judge, known = NGram(train, K, 5), set(decode(train).split())
     real = test[spaced(len(test), n)]
     results["real"] = judged(real, judge, known)
+    # Beyond training's length the start is as trained, so the last 64 letters are
+    # judged alone, too.
     for k in lengths:
         x = draws(Autoregressive(K, k), model, n, k, size=n)
         results["steps"][k] = judged(x, judge, known)

@@ -56,6 +56,7 @@ class Sitting:
         step, over = record.step, record.progress == 1
         # Cuts off what is newer than the checkpoint.
         self.losses[step - 1 :] = [record.loss.mean()]
+        # One of a hundred is enough to draw the curve.
         self.rates[(step - 1) // 100 :] = [record.lr and float(f"{record.lr:.5g}")]
         self.done = step
         if (step % 100 == 0 or over) and first():
@@ -76,6 +77,7 @@ class Sitting:
     def earlier(self) -> dict:
         """What the run that left the checkpoint had written; ValueError if it was to have other steps."""
         for kind in ("safetensors", "log.json", "results.json", "progress.json"):
+            # Before the first step: after the last one it would be late.
             check_writable("out", self.file(kind))
         checkpoint, progress = self.file("checkpoint"), self.file("progress.json")
         past = kept(progress) if progress.exists() else {}
@@ -94,6 +96,7 @@ class Sitting:
 
     def clear(self) -> None:
         """Delete what is for going on with."""
+        # In this order: a checkpoint without its progress would be refused next time.
         delete(self.file("checkpoint"))
         if first():
             self.file("progress.json").unlink(missing_ok=True)

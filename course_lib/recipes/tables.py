@@ -55,6 +55,7 @@ def results(folder: Path) -> str:
         # Where no command makes the weights again.
         how = f"; {log['made']}" if "made" in log else ""
         made = f"{log['device']}, {minutes(log):.0f} min{how}"
+        # Statistics, times and the like have no row here.
         if (bits(r), likeness(r)) != ("-", "-"):
             steps = log.get("steps", "-")
             rows.append(
@@ -70,6 +71,7 @@ def minutes(log: dict) -> float:
 
 def bits(r: dict) -> str:
     """The bound with its standard error, per dimension, character, word or target; "-" where none was measured."""
+    # By the keys that there are: a recipe's results say what kind they are.
     for key, unit in (("bits_per_dim", "/ dim"), ("bits_per_char", "/ char")):
         if key in r:
             return f"{r[key]:.3f} ± {r[f'{key}_se']:.3f} {unit}"
@@ -89,6 +91,7 @@ def likeness(r: dict) -> str:
     """Pictures: share of samples, of real ones and of noise that a judge accepts. Text: share of known words, or
     perplexity and variety of samples and of real text. Pairs: errors, or BLEU and that of copying."""
     if "steps" in r and "words_known" in r.get("real", {}):
+        # Keys of JSON are text, in which 1000 comes before 256.
         most = max(r["steps"], key=int)
         return f"{r['steps'][most]['words_known']:.2f} / {r['real']['words_known']:.2f} of words"
     if "samplers" in r and "perplexity" in r.get("real", {}):

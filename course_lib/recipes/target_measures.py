@@ -58,6 +58,7 @@ def way(name: str, process: DiffuSeq) -> Process:
 def parts(data: Pairs, size: int = 500) -> Iterator[tuple[Tensor, Pairs]]:
     """The rows from long to short, so many at a time and cut to the longest of these, and where they were."""
     lengths = written(data.tokens).sum(1)
+    # Like lengths together: a row cut to its own length costs no work on padding.
     for some in lengths.argsort(descending=True).split(size):
         yield some, data[some].cut(int(lengths[some].max()))
 
@@ -74,6 +75,7 @@ def draw_targets(
     """A target for the source of each row, by diffusion; change(model, mask, target) is the network that samples."""
     out, device = data.tokens.clone(), next(model.parameters()).device
     for where, some in parts(data.to(device)):
+        # A process of the length of these rows, and the same tables.
         process = task.process(some.tokens.shape[1]).to(device)
         mask = written(some.tokens)
         network, clamp = change(model, mask, some.target), process.anchor(model, some)
@@ -98,6 +100,7 @@ def write(
             len(task.vocabulary), some.tokens.shape[1], temperature
         ).to(device)
         source = (~some.target).cumprod(1).bool()  # what stands before the target
+        # PAD is -1, no token. It stands behind the source, where nothing is kept.
         clamp = keep(source, some.tokens.clamp(min=0))
         x = last(sample(process, model, len(some), process.length, clamp))[1]
         out[where.cpu(), : some.tokens.shape[1]] = x.cpu()
@@ -124,6 +127,7 @@ def errors(
     """Word error rate, and phones wrong, missing or too many per phone of the nearest pronunciation of each word."""
     distance = needs("rapidfuzz.distance.Levenshtein", "rapidfuzz").distance
     best = [
+        # Of equally near ones the shortest, by the second number.
         min((distance(y, ref), len(ref)) for ref in refs)
         for y, refs in zip(said, right, strict=True)
     ]
@@ -170,14 +174,18 @@ def measure_sounds(
     recipe: Recipe, model: nn.Module, n: int = 2000, few: int = 100
 ) -> dict:
     """Errors by number of candidates, by sampler and number of steps, and the bound in nats per word."""
+    # The order of what follows is the order of random draws: new measures go last, or
+    # the numbers in assets/ cannot be made again.
     torch.manual_seed(recipe.seed)
     pairs, right, too_long = spellings(n)
+    # By number of steps on fewer words: up to 200 calls, five samplers.
     data, some = SOUNDS.rows(pairs), slice(0, n, n // few)
     start = time.perf_counter()
     draws = [
         draw_targets(SOUNDS, model, data, FAST, BEST) for _ in range(CANDIDATES[-1])
     ]
     seconds = (time.perf_counter() - start) / n / len(draws)
+    # Three candidates of the sampler of the bound, so that MBR is not BEST's alone.
     others = [draw_targets(SOUNDS, model, data, FAST) for _ in range(CANDIDATES[1])]
     samplers = {
         name: {
@@ -188,6 +196,7 @@ def measure_sounds(
         }
         for name, grid in grids().items()
     }
+    # The paper's clamping trick, under the ancestral sampler that it is meant for.
     rounded = draw_targets(SOUNDS, model, data, FAST, change=rounded_network)
     test = SOUNDS.data("test")[0]
     return {
@@ -238,6 +247,7 @@ def measure_verses(
     torch.manual_seed(recipe.seed)
     every = translated("test")
     pairs = [every[i] for i in spaced(len(every), n)]
+    # Longer than any row in training: in pieces, which are joined again.
     pieces = [cut(x, VERSES.longest) for x, _ in pairs]
     right, some = [y for _, y in pairs], slice(0, n, n // few)
 
@@ -258,6 +268,7 @@ def measure_verses(
             steps: {"bleu": bleu(translate(some, steps, name), right[some])}
             for steps in grid
         }
+        # To the end for these two only: 1,000 steps are 20 times as long as 50.
         for name, grid in grids(("DDIM", BEST)).items()
     }
     rounded = translate(slice(n), FAST, "ancestral", rounded_network)
@@ -279,6 +290,7 @@ def measure_verses(
         "candidates_ancestral": by_candidates(
             others, lambda said: translation(said, right)
         ),
+        # Without the BLEU of a text with itself, which is 100.
         "real": {k: v for k, v in translation(right, right).items() if k != "bleu"},
         "samplers": samplers,
         "rounded": bleu(rounded, right),
@@ -310,6 +322,7 @@ def measure_translator(recipe: Recipe, model: nn.Module, n: int = 200) -> dict:
         """Verses in one piece or in several."""
         return joined(pieces, write(VERSES, model, data, temperature))
 
+    # Greedy is what translation systems report; MBR of draws is what chapter 5 does.
     greedy, draws = translate(0.0), [translate(1.0) for _ in range(CANDIDATES[-1])]
     test = VERSES.data("test", interleaved=False)[0]
     return {
@@ -338,6 +351,7 @@ def translation(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -
     varied = {
         "distinct1": distinct(said, 1),
         "distinct2": distinct(said, 2),
+        # Each with each of the others: its cost grows with the square.
         "self_bleu": self_bleu(said[:100]),
     }
     return {"bleu": bleu(said, right)} | varied
@@ -347,6 +361,7 @@ def bleu(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float
     """sacrebleu's corpus BLEU on lower-case words and marks, as they are."""
     score = (
         needs("sacrebleu.metrics", "sacrebleu")
+        # Cut into words already; force, since sacrebleu warns of just that.
         .BLEU(tokenize="none", force=True)
         .corpus_score
     )
@@ -358,6 +373,7 @@ def cut(words: Sequence[str], longest: int) -> list[Sequence[str]]:
     if len(words) <= longest:
         return [words]
     marks = [i + 1 for i, w in enumerate(words[:longest]) if not w[-1].isalnum()]
+    # The last mark: as few pieces as there can be.
     at = marks[-1] if marks else longest
     return [words[:at], *cut(words[at:], longest)]
 

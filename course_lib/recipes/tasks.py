@@ -48,6 +48,8 @@ class Task:
     def length(self) -> int:
         """Of the longest row, interleaved or not."""
         room = self.room(self.longest)
+        # In turn each word of the target has one of the source beside it; one after the
+        # other they are the source, SEP and the target.
         return room + max(room, self.longest + 1)
 
     @cached_property
@@ -59,7 +61,9 @@ class Task:
     def spoken(self) -> Vocabulary:
         """The words that can be in a target."""
         return Vocabulary(
-            [*[[SEP, END]] * self.least, *(y for _, y in self.pairs())], self.least
+            # As often as a word must occur: SEP and END are in it whatever `least` is.
+            [*[[SEP, END]] * self.least, *(y for _, y in self.pairs())],
+            self.least,
         )
 
     def pairs(self, split: str = "train") -> list[Pair]:
@@ -79,6 +83,8 @@ class Task:
             warnings.simplefilter("ignore")
             data = pack(pairs, self.vocabulary, self.length, self.room, interleaved)
         return Pairs(
+            # The words of targets come first in the vocabulary. In a target the others
+            # are UNK, which is 0.
             data.tokens.masked_fill(data.target & (data.tokens >= len(self.spoken)), 0),
             data.target,
         )
@@ -136,6 +142,7 @@ def translated(split: str) -> list[Pair]:
 
 def turned(split: str) -> list[Pair]:
     """Rows of 3 to 8 digits, and the same from behind."""
+    # A generator of its own: the rows are the same whoever asks for them.
     g = torch.Generator().manual_seed(0 if split == "train" else 1)
     rows = torch.randint(
         10, (20_000 if split == "train" else 1000, 8), generator=g

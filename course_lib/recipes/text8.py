@@ -51,6 +51,7 @@ def rows(split: str) -> tuple[Tokens, None]:
 
 def crops(data: Tokens, size: int, seed: int) -> Iterator[Tokens]:
     """Endless batches of windows that start anywhere in the text; the same for the same seed."""
+    # Windows lie one after the other in the text, so flat they are the text again.
     row, generator = data.flatten(), torch.Generator().manual_seed(seed)
     places = torch.arange(data.shape[1])
     while True:
@@ -64,6 +65,7 @@ def network(
     process: TokenProcess, dropout: float, width: int = 768, depth: int = 12
 ) -> TokenNet:
     """Heads of 64 numbers."""
+    # 64 numbers to a head, as in all three papers' networks of this width.
     heads = width // 64
     return TokenNet(process.noise.K, K, width, heads, depth, dropout=dropout)
 
@@ -73,6 +75,7 @@ def network(
 
 def constant(warmup: int, peak: float, steps: int) -> Rate:
     """Rises to its peak in so many steps, at most half of all, and stays there."""
+    # A run by minutes may be shorter than the papers' warm-up.
     rise = min(warmup, steps // 2)
     return lambda step: peak * min(1.0, step / max(1, rise))
 
@@ -132,6 +135,7 @@ def measure(recipe: Recipe, model: nn.Module, n: int = 16, windows: int = 4096) 
     test, _ = recipe.data("test")
     test = test[:: max(1, len(test) // windows)].long().to(device)
     masked = isinstance(process.noise, Absorbing)
+    # The same bound with far less variance.
     evaluator = MaskCount(process) if masked else process
     results: dict = {"windows": len(test)}
     for name, term in (("bits_per_char", "whole"), ("published_bits", "published")):

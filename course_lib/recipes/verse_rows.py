@@ -32,6 +32,7 @@ def ended(split: str = "train") -> Tokens:
     """The same with END after the last word: (N, LENGTH + 1)."""
     x = rows(split)
     x = torch.cat([x, torch.full((len(x), 1), PAD)], 1)
+    # At the place after the last word, where PAD stood.
     return x.scatter(1, written(x).sum(1, keepdim=True), size())
 
 
@@ -68,6 +69,7 @@ class Verses(Wrapper):
     def cut(self, data: Tokens) -> tuple[Process, Int[Tensor, "B longest"]]:
         """The process of the longest row's length, and the rows so long."""
         longest = int((data != PAD).sum(1).max())
+        # Shallow: it shares the tables, and only its length is another.
         process = copy.copy(self.process)
         process.length = longest
         return process, data[:, :longest]
@@ -99,14 +101,17 @@ class AnyOrder(Verses):
         process, x = self.cut(data)
         there = x != PAD
         length = there.sum(1)
+        # t is uniform, so n is uniform on 1..l; rounding must not make it 0.
         n = (t.double() * length).ceil().long().clamp(min=1)
         x_t = self.masked(x, n)
         told = (n / length).float()
         cost = process.mask_cost(model, x, x_t, told).sum(1)
+        # l times the mean over n of cost / n is the sum over n.
         return length / n * cost - self.log_length[length]
 
     def masked(self, x: Tokens, n: Times) -> Tokens:
         """n words of each row masked, all choices equally likely."""
+        # 2 is beyond all keys of words: PAD is never among the first n <= l.
         keys = torch.rand(x.shape, device=x.device).masked_fill(x == PAD, 2.0)
         turn = keys.argsort(1).argsort(1)
         return torch.where(turn < n[:, None], self.process.noise.mask, x)

@@ -50,8 +50,12 @@ def phrases(split: str = "train") -> tuple[list[list[str]], list[list[str]]]:
     )
     every = [w for w in map(words, pieces) if 4 <= len(w) <= SHORT]
     count = Counter(
-        w for phrase in (every if split == "train" else phrases()[0]) for w in phrase
+        # Counted in the training phrases, whichever split is asked for.
+        w
+        for phrase in (every if split == "train" else phrases()[0])
+        for w in phrase
     )
+    # Ties by the alphabet: the same vocabulary on every machine.
     common = set(sorted(count, key=lambda w: (-count[w], w))[:COMMON])
     return every, [phrase for phrase in every if common.issuperset(phrase)]
 

@@ -61,6 +61,7 @@ def as_scores(process: SEDD, model: Network) -> Network:
 
     def scores(x: Tokens, u: PerExample, mask: Mask | None = None) -> LogLaw:
         """log s, from log p(x_0 | the other tokens)."""
+        # Without padding a network may be one that takes no mask.
         given = {} if mask is None else {"mask": mask}
         return process.answer(model(x, u, **given).log_softmax(-1), x, u)
 
@@ -78,6 +79,7 @@ def written_by(
     torch.manual_seed(seed)
     length = torch.multinomial(lengths().double(), n, replacement=True)
     mask = up_to(length, int(length.max())).to(process.device)
+    # Rows no longer than the longest of these.
     process.length = mask.shape[1]
     x = last(sample(process, Given(model, mask=mask), n, steps))[1]
     return filled(torch.where(mask, x, PAD).cpu())
@@ -90,6 +92,8 @@ def filled(x: Tokens) -> Int[Tensor, "B length"]:
 
 def texts(made: dict[int, Tokens], n: int) -> dict:
     """Quality, share copied and the first five, by number of steps; and the same of real verses."""
+    # The judge has read what the networks read, so it likes what they copy: `copied`
+    # stands beside it.
     judge, seen = SentenceJudge(rows(), size()), spelt(rows())
     real = rows("test")[spaced(len(rows("test")), n)]
 
@@ -110,6 +114,7 @@ def infilling(process: MDLM, model: nn.Module, n: int, steps: int, seed: int) ->
     torch.manual_seed(seed)
     truth = rows("test")[spaced(len(rows("test")), n)]
     mask = written(truth)
+    # PAD is -1, no token; the network does not see those places.
     hole, context = middle(mask), truth.clamp(min=0)
     clamp = keep(~hole.to(process.device), context.to(process.device))
     told = Given(model, mask=mask.to(process.device))
@@ -160,6 +165,8 @@ def measure_masked(
     test, dev, seed = rows("test").to(device), rows("dev").to(device), recipe.seed
     mdlm = recipe.process().to(device)
     noise = mdlm.noise
+    # D3PM's clock in T steps: at t / T it has as many masks as the log-linear clock of
+    # the training, so the same weights serve it.
     clock = schedules.table(schedules.log_linear(0.0), 1000, max_beta=1.0)
     readings = {
         "any order": AnyOrder(mdlm),
@@ -175,6 +182,7 @@ def measure_masked(
     return {
         **common(rows("test"), bounds["any order"], repeats),
         "bounds": bounds,
+        # The books that chose when to stop: better than the test by what that is worth.
         "dev": per_word(AnyOrder(mdlm), model, dev, repeats, seed),
         **texts(made, n),
         "infilling": infilling(recipe.process(), model, n, STEPS[-1], seed),

@@ -76,6 +76,7 @@ def slow_start(peak: float, steps: int):
 
 def recipe(name: str, data: Callable[[str], Tokens], **options) -> Recipe:
     """What they have in common."""
+    # The learning rate falls to 0 at the end; `watch` keeps the best on the way.
     common = {"steps": 20_000}
     return Recipe(
         chapter="06_d3pm",
@@ -105,6 +106,7 @@ uniform = recipe(
     rows,
     process=uniform_process,
     trains=lambda: Verses(uniform_process()),
+    # One state less than with masks: no MASK.
     model=lambda: network(size()),
     watch=lambda model: dev_nats(Verses(uniform_process()), rows, model),
     measure=measure_uniform,
