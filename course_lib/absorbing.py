@@ -98,18 +98,11 @@ class Absorbing(Semigroup):
         p = per_example(self.unmasking_probability(s, t), x_t).expand(x_t.shape)
         return (x_t == self.mask) & happens(p, t)
 
-    def reveals(self, s: Times, t: Times) -> PerExample:
-        """Old name of `unmasking_probability`."""
-        return self.unmasking_probability(s, t)
-
-    def opened(self, x_t: Tokens, s: Times, t: Times) -> Mask:
-        """Old name of `unmasks`."""
-        return self.unmasks(x_t, s, t)
+    reveals, opened = unmasking_probability, unmasks  # their old names
 
     def step(self, log_p0: LogLaw, x_t: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_s ~ posterior(p0, x_t): unmask some positions, then draw their tokens."""
-        unmasks = self.unmasks(x_t, s, t)
-        return torch.where(unmasks, draw(widest(log_p0).exp(), t), x_t)
+        return torch.where(self.unmasks(x_t, s, t), draw(widest(log_p0).exp(), t), x_t)
 
     def kl(
         self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times

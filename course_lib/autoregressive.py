@@ -27,6 +27,7 @@ from .shapes import (
     Tokens,
     check_answer,
     check_count,
+    check_scalar,
     upcast,
     widest,
 )
@@ -47,6 +48,7 @@ class Autoregressive(Process):
         super().__init__()
         check_count("K", K)
         check_count("length", length)
+        check_scalar("temperature", temperature)
         if not temperature >= 0:
             raise ValueError(f"temperature must not be negative, not {temperature}")
         self.K, self.length, self.T, self.temperature = K, length, length, temperature

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .embeddings import LogLaw, Vectors, check_word_network, nearest_where_finite
 from .nets import Wrapped
-from .shapes import Network, PerExample, per_example
+from .shapes import Network, PerExample, check_scalar, per_example
 
 
 class ClampingTrick(Wrapped):
@@ -22,6 +22,7 @@ class ClampingTrick(Wrapped):
     def __init__(self, inner: Network, start: float = 1.0):
         super().__init__(inner)
         check_word_network(inner, "table")
+        check_scalar("start", start)
         if not 0 <= start <= 1:
             raise ValueError(f"start must lie in [0, 1], not {start}")
         self.start = start

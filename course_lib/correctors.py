@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .categorical import Law, PerToken, pick
 from .samplers import Draw, Sampler, happens, position
-from .shapes import Network, Tokens, check_count, describe
+from .shapes import Network, Tokens, check_count, check_scalar, describe
 from .tokens import TokenProcess
 
 Choice = Callable[[Tensor, Tensor], Tensor]  # (c (B, L, K), x) -> probabilities (B, L)
@@ -39,6 +39,8 @@ class Corrector(Sampler):
         if not isinstance(process, TokenProcess):
             raise TypeError(f"process must be one of tokens, not {describe(process)}")
         check_count("steps", steps)
+        check_scalar("t", t)
+        process.check_t("t", torch.tensor([t]), 1)
         self.process, self.t, self.steps = process, t, steps
         self.choice, self.repair = choice or anywhere, repair
 
@@ -101,6 +103,7 @@ def lowest(measure: Measure) -> Choice:
 
 def softly(measure: Measure, temperature: float = 1.0) -> Choice:
     """In proportion to exp(-measure / temperature): Gumbel noise added to a confidence, then the lowest."""
+    check_scalar("temperature", temperature)
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}")
     return lambda c, x: (-measure(c, x) / temperature).softmax(-1)

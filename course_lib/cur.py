@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .shapes import describe
+from .shapes import check_count, check_scalar, describe
 
 Index = Int[Tensor, " _"]
 
@@ -24,10 +24,16 @@ def core(
 
     Small singular values are divided by: without them the rest of A is fitted less and its noise is not blown up.
     """
+    good = isinstance(crossing, Tensor) and crossing.ndim == 2 and crossing.numel()
+    if not good or not crossing.isfinite().all():
+        raise ValueError(
+            f"crossing must be a finite matrix (r, c), not {describe(crossing)}"
+        )
     left, size, right = torch.linalg.svd(crossing.double(), full_matrices=False)
     least = max(crossing.shape) * torch.finfo(torch.float64).eps * size[:1]
     keep = size > least
     if rank is not None:
+        check_count("rank", rank, least=0)
         if not 1 <= rank <= len(size):
             raise ValueError(f"rank must lie in 1..{len(size)}, not {rank}")
         keep &= torch.arange(len(size)) < rank
@@ -46,19 +52,27 @@ def cur(
 
     Entries that were called for are as they were called for.
     """
+    check_count("N", N)
     check_index("rows", rows, N)
     check_index("columns", columns, N)
     A = torch.zeros(N, N, dtype=torch.float64)
     known = torch.zeros(N, N, dtype=torch.bool)
     known[rows], known[:, columns] = True, True
     for i, j in known.nonzero().tolist():
-        A[i, j] = utility(i, j)
+        value = utility(i, j)
+        check_scalar(f"utility({i}, {j})", value)
+        A[i, j] = value
+    if not A.isfinite().all():
+        i, j = (~A.isfinite()).nonzero()[0].tolist()
+        raise ValueError(f"utility({i}, {j}) must be finite, not {A[i, j]:g}")
     guess = A[:, columns] @ core(A[rows][:, columns], rank) @ A[rows]
     return torch.where(known, A, guess), int(known.sum())
 
 
 def mean_utility(A: Float[Tensor, "N N"]) -> Float[Tensor, " N"]:
     """Mean utility of each candidate (row) against the others, as `text_metrics.mbr` has it."""
+    if not isinstance(A, Tensor) or A.ndim != 2 or A.shape[0] != A.shape[1]:
+        raise ValueError(f"A must be a square matrix (N, N), not {describe(A)}")
     others = A.sum(1) - A.diagonal()
     return others / max(1, len(A) - 1)
 

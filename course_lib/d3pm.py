@@ -16,7 +16,15 @@ from torch import Tensor
 
 from .absorbing import Absorbing
 from .categorical import LogLaw, Noise, PerToken, Semigroup, pick
-from .shapes import Network, PerExample, Times, Tokens, check_choice, widest
+from .shapes import (
+    Network,
+    PerExample,
+    Times,
+    Tokens,
+    check_choice,
+    check_scalar,
+    widest,
+)
 from .tokens import Prediction, TokenProcess, cross_entropy, on_tokens, tokens_in
 
 
@@ -61,6 +69,7 @@ class D3PM(TokenProcess):
             )
         if predicts == "score" and not isinstance(noise, Semigroup):
             check_invertible(noise)
+        check_scalar("ce_weight", ce_weight)
         if not ce_weight >= 0:
             raise ValueError(f"ce_weight must not be negative, not {ce_weight}")
         self.predicts, self.ce_weight = predicts, float(ce_weight)

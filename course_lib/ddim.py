@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .ddpm import DDPM, Batch, Prediction, Transition, lost
-from .shapes import Network, PerExample, Table, Times
+from .shapes import Network, PerExample, Table, Times, check_scalar
 
 
 class DDIM(DDPM):
@@ -29,6 +29,7 @@ class DDIM(DDPM):
         super().__init__(
             alpha_bar, shape, predicts=predicts, variance="small", **settings
         )
+        check_scalar("eta", eta)
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must lie in [0, 1], not {eta}")
         self.eta = eta

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .categorical import Law, PerToken, pick
 from .samplers import Draw, MaskedSampler, only_at, position
-from .shapes import Mask, Network, Tokens, check_count
+from .shapes import Mask, Network, Tokens, check_count, check_scalar, describe
 from .tokens import TokenProcess
 
 # (p (B, L, V), masks (B, L), how many, draw) -> the positions to unmask
@@ -44,6 +44,9 @@ class Unmask(MaskedSampler):
         check_count("steps", steps)
         if steps > self.length:
             raise ValueError(f"steps must be at most {self.length}, not {steps}")
+        for name, given in (("order", order), ("change", change)):
+            if given is not None and not callable(given):
+                raise TypeError(f"{name} must be a function, not {describe(given)}")
         self.order, self.steps = order or random_order, steps
         self.change = change or (lambda p: p)
 
@@ -129,6 +132,7 @@ def entropy_bounded(gamma: float) -> Order:
     sum H - max H bounds their total correlation, so no step loses more than gamma nats. The count asked for is not
     read: give `Unmask` its `length` steps, of which the last ones find nothing to do.
     """
+    check_scalar("gamma", gamma)
     if not gamma >= 0:
         raise ValueError(f"gamma must not be negative, not {gamma}")
 
@@ -168,6 +172,7 @@ def entropies(p: Law) -> PerToken:
 
 def temper(p: Float[Tensor, "*n V"], temperature: float) -> Float[Tensor, "*n V"]:
     """p^(1 / temperature), normalised; all on the likeliest token at 0."""
+    check_scalar("temperature", temperature)
     if not temperature >= 0:
         raise ValueError(f"temperature must not be negative, not {temperature}")
     if temperature == 0:
@@ -177,6 +182,7 @@ def temper(p: Float[Tensor, "*n V"], temperature: float) -> Float[Tensor, "*n V"
 
 def nucleus(p: Float[Tensor, "*n V"], mass: float) -> Float[Tensor, "*n V"]:
     """Top-p: the fewest likeliest tokens that have at least `mass` together, normalised. Holtzman et al. 2020."""
+    check_scalar("mass", mass)
     if not 0 < mass <= 1:
         raise ValueError(f"mass must lie in (0, 1], not {mass}")
     q, order = p.sort(-1, descending=True)

@@ -20,7 +20,16 @@ from .infilling import Keep
 from .nets import Wrapped
 from .process import evaluating
 from .sentences import Pairs, written
-from .shapes import Mask, Network, PerExample, Times, Tokens, check_choice, describe
+from .shapes import (
+    Mask,
+    Network,
+    PerExample,
+    Times,
+    Tokens,
+    check_choice,
+    check_scalar,
+    describe,
+)
 from .word_nets import EmbeddingNet, MixingNet
 
 
@@ -41,6 +50,7 @@ class DiffuSeq(DiffusionLM):
     ):
         super().__init__(*args, **settings)
         check_choice("over", over, ("target", "all"))
+        check_scalar("absorb", absorb)
         if not 0 <= absorb <= 1:
             raise ValueError(f"absorb must lie in [0, 1], not {absorb}")
         self.over, self.absorb = over, absorb

@@ -45,6 +45,7 @@ from .shapes import (
     check_answer,
     check_choice,
     check_count,
+    check_scalar,
     describe,
     per_example,
     widest,
@@ -90,8 +91,10 @@ class DiffusionLM(WordChain):
         check_count("length", length)
         check_count("width", width)
         check_choice("rounding", rounding, ("gold", "prediction", "none"))
-        if temperature is not None and not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}")
+        if temperature is not None:
+            check_scalar("temperature", temperature)
+            if not temperature > 0:
+                raise ValueError(f"temperature must be positive, not {temperature}")
         super().__init__(alpha_bar, (length, width), variance, decoder_var, clip)
         self.length, self.rounding, self.detach = length, rounding, detach
         self.temperature = temperature or self.sigma_0_squared
@@ -236,11 +239,12 @@ class DiffusionLM(WordChain):
         x0_hat, log_p = self.explain(
             model, x_t, t, counted, mask=mask, before=before, label=label
         )
-        # |Emb(w) - mu_theta(x_1, 1)|^2 is the paper's term at t = 1, where x_0 itself
-        # would leave the noise sigma_0 to be learned.
+        # L_e2e of eq. 2, one t in place of its sum. |Emb(w) - mu_theta(x_1, 1)|^2 is its
+        # term at t = 1, where x_0 itself would leave the noise sigma_0 to be learned.
         target = torch.where(per_example(t == 1, x0), embed(model, tokens), x0)
         target = target.detach() if self.detach else target
-        # The simplified L of section 4.2: the network says x_0, at all times alike.
+        # L_simple as section 4.2 has it, |x_0 - f_theta(x_t, t)|^2: the network says x_0
+        # at every t, so it learns that x_0 lies on an embedding.
         error = (target - x0_hat).square().mean(-1)
         # -log p_theta(w | x_0), which keeps embeddings apart: without it all of them
         # would meet in one point.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .categorical import Law
 from .samplers import Draw, MaskedSampler
-from .shapes import Network, Tokens
+from .shapes import Network, Tokens, check_count, check_scalar
 from .tokens import TokenProcess
 
 
@@ -31,6 +31,8 @@ def velocity(
     kappa  share of tokens that are there; slope is its derivative in time
     eta    how fast tokens become masks again
     """
+    if not 0 <= kappa < 1:
+        raise ValueError(f"kappa must lie in [0, 1), not {kappa}: at 1 no mask is left")
     V = p1.shape[-1]
     # Tokens that become masks again have to be made up for, so the rate of unmasking is
     # larger by as much: the marginals stay.
@@ -51,6 +53,8 @@ class Euler(MaskedSampler):
 
     def __init__(self, process: TokenProcess, steps: int, eta: float = 0.0):
         super().__init__(process)
+        check_count("steps", steps)
+        check_scalar("eta", eta)
         if not eta >= 0:
             raise ValueError(f"eta must not be negative, not {eta}")
         self.kappas, self.eta = [k / steps for k in range(steps + 1)], eta

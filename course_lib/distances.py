@@ -15,14 +15,14 @@ def frechet(a: Float[Tensor, "N d"], b: Float[Tensor, "M d"]) -> float:
     Biased upwards for few samples: compare only with real against real at the same N and M.  Heusel et al. 2017.
     """
     for name, x in (("a", a), ("b", b)):
-        if not isinstance(x, Tensor):
+        if not isinstance(x, Tensor) or x.ndim == 0:
             raise TypeError(f"{name} must be a tensor (N, d), not {describe(x)}")
     a, b = a.detach().cpu().double(), b.detach().cpu().double()
     if min(len(a), len(b)) < 2:
         raise ValueError(
             f"a and b must hold at least 2 samples each, not {len(a)} and {len(b)}"
         )
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not a.shape[1]:
         raise ValueError(
             f"a and b must be rows of as many features, not {tuple(a.shape)} and {tuple(b.shape)}"
         )

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .shapes import check_count
+from .shapes import check_count, describe
 
 
 def uniform_alpha(
@@ -21,6 +21,9 @@ def uniform_alpha(
     P(argmax = k) = int phi(z - a / b) Phi(z)^(K - 1) dz, and alpha = (K P - 1) / (K - 1). a in [0, 1]; float64.
     """
     check_count("K", K, least=2)
+    check_count("points", points, least=100)
+    if a is None or isinstance(a, str):
+        raise TypeError(f"a must be numbers in 0..1, not {describe(a)}")
     a = torch.as_tensor(a, dtype=torch.float64)
     if not ((a >= 0) & (a <= 1)).all():
         raise ValueError(f"a must lie in 0..1, not {a.min():g}..{a.max():g}")

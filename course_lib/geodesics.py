@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .files import needs
-from .shapes import check_count, describe
+from .shapes import check_count, check_scalar, describe
 from .structured import check_rates
 
 
@@ -59,6 +59,7 @@ def heat_kernel(rates: Float[Tensor, "K K"], alpha: float) -> Float[Tensor, "K K
     Off the diagonal K_ij = alpha^h (R^h)_ij / h! (1 + O(alpha)), h the hops: log K_ij / log alpha -> h.
     """
     R = check_rates(rates)
+    check_scalar("alpha", alpha)
     if not 0 <= alpha < torch.inf:
         raise ValueError(f"alpha must be finite and not negative, not {alpha}")
     c = 2 * R.diagonal().abs().max().clamp(min=1e-300)  # P keeps half, at least

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .files import needs
-from .shapes import check_count, describe, upcast
+from .shapes import check_count, check_scalar, describe, upcast
 
 
 class Judge:
@@ -71,6 +71,7 @@ class Judge:
 
     def accepted(self, x: Float[Tensor, "N *event"], above: float = 0.9) -> float:
         """Share of images whose class the classifier is surer of than `above`."""
+        check_scalar("above", above)
         if not 0 <= above <= 1:
             raise ValueError(f"above must lie in [0, 1], not {above}")
         sure = self.confidence(x) > above

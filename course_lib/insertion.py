@@ -30,9 +30,10 @@ class Insertion:
             raise TypeError(
                 f"p must be a dict from tuples to probabilities, not {describe(p)}"
             )
-        if min(p.values()) < 0 or abs(sum(p.values()) - 1) > 1e-9:
+        total = sum(p.values())
+        if not (all(v >= 0 for v in p.values()) and abs(total - 1) <= 1e-9):
             raise ValueError(
-                f"p must not be negative and must sum to 1, but sums to {sum(p.values()):g}"
+                f"p must not be negative and must sum to 1, but sums to {total:g}"
             )
         self.p = p
         self.parts = {x: subsequences(x) for x in p}
@@ -42,6 +43,8 @@ class Insertion:
 
     def marginal(self, kappa: float) -> Float[Tensor, " S"]:
         """p_t over `states`: each token is there with probability kappa."""
+        if not 0 <= kappa <= 1:
+            raise ValueError(f"kappa must lie in [0, 1], not {kappa}")
         out = torch.zeros(len(self.states), dtype=torch.float64)
         for x, p in self.p.items():
             for y, _ in self.parts[x]:
@@ -67,6 +70,10 @@ class Insertion:
 
     def rates(self, kappa: float, slope: float = 1.0) -> Float[Tensor, "S S"]:
         """R[x, y]: how fast x becomes y by one insertion; rows sum to 0."""
+        if not 0 <= kappa < 1:
+            raise ValueError(
+                f"kappa must lie in [0, 1), not {kappa}: at 1 nothing is missing"
+            )
         R = torch.zeros(len(self.states), len(self.states), dtype=torch.float64)
         for (x, g, a), expected in self.missing(kappa).items():
             y = (*x[:g], a, *x[g:])

@@ -3,13 +3,14 @@
 For tiny worlds, where a sampler's output distribution and the data's can be compared entry by entry.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .shapes import check_count, describe
+from .shapes import check_count, check_scalar, describe
 
 Joint = Float[Tensor, "..."]
 
@@ -41,9 +42,15 @@ def marginal(p: Joint, positions: list[int]) -> Joint:
 
 
 def conditional_entropy(p: Joint, of: list[int], given: list[int]) -> float:
-    """H(x_of | x_given) = H(both) - H(x_given), nats."""
-    both = sorted({*of, *given})
-    return entropy(marginal(p, both)) - (entropy(marginal(p, given)) if given else 0.0)
+    """H(x_of | x_given) = H(both) - H(x_given), nats; 0 for no positions."""
+    check_joint("p", p)
+    check_positions("of", of, p.ndim)
+    check_positions("given", given, p.ndim)
+
+    def of_places(places: set[int]) -> float:
+        return entropy(marginal(p, sorted(places))) if places else 0.0
+
+    return of_places({*of, *given}) - of_places({*given})
 
 
 def total_correlation(p: Joint, of: list[int], given: Sequence[int] = ()) -> float:
@@ -52,6 +59,7 @@ def total_correlation(p: Joint, of: list[int], given: Sequence[int] = ()) -> flo
     0 if and only if they are independent given x_given; at most sum_i H_i - max_i H_i.  (arXiv:2505.24857, eq. 6)
     """
     given = list(given)
+    check_positions("of", of, check_joint("p", p).ndim)
     alone = sum(conditional_entropy(p, [i], given) for i in of)
     return alone - conditional_entropy(p, of, given)
 
@@ -72,6 +80,8 @@ def drawn_in_groups(p: Joint, groups: Sequence[Sequence[int]]) -> Joint:
 
 def conditional(p: Joint, i: int, given: Sequence[int]) -> Joint:
     """p(x_i | x_given), of p's number of axes, 1 wide where it does not depend; 0 where the given never come."""
+    check_positions("i", [i], check_joint("p", p).ndim)
+    check_positions("given", given, p.ndim)
     others = [j for j in range(p.ndim) if j != i and j not in given]
     both = p.sum(others, keepdim=True) if others else p
     known = both.sum(i, keepdim=True)
@@ -95,11 +105,19 @@ def random_joint(V: int, length: int, concentration: float, seed: int) -> Joint:
     """A joint distribution drawn from a Dirichlet distribution, float64. Low concentration: few likely sequences."""
     check_count("V", V, least=2)
     check_count("length", length)
-    if not concentration > 0:
-        raise ValueError(f"concentration must be above 0, not {concentration}")
+    check_scalar("concentration", concentration)
+    if not 0 < concentration < math.inf:
+        raise ValueError(
+            f"concentration must be above 0 and finite, not {concentration}"
+        )
     generator = torch.Generator().manual_seed(seed)
     alpha = torch.full((V**length,), concentration, dtype=torch.float64)
     gamma = torch._standard_gamma(alpha, generator)
+    # What underflows is drawn as the least float: if all are, they would look even.
+    if not gamma.max() > torch.finfo(torch.float64).tiny:
+        raise ValueError(
+            f"concentration must be larger: at {concentration:g} all draws underflow in float64"
+        )
     return (gamma / gamma.sum()).reshape((V,) * length)
 
 
@@ -138,7 +156,7 @@ def check_groups(groups: Sequence[Sequence[int]], length: int) -> None:
         )
 
 
-def check_positions(name: str, positions: list[int], length: int) -> None:
+def check_positions(name: str, positions: Sequence[int], length: int) -> None:
     """Raise unless these are different positions of a sequence."""
     good = all(isinstance(i, int) and 0 <= i < length for i in positions)
     if not good or len(set(positions)) != len(positions):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .shapes import Mask, PerExample, Tokens, check_count, describe
+from .shapes import Mask, PerExample, Tokens, check_count, check_scalar, describe
 
 
 def time_features(u: PerExample, n: int) -> Float[Tensor, "B n"]:
@@ -34,6 +34,7 @@ def zero(layer: nn.Module) -> nn.Module:
 
 def dropping(share: float) -> nn.Module:
     """Dropout of this share in training; nothing at all, and no number drawn, for 0. ValueError outside [0, 1)."""
+    check_scalar("dropout", share)
     if not 0 <= share < 1:
         raise ValueError(f"dropout must lie in [0, 1), not {share}")
     return nn.Dropout(share) if share else nn.Identity()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from .shapes import check_count
+from .shapes import check_count, check_scalar
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ def cosine_of_progress(peak: float, warmup: float = 0.02) -> OfProgress:
     Raises ValueError unless peak is positive and 0 <= warmup < 1.
     """
     check_peak(peak)
+    check_scalar("warmup", warmup)
     if not 0 <= warmup < 1:
         raise ValueError(f"warmup must lie in [0, 1), not {warmup}")
 
@@ -76,6 +77,7 @@ def warmup_cosine(
 
 def check_peak(peak: float) -> None:
     """Raise ValueError unless the largest rate is positive and finite."""
+    check_scalar("peak", peak)
     if not 0 < peak < math.inf:
         raise ValueError(f"peak must be positive and finite, not {peak}")
 
@@ -85,6 +87,7 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
     torch.optim.AdamW(decay_groups(model, 0.1), betas=(0.9, 0.95)).  Frozen parameters are in neither group.
     """
+    check_scalar("weight_decay", weight_decay)
     if not 0 <= weight_decay < math.inf:
         raise ValueError(
             f"weight_decay must not be negative and be finite, not {weight_decay}"

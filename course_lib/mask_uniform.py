@@ -7,7 +7,15 @@ from torch import Tensor
 
 from .categorical import Law, Semigroup
 from .schedules import Schedule
-from .shapes import PerExample, Table, Tokens, check_count, per_example, widest
+from .shapes import (
+    PerExample,
+    Table,
+    Tokens,
+    check_count,
+    check_scalar,
+    per_example,
+    widest,
+)
 
 
 class MaskUniform(Semigroup):
@@ -20,6 +28,7 @@ class MaskUniform(Semigroup):
     def __init__(self, V: int, clock: Table | Schedule, mask_share: float = 2 / 3):
         check_count("V", V, least=2)
         super().__init__(clock)
+        check_scalar("mask_share", mask_share)
         if not 0 < mask_share < 1:
             raise ValueError(f"mask_share must lie between 0 and 1, not {mask_share}")
         self.V, self.K, self.mask, self.mask_share = V, V + 1, V, mask_share

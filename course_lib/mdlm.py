@@ -88,7 +88,7 @@ class MDLM(TokenProcess):
     def predict_x0(self, model: Network, x_t: Tokens, t: Times) -> LogLaw:
         """log p(x_0 | x_t): softmax on masks; tokens that are there are certain (carry-over).
 
-        For display and for scores: loss and step ask about masks only (`on_masks`, `fill`). D3PM's is another at
+        For display and for scores: loss and step ask about masks only (`on_masks`, `unmask`). D3PM's is another at
         tokens, where it is p(x_0 at i | the other tokens).
         """
         x_t = self.check_state("x_t", x_t, self.noise.K)

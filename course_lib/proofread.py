@@ -16,7 +16,7 @@ from .embeddings import check_word_network, embed, nearness
 from .nets import Wrapped
 from .process import evaluating
 from .sentences import check_tokens, written
-from .shapes import Mask, Network, Tokens, check_count, describe
+from .shapes import Mask, Network, Tokens, check_count, check_scalar, describe
 from .word_nets import EmbeddingNet, MixingNet
 
 
@@ -60,6 +60,7 @@ def pseudo_log_likelihood(
     knows most at a middling u. ValueError unless 0 < u <= 1 and the tokens have at most `process.length` places;
     TypeError for an EmbeddingNet, whose law of words has no part that x_t says of itself.
     """
+    check_scalar("u", u)
     if not 0 < u <= 1:
         raise ValueError(f"u must lie in (0, 1], not {u}")
     tokens = check_tokens(tokens)
@@ -109,6 +110,7 @@ def proofread(
     and more alike. ValueError unless gain >= 0.  (iterated conditional modes, Besag 1986)
     """
     check_count("rounds", rounds)
+    check_scalar("gain", gain)
     if not gain >= 0:
         raise ValueError(f"gain must not be negative, but is {gain}")
     for _ in range(rounds):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .categorical import Law
 from .samplers import Draw, MaskedSampler
-from .shapes import Network, Tokens, describe
+from .shapes import Network, Tokens, check_count, check_scalar, describe
 from .tokens import TokenProcess
 
 Rule = Callable[[float, float], float]  # (alpha_t, alpha_s) -> sigma
@@ -35,7 +35,11 @@ class ReMDM(MaskedSampler):
             raise TypeError(
                 f"sigma must be a rule, such as share(0.2), not {describe(sigma)}"
             )
-        times = process.times(times) if isinstance(times, int) else times
+        if isinstance(times, Tensor):
+            times = process.check_times(times)
+        else:
+            check_count("times", times)
+            times = process.times(int(times))
         alpha = process.noise.log_alpha(times).exp()
         self.alpha, self.sigma = alpha.tolist(), sigma
 
@@ -48,6 +52,7 @@ class ReMDM(MaskedSampler):
         alpha_t, alpha_s = now
         sigma = self.sigma(alpha_t, alpha_s)
         most = largest_sigma(alpha_t, alpha_s)
+        check_scalar("what sigma returns", sigma)
         if not 0 <= sigma <= most + 1e-12:
             raise ValueError(
                 f"sigma must return a number in 0..{most:g} at alpha_t = {alpha_t:g} and "
@@ -83,6 +88,7 @@ def largest_sigma(alpha_t: float, alpha_s: float) -> float:
 
 def share(eta: float) -> Rule:
     """eta times the largest sigma: "rescale".  (section 4.1)"""
+    check_scalar("eta", eta)
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in 0..1, not {eta}")
     return lambda alpha_t, alpha_s: eta * largest_sigma(alpha_t, alpha_s)
@@ -90,6 +96,7 @@ def share(eta: float) -> Rule:
 
 def at_most(cap: float) -> Rule:
     """The largest sigma, but no more than this: "cap".  (section 4.1)"""
+    check_scalar("cap", cap)
     if not 0 <= cap <= 1:
         raise ValueError(f"cap must lie in 0..1, not {cap}")
     return lambda alpha_t, alpha_s: min(cap, largest_sigma(alpha_t, alpha_s))

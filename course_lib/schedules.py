@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .shapes import Table, check_count, describe
+from .shapes import Table, check_count, check_scalar, describe
 
 
 class Tables(nn.Module):
@@ -284,6 +284,7 @@ def table(schedule: Schedule, T: int, max_beta: float = 0.999) -> Table:
         raise TypeError(
             f"schedule must be a Schedule, such as cosine(), not {describe(schedule)}"
         )
+    check_scalar("max_beta", max_beta)
     if not 0 < max_beta <= 1:
         raise ValueError(f"max_beta must lie in (0, 1], not {max_beta}")
     log = schedule.log_alpha_bar(torch.linspace(0, 1, T + 1, dtype=torch.float64))
@@ -303,6 +304,7 @@ def ddpm_table(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Tab
     check_count("T", T)
     scale = 1000 / T
     for name, beta in (("beta_1", beta_1), ("beta_T", beta_T)):
+        check_scalar(name, beta)
         if not 0 < scale * beta < 1:
             raise ValueError(
                 f"T = {T} makes {name} = {scale * beta:g}, which must lie between 0 and 1"

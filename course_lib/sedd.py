@@ -220,8 +220,7 @@ class SEDD(TokenProcess):
         real_0, real = x0.clamp(min=0), x.clamp(min=0)
         law = self.law(self.read(f, real, first), real, first, torch.zeros_like(first))
         # The last step of the sampler, FIRST -> 0, as p(x_0 | x).
-        nll = -pick(law, real_0).log()
-        return on_tokens(nll, x0).sum(1)
+        return on_tokens(-pick(law, real_0).log(), x0).sum(1)
 
     # Sampling
 
@@ -320,8 +319,7 @@ class MaskedSEDD(KnownMassSEDD):
         f = self.ask(model, x, t, masks)
         unmasks = happens(p[masks] * mean_exp(f)) | last[masks]
         tokens = draw(f[unmasks].softmax(-1))
-        where = masks.masked_scatter(masks, unmasks)
-        return x.masked_scatter(where, tokens)
+        return x.masked_scatter(masks.masked_scatter(masks, unmasks), tokens)
 
 
 def mean_exp(f: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:

@@ -5,7 +5,7 @@ V vocabulary   K states of a token: V, or V + 1 with MASK
 """
 
 from collections.abc import Callable, Iterable
-from numbers import Integral
+from numbers import Integral, Real
 
 import torch
 from jaxtyping import Bool, Float, Integer, Num, Shaped
@@ -114,6 +114,14 @@ def check_count(name: str, n: int, least: int = 1) -> None:
         raise TypeError(f"{name} must be an int, not {type(n).__name__}")
     if n < least:
         raise ValueError(f"{name} must be at least {least}, not {n}")
+
+
+def check_scalar(name: str, value: object) -> None:
+    """Raise TypeError unless value is a real number, or a tensor of one: a text, None or a list is none."""
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    of_one = isinstance(value, Tensor) and value.ndim == 0
+    if not (real or (of_one and value.dtype != torch.bool and not value.is_complex())):
+        raise TypeError(f"{name} must be a number, not {describe(value)}")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

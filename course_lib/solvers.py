@@ -14,7 +14,16 @@ from .linear_sde import Batch, combine, fit
 from .process import Process
 from .schedules import check_number
 from .sde import SDE
-from .shapes import Network, PerExample, Times, check_count, once, per_example, repeated
+from .shapes import (
+    Network,
+    PerExample,
+    Times,
+    check_count,
+    check_scalar,
+    once,
+    per_example,
+    repeated,
+)
 from .wrapper import Wrapper
 
 
@@ -92,6 +101,7 @@ class Renoise(Solver):
 
     def __init__(self, sde: SDE, share: float = 1.0):
         super().__init__(sde)
+        check_scalar("share", share)
         if not 0 <= share <= 1:
             raise ValueError(f"share must lie in [0, 1], not {share}")
         self.share = share

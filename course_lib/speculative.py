@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .categorical import pick
 from .samplers import Draw, MaskedSampler, happens
-from .shapes import Network, PerExample, Tokens, check_count
+from .shapes import Network, PerExample, Tokens, check_count, check_scalar
 from .tokens import TokenProcess
 
 
@@ -93,6 +93,7 @@ def certain_unless(going: Bool[Tensor, " B"], p: Float[Tensor, "B V"]) -> Tensor
 
 def expected_length(accept: float, ahead: int) -> float:
     """(1 - a^ahead) / (1 - a): tokens settled by a draft of `ahead`, each accepted with probability a.  (eq. 1)"""
+    check_scalar("accept", accept)
     if not 0 <= accept <= 1:
         raise ValueError(f"accept must lie in 0..1, not {accept}")
     check_count("ahead", ahead)

@@ -17,7 +17,7 @@ Sentence = Sequence[str]  # its words
 
 def entropy_of_tokens(x: Int[Tensor, "*shape"]) -> float:
     """Entropy of the tokens' frequencies in bits. Far below that of real text, samples repeat themselves."""
-    whole = isinstance(x, Tensor) and not (x.is_floating_point() or x.is_complex())
+    whole = isinstance(x, Tensor) and is_whole(x)
     if not whole or not x.numel() or x.min() < 0:
         raise ValueError(
             f"x must hold at least one integer token, and no PAD, not {describe(x)}"
@@ -25,6 +25,11 @@ def entropy_of_tokens(x: Int[Tensor, "*shape"]) -> float:
     _, count = x.unique(return_counts=True)
     p = count.double() / x.numel()
     return torch.special.entr(p).sum().item() / math.log(2)
+
+
+def is_whole(x: Tensor) -> bool:
+    """Whether it holds integers."""
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
 
 
 def distinct(sentences: Sequence[Sentence], n: int) -> float:
@@ -57,6 +62,10 @@ def ngram_divergence(a: Int[Tensor, "N L"], b: Int[Tensor, "M L2"], n: int) -> f
 
 def ngram_counts(name: str, x: Int[Tensor, "N L"], n: int) -> Counter:
     """How often each run of n tokens occurs; ValueError where there is none."""
+    if not isinstance(x, Tensor) or x.ndim != 2 or not is_whole(x):
+        raise TypeError(
+            f"{name} must be rows of tokens, an integer tensor (N, L), not {describe(x)}"
+        )
     rows = [[token for token in row if token >= 0] for row in x.tolist()]
     found = Counter(tuple(r[i : i + n]) for r in rows for i in range(len(r) - n + 1))
     if not found:

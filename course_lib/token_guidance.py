@@ -7,6 +7,7 @@ Given the class c, a chain whose rates are R runs backwards with the rates
 x and y differing at one position. gamma = 1 is Bayes' rule and exact. Other powers do not give p(x) p(c | x)^gamma.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,8 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .categorical import Law
+from .finite import note
 from .samplers import Draw, MaskedSampler
-from .shapes import Network, PerExample, Tokens, describe
+from .shapes import Network, PerExample, Tokens, check_scalar, describe
 from .tokens import TokenProcess
 
 Classifier = Callable[[Tensor], Tensor]  # states (N, L) -> log p(c | x), (N,)
@@ -41,13 +43,21 @@ def neighbours(x: Tokens, V: int) -> Int[Tensor, "B L V L"]:
 
 def log_ratios(classifier: Classifier, x: Tokens, V: int) -> Float[Tensor, "B L V"]:
     """log p(c | y) - log p(c | x) for the neighbours y of x: L x V calls a state."""
-    here = classifier(x)
-    if not isinstance(here, Tensor) or here.shape != (len(x),):
-        raise ValueError(
-            f"classifier must return one log p(c | x) per state, ({len(x)},), not {describe(here)}"
-        )
-    there = classifier(neighbours(x, V).reshape(-1, x.shape[1]))
+    here = said(classifier, x)
+    there = said(classifier, neighbours(x, V).reshape(-1, x.shape[1]))
     return there.reshape(*x.shape, V) - here[:, None, None]
+
+
+def said(classifier: Classifier, x: Tokens) -> PerExample:
+    """log p(c | x) of each state; ValueError for another shape, FloatingPointError for NaN."""
+    log_p = classifier(x)
+    if not isinstance(log_p, Tensor) or log_p.shape != (len(x),):
+        raise ValueError(
+            f"classifier must return one log p(c | x) per state, ({len(x)},), not {describe(log_p)}"
+        )
+    # -inf is a class that this state cannot have.
+    note("what classifier returns", ~log_p.isnan(), must="a number")
+    return log_p
 
 
 class Guided(MaskedSampler):
@@ -59,6 +69,13 @@ class Guided(MaskedSampler):
 
     def __init__(self, process: TokenProcess, classifier: Classifier, gamma: float):
         super().__init__(process)
+        if not callable(classifier):
+            raise TypeError(
+                f"classifier must be callable on states, not {describe(classifier)}"
+            )
+        check_scalar("gamma", gamma)
+        if not math.isfinite(gamma):
+            raise ValueError(f"gamma must be finite, not {gamma}")
         self.classifier, self.gamma = classifier, gamma
 
     def rounds(self) -> range:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .process import Process
-from .shapes import Network, State, Times, check_count, describe
+from .shapes import Network, State, Times, check_count, check_scalar, describe
 from .wrapper import Wrapper
 
 Text = tuple[int, ...]
@@ -203,5 +203,6 @@ def check_rows(
 
 def check_share(name: str, value: float) -> None:
     """Raise unless 0 <= value <= 1."""
+    check_scalar(name, value)
     if not (math.isfinite(value) and 0 <= value <= 1):
         raise ValueError(f"{name} must lie in [0, 1], not {value}")

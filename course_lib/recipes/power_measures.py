@@ -16,7 +16,7 @@ from ..guidance import ClassifierFree, ClassifierGuided
 from ..ngram import SentenceJudge
 from ..process import Process
 from ..sentences import Labelled, written
-from ..shapes import Tokens
+from ..shapes import Tokens, check_scalar
 from ..text_metrics import distinct
 from ..verses import GENRES
 from ..word_nets import MixingNet
@@ -43,6 +43,7 @@ def sharpened(model: MixingNet, power: float) -> MixingNet:
 
     power > 1 sharpens what the other positions say; what x_t itself says is left as it is.
     """
+    check_scalar("power", power)
     if not power > 0:
         raise ValueError(f"power must be positive, not {power}")
     if not isinstance(model, MixingNet):

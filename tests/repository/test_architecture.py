@@ -41,6 +41,9 @@ EQUATIONS = {
     "mdlm": ["eq. 7", "eq. 11", "eqs. 10 and 11", "SUBS, zero masking"],
     "score_entropy": ["definition 3.1", "theorem 3.4", "w_xy"],
     "sedd": ["eq. 10", "sigma-bar"],
+    "ddim": ["Eq. 12", "Eq. 16"],
+    "diffusion_lm": ["section 4.1", "section 4.2", "L_e2e of eq. 2", "-log p_theta(w | x_0)"],
+    "diffuseq": ["Section 3.1"],
     "tweedie": ["eq. 17", "eqs. 18 and 19", "sigma-bar"],
 }
 
