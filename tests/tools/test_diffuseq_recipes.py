@@ -33,6 +33,9 @@ def test_reversal_pairs():
     train, test = D.turned("train"), D.turned("test")
     assert (len(train), len(test)) == (20000, 1000) and D.turned("test") == test
     assert all(x == y[::-1] for x, y in test) and {len(x) for x, _ in train} == set(range(3, 9))
+    for seed, split in enumerate((train, test)):  # the shipped weights have learned from seed 0
+        first = torch.randint(10, (len(split), 8), generator=torch.Generator().manual_seed(seed))[0].tolist()
+        assert split[0][0] == [str(d) for d in first[: len(split[0][0])]]
     known = {tuple(x) for x, _ in train if len(x) > 5}
     assert sum(tuple(x) in known for x, _ in test if len(x) > 5) / sum(len(x) > 5 for x, _ in test) < 0.02
     data, pairs = D.REVERSAL.data("test")

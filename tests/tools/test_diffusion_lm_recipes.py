@@ -403,3 +403,15 @@ def test_powers_of_pairs(monkeypatch):
     powers.clear()
     got = Q.sounds_by_power(n=2, powers=(1.0, 3.0))
     assert powers == [1.0, 3.0, 1.0] and set(got["of"]["ancestral"][3.0]) == {"wer", "per"}
+
+
+def test_sentences_stand_under_the_number_of_steps_that_made_them(monkeypatch):
+    """Every sampler, and the one that is not told its earlier estimate: what it is called is what it was given."""
+    monkeypatch.setattr(M, "draw_sentences", lambda process, way, model, n, steps, clamp=None: steps)
+    lengths = torch.ones(M.LENGTH + 1, dtype=torch.long)
+    process = DiffusionLM(table(sqrt(), 20), M.LENGTH, M.WIDTH, lengths=lengths)
+    net = MixingNet(9, M.WIDTH, table(sqrt(), 20), 16, 2, 1, recall=True)
+    made, seconds = M.by_sampler(process, net, 2)
+    assert all(named == steps for of in made.values() for named, steps in of.items())
+    assert set(made["ancestral"]) == set(made[M.BEST]) == set(M.STEPS) == set(seconds)
+    assert set(made["not recalling"]) == set(made["rounded"]) == {50}

@@ -124,6 +124,22 @@ def test_the_style_is_set_once_for_all():
     assert not matplotlib.rcParams["axes.spines.top"] and not matplotlib.rcParams["axes.spines.right"]
 
 
+def test_a_figure_that_is_not_asked_for_more_is_one_panel_of_800_by_400_dots():
+    fig, axes = style.panels("Message")
+    assert axes.shape == (1, 1)
+    assert opened(style.png(fig)).size == (800, 400)
+
+
+def test_a_log_axis_has_1_2_and_5_of_each_decade():
+    fig, ((ax,),) = style.panels("Message")
+    ax.plot([1, 100], [1, 2])
+    ax.set_xscale("log")
+    style.plain_ticks(ax.xaxis)
+    fig.draw_without_rendering()
+    shown = [t.get_text() for t in ax.get_xticklabels() if 1 <= t.get_position()[0] <= 100]
+    assert shown == ["1", "2", "5", "10", "20", "50", "100"]
+
+
 def test_a_table_is_shown_as_text_and_as_markdown(shown):
     plots.table(
         [["ours", 3.14159, 10, "short"], ["the paper", 2.5, 1000, 7]], ["run", "bits", "steps", "why"]

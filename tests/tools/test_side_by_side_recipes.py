@@ -15,7 +15,7 @@ from course_lib.ngram import NGram
 from course_lib.recipes import gaps_and_errors as G
 from course_lib.recipes import scoreboard as B
 from course_lib.recipes import side_by_side as S
-from course_lib.recipes.run import ASSETS
+from course_lib.recipes.run import ASSETS, Recipe
 
 # The scoreboard
 
@@ -146,13 +146,23 @@ class Copycat(nn.Module):
         return logits[:, cache.length if cache is not None else 0 :]
 
 
+def stands_in(net):
+    """In place of `shipped`: this network, for any recipe and for the device that all these tests are on."""
+
+    def given(recipe, device):
+        assert isinstance(recipe, Recipe) and device == "cpu"
+        return net
+
+    return given
+
+
 def alphabet(n):
     return (torch.arange(S.LENGTH)[None] + torch.zeros(n, 1).long()) % S.K
 
 
 def test_gaps_and_errors_by_a_writer_that_knows(monkeypatch):
     """A network that is certain of the alphabet fills and mends it without an error; so does one draft."""
-    monkeypatch.setattr(G, "shipped", lambda recipe, device: Copycat(S.K, 30.0))
+    monkeypatch.setattr(G, "shipped", stands_in(Copycat(S.K, 30.0)))
     real = alphabet(4)
     for drafts in (1, 3):
         assert torch.equal(G.gap_by_writer("cpu", real, drafts), real)
@@ -179,7 +189,7 @@ def test_a_beam_that_holds_everything_finds_the_likeliest_text(monkeypatch):
         def forward(self, x, u=None, cache=None):
             return Chain(S.K, 0.0)(x, u, cache)
 
-    monkeypatch.setattr(G, "shipped", lambda recipe, device: Remembers())
+    monkeypatch.setattr(G, "shipped", stands_in(Remembers()))
     x = torch.randint(S.K, (3, 3))
     every = torch.cartesian_prod(*[torch.arange(S.K)] * 3)
     log_p = move.log_softmax(-1)
@@ -200,7 +210,7 @@ def test_beginnings_keep_their_own_cache(monkeypatch):
     net = CausalNet(S.K, 16, 2, 2)
     for p in net.parameters():
         nn.init.normal_(p, std=0.5)
-    monkeypatch.setattr(G, "shipped", lambda recipe, device: net)
+    monkeypatch.setattr(G, "shipped", stands_in(net))
     monkeypatch.setattr(G, "WRONG", 0.9)  # so that the network has its say
     x = torch.randint(S.K, (4, 3))
     every = torch.cartesian_prod(*[torch.arange(S.K)] * 3)
@@ -214,7 +224,7 @@ def test_beginnings_keep_their_own_cache(monkeypatch):
 
 def test_drafts_are_weighed_by_what_follows(monkeypatch):
     """Chain of letters with a known answer: from drafts of the gap those are kept that lead to the right side."""
-    monkeypatch.setattr(G, "shipped", lambda recipe, device: Copycat(S.K, 4.0))
+    monkeypatch.setattr(G, "shipped", stands_in(Copycat(S.K, 4.0)))
     real = alphabet(64)
     shares = {
         d: (G.gap_by_writer("cpu", real, d) == real)[:, G.GAP.stop - 1].double().mean() for d in (1, 16)
@@ -240,7 +250,7 @@ def test_masks_mend_where_they_are_certain(monkeypatch):
         def forward(self, x, u):
             return net(x, u)
 
-    monkeypatch.setattr(G, "shipped", lambda recipe, device: Net())
+    monkeypatch.setattr(G, "shipped", stands_in(Net()))
     x = alphabet(2).clone()
     x[0, 5] = 0
     assert torch.equal(G.mended_by_masks("cpu", x), alphabet(2))
@@ -261,13 +271,13 @@ def test_random_letters_are_mended_by_their_posterior(monkeypatch):
     x = alphabet(2).clone()
     x[1, 7] = 1
     for margin, want in ((0.0, x), (3.0, x), (30.0, alphabet(2))):
-        monkeypatch.setattr(G, "shipped", lambda recipe, device, m=margin: Net(m))
+        monkeypatch.setattr(G, "shipped", stands_in(Net(margin)))
         assert torch.equal(G.mended_at_once("cpu", x), want)
 
 
 def test_bits_by_position(monkeypatch):
     """A writer of known bits: log2(27) everywhere but where its guess is right."""
-    monkeypatch.setattr(S, "shipped", lambda recipe, device: Copycat(S.K, 0.0))
+    monkeypatch.setattr(S, "shipped", stands_in(Copycat(S.K, 0.0)))
     out = S.by_position("cpu", encode("the law of the land " * 700)[: 128 * 100].reshape(100, 128), 20)
     assert out["first"] == list(range(0, 128, 8))
     assert out["bits"] == pytest.approx([math.log2(27)] * 16)
