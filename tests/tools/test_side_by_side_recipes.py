@@ -232,6 +232,24 @@ def test_drafts_are_weighed_by_what_follows(monkeypatch):
     assert shares[16] > shares[1] + 0.1
 
 
+def test_what_is_drawn_comes_from_a_seed_of_its_own(monkeypatch):
+    """The measures say the same, whatever was drawn before them."""
+    monkeypatch.setattr(G, "shipped", stands_in(Copycat(S.K, 1.0)))
+    for name in ("mended_at_once", "mended_by_masks", "mended_by_writer"):
+        monkeypatch.setattr(G, name, lambda device, x, beam=1: x)
+    judge, real = NGram(encode("the cat sat on the mat " * 20), S.K, 3), alphabet(4)
+    for measure in (
+        lambda: G.mended("cpu", real),
+        lambda: G.gap_by_writer("cpu", real, 3).tolist(),
+        lambda: S.own_texts(judge, 2).tolist(),
+    ):
+        said = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            said.append(measure())
+        assert said[0] == said[1]
+
+
 def test_the_channel():
     c = G.channel(torch.tensor([[0, 3]]))
     assert c[0, 0, 0].item() == pytest.approx(0.9 + 0.1 / 27) and c[0, 1, 0].item() == pytest.approx(0.1 / 27)
