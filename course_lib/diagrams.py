@@ -139,7 +139,7 @@ def fading(
         ax.plot(x, y, label=label, **look)
     if mark:
         ax.plot(*mark[:2], "o", color=COLOURS["accent"])
-        ax.annotate(mark[2], mark[:2], (12, -4), textcoords="offset points")
+        ax.annotate(mark[2], mark[:2], (8, -18), textcoords="offset points")
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.legend()
     return fig
@@ -304,17 +304,11 @@ def plane(
     families  label -> {setting: (x, y) or (x, y, standard error of x, of y)}; bars are two standard errors
     star      (label, point): what the points are compared with
     """
-    fig, ((ax,),) = panels(title, size=(10, 4.2))
-    beside = [((7, -15), "left"), ((-6, 8), "right")]  # by turns, to keep them apart
-    for n, (label, (colour, _, mark)) in enumerate(
-        zip(families, looks(families), strict=True)
-    ):
-        for k, (setting, point) in enumerate(families[label].items()):
+    fig, ((ax,),) = panels(title, size=(10, 5.2))
+    for label, (colour, _, mark) in zip(families, looks(families), strict=True):
+        for k, point in enumerate(families[label].values()):
             name = label if k == 0 else f"_{label}"  # one entry in the legend
             with_errors(ax, point, name, color=colour, marker=mark)
-            shift, side = beside[n % 2]
-            text = {"textcoords": "offset points", "ha": side, "fontsize": 11}
-            ax.annotate(setting, point[:2], shift, **text)
     label, point = star
     with_errors(ax, point, label, color=COLOURS["mask"], marker="*", markersize=17)
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear")
@@ -322,7 +316,66 @@ def plane(
         plain_ticks(ax.xaxis)
         ax.xaxis.set_minor_locator(NullLocator())
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=11)
+    settings = [item for family in families.values() for item in family.items()]
+    named = [(setting, point[:2]) for setting, point in settings]
+    name_points(ax, named, [star[1][:2]])
     return fig
+
+
+def name_points(
+    ax: Axes,
+    named: Sequence[tuple[str, Sequence[float]]],
+    others: Sequence[Sequence[float]] = (),
+    size: int = 11,
+) -> None:
+    """A name beside each point, on the first of some sides where it meets no point and no other name.
+
+    The points furthest to the right come first: the names stand right of them.
+
+    named   (name, (x, y)): what each point is called, "" for none; data coordinates, limits and scales as they are
+    others  points without a name that must stay free, too
+    """
+    canvas = FigureCanvasAgg(ax.figure)
+    canvas.draw()  # fixes limits and positions
+    renderer = canvas.get_renderer()
+    pixels = [ax.transData.transform(point).tolist() for _, point in named]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in pixels]
+    for x, y in (ax.transData.transform(point).tolist() for point in others):
+        taken.append((x - 9, y - 9, x + 9, y + 9))
+    for _, (name, point) in sorted(
+        zip(pixels, named, strict=True), key=lambda item: -item[0][0]
+    ):
+        if not name:
+            continue
+        look = {"textcoords": "offset points", "fontsize": size}
+        tried = [ax.annotate(name, point, at, ha=side, **look) for at, side in SIDES]
+        boxes = [t.get_window_extent(renderer).extents.tolist() for t in tried]
+        meets = [sum(overlap(box, other) for other in taken) for box in boxes]
+        best = meets.index(min(meets))
+        taken.append(boxes[best])
+        for k, text in enumerate(tried):
+            if k != best:
+                text.remove()
+
+
+# Where a name may stand beside its point, the best first: shift in points, and its own side there.
+SIDES = [
+    ((7, -14), "left"),
+    ((7, 5), "left"),
+    ((-6, 5), "right"),
+    ((-6, -14), "right"),
+    ((7, 19), "left"),
+    ((-6, 19), "right"),
+    ((7, -28), "left"),
+    ((-6, -28), "right"),
+]
+
+
+def overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Area that two boxes (left, low, right, high) share."""
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return max(wide, 0.0) * max(high, 0.0)
 
 
 def with_errors(ax: Axes, point: Sequence[float], label: str, **look: Any) -> None:
@@ -335,6 +388,7 @@ def with_errors(ax: Axes, point: Sequence[float], label: str, **look: Any) -> No
     x, y, *errors = point.tolist()
     if errors:
         bars = {"xerr": 2 * errors[0], "yerr": 2 * errors[1], "capsize": 3}
+        bars["alpha"] = 0.45  # so that points and names stand out
         ax.errorbar(x, y, label=f"_{label}", color=look["color"], fmt="none", **bars)
     ax.plot(x, y, linestyle="", label=label, **look)
 

@@ -4,7 +4,7 @@ Pictures are judged in image_judge.py and distances.py, text in ngram.py and tex
 """
 
 import math
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Sequence, Sized
 from typing import NamedTuple
 
 import torch
@@ -76,6 +76,26 @@ def bound(
 
     The model works in eval mode and gets its own back. FloatingPointError where the bound is not finite.
     """
+    values = bounds(process, model, data, repeats, batch, term=term, seed=seed)
+    return estimate(values) if per is None else ratio(values, per)
+
+
+@torch.no_grad()
+def bounds(
+    process: Process,
+    model: Network,
+    data: Tensor | Sized,
+    repeats: int = 1,
+    batch: int = 256,
+    *,
+    term: str = "whole",
+    seed: int | None = None,
+) -> Float[Tensor, " N"]:
+    """What `bound` is the mean of: one number per example, the mean of its `repeats` times. Same arguments, same draws.
+
+    Two systems on the same data from the same seed are compared by `estimate(a - b)`: an error that both make in one
+    example drops out, so the difference is surer than either.
+    """
     check_count("repeats", repeats)
     check_count("batch", batch)
     check_process(process)
@@ -94,7 +114,7 @@ def bound(
             # times of a batch are stratified, which makes the mean less variable.
             values += torch.cat(drawn).double().cpu() / repeats
         watch.read()
-    return estimate(values) if per is None else ratio(values, per)
+    return values
 
 
 def measured(method, model: Network, x, t: Times) -> PerExample:
@@ -110,6 +130,19 @@ def measured(method, model: Network, x, t: Times) -> PerExample:
 def estimate(values: Float[Tensor, " N"]) -> Estimate:
     """Mean of N independent numbers and its standard error."""
     return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
+
+
+def jackknife(without: Sequence[float]) -> float:
+    """Standard error of any statistic from its values v without one of g groups: sqrt((g - 1) / g sum (v - mean v)^2).
+
+    Of two statistics on the same groups `jackknife` of the differences is the paired error. Source: Tukey 1958.
+    """
+    values = torch.as_tensor(without).double()
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(
+            f"without must hold two numbers or more, one for each group, not {describe(values)}"
+        )
+    return (values.var(correction=0).item() * (len(values) - 1)) ** 0.5
 
 
 def ratio(values: Float[Tensor, " N"], counts: PerExample) -> Estimate:

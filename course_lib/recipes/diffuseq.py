@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 
 from ..autoregressive import Autoregressive
+from ..evaluate import jackknife
 from ..sentences import bucketed
 from .power_measures import sharpened
 from .run import Measurement, Recipe, shipped, spaced
@@ -19,6 +20,7 @@ from .target_measures import (
     FAST,
     MANY,
     bleu,
+    bleu_without,
     draw_targets,
     errors,
     measure_reversal,
@@ -122,6 +124,8 @@ def verses_by_power(
 ) -> dict:
     """One draw a verse: BLEU by the power of the clue in the right sampler, and of re-noising, on the same verses.
 
+    With the jackknife's errors, and BLEU without each group of verses, of which differences have paired errors.
+
     Verses that fit into one row, evenly over these; equally many steps for all.
     """
     model, every = shipped(verses, device), VERSES.pairs("test")
@@ -135,12 +139,18 @@ def verses_by_power(
             # One seed for all, as above.
             torch.manual_seed(verses.seed)
             said = draw_targets(VERSES, sharpened(model, power), data, MANY, name)
-            score = {"bleu": bleu(said, right)}
+            without = bleu_without(said, right)
+            score = {"bleu": bleu(said, right), "bleu_se": jackknife(without)}
+            score["bleu_without"] = without
             of[name][power] = score | {"samples": [" ".join(y) for y in said[:5]]}
     shown = [(" ".join(x), " ".join(y)) for x, y in pairs[:5]]
     # The source itself as a translation: both are English, so BLEU starts far from 0.
-    copied = bleu([x for x, _ in pairs], right)
-    return {"verses": n, "steps": MANY, "of": of, "copy": copied, "pairs": shown}
+    copied = [x for x, _ in pairs]
+    copy = {
+        "copy": bleu(copied, right),
+        "copy_without": bleu_without(copied, right),
+    }
+    return {"verses": n, "steps": MANY, "of": of, "pairs": shown} | copy
 
 
 sounds_power = Measurement(CHAPTER, "sounds_power", sounds_by_power)

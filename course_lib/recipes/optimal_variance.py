@@ -4,7 +4,9 @@ In this order (each needs the one before): learned, npr, sn, digits_spread, digi
 linear, linear_spread, linear_quality. Little more than an hour together on one CPU core.
 """
 
+import itertools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,7 +17,7 @@ from .. import data
 from ..ddim import DDIM
 from ..ddpm import DDPM
 from ..distances import frechet
-from ..evaluate import bound
+from ..evaluate import bounds, estimate, jackknife
 from ..image_judge import Judge
 from ..learned_variance import Learned
 from ..nets import TwoHeads, UNet
@@ -204,7 +206,7 @@ def floor(space: Tensor, n: int) -> dict:
 def judged(judge: Judge, space: Tensor, x: Tensor, groups: int = 10) -> dict:
     """Share accepted, Frechet distance to the training images' features, and its standard error.
 
-    The error is the jackknife's, leaving out one of `groups` groups of samples at a time.
+    The error is the jackknife's, leaving out one of `groups` groups of samples at a time; these distances are kept.
     """
     features = judge.features(x)
     # Rounded up, so that there are at most so many groups.
@@ -213,13 +215,24 @@ def judged(judge: Judge, space: Tensor, x: Tensor, groups: int = 10) -> dict:
         frechet(torch.cat([*parts[:i], *parts[i + 1 :]]), space)
         for i in range(len(parts))
     ]
-    # (g - 1) / g sum (theta_i - mean)^2, theta_i without group i.
-    variance = torch.tensor(without).var(correction=0).item() * (len(parts) - 1)
     return {
         "accepted": judge.accepted(x),
         "frechet": frechet(features, space),
-        "frechet_se": variance**0.5,
+        "frechet_se": jackknife(without),
+        "frechet_without": without,
     }
+
+
+def compared(lengths: dict[str, Tensor], dims: int) -> dict:
+    """By how many bits per dimension each method's code is shorter than each other's, and the paired error.
+
+    lengths  nats per image of the same images, times and noise, by method
+    """
+    less: dict = {name: {} for name in lengths}
+    for name, other in itertools.permutations(lengths, 2):
+        difference = estimate(lengths[other] - lengths[name]).bits_per_dim(dims)
+        less[name][other] = difference._asdict()
+    return less
 
 
 def short_start(T: int, steps: int) -> Tensor:
@@ -237,7 +250,7 @@ def quality(
     bits: bool,
     short: tuple[int, ...] = (),
 ) -> Callable[[str], dict]:
-    """n samples per method and number of steps, judged; and the bound on test images where `bits`.
+    """n samples per method and number of steps, judged; and the bound on test images where `bits`, also pair by pair.
 
     steps  number of steps -> names of the methods that are run with so many, an empty set for all; even times
     short  numbers of steps that all methods are also run with at the times `short_start`
@@ -259,6 +272,7 @@ def quality(
             "noise": judged(judge, space, noise),
             "floor": floor(space, n),
         }
+        lengths = {}
         for name, (process, model) in methods().items():
             process, model, row = process.to(device), model.to(device), {}
             runs = {
@@ -278,13 +292,14 @@ def quality(
             # | x_t) has no density and no bound.
             if bits and getattr(process, "eta", 1.0) > 0:
                 torch.manual_seed(0)
-                estimate = bound(
-                    process, model, test.to(device), repeats=10
-                ).bits_per_dim(process.dims)
+                lengths[name] = bounds(process, model, test.to(device), repeats=10)
+                length = estimate(lengths[name]).bits_per_dim(process.dims)
                 out["methods"][name] |= {
-                    "bits_per_dim": estimate.mean,
-                    "bits_per_dim_se": estimate.se,
+                    "bits_per_dim": length.mean,
+                    "bits_per_dim_se": length.se,
                 }
+        if lengths:
+            out["bits_less"] = compared(lengths, math.prod(x.shape[1:]))
         return out
 
     return results

@@ -12,7 +12,7 @@ from ..clamping import ClampingTrick
 from ..ddim import DDIM
 from ..diffuseq import DiffuSeq
 from ..dpm_solver import DPMSolver
-from ..evaluate import Estimate
+from ..evaluate import Estimate, jackknife
 from ..files import needs
 from ..infilling import keep
 from ..pairs import targets
@@ -286,12 +286,13 @@ def measure_verses(
         "sampler": BEST,
         "steps": MANY,
         "copy": bleu([x for x, _ in pairs], right),
+        "copy_se": bleu_error([x for x, _ in pairs], right),
         "candidates": by_candidates(draws, lambda said: translation(said, right)),
         "candidates_ancestral": by_candidates(
             others, lambda said: translation(said, right)
         ),
         # Without the BLEU of a text with itself, which is 100.
-        "real": {k: v for k, v in translation(right, right).items() if k != "bleu"},
+        "real": {k: v for k, v in translation(right, right).items() if k[:4] != "bleu"},
         "samplers": samplers,
         "rounded": bleu(rounded, right),
         "among_candidates": sum(self_bleu(s) for s in zip(*draws, strict=True)) / n,
@@ -328,6 +329,7 @@ def measure_translator(recipe: Recipe, model: nn.Module, n: int = 200) -> dict:
     return {
         "verses": n,
         "copy": bleu([x for x, _ in pairs], right),
+        "copy_se": bleu_error([x for x, _ in pairs], right),
         "greedy": translation(greedy, right),
         "candidates": by_candidates(draws, lambda said: translation(said, right)),
         "nll": per_target(recipe.process(), model, test)._asdict(),
@@ -347,14 +349,14 @@ def joined(
 
 
 def translation(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> dict:
-    """BLEU, and how varied: shares of distinct words and pairs of words, and the BLEU of verses to each other."""
+    """BLEU and its error; how varied: shares of distinct words and pairs of words, BLEU of verses to each other."""
     varied = {
         "distinct1": distinct(said, 1),
         "distinct2": distinct(said, 2),
         # Each with each of the others: its cost grows with the square.
         "self_bleu": self_bleu(said[:100]),
     }
-    return {"bleu": bleu(said, right)} | varied
+    return {"bleu": bleu(said, right), "bleu_se": bleu_error(said, right)} | varied
 
 
 def bleu(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
@@ -366,6 +368,22 @@ def bleu(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float
         .corpus_score
     )
     return score([" ".join(y) for y in said], [[" ".join(y) for y in right]]).score
+
+
+def bleu_without(
+    said: Sequence[Sequence[str]], right: Sequence[Sequence[str]], groups: int = 20
+) -> list[float]:
+    """BLEU without every groups-th verse, from each of the first ones on: what `jackknife` needs."""
+    count, out = min(groups, len(said)), []
+    for i in range(count):
+        kept = [k for k in range(len(said)) if k % count != i]
+        out.append(bleu([said[k] for k in kept], [right[k] for k in kept]))
+    return out
+
+
+def bleu_error(said: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
+    """Standard error of BLEU over verses, by the jackknife."""
+    return jackknife(bleu_without(said, right))
 
 
 def cut(words: Sequence[str], longest: int) -> list[Sequence[str]]:

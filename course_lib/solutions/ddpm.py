@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 
 from ..answers import Hint
 from ..cases import normal, numbers, uniform
@@ -822,5 +823,78 @@ define(
     the mean of the logarithms twice
         = (log_q - log_p).mean() + (log_p - log_q).mean()
         your two terms cancel: ln p(x_0) is the logarithm of a mean, not the mean of a logarithm
+    """,
+)
+
+
+# --- vae_bound ---
+
+
+def vae_bound(x0, mean, var, x0_hat, decoder_var):
+    """KL(N(mean, var) || N(0, I)) - ln N(x_0; x0_hat, decoder_var), one number per example: (1.14) with one latent."""
+    # (1.16) against the prior, N(0, 1) in each dimension of the latent
+    kl = 0.5 * (var + mean**2 - 1 - var.log()).sum(-1)
+    # a Gaussian around the decoder's answer, in each dimension of the data
+    error = (x0 - x0_hat) ** 2 / decoder_var
+    nll = 0.5 * (error + (2 * math.pi * decoder_var).log()).sum(-1)
+    return kl + nll
+
+
+def by_distributions(x0, mean, var, x0_hat, decoder_var):
+    """The same by torch's own distributions."""
+    q = Normal(mean, var.sqrt())
+    p = Normal(x0_hat, decoder_var.sqrt())
+    kl = kl_divergence(q, Normal(torch.zeros_like(mean), torch.ones_like(var)))
+    return kl.sum(-1) - p.log_prob(x0).sum(-1)
+
+
+def _latents():
+    """Latents smaller than the data, and as large."""
+    for n, dims, size, width in ((3, 4, 2, 0.3), (2, 5, 1, 1.7), (4, 3, 3, 0.05)):
+        x0, x0_hat = normal(2, n, dims)
+        yield x0, normal(n, size), uniform(n, size) + 0.2, x0_hat, numbers(width)[0]
+
+
+define(
+    vae_bound,
+    truth=by_distributions,
+    cases=lambda: list(_latents()),
+    limits={
+        "an encoder that says N(0, I) of every x_0 costs nothing, and the decoder pays for all": {
+            "mean": lambda a: 0 * a.mean,
+            "var": lambda a: 0 * a.var + 1,
+        },
+        "where the decoder names x_0 and 2 pi decoder_var is 1 only the KL is left": {
+            "x0_hat": lambda a: a.x0,
+            "decoder_var": numbers(1 / (2 * math.pi))[0],
+        },
+    },
+    ignores={
+        "moving x_0 and the decoder's answer alike changes no distance": {
+            "x0": lambda a: a.x0 + 0.7,
+            "x0_hat": lambda a: a.x0_hat + 0.7,
+        }
+    },
+    mistakes="""
+    the KL the wrong way round
+        var + mean**2 - 1 - var.log() -> (1 + mean**2) / var - 1 + var.log()
+        this is KL(N(0, I) || q): paths are drawn from q, so q stands first in (1.14)
+    the KL's sign
+        kl + nll -> nll - kl
+        your bound falls as the latent says more. What the latent says has to be paid for: both parts are costs
+    var read as a logarithm
+        var + mean**2 - 1 - var.log() -> var.exp() + mean**2 - 1 - var
+        you read var as ln var, as encoders often say it. Here it is the variance
+    the squared error alone
+        nll = 0.5 * (error + (2 * math.pi * decoder_var).log()).sum(-1) -> nll = 0.5 * ((x0 - x0_hat) ** 2).sum(-1)
+        this is the squared error as many programs have it: a bound in nats also needs the decoder's variance and
+        its normalising constant
+    the constant forgotten
+        error + (2 * math.pi * decoder_var).log() -> error
+        a density has a normalising constant: without it a narrow decoder pays nothing for being narrow
+    the mean over dimensions
+        kl + nll -> kl + nll / x0.shape[-1]
+        the logarithm of a product over dimensions is a sum. With a mean here and a sum in the KL the data counts
+        too little, and the decoder may come to ignore the latent
     """,
 )

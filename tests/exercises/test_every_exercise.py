@@ -12,7 +12,7 @@ from course_lib.exercise import grade, of_chapter
 CHAPTERS = {
     "ddpm": (
         "q_sample schedule posterior_mean gaussian_kl simple_loss ancestral repair bits_per_dim best_guess "
-        "score_from_guess from_v gap"
+        "score_from_guess from_v gap vae_bound"
     ),
     "optimal_variance": "ddim_step pairs best_variance spread_from_eps learned_variance grid variance_after",
     "sde": "moments reverse_step heun hutchinson log_likelihood dpm_step grid ode_velocity",

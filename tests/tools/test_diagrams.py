@@ -216,7 +216,7 @@ def test_points_of_families_in_a_plane():
     where = {line.get_label(): tuple(float(v[0]) for v in line.get_data()) for line in ax.lines}
     assert where["learned"] == (3, 0.5) and where["_learned"] == (2, 0.4)
     assert where["other"] == (1, 1) and where["real"] == (2.5, 0.45)
-    assert [t.get_text() for t in ax.texts] == ["1", "2", "a"] and ax.get_xscale() == "log"
+    assert sorted(t.get_text() for t in ax.texts) == ["1", "2", "a"] and ax.get_xscale() == "log"
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["learned", "other", "real"]
     first = ax.containers[0].lines[2]  # the bars: two standard errors to each side
     across, up = (bar.get_segments()[0] for bar in first)
@@ -234,6 +234,33 @@ def test_points_of_families_in_a_plane():
     assert len(fig.axes[0].get_xticks(minor=True)) == 0
     with pytest.raises(ValueError, match="odd must be .x, y. or .x, y, se of x, se of y., not 3 numbers"):
         diagrams.plane({"odd": {"1": (1.0, 2.0, 3.0)}}, ("real", (1.0, 1.0)), "message")
+
+
+def test_names_of_points_keep_apart():
+    """Points as near as in a figure of guidance: no name lies on another, on a point, or far from its own."""
+    near = {"3.0": (4.222, 0.99), "0.3": (4.257, 0.896), "0.1": (4.249, 0.833), "0.05": (4.228, 0.823)}
+    fig = diagrams.plane({"data": near}, ("real", (3.94, 0.6)), "message")
+    (ax,) = fig.axes
+    boxes = {t.get_text(): t.get_window_extent() for t in ax.texts}
+    at = {name: ax.transData.transform(point) for name, point in near.items()}
+    assert set(boxes) == set(near)
+    for name, box in boxes.items():
+        assert not any(box.overlaps(other) for k, other in boxes.items() if k != name)
+        assert not any(box.contains(*point) for point in at.values())
+        x, y = at[name]
+        assert abs((box.x0 + box.x1) / 2 - x) < 45 and abs((box.y0 + box.y1) / 2 - y) < 45
+    assert boxes["0.3"].x0 > at["0.3"][0]  # the one furthest to the right has its name at its right
+    fig = diagrams.plane({"data": {"": (1.0, 1.0), "b": (2.0, 1.0)}}, ("real", (1.5, 2.0)), "message")
+    assert [t.get_text() for t in fig.axes[0].texts] == ["b"]
+    assert (
+        diagrams.overlap((0, 0, 2, 3), (1, 1, 5, 2)) == 1
+        and diagrams.overlap((0, 0, 1, 1), (1, 0, 2, 1)) == 0
+    )
+    box = (0.0, 0.0, 2.0, 3.0)
+    assert (
+        diagrams.overlap(box, (1.0, 1.0, 5.0, 2.0)) == 1 and diagrams.overlap(box, (2.0, 0.0, 3.0, 1.0)) == 0
+    )
+    assert diagrams.overlap(box, (4.0, 5.0, 6.0, 7.0)) == 0  # apart both ways
 
 
 def test_a_cell_for_each_word():

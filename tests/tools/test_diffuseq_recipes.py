@@ -258,6 +258,28 @@ def test_quality_of_translations():
     found = M.translation([x, y], [x, x])
     assert found["bleu"] == M.bleu([x, y], [x, x]) and found["self_bleu"] > 0
     assert found["distinct1"] == 10 / 15 and found["distinct2"] == 12 / 13
+    assert found["bleu_se"] == M.bleu_error([x, y], [x, x]) > 0
+
+
+def test_the_error_of_bleu():
+    """The jackknife's, over groups of verses; 0 where all verses are alike, and like the spread over fresh verses."""
+    pytest.importorskip("sacrebleu", reason="sacrebleu is not installed")
+    x = ["the", "king", "went", "to", "the", "town", "."]
+    assert M.bleu_error([x] * 8, [x] * 8) == pytest.approx(0, abs=1e-9)
+    said = [x, [*x[:5], "house", "."], x[::-1], x[:3]] * 2
+    without = M.bleu_without(said, [x] * 8, groups=4)
+    kept = [s for k, s in enumerate(said) if k % 4 != 1]
+    assert len(without) == 4 and without[1] == M.bleu(kept, [x] * 6)
+    assert len(M.bleu_without(said, [x] * 8)) == 8  # no more groups than verses
+    generator = torch.Generator().manual_seed(0)
+
+    def verses(n):
+        """Texts with a fifth of the words changed, and the right ones."""
+        changed = torch.rand(n, len(x), generator=generator) < 0.2
+        return [[("q" if c else w) for c, w in zip(row, x, strict=True)] for row in changed.tolist()], [x] * n
+
+    many = torch.tensor([M.bleu(*verses(60)) for _ in range(60)])
+    assert M.bleu_error(*verses(60)) == pytest.approx(many.std().item(), rel=0.5)
 
 
 def test_bleu_and_cuts():
@@ -298,10 +320,10 @@ def test_measuring_verses(monkeypatch):
     found = json.loads(json.dumps(M.measure_verses(R.verses, small(D.VERSES), n=8, few=2)))
     assert (found["verses"], found["verses_by_steps"]) == (8, 2) and set(found["candidates"]) == {"1", "3"}
     assert 5 < found["copy"] < 40 and found["candidates"]["3"]["bleu"] < found["copy"]
-    assert found["sampler"] == M.BEST and found["steps"] == 3 and "bleu" not in found["real"]
+    assert found["sampler"] == M.BEST and found["steps"] == 3 and not {"bleu", "bleu_se"} & set(found["real"])
     assert set(found["samplers"]["DDIM"]) == set(found["samplers"][M.BEST]) == {"2", "3", "4", "5", "6"}
     assert set(found["samplers"]["DDIM, misaligned"]) == {"2", "3", "4", "5"}
-    each = {"bleu", "distinct1", "distinct2", "self_bleu"}
+    each = {"bleu", "bleu_se", "distinct1", "distinct2", "self_bleu"}
     assert set(found["candidates_ancestral"]["3"]) == set(found["candidates"]["1"]) == each
     assert set(found["samplers"]) == {"ancestral", "DDIM", "DDIM, misaligned", "DPM-Solver++", M.BEST}
     assert found["too_long"]["train"] == 27565 - 23673 and 0 < found["unknown"] < 0.05
@@ -322,7 +344,8 @@ def test_measuring_a_translator(monkeypatch):
     monkeypatch.setattr(M, "per_target", lambda *_: M.Estimate(1.0, 0.5))
     found = json.loads(json.dumps(M.measure_translator(R.verses_ar, torch.nn.Identity(), n=8)))
     assert [t for t, _ in asked] == [0.0, 1.0, 1.0, 1.0] and {n for _, n in asked} == {asked[0][1]}
-    assert set(found) == {"verses", "copy", "greedy", "candidates", "nll", "samples"} and found["verses"] == 8
+    assert set(found) == {"verses", "copy", "copy_se", "greedy", "candidates", "nll", "samples"}
+    assert found["verses"] == 8 and found["copy_se"] > 0
     assert set(found["candidates"]) == {"1", "3"} and found["greedy"]["bleu"] < found["copy"]
     lines = [s["likeliest"] for s in found["samples"]]
     assert sum(line.count("the lord") for line in lines) == asked[0][1] > 8  # verses in two pieces or more

@@ -15,7 +15,16 @@ from course_lib.d3pm import D3PM
 from course_lib.data import MarkovLanguage, digits, two_bumps
 from course_lib.ddpm import DDPM
 from course_lib.distances import frechet, wasserstein
-from course_lib.evaluate import Estimate, bound, bound_by_time, ratio, real_tokens
+from course_lib.evaluate import (
+    Estimate,
+    bound,
+    bound_by_time,
+    bounds,
+    estimate,
+    jackknife,
+    ratio,
+    real_tokens,
+)
 from course_lib.image_judge import Judge
 from course_lib.learned_variance import LossAware
 from course_lib.mask_count import MaskCount
@@ -86,6 +95,29 @@ def test_bound_averages_its_repeats_within_each_example():
     assert len(toy.calls) == 3
     assert e.mean == pytest.approx(columns(10).mean().item())
     assert e.se == pytest.approx(scipy.stats.sem(columns(10)[:, 0]), rel=1e-6)
+
+
+def test_bounds_are_what_bound_is_the_mean_of_and_differences_are_paired():
+    """Same seed, same draws: an error that two systems share drops out of the difference."""
+    process = DDPM(table(cosine(), 50), (2,))
+    x = 3 * torch.randn(40, 2)
+    first, again = (lambda x, u, k=k: k * x for k in (0.50, 0.51))
+    values = {f: bounds(process, f, x, repeats=3, batch=15, seed=4) for f in (first, again)}
+    assert values[first].shape == (40,) and values[first].dtype == torch.float64
+    assert estimate(values[first]) == bound(process, first, x, repeats=3, batch=15, seed=4)
+    difference = estimate(values[again] - values[first])
+    assert difference.se < estimate(values[first]).se / 5
+    assert difference.mean == pytest.approx((values[again].mean() - values[first].mean()).item())
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    values = torch.randn(30, dtype=torch.float64)
+    without = [(values.sum() - v).item() / 29 for v in values]
+    assert jackknife(without) == pytest.approx(estimate(values).se)
+    pairs = values.view(10, 3).mean(1)  # groups of three: that of their means
+    assert jackknife([(pairs.sum() - v).item() / 9 for v in pairs]) == pytest.approx(estimate(pairs).se)
+    with pytest.raises(ValueError, match="without must hold two numbers or more"):
+        jackknife([1.0])
 
 
 def test_bound_by_time_is_the_mean_at_each_time():

@@ -11,7 +11,7 @@ from course_lib import data, recipes
 from course_lib.ddim import DDIM
 from course_lib.ddpm import DDPM
 from course_lib.distances import frechet
-from course_lib.evaluate import bound
+from course_lib.evaluate import bound, jackknife
 from course_lib.files import load_tensors
 from course_lib.image_judge import Judge
 from course_lib.learned_variance import Learned
@@ -184,6 +184,19 @@ def test_the_table_in_small():
     torch.manual_seed(0)
     bits = bound(process, model, test, repeats=10).bits_per_dim(64)
     assert rows["DDPM, small"]["bits_per_dim_se"] == bits.se
+    assert out["bits_less"] == {"DDPM, small": {}}  # DDIM without noise has no bound
+    assert jackknife(even["frechet_without"]) == even["frechet_se"] and len(even["frechet_without"]) == 10
+
+
+def test_paired_differences_of_bounds():
+    """What both have in common drops out; the difference is that of the means, turned round with the other sign."""
+    torch.manual_seed(0)
+    common, extra = 100 * torch.randn(50).double(), torch.rand(50).double()
+    less = ov.compared({"a": common, "b": common + extra}, 4)
+    nat = 4 * math.log(2)
+    assert less["a"]["b"]["mean"] == pytest.approx(extra.mean().item() / nat)
+    assert less["a"]["b"]["se"] == pytest.approx(extra.std().item() / nat / 50**0.5)
+    assert less["b"]["a"]["mean"] == -less["a"]["b"]["mean"] and set(less["a"]) == {"b"}
 
 
 def test_the_floor_is_the_bias_of_few_samples():

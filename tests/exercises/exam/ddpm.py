@@ -340,3 +340,29 @@ def gap_in_bits(log_q, log_p):
 def plain_gap(log_q, log_p):
     r = log_p - log_q
     return r.exp().mean().log() - r.mean()
+
+
+# --- vae_bound ---
+
+
+@wrong("ddpm.vae_bound", "var taken for the standard deviation", r"\bvar\b")
+def var_as_sd(x0, mean, var, x0_hat, decoder_var):
+    kl = -torch.log(var) + (var**2 + mean**2 - 1) / 2
+    log_p = torch.distributions.Normal(x0_hat, decoder_var**0.5).log_prob(x0)
+    return kl.sum(-1) - log_p.sum(-1)
+
+
+@wrong("ddpm.vae_bound", "decoder_var taken for the standard deviation", r"decoder_var")
+def decoder_as_sd(x0, mean, var, x0_hat, decoder_var):
+    kl = (var + mean**2 - 1 - torch.log(var)) / 2
+    log_p = torch.distributions.Normal(x0_hat, decoder_var).log_prob(x0)
+    return kl.sum(-1) - log_p.sum(-1)
+
+
+@right("ddpm.vae_bound", "by torch's multivariate normal")
+def all_at_once(x0, mean, var, x0_hat, decoder_var):
+    normal = torch.distributions.MultivariateNormal
+    q = normal(mean, torch.diag_embed(var))
+    prior = normal(torch.zeros_like(mean), torch.eye(mean.shape[-1]).to(mean))
+    p = normal(x0_hat, torch.eye(x0.shape[-1]).to(x0) * decoder_var)
+    return torch.distributions.kl_divergence(q, prior) - p.log_prob(x0)
