@@ -252,14 +252,9 @@ def test_names_of_points_keep_apart():
     assert boxes["0.3"].x0 > at["0.3"][0]  # the one furthest to the right has its name at its right
     fig = diagrams.plane({"data": {"": (1.0, 1.0), "b": (2.0, 1.0)}}, ("real", (1.5, 2.0)), "message")
     assert [t.get_text() for t in fig.axes[0].texts] == ["b"]
-    assert (
-        diagrams.overlap((0, 0, 2, 3), (1, 1, 5, 2)) == 1
-        and diagrams.overlap((0, 0, 1, 1), (1, 0, 2, 1)) == 0
-    )
     box = (0.0, 0.0, 2.0, 3.0)
-    assert (
-        diagrams.overlap(box, (1.0, 1.0, 5.0, 2.0)) == 1 and diagrams.overlap(box, (2.0, 0.0, 3.0, 1.0)) == 0
-    )
+    assert diagrams.overlap(box, (1.0, 1.0, 5.0, 2.0)) == 1
+    assert diagrams.overlap(box, (2.0, 0.0, 3.0, 1.0)) == 0  # side by side
     assert diagrams.overlap(box, (4.0, 5.0, 6.0, 7.0)) == 0  # apart both ways
 
 
