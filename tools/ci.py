@@ -36,7 +36,7 @@ def stages(notebooks):
         "blank": ([*NBVAL, *notebooks], {}),
         "solved": ([*NBVAL, *notebooks], SOLVED),
         "slides": (["-m", "tools.slides"], {}),
-        "site": (["-m", "tools.site"], {}),
+        "site": (["-m", "tools.site", "--check"], {}),
     }
 
 

@@ -4,11 +4,13 @@ Chromium is spoken to over its DevTools socket; axe-core, where `npm pack` can b
 use a keyboard or a screen reader would miss. Links are followed without a browser: see `dead_links`.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import http.server
 import json
 import os
+import queue
 import subprocess
 import tarfile
 import tempfile
@@ -25,6 +27,7 @@ from tools import slides
 
 AXE = "axe-core@4.10.3"
 SERIOUS = ("serious", "critical")
+TABS = min(2, os.cpu_count() or 1)  # browsers side by side
 PHONE, DESK = (390, 844), (1280, 800)
 PATIENCE = 300  # seconds for a page; a busy machine needs many
 SET = "(window.MathJax ? MathJax.startup.promise : Promise.resolve())"
@@ -198,17 +201,44 @@ def check(html: Path, words: str = "leave-one-out") -> list[str]:
     script = axe()
     if script is None:
         print(f"npm brought no {AXE}: accessibility was not looked at", flush=True)
-    pages = sorted(p.name for p in html.glob("*.html") if p.name not in ("search.html", "genindex.html"))
-    with served(html) as base, tab() as browser:
+    names = (p.name for p in html.glob("*.html") if p.name not in ("search.html", "genindex.html"))
+    pages = queue.SimpleQueue()
+    for page in sorted(names, key=lambda name: -(html / name).stat().st_size):  # the long ones first
+        pages.put(page)
+    with served(html) as base, concurrent.futures.ThreadPoolExecutor(TABS + 1) as pool:
+        work = [
+            pool.submit(search, base, words),
+            *(pool.submit(walk, base, pages, script) for _ in range(TABS)),
+        ]
+        seen = [what for part in work for what in part.result()]
+    return found + sorted(seen)
+
+
+def walk(base: str, pages: queue.SimpleQueue, script: str | None) -> list[str]:
+    """What is wrong with the pages that one browser takes from the queue."""
+    found = []
+    with listening() as browser, contextlib.suppress(queue.Empty):
+        while page := pages.get_nowait():
+            found += [f"{page}: {what}" for what in look(browser, base, page, script)]
+    return found
+
+
+def search(base: str, words: str) -> list[str]:
+    """Whether the search finds the words."""
+    with listening() as browser:
+        browser.open(f"{base}search.html?q={words}")
+        there = browser.until("document.querySelectorAll('#search-results li').length > 0")
+        found = [f"search.html: finds nothing for {words!r}"] * (not there)
+        return found + [f"search.html: {what}" for what in browser.complaints(base)]
+
+
+@contextlib.contextmanager
+def listening():
+    """A tab that reports what goes wrong and what is asked for."""
+    with tab() as browser:
         for domain in ("Page", "Runtime", "Network", "Log"):
             browser.send(f"{domain}.enable")
-        for page in pages:
-            found += [f"{page}: {what}" for what in look(browser, base, page, script)]
-        browser.open(f"{base}search.html?q={words}")
-        if not browser.until("document.querySelectorAll('#search-results li').length > 0"):
-            found.append(f"search.html: finds nothing for {words!r}")
-        found += [f"search.html: {what}" for what in browser.complaints(base)]
-    return found
+        yield browser
 
 
 def look(browser: Tab, base: str, page: str, script: str | None) -> list[str]:

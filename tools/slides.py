@@ -19,11 +19,12 @@ import nbformat
 from nbconvert.exporters import SlidesExporter
 
 from course_lib.files import write_atomically
-from tools import slides_index
+from tools import slides_index, slides_short
 from tools.slides_ready import PICTURE_ONLY, DeckError, as_shown, formulas_on, heading, slides_of
 from tools.where import find
 
 WIDTH, HEIGHT = 1280, 720
+SMALLEST = 0.97  # of the size in which a figure was drawn, in which its words have 18 px; one as wide as a slide may do
 MAX_BYTES = 8_000_000
 MAX_COLUMNS = 88
 TEMPLATE = Path(__file__).parent / "slides_template"
@@ -275,6 +276,11 @@ def _judge_slide(seen, formulas):
         yield f"shows {seen['formulas']} formulas, the notebook has {formulas}"
     if seen["raw"]:
         yield f"shows raw maths: {seen['raw']!r}"
+    if seen["words"] > slides_short.WORDS:
+        yield f"shows {seen['words']} words of prose, must be at most {slides_short.WORDS}"
+    for scale in seen["figures"]:
+        if scale < SMALLEST:
+            yield f"shows a figure at {scale:.2f} of the size it was drawn in, must be at least {SMALLEST}"
     for error in seen["errors"]:
         yield f"has a formula that MathJax cannot read: {error}"
 

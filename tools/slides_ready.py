@@ -9,10 +9,13 @@ from pathlib import Path
 
 import nbformat
 
-from tools import films
+from tools import films, slides_short
 
 PICTURE_ONLY = "picture"  # tag of a code cell that shows only its output on slides
 PICTURE = re.compile(r"(!\[[^\]]*\]\(|<img[^>]*src=[\"'])([^)\"'\s:]+)(?=[)\"'\s])")  # of a local file
+OWN_SCORE = re.compile(
+    r"(?:(?:progress\(.*\)|score\(\))\s*)+"
+)  # whole cells that say how many one has solved
 STILLS = re.compile(r"^explore\(", re.M)  # shows three stills in a strip
 # A formula and its code stand side by side where the code is this narrow and low, and there is not too much prose.
 COLUMNS, LINES, PROSE = 60, 20, 760
@@ -76,7 +79,12 @@ def as_shown(path):
     """The notebook as its deck shows it: pictures inside, films added, no words that are for one reader only."""
     path = Path(path)
     nb = nbformat.read(path, as_version=4)
+    for cell in nb.cells:
+        if cell.cell_type == "code" and OWN_SCORE.fullmatch(cell.source):
+            cell.metadata["slideshow"] = {"slide_type": "skip"}
+        emphasise(cell, path.name)
     for cells in slides_of(nb):
+        slides_short.shorten(cells)
         put_beside(cells)
     for film in films.of(path.stem):
         add_film(nb, film, path)
@@ -93,6 +101,54 @@ def as_shown(path):
                 cell.metadata.setdefault("tags", []).append("stills")
             cell.outputs = [output for output in cell.outputs if not _is_for_one_reader(output)]
     return nb
+
+
+def emphasise(cell, name: str) -> None:
+    """Put what matters in a cell's tables into bold type, as its metadata says in "emphasis".
+
+    "rows" are named by how one of their cells begins, "columns" by their headers; in the columns of "least" and "most"
+    that number is found. DeckError if something named is not there.
+    """
+    wanted = cell.metadata.get("emphasis")
+    if not wanted:
+        return
+    missing = {word for words in wanted.values() for word in words}
+    for output in cell.outputs if cell.cell_type == "code" else []:
+        data = output.get("data", {})
+        if "text/markdown" in data:
+            data["text/markdown"], met = bold(data["text/markdown"], wanted)
+            missing -= met
+    if missing:
+        raise DeckError(
+            f"{name}: cell {cell.get('id')} emphasises {sorted(missing)}, its tables do not have it"
+        )
+
+
+def bold(table: str, wanted: dict) -> tuple[str, set]:
+    """The markdown table with what is wanted in bold type, and which of the wanted words were met."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    head, *body = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[:1] + lines[2:]]
+    head, met, marks = [cell.strip() for cell in head], set(), set()
+    for i, row in enumerate(body):
+        for word in wanted.get("rows", []):
+            if any(cell.startswith(word) for cell in row):
+                met.add(word)
+                marks |= {(i, j) for j in range(len(row))}
+    for kind, words in wanted.items():
+        for j in (head.index(word) for word in words if kind != "rows" and word in head):
+            met.add(head[j])
+            numbers = [(number(row[j]), i) for i, row in enumerate(body) if number(row[j]) is not None]
+            best = {"least": min, "most": max}.get(kind)
+            marks |= {(i, j) for n, i in numbers if best is None or n == best(numbers)[0]}
+    for i, j in marks:
+        body[i][j] = f"**{body[i][j]}**" if body[i][j] else ""
+    return "\n".join([*lines[:2], *("| " + " | ".join(row) + " |" for row in body)]), met
+
+
+def number(text: str) -> float | None:
+    """The number that a cell begins with, if it does."""
+    found = re.match(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", text)
+    return float(found[0]) if found else None
 
 
 def _is_for_one_reader(output):
@@ -113,7 +169,7 @@ def _data_url(path, name):
 
 def put_beside(cells) -> None:
     """Mark the code of a slide that has formulas too, and break its lines, so that both can stand side by side."""
-    text = "".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    text = "".join(slides_short.standing(cell.source) for cell in cells if cell.cell_type == "markdown")
     shown = [c for c in cells if c.cell_type == "code" and PICTURE_ONLY not in c.metadata.get("tags", [])]
     if (
         len(shown) != 1

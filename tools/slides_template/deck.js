@@ -28,7 +28,19 @@ const loaded = () => document.readyState === "complete" || new Promise(done => a
 // A slide: a section that holds no others.
 const leaves = () => document.querySelectorAll(".slides section:not(:has(section))");
 
-// Pictures give way: where a slide is too high, its figures shrink together, down to 240 px. Then the text does.
+// Where a slide is too high, its figures shrink together, as far as their words can be read from the back row: down to
+// the size they were drawn in. Then the text gives way, then the figures again, down to 240 px.
+function shrink(slide, least) {
+  const images = [...slide.querySelectorAll(".figure > img, .strip img")];
+  const standing = new Set(images.map(image => image.closest(".film") ?? image)).size;  // frames stand on each other
+  const share = standing && Math.ceil((slide.scrollHeight - HEIGHT + 6) / standing);
+  if (share > 0)
+    for (const image of images) image.style.maxHeight = Math.max(Math.min(image.offsetHeight, least(image)), image.offsetHeight - share) + "px";
+}
+
+// How high a figure was drawn; it may be stored in a finer resolution.
+const drawn = image => image.naturalHeight * (+image.dataset.width || image.naturalWidth) / image.naturalWidth;
+
 function fit() {
   document.body.classList.add("measuring");
   leaves().forEach(beside);
@@ -38,15 +50,16 @@ function fit() {
       const share = Math.max(0.5, 1 - over / part.offsetHeight);  // a film's frames stand on each other
       part.style.width = share * part.offsetWidth + "px";
     }
-    const images = [...slide.querySelectorAll(".figure > img, .strip img")];
-    const share = images.length && Math.ceil((slide.scrollHeight - HEIGHT + 20) / images.length);
-    if (share > 0)
-      for (const image of images) image.style.maxHeight = Math.max(240, image.offsetHeight - share) + "px";
+    shrink(slide, drawn);
   }
   // What is still too high or too wide is set smaller, in two sizes; the smaller one can be read from the back row, too.
   for (const size of ["tight", "tighter"])
     for (const slide of leaves())
       if (slide.scrollHeight > HEIGHT - 4 || slide.scrollWidth > 1280) slide.classList.add(size);
+  for (const slide of leaves()) shrink(slide, () => 240);
+  // An image is as wide as what it shows: on a dark wall it is a white card.
+  for (const image of document.querySelectorAll(".slides .figure > img"))
+    if (image.naturalHeight) image.style.width = Math.min(image.offsetWidth, image.offsetHeight * image.naturalWidth / image.naturalHeight) + "px";
   document.body.classList.remove("measuring");
 }
 
@@ -65,7 +78,9 @@ function beside(slide) {
   const heading = left.querySelector("h1, h2, h3, h4");
   const place = heading?.parentElement;
   if (heading) slide.prepend(heading);
-  const spills = () => [...left.querySelectorAll("mjx-container[display]")].some(f => f.scrollWidth > f.clientWidth + 1);
+  const edge = () => left.getBoundingClientRect().right + 1;  // a numbered formula has a least width of its own
+  const spills = () => [...left.querySelectorAll("mjx-container[display]")].some(
+    f => f.scrollWidth > f.clientWidth + 1 || [f, ...f.querySelectorAll("svg")].some(e => e.getBoundingClientRect().right > edge()));
   for (const size of ["", "22px", "20px", "18px"]) {
     left.style.fontSize = size;
     if (!spills() && slide.scrollHeight <= HEIGHT - 4) return;
@@ -113,6 +128,56 @@ function hoistNotes() {
     }
     slide.append(first);
   }
+}
+
+// What is said and not shown stands in the notes.
+function noteWhatIsSaid() {
+  for (const slide of leaves()) {
+    const said = [...slide.querySelectorAll(".said")].filter(part => !part.closest("aside.notes"));
+    if (!said.length) continue;
+    let notes = slide.querySelector(":scope > aside.notes");
+    if (!notes) {
+      notes = document.createElement("aside");
+      notes.className = "notes";
+      slide.append(notes);
+    }
+    const line = document.createElement("p"), title = document.createElement("em");
+    title.textContent = "Said, not shown:";
+    line.append(title);
+    for (const part of said) {
+      line.append(" ", ...part.cloneNode(true).childNodes);
+      const block = part.closest("p, li");
+      const stands = block && [...block.childNodes].some(node => !node.classList?.contains("said") && (node.textContent.trim() || node.nodeType === 1 && node.querySelector("svg, img")));
+      if (block && !stands) block.classList.add("said");
+    }
+    notes.append(line);
+  }
+  for (const list of document.querySelectorAll(".slides ul, .slides ol"))
+    if (list.children.length && [...list.children].every(item => item.classList.contains("said"))) list.classList.add("said");
+}
+
+// Two figures of one slide come one after the other, each as large as it can be.
+function figureByFigure() {
+  for (const slide of leaves()) frames([...slide.querySelectorAll(".figure")].filter(f => !f.closest(".film")));
+}
+
+// Each covers the one before it.
+function frames(parts, kind = "film") {
+  if (parts.length < 2) return;
+  const all = document.createElement("div");
+  all.className = kind;
+  parts[0].before(all);
+  parts.forEach((part, k) => {
+    const frame = document.createElement("div");
+    frame.className = k ? "frame fragment" : "frame";
+    frame.append(part);
+    all.append(frame);
+  });
+}
+
+// The bets come one by one, large.
+function betByBet() {
+  for (const slide of leaves()) frames([...slide.querySelectorAll("div.prediction")], "bets film");
 }
 
 // "4 minutes" in a note is the time for its slide and for those after it until the next such word: the speaker window's
@@ -167,10 +232,15 @@ function leadOn() {
 
 function prepare() {
   hoistNotes();
+  noteWhatIsSaid();
   runningTitles();
   linkDecks();
   leadOn();
-  if (!scrolling && !printing) film();
+  if (!scrolling && !printing) {
+    film();
+    figureByFigure();
+    betByBet();
+  }
   // The room has bet by hand: on the wall an answer is an answer.
   for (const answer of document.querySelectorAll("details.prediction")) {
     answer.open = true;

@@ -24,7 +24,21 @@
     while (!raw && text.nextNode())
       if (/\$|\\\(|\\\[/.test(text.currentNode.data) && !text.currentNode.parentElement.closest("pre,code,script,style,mjx-container"))
         raw = text.currentNode.data.trim().slice(0, 60);
+    // Prose that the room sees: no headings, tables, code or formulas, and no exercises, which are worked on.
+    let words = 0;
+    const read = document.createTreeWalker(slide, NodeFilter.SHOW_TEXT);
+    while (!slide.querySelector("h1, .celltag_exercise") && read.nextNode()) {
+      const place = read.currentNode.parentElement;
+      if (place.closest("p, li") && !place.closest("table, pre, code, aside, mjx-container, .running, .onward") && place.checkVisibility() && !place.closest(".frame:has(~ .frame)"))
+        words += (read.currentNode.data.match(/[A-Za-z0-9][\w'’-]*/g) ?? []).length;
+    }
+    // How large a figure stands, in units of the size it was drawn in, in which its words have 18 px.
+    const wide = image => +image.dataset.width || image.naturalWidth;
+    const figures = [...slide.querySelectorAll(".figure > img")]
+      .filter(image => image.clientWidth < 1170)  // it cannot be larger
+      .map(image => Math.min(image.clientWidth / wide(image), image.clientHeight * image.naturalWidth / image.naturalHeight / wide(image)));
     slides.push({
+      words, figures,
       height: slide.scrollHeight, width: slide.scrollWidth, visible: slide.offsetParent !== null,
       hidden: [...fragments].filter(f => !f.classList.contains("visible")).length,
       formulas: shown("mjx-container").length, raw,
