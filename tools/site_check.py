@@ -141,7 +141,8 @@ def tab():
         command += ["--disable-background-networking", "--remote-allow-origins=*", "about:blank"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
             try:
-                yield Tab(connected(Path(profile) / "DevToolsActivePort"))
+                with contextlib.closing(connected(Path(profile) / "DevToolsActivePort")) as socket:
+                    yield Tab(socket)
             finally:
                 child.terminate()
 
