@@ -100,6 +100,7 @@ class Exercise:
     draws: bool | None = False
     shows: Mapping[str, Callable] = field(default_factory=dict)
     once: tuple[str, ...] = ()
+    without: Mapping[str, Callable] = field(default_factory=dict)
     also: Check | None = None
     state: str = "TODO"
     stub: Any = None

@@ -5,12 +5,14 @@ once; crashes; shape, properties and limits; which argument; one slip in the for
 the smallest case that fails.
 """
 
+import math
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
 
-from .answers import Answer, overwritten
+from .answers import Answer, Largest, overwritten
 from .by_argument import alone, exchanged, ignored, moves, narrow, turned
 from .checks import Case, Exercise
 from .compare import Pair, same
@@ -37,8 +39,10 @@ def judge(spec: Exercise, answer: Answer) -> str | None:
         return hint
     if answer.overwrote:
         return overwritten(answer.overwrote)
-    return asked_again(spec, answer) or (
-        of_gradients(spec, answer) if spec.gradients else None
+    return (
+        asked_again(spec, answer)
+        or too_large(spec, answer)
+        or (of_gradients(spec, answer) if spec.gradients else None)
     )
 
 
@@ -57,6 +61,25 @@ def asked_again(spec: Exercise, answer: Answer) -> str | None:
             return (
                 f"your answer is right, and it calls {name} {len(calls)} times: "
                 "a network is expensive, and one call is enough"
+            )
+    return None
+
+
+def too_large(spec: Exercise, answer: Answer) -> str | None:
+    """Whether in every case a tensor is made that is as large as the one that the task does without."""
+    cases = [Case.of(given).args for given in spec.cases()] if spec.without else []
+    for what, shape in spec.without.items():
+        for args in cases:
+            a = SimpleNamespace(**dict(zip(spec.parameters, args, strict=True)))
+            with Largest() as made:
+                answer(*args)
+            if math.prod(made.shape) < math.prod(shape(a)):
+                break
+        else:
+            return (
+                f"your answer is right, and it makes a tensor of shape {tuple(made.shape)}, "
+                f"as large as {what}. The task asks for none: "
+                "which sum or product can be taken first?"
             )
     return None
 
@@ -96,7 +119,8 @@ class Diagnosis(Trial):
                     both := edited_twice(self.spec.reference, one, two)
                 ) and self.equals(both):
                     return (
-                        f"two mistakes at once. The first: {hint} The second: {other}"
+                        f"two mistakes at once. The first: {_sentence(hint)}\n"
+                        f"The second: {_sentence(other)}"
                     )
         return None
 

@@ -39,6 +39,7 @@ def define(
                 (None: it may draw)
     shows       where many answers are right: listed mistake, or a sentence -> (answer, arguments) -> whether it is so
     once        arguments that are functions, and called once
+    without     "a (N, K) tensor": arguments -> its shape; what is to be done without, judged by size in all cases
     also        a check by hand: (function) -> None or a hint
     mistakes    three or more, as text: label, wrong answer, hint (see `listed`); or label -> (wrong answer, hint)
 

@@ -85,6 +85,27 @@ def holds(
     return fits and any(a.shape != b.shape or not close(b, a).all() for a, b in ends)
 
 
+def exponentiated(pairs: list[Pair]) -> bool:
+    """True when each row of got is softmax(c want), c > 0 its own; a row of three values or more tells."""
+    tell = 0
+    for got, want in ((tensor(p.got), tensor(p.want)) for p in pairs):
+        if not want.is_floating_point() or want.ndim == 0 or got.min() <= 0:
+            return False
+        high, low = want.max(-1, keepdim=True), want.min(-1, keepdim=True)
+        logs = got.log() - got.gather(-1, low.indices).log()
+        wide, rise = high.values - low.values, logs.gather(-1, high.indices)
+        if wide.min() < 1e-3 or rise.min() <= 0:
+            return False
+        place = (want - low.values) / wide  # between 0 and 1
+        if not ((logs / rise - place).abs() < 1e-4).all():
+            return False
+        tell += ((place > 0.05) & (place < 0.95)).any(-1).sum().item()
+    sums = all(
+        close(tensor(p.got).sum(-1), tensor(p.want).sum(-1)).all() for p in pairs
+    )
+    return sums and tell > 1
+
+
 def mapped(pairs: list[Pair]) -> str | None:
     """The function that separates got from want."""
     if not enough(pairs):
@@ -96,6 +117,11 @@ def mapped(pairs: list[Pair]) -> str | None:
         return "your answer is right up to the normalisation: divide by its sum over the last axis"
     if holds(pairs, lambda g: g.softmax(-1), back=True):
         return "the softmax of your answer is what is expected: these are logits, or logarithms that do not sum to 1"
+    if exponentiated(pairs):
+        return (
+            "your answer is a softmax of multiples of what is expected: they are no logarithms, "
+            "so divide by their sum instead"
+        )
     most = min(tensor(p.want).ndim for p in pairs)
     for i, j in itertools.combinations(range(most), 2):
         if holds(pairs, lambda w, i=i, j=j: w.transpose(i, j)):

@@ -24,6 +24,10 @@ UNFINISHED = (".checkpoint", ".progress.json")  # of a run that goes on: git see
 MADE_BY = {  # ending of an asset's name: what it is and what writes it
     "bench/cpu.json": ("time, memory and floors", "`python -m tools.bench`"),
     "bench/cpu.png": ("figure of these", "`python -m tools.bench`"),
+    "bench/exercise_mutants.json": (
+        "what checks say of changed references",
+        "`python -m tools.exercise_mutants`",
+    ),
     ".safetensors": ("weights", "a recipe"),
     ".log.json": ("training log and command", "a recipe"),
     ".results.json": ("measured results", "a recipe"),

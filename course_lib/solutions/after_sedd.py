@@ -115,6 +115,9 @@ define(
         "at gamma = 0 one position opens, and nothing is lost": {"gamma": 0.0},
         "at a large gamma all of them open": {"gamma": 99.0},
     },
+    ignores={
+        "the order of the entropies has no say": {"H": lambda a: a.H.sort().values}
+    },
     mistakes="""
     the largest entropy counted
         sure.cumsum(0) - sure -> sure.cumsum(0)
@@ -132,6 +135,12 @@ define(
     sum less the smallest
         sure.cumsum(0) - sure -> sure.cumsum(0) - sure[0]
         you take the smallest entropy off. The bound takes the *largest* off, which allows more positions
+    the largest of all
+        sure.cumsum(0) - sure -> sure.cumsum(0) - H.max()
+        you take off the largest of *all* entropies. The bound takes off the largest of the n that open
+    below gamma
+        before <= gamma -> before < gamma
+        right but where sum - max is exactly gamma: that many may still open
     """,
 )
 
@@ -239,6 +248,10 @@ define(
     the new weight alone
         (back / there) -> (back)
         the way there was chosen with the probability w_x[i], the way back with w_y[i]: their ratio counts
+    Barker's rule
+        (back / there).clamp(max=1) -> back / (there + back)
+        this is Barker's rule, w_y[i] / (w_x[i] + w_y[i]). It keeps p_t, too, but where both are equal it turns half
+        of the new tokens away: which rule accepts as many as can be?
     """,
 )
 
@@ -293,6 +306,17 @@ define(
     no clean block sees itself
         same | earlier, never -> earlier, never
         a clean position must see the clean tokens of its own block, itself among them
+    clean from left to right
+        cat([same | earlier, never] -> cat([torch.ones_like(same).tril(), never]
+        your clean positions see no later one of their own block. A block is written at once: inside it all see
+        each other
+    earlier noise too
+        torch.cat([earlier, same], 1) -> torch.cat([earlier, same | earlier], 1)
+        your noisy positions see the noise of earlier blocks. When a block is written those before it are finished:
+        it sees them clean, and only so
+    noisy first
+        torch.cat([of_clean, of_noisy]) -> torch.cat([of_clean, of_noisy]).roll((length, length), (0, 1))
+        right, but your noisy positions come first: the clean ones are 0 to length - 1
     """,
 )
 

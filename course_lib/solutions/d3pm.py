@@ -155,6 +155,15 @@ define(
     alpha_bar_t in the second bracket
         back = -> alpha_bar_s = alpha * alpha_bar_s; back =
         the bracket with x_0 holds alpha_bar_t = alpha alpha_bar_s: x_s has not been through the step to x_t
+    K - 1 faces
+        (1 - alpha) / K -> (1 - alpha) / (K - 1) * (1 - F.one_hot(x_t, K)) ; (1 - alpha_bar_s) / K ->
+            (1 - alpha_bar_s) / (K - 1) * (1 - F.one_hot(x0, K))
+        in both brackets the fresh token is one of the K - 1 others. It is drawn from all K: it may be the one that
+        was there
+    divided by q(x_s | x_0)
+        return joint / joint.sum(-1, keepdim=True) -> return joint / there
+        you divide by q(x_s | x_0), and the bracket with x_0 is gone again. Bayes' rule divides by q(x_t | x_0),
+        one number for all x_s
     """,
 )
 
@@ -217,6 +226,9 @@ define(
     a sum over the first token only
         product).log()).sum() -> product).log()).sum(0)
         one number for each second token: the loss of a pair is a sum over both
+    the marginals exchanged
+        p.sum(1, keepdim=True) * p.sum(0) -> p.sum(0)[:, None] * p.sum(1)
+        the marginals have changed places: your product has the second token's in the rows, and p the first one's
     """,
 )
 
@@ -254,9 +266,16 @@ def _two_tokens(K, alpha_bar):
     return case(post, x_t, alpha_bar, want=loo)
 
 
+def _first_of(K, alpha_bar):
+    """The first of the two alone, in a few rows: L = 1, and K more than all of them."""
+    post, x_t, _ = (both := _two_tokens(K, alpha_bar)).args
+    return case(post[::48, :1], x_t[::48, :1], alpha_bar, want=both.want[::48, :1])
+
+
 define(
     leave_one_out,
-    cases=lambda: [_two_tokens(3, 0.4), _two_tokens(4, 0.8)],
+    cases=lambda: [_two_tokens(3, 0.4), _two_tokens(4, 0.8), _first_of(12, 0.6)],
+    without={"a K x K matrix": lambda a: 2 * a.post.shape[-1:]},
     limits={
         "at alpha_bar = 0, x_t says nothing about its token, and there is nothing to take off": {
             "alpha_bar_t": 0.0
@@ -287,6 +306,13 @@ define(
         loo = post / evidence -> return post
         you return the posterior. With uniform noise x_t says something about its own token, and that must come
         off
+    taken away, not divided
+        loo = post / evidence -> return (post - (1 - alpha_bar_t) / K) / alpha_bar_t
+        you take the noise off as if the posterior were a mixture. It is a product, prior times q(x_t | k): what
+        undoes a product?
+    a softmax at the end
+        return loo / loo.sum(-1, keepdim=True) -> return loo.softmax(-1)
+        your last line takes a softmax of what are no logarithms: divide by the sum
     """,
 )
 
@@ -426,6 +452,13 @@ def gaussian_step(K, beta):
     return Q + torch.diag(1 - Q.sum(1))
 
 
+def _in_turn(weights):
+    for _ in range(200):
+        weights = weights / weights.sum(1, keepdim=True)
+        weights = weights / weights.sum(0)
+    return weights
+
+
 define(
     gaussian_step,
     truth=spread,
@@ -450,6 +483,13 @@ define(
     no factor 4
         -4 * (i -> -1 * (i
         your weights fall too slowly: the exponent has the factor 4
+    rows and columns in turn
+        Z = 2 * weights[0].sum() - 1 -> return _in_turn(weights)
+        your rows and columns sum to 1, by dividing both in turn. (6.16) divides by one constant, and puts what is
+        missing on the diagonal
+    the offset without its square
+        (i[:, None] - i) ** 2 -> (i[:, None] - i).abs()
+        your weights fall with the offset itself: a bell's exponent has its square
     """,
 )
 
@@ -786,9 +826,8 @@ def reveal(p0, x_t, chance, mask):
     return torch.where(opens, drawn, x_t)
 
 
-LAWS = numbers(0.6, 0.3, 0.1, 0.1, 0.2, 0.7, 0.3, 0.5, 0.2, 0.45, 0.1, 0.45).reshape(
-    4, 3
-)
+FOUR = numbers(0.6, 0.3, 0.1, 0.1, 0.2, 0.7, 0.3, 0.5, 0.2, 0.45, 0.1, 0.45)
+THREE = numbers(0.1, 0.4, 0.3, 0.2, 0.5, 0.1, 0.25, 0.15, 0.2, 0.2, 0.1, 0.5)
 
 
 def _revealed(p0, x_t, chance, mask):
@@ -826,9 +865,12 @@ def counted(x_s, a):
 
 def _to_reveal():
     """Half masked at a small chance, and all masked, when all open; the positions differ, and so do the halves."""
-    for B, hide, chance in ((6000, 3, 0.3), (4000, 4, 1.0)):
-        (L, K), half = LAWS.shape, B // 2
-        p0 = torch.cat([LAWS.expand(half, L, K), LAWS.flip(0).expand(half, L, K)])
+    for B, p, hide, chance in (
+        (6000, FOUR.reshape(4, 3), 3, 0.3),
+        (4000, THREE.reshape(3, 4), 4, 1.0),
+    ):
+        (L, K), half = p.shape, B // 2
+        p0 = torch.cat([p.expand(half, L, K), p.flip(0).expand(half, L, K)])
         hidden = (torch.arange(B)[:, None] + torch.arange(L)) % 4 < hide
         yield case(
             p0, torch.where(hidden, K, tokens(K, B, L)), chance, K, name=f"{chance = }"

@@ -152,6 +152,9 @@ define(
     down the columns
         (loss * target).sum(1), target.sum(1) -> (loss * target).sum(0), target.sum(0)
         your mean is over the rows at one position: it should be over the positions of one row
+    what costs nothing does not count
+        target.sum(1) -> ((loss * target) != 0).sum(1)
+        you count the positions whose loss is not 0. A word may cost nothing and belongs to the mean all the same
     """,
 )
 
@@ -222,6 +225,12 @@ define(
         positions * reported -> L * reported
         you set the PADs and words of the whole batch against the sum of one row: of how many positions is
         `reported` the mean?
+    as long as the longest
+        words = len(lengths) * L, sum(lengths) -> words = len(lengths) * L, len(lengths) * max(lengths)
+        you count every row as if it were as long as the longest: each has its own number of words
+    as long as the first
+        words = len(lengths) * L, sum(lengths) -> words = len(lengths) * L, len(lengths) * lengths[0]
+        you count every row as if it were as long as the first: each has its own number of words
     """,
 )
 
@@ -310,6 +319,52 @@ KINDS = {  # what a line-up's culprit does: the times that are wrong in it
 NAMES = ("amber", "birch", "cedar", "dune", "ember")
 
 
+class Asked:
+    """The times that samplers are asked about, until the first answer is given."""
+
+    def __init__(self):
+        self.times, self.open = [], True
+
+    def heard(self, step):
+        """The same sampler; it notes from where to where it is asked to go."""
+
+        def same(x, x0, t, s):
+            if self.open:
+                self.times.append([float(torch.as_tensor(k).max()) for k in (t, s)])
+            return step(x, x0, t, s)
+
+        same.asked = self
+        return same
+
+
+def _answered(got, a):
+    """The answer; what is asked from now on others ask."""
+    asked_of(a).open = False
+    return got
+
+
+def asked_of(a):
+    return next(iter(a.samplers.values())).asked
+
+
+def too_easy(got, a):
+    """Steps in which one of the wrong samplers is right."""
+    times = asked_of(a).times
+    if not times:
+        return "you name one and have called none: which step would show that a sampler is wrong?"
+    if all(t - s == 1 for t, s in times):
+        return (
+            "all your steps go from t to t - 1, and there a sampler that goes to t - 1, "
+            "whatever s is, does right: what if the grid has gaps?"
+        )
+    if all(s == 0 for _, s in times):
+        return (
+            "all your steps end at s = 0, where no noise is left: with which noise x_t "
+            "was read does not show there"
+        )
+    return None
+
+
 def line_ups():
     """Samplers, alpha_bar and the culprit, three times of each kind, in random order under random names."""
     found = []
@@ -321,7 +376,7 @@ def line_ups():
         culprit = 1 + i % (len(names) - 1) if i < 2 * len(KINDS) else 0
         steps = random.sample(ways(a), len(names))
         steps[culprit] = wrong_times(a, **KINDS[kind])
-        room = dict(zip(names, steps, strict=True))
+        room = dict(zip(names, map(Asked().heard, steps), strict=True))
         found.append(case(room, a, name=kind, want=names[culprit]))
     return found
 
@@ -372,7 +427,9 @@ define(
             if got in a.samplers
             else f"it returned {got!r}, which is none of the names {', '.join(a.samplers)}"
         ),
+        too_easy,
     ),
+    read=_answered,
     mistakes="""
     the first
         = next(iter(samplers))

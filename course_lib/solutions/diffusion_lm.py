@@ -43,6 +43,7 @@ define(
         (normal(300, 3), table_of(20, 3)),
         (normal(50, 5), table_of(7, 5)),
     ],
+    without={"a (N, K, D) tensor": lambda a: (len(a.x), *a.table.shape)},
     limits={
         "an embedding without noise is its own word": {
             "x": lambda a: a.table.clone(),
@@ -134,6 +135,9 @@ define(
         1 / (1 / spread + abar / (1 - abar)) -> spread + (1 - abar) / abar
         your variance grows with each source: two variances are added. Of two sources one knows more, not less:
         which quantities add up?
+    variances added, the mean right
+        return mean, var -> return mean, spread + (1 - abar) / abar
+        your mean is right, and your variance is the sum of both: it grows with each source. Precisions add up
     """,
 )
 
@@ -356,6 +360,10 @@ define(
         target - said -> target.detach() - said
         the values are right, but no gradient flows through the targets: at t = 1 they are the embeddings, and
         that gradient is what keeps words near what the network can say
+    logits for log p
+        nll = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none") -> nll = -logits.gather(-1,
+            tokens[..., None]).squeeze(-1)
+        you take the logit of the word for its log probability: what is missing to make K logits a distribution?
     """,
 )
 
@@ -466,6 +474,10 @@ define(
     toward the middle
         (1 + weight) * told - weight * untold -> told + weight * (untold - told)
         larger weights bring you to the untold estimate: the sign of the difference is the other one
+    divided by the absolute weights
+        (1 + weight) * told - weight * untold -> ((1 + weight) * told - weight * untold) / (1 + 2 * weight)
+        you divide by 1 + 2 weight. The weights 1 + weight and -weight sum to 1 already: what comes out where both
+        estimates agree?
     """,
 )
 
@@ -600,5 +612,9 @@ define(
     the longest
         sum(similarity(a, b) for b in others) -> len(a)
         your choice does not depend on the similarities
+    both ways
+        similarity(a, b) -> similarity(a, b) + similarity(b, a)
+        you add similarity(a, b) and similarity(b, a). The candidate is what is said, the others what may be right:
+        only one of the two is asked
     """,
 )

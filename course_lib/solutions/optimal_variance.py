@@ -353,7 +353,7 @@ define(
         the last time must be 0: that is where data is
     rounded onto each other
         = [round(T * (k / steps) ** 2) for k in range(steps, -1, -1)]
-        two of your times are equal: a step from t to t is none. Did rounding do that? Try K near T
+        two of your times are equal: a step from t to t is none. Did rounding do that? Try steps near T
     even
         = [round(T * k / steps) for k in range(steps, -1, -1)]
         evenly spaced: the task is to spend more of the steps near the data
@@ -439,5 +439,9 @@ define(
     a start from N(0, 1)
         alpha_bar[times[0]] * r2 + 1 - alpha_bar[times[0]] -> 1 + 0 * r2
         you start from variance 1: the exact x_t of the first time has abar r2 + 1 - abar
+    a guess without a prior
+        a_t**0.5 * r2 / (a_t * r2 + 1 - a_t) -> a_t**-0.5
+        your guess is x_t / sqrt(abar), which takes all of x_t for data. A perfect network knows that part of it is
+        noise: how much?
     """,
 )

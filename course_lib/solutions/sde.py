@@ -335,6 +335,9 @@ define(
         torch.trapezoid(divergence, times, dim=0) -> torch.trapezoid(divergence, dim=0) * (times[-1] -
             times[0]) / (len(times) - 1)
         your trapezoids are all equally wide, and the times are not evenly spaced: how wide is each?
+    all as wide as the first
+        torch.trapezoid(divergence, times, dim=0) -> torch.trapezoid(divergence, dim=0) * (times[1] - times[0])
+        each of your trapezoids is as wide as the first one: dt is not the same between all times
     the left value of each step
         torch.trapezoid(divergence, times, dim=0) -> (divergence[:-1] * times.diff()[:, None]).sum(0)
         you take the value at the left end of each step. The trapezoid rule takes the mean of both ends

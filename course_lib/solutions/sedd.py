@@ -126,6 +126,9 @@ define(
         R[:, x] -> torch.ones_like(s)
         all pairs weigh the same. That is what the paper's algorithm 1 prints; for masks the weight is 0 wherever
         y cannot turn into x
+    s taken for a law
+        s * R[:, x] -> s / s.sum() * R[:, x]
+        you divide s by its sum. It holds ratios p(y) / p(x), 1 at x itself, and no distribution
     """,
 )
 
@@ -339,7 +342,7 @@ def by_exponentials(s, x_t, D):
 
 def _score_cases():
     """Scores of a law that has been through noise, at every token."""
-    for B, K, D in ((5, 3, 0.4), (3, 4, 1.1)):
+    for B, K, D in ((5, 3, 0.4), (3, 4, 1.1), (2, 40, 0.7)):
         p = uniform(K, low=0.5) @ torch.matrix_exp(2 * uniform_rates(K))
         x_t = torch.randint(K, (B,))
         yield p / p[x_t, None], x_t, D
@@ -349,6 +352,7 @@ define(
     tweedie,
     truth=by_exponentials,
     cases=lambda: list(_score_cases()),
+    without={"a K x K matrix": lambda a: 2 * a.s.shape[-1:]},
     limits={"at D = 0 no time has passed, and x_s is x_t": {"D": 0.0}},
     properties=(law(),),
     mistakes="""
@@ -367,6 +371,10 @@ define(
     K times the rates
         math.exp(-D) -> math.exp(-D * s.shape[-1])
         your D is K times too large: R is normalised, a token is kept with probability e^-D
+    s as a prior
+        before * there -> (s * there) / (s * there).sum(-1, keepdim=True)
+        you multiply s by the way from x_s to x_t and divide by the sum. s belongs to time t: exp(-D R) brings it
+        back to s first, and then nothing is left to be divided
     """,
 )
 

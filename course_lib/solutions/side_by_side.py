@@ -82,6 +82,9 @@ define(
     L over n
         (cost / n).sum(1) -> (cost.shape[1] * cost / n).sum(1)
         L / n is the weight where ONE n is drawn, uniformly: the mean over n divides by L again
+    all masks at once
+        return (cost / n).sum(1) -> return cost[:, -1]
+        you take the last column alone: what all L masks cost when they open at once. Here they open one by one
     """,
 )
 
@@ -267,7 +270,7 @@ define(
     judgement,
     truth=through_the_cross_entropy,
     cases=lambda: [(laws(4), laws(4)), (laws(7), laws(7))],
-    parts=("the entropy", "the divergence"),
+    parts=("entropy", "divergence"),
     limits={
         "a sampler that writes one thing has no entropy, and its divergence is -log p of that": {
             "q": lambda a: torch.nn.functional.one_hot(

@@ -148,6 +148,7 @@ define(
     estimated,
     truth=whole,
     cases=lambda: [parts(N) for N in (6, 9, 15)],
+    without={"the N x N matrix": lambda a: (len(a.C), a.R.shape[1])},
     linear_in=("R",),
     mistakes="""
     no inverse

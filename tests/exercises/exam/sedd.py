@@ -133,7 +133,7 @@ def no_sum(s, x_t, D):
     return before * (math.exp(-D) * F.one_hot(x_t, K) + (1 - math.exp(-D)) / K)
 
 
-@right("sedd.tweedie", "matrix exponentials")
+@wrong("sedd.tweedie", "right, but by matrices, which the task does without", r"matrix")
 def by_matrix(s, x_t, D):
     K = s.shape[-1]
     R = torch.ones(K, K, dtype=s.dtype) / K - torch.eye(K, dtype=s.dtype)

@@ -415,7 +415,7 @@ def forward_mode(field, x, probe):
     return (moved * probe).flatten(1).sum(1)
 
 
-@right("sedd.tweedie", "with matrices")
+@wrong("sedd.tweedie", "right, but by matrices, which the task does without", r"matrix")
 def with_matrices(s, x_t, D):
     K = s.shape[-1]
     one = torch.full((K, K), 1 / K, dtype=s.dtype)

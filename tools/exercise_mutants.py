@@ -1,13 +1,19 @@
-"""Machine-made mistakes: each reference with one place of its source changed, tried against its check.
+"""Do the checks of the exercises notice a mistake? Each reference with one place of its source changed:
+`python -m tools.exercise_mutants --n 1000 --seed 0`
 
-python -m tests.exercises.mutants          1000 of them: what passes, and which share of hints says more than numbers
-python -m tests.exercises.mutants 200 7    200 of them, by another seed
+Printed: how many were tried and what they were told, each that passes with the reason why it is right all the same
+(`equivalent_mutants.py`) or PASSED where nobody has said so, and the share of those that ran and failed whose hint
+names the mistake, an argument, a place of the formula or a relation. Results are written after every 20, and a run
+that was stopped goes on where it was, as long as neither the exercises nor the checker have changed.
 """
 
+import argparse
 import ast
 import contextlib
 import copy
+import hashlib
 import inspect
+import json
 import linecache
 import pkgutil
 import random
@@ -17,14 +23,23 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from course_lib import solutions
-from course_lib.exercise import Exercise, grade, of_chapter
+from course_lib.exercise import Exercise, find, grade, of_chapter
+from course_lib.files import write_json
+from tools.equivalent_mutants import reason
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "build" / "exercise_mutants.json"
 
 CHAPTERS = [module.name for module in pkgutil.iter_modules(solutions.__path__)]
-BARE = re.compile(
-    r"^(for .* )?it gives .* where .* is expected", re.I
-)  # numbers, and no word about the mistake
+NUMBERS = re.compile(
+    r"^(for .*|\(.*|it) ?(gives|your answer holds) .* where .* is expected|^for .* it gives ", re.I
+)
+BY_HAND = "Do this case by hand"
+LIMIT = re.compile(r"\. There yours gives .*, and it is ")
+BROKEN = re.compile(r"\(for [^\n]*\)\.?$|^the shape is [^:]*$|^it returned |^for .* your answer holds ")
 CRASH = re.compile(r"^\w*(Error|Exception)\b|, in line \d+: ")
 
 OTHER_OPERATOR = {
@@ -241,16 +256,45 @@ def draw(n: int, seed: int = 0) -> list[Mutant]:
     return chosen[:n]
 
 
+KINDS = {
+    "equivalent": "a right answer, with its reason",
+    "PASSED": "a wrong answer that passes",
+    "crash": "Python's own error, in the line that raises it",
+    "mistake": "the hint of a listed mistake",
+    "named": "an argument, a place of the formula, or a relation",
+    "property": "what every answer has and this one has not",
+    "limit": "a limit whose answer is known, and what comes out there",
+    "numbers": "the smallest case that fails, with its numbers",
+}
+NAMED = ("mistake", "named")
+
+
 def verdict(mutant: Mutant, seconds: int = 20) -> tuple[str, str]:
-    """passes, crash, bare or named, and what was printed. One that does not end has crashed."""
-    (spec,) = [s for s in of_chapter(mutant.exercise.split(".")[0]) if s.name == mutant.exercise]
+    """One of KINDS, and what was printed. One that does not end has crashed."""
+    spec = find(mutant.exercise)
     with limited(seconds):
         state, hint = grade(spec, mutant.fn)
     if state == "PASS":
-        return "passes", hint
+        return ("equivalent" if reason(mutant) else "PASSED"), hint
     if state == "TODO" or CRASH.search(hint):
         return "crash", hint
-    return ("bare" if BARE.search(hint) else "named"), hint
+    return kind_of(spec, hint), hint
+
+
+def kind_of(spec: Exercise, hint: str) -> str:
+    """What a hint says."""
+    if hint in spec.hints.values() or hint.startswith("two mistakes at once"):
+        return "mistake"
+    listed = any(hint.startswith(own) for own in spec.hints.values())  # of a design, with its case
+    if listed:
+        return "mistake"
+    lines = hint.split("\n")
+    broken = [line for line in lines if BROKEN.search(line)]
+    limits = [line for line in lines if LIMIT.search(line)]
+    numbers = [line for line in lines if NUMBERS.search(line) or line.startswith(BY_HAND)]
+    if set(lines) - {*broken, *limits, *numbers}:
+        return "named"
+    return "property" if broken else "limit" if limits else "numbers"
 
 
 @contextlib.contextmanager
@@ -272,26 +316,80 @@ def limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, earlier)
 
 
-def main(n: int = 1000, seed: int = 0) -> None:
-    """Try n mutants; print those that pass and are not known to be equivalent, and the shares."""
-    from tests.exercises.equivalent import reason
+def share(rows: list[dict]) -> float:
+    """Of those that ran and failed, how many were told what is wrong."""
+    counts = Counter(row["kind"] for row in rows)
+    failed = len(rows) - counts["equivalent"] - counts["PASSED"] - counts["crash"]
+    return sum(counts[kind] for kind in NAMED) / max(failed, 1)
 
-    counts, by_exercise = Counter(), {}
-    for mutant in draw(n, seed):
+
+def fingerprint() -> str:
+    """Of all that a verdict depends on: what the exercises import, and this file."""
+    for chapter in CHAPTERS:
+        of_chapter(chapter)
+    loaded = {module.__file__ for name, module in sys.modules.items() if name.startswith("course_lib.")}
+    files = sorted(loaded | {__file__})
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()[:16]
+
+
+def run(n: int, seed: int, out: Path) -> dict:
+    """Try n mutants, those of an earlier run of the same code left out; what came of it."""
+    head = {"n": n, "seed": seed, "code": fingerprint()}
+    found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    rows = found["mutants"] if {key: found.get(key) for key in head} == head else []
+    for k, mutant in enumerate(draw(n, seed)[len(rows) :], len(rows) + 1):
         kind, hint = verdict(mutant)
-        if kind == "passes" and reason(mutant):
-            kind = "equivalent"
-        counts[kind] += 1
-        by_exercise.setdefault(mutant.exercise, Counter())[kind] += 1
-        if kind == "passes" or "-v" in sys.argv:
-            print(f"{kind} {mutant.exercise}: {mutant.text}\n    {hint}")
-    for name, counted in by_exercise.items():
-        print(f"{name:40}", *(f"{kind} {k}" for kind, k in sorted(counted.items())))
-    told = counts["named"] + counts["bare"]
-    print(
-        sum(counts.values()), dict(counts), f"named {counts['named'] / told:.0%} of those that ran and failed"
+        row = {"exercise": mutant.exercise, "change": mutant.text, "kind": kind}
+        rows.append(row | ({"reason": reason(mutant)} if kind == "equivalent" else {}))
+        if kind in ("PASSED", "numbers"):
+            print(f"{kind} {mutant.exercise}: {mutant.text}", hint, sep="\n    ", flush=True)
+        if k % 20 == 0 or k == n:
+            write_json(out, head | {"mutants": rows})
+    return head | {"mutants": rows}
+
+
+def summary(found: dict) -> dict:
+    """The counts, the share, each right answer with its reason, and what passed."""
+    rows = found["mutants"]
+    counts = Counter(row["kind"] for row in rows)
+    exercises = sorted({row["exercise"] for row in rows})
+    return {
+        "command": f"python -m tools.exercise_mutants --n {found['n']} --seed {found['seed']}",
+        "tried": len(rows),
+        "exercises": len(exercises),
+        "kinds": {kind: {"count": counts[kind], "told": told} for kind, told in KINDS.items()},
+        "named, of those that ran and failed": round(share(rows), 3),
+        "equivalent": [row for row in rows if row["kind"] == "equivalent"],
+        "passed": [row for row in rows if row["kind"] == "PASSED"],
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 if none passes but right answers, else 1."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.exercise_mutants", description=__doc__.splitlines()[0]
     )
+    parser.add_argument("--n", type=int, default=1000, help="how many (1000)")
+    parser.add_argument("--seed", type=int, default=0, help="which (0)")
+    parser.add_argument("--out", type=Path, default=OUT, help="where each verdict goes (build/)")
+    parser.add_argument("--summary", type=Path, help="where the summary goes, as JSON")
+    options = parser.parse_args(argv)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    told = summary(run(options.n, options.seed, options.out))
+    if options.summary:
+        write_json(options.summary, told)
+    for row in told["equivalent"]:
+        print(f"equivalent {row['exercise']}: {row['change']} ({row['reason']})")
+    for row in told["passed"]:
+        print(f"PASSED {row['exercise']}: {row['change']}")
+    for kind, of_kind in told["kinds"].items():
+        print(f"{of_kind['count']:5} {kind:10} {of_kind['told']}")
+    print(f"{told['tried']} tried in {told['exercises']} exercises; of those that ran and failed", end=" ")
+    print(
+        f"{told['named, of those that ran and failed']:.0%} were told a mistake, an argument, a place or a relation"
+    )
+    return int(bool(told["passed"]))
 
 
 if __name__ == "__main__":
-    main(*(int(a) for a in sys.argv[1:] if a != "-v"))
+    sys.exit(main())

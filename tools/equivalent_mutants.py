@@ -20,6 +20,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "=> beta = 1 - 0.0001 ** (2 / T)": "the task is a design: another constant beta, which ends at 1e-8",
         "=> beta = 1 - 0.0002 ** (1 / T)": "the task is a design: another constant beta, which ends at 2e-4",
     },
+    "ddpm.gap": {
+        ".logsumexp(-1)": "the axis has no other",
+        "math.log(len(log_p))": "both are of one length",
+    },
     "ddpm.gaussian_kl": {"(mean2 - mean1) ** 2": ABSOLUTE},
     "ddpm.best_guess": {"(abar ** 0.5 * points - x_t[:, None]) ** 2": ABSOLUTE},
     "ddpm.simple_loss": {
@@ -82,7 +86,12 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "(Q.sum(1) - 1).abs() > 2e-06": BOUND,
         "(Q.sum(1) - 1).abs() >= 1e-06": BOUND,
     },
+    "d3pm.two_steps": {"torch.eye(K).to(alpha": "zeros and ones, whatever their dtype"},
     "d3pm.reveal": {"<= chance": "a uniform number equals the chance with probability 0"},
+    "sedd.least_loss": {
+        ".fill_diagonal_(": "at y = x both ratios are 1, and the loss is 0 whatever its weight"
+    },
+    "side_by_side.two_at_once": {"p.sum((2, 1), keepdim=True)": ORDER},
     "after_sedd.accept": {"[:, -1]": "the axis has one entry"},
     "after_sedd.how_many": {"sure.cumsum(-1) - sure": "there is one axis"},
     "diffuseq.misaligned": {
