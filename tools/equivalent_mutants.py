@@ -107,7 +107,7 @@ EQUIVALENT: dict[str, dict[str, str]] = {
 }
 
 
-def reason(mutant) -> str | None:
-    """Why this mutant is a right answer; None where nobody has said so."""
-    known = EQUIVALENT.get(mutant.exercise, {})
-    return next((why for part, why in known.items() if part in mutant.text), None)
+def reason(exercise: str, change: str) -> str | None:
+    """Why the reference with this change is a right answer; None where nobody has said so."""
+    known = EQUIVALENT.get(exercise, {})
+    return next((why for part, why in known.items() if part in change), None)

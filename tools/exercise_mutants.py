@@ -275,7 +275,7 @@ def verdict(mutant: Mutant, seconds: int = 20) -> tuple[str, str]:
     with limited(seconds):
         state, hint = grade(spec, mutant.fn)
     if state == "PASS":
-        return ("equivalent" if reason(mutant) else "PASSED"), hint
+        return ("equivalent" if reason(mutant.exercise, mutant.text) else "PASSED"), hint
     if state == "TODO" or CRASH.search(hint):
         return "crash", hint
     return kind_of(spec, hint), hint
@@ -339,8 +339,7 @@ def run(n: int, seed: int, out: Path) -> dict:
     rows = found["mutants"] if {key: found.get(key) for key in head} == head else []
     for k, mutant in enumerate(draw(n, seed)[len(rows) :], len(rows) + 1):
         kind, hint = verdict(mutant)
-        row = {"exercise": mutant.exercise, "change": mutant.text, "kind": kind}
-        rows.append(row | ({"reason": reason(mutant)} if kind == "equivalent" else {}))
+        rows.append({"exercise": mutant.exercise, "change": mutant.text, "kind": kind})
         if kind in ("PASSED", "numbers"):
             print(f"{kind} {mutant.exercise}: {mutant.text}", hint, sep="\n    ", flush=True)
         if k % 20 == 0 or k == n:
@@ -348,9 +347,16 @@ def run(n: int, seed: int, out: Path) -> dict:
     return head | {"mutants": rows}
 
 
+def looked_up(row: dict) -> dict:
+    """Of a mutant that passed, the reason why it is right, if somebody has found one since."""
+    passed = row["kind"] in ("equivalent", "PASSED")
+    why = reason(row["exercise"], row["change"]) if passed else None
+    return {"kind": "equivalent", "reason": why} if why else {"kind": "PASSED"} if passed else {}
+
+
 def summary(found: dict) -> dict:
     """The counts, the share, each right answer with its reason, and what passed."""
-    rows = found["mutants"]
+    rows = [row | looked_up(row) for row in found["mutants"]]
     counts = Counter(row["kind"] for row in rows)
     exercises = sorted({row["exercise"] for row in rows})
     return {

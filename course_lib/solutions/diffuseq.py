@@ -43,7 +43,7 @@ define(
     partial_noise,
     truth=place_by_place,
     cases=lambda: [
-        (normal(2, 4, 3), targets("..xx", ".x.x"), numbers(0.5, 0.2), normal(2, 4, 3)),
+        (normal(2, 4, 5), targets("..xx", ".x.x"), numbers(0.5, 0.2), normal(2, 4, 5)),
         # B = L = D: a wrong axis raises no error
         (
             normal(3, 3, 3),

@@ -39,6 +39,7 @@ PROBES = {
 }
 A, B, C = 2 ** (-4 / 9), 2 ** (-16 / 9), 2 ** (-1 / 4)
 Z, Y = 1 + 2 * A + 2 * B, 2 + 2 * C
+U = (7 - 4 * 2**0.5) / 3  # 9 U^2 - 42 U + 17 = 0: rows and columns of the weights scaled until all sum to 1
 SAID = {  # in the order of each table
     "d3pm.uniform_marginal": [
         [0.36, 0.32, 0.32], [0.36, 0.64 / 3, 0.64 / 3], [2.2 / 3, 0.4 / 3, 0.4 / 3], [0.76, 0.12, 0.12],
@@ -46,6 +47,7 @@ SAID = {  # in the order of each table
     "d3pm.multinomial_posterior": [
         [0.75, 0.25], [0.425, 0.575], [1 / (1 + math.exp(0.15)), 1 / (1 + math.exp(-0.15))],
         [0.5, 0.5], [0.5625, 0.4375],
+        [0.2, 0.8], [0.75, 0.25],
     ],
     "d3pm.absorbing_step": [
         [[0.7, 0, 0], [0, 0.7, 0], [0.3, 0.3, 1]], [[0.7, 0, 0.3], [0, 0.7, 0.3], [0.15, 0.15, 0.7]],
@@ -57,12 +59,15 @@ SAID = {  # in the order of each table
         [[(1 + A + B) / Z, A / Z, B / Z], [A / Z, (1 + 2 * B) / Z, A / Z]],
         [[0.64, 0.32, 0.04], [0.32, 0.36, 0.32]],
         [[(1.5 + C) / Y, C / Y, 0.5 / Y], [C / Y, 2 / Y, C / Y]],
+        [[(1 - U) ** 2 / U, (1 - U) / 2, (1 - U) ** 2 / U / 16], [(1 - U) / 2, U, (1 - U) / 2]],
+        [[0.7, 0.2, 0.1], [0.2, 0.6, 0.2]],
     ],
     "d3pm.absorbing_loss": [[4.5 * LN2], [3 * LN2], [LN2], [1.5 * LN2], [3.6 * LN2]],
     "d3pm.leave_one_out": [
         [0.75, 0.15, 0.1], [0, NAN, NAN], [1 / 3, 0.4, 4 / 15],
         [3 / 7, 2.4 / 7, 1.6 / 7], [0, 0.6, 0.4],
-        [0.5, 0.3, 0.2],
+        [0.5, 0.3, 0.2], [0.75, 0.25, 0],
+        [math.exp(x) / (math.exp(5 / 6) + math.exp(1.5) + math.e) for x in (5 / 6, 1.5, 1)],
     ],
     "d3pm.hybrid": [[32], 23, [21]],
 }  # fmt: skip
@@ -76,7 +81,7 @@ def test_wrong_answers_make_the_one_mistake_that_they_are_named_after(name):
             torch.testing.assert_close(got[2], got[0].flip(0))
             got = got[:2]
         got = got[0, 0] if got.ndim == 3 else got
-        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-9, equal_nan=True)
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-8, equal_nan=True)
 
 
 MISJUDGED = {

@@ -91,17 +91,23 @@ def test_any_honest_test_finds_the_misaligned():
 
 
 @pytest.mark.parametrize(
-    "wrong, kind",
+    "wrong, said",
     [
-        (finder(lambda T: (9, 8)), "a sampler that goes to t - 1"),
-        (finder(lambda T: (T, 0)), "a sampler that reads the noise of t - 1"),
-        (finder(lambda T: (20, 8), eps=0.0), "a sampler with the noise of s + 1"),
-        (finder(lambda T: (20, 8), x0=0.0), "a sampler with the signal of s + 1"),
+        (finder(lambda T: (9, 8)), "all your steps go from t to t - 1"),
+        (finder(lambda T: (T, 0)), "all your steps end at s = 0"),
+        (
+            finder(lambda T: (20, 8), eps=0.0),
+            "for a sampler with the noise of s + 1, and only there, it gives",
+        ),
+        (
+            finder(lambda T: (20, 8), x0=0.0),
+            "for a sampler with the signal of s + 1, and only there, it gives",
+        ),
     ],
 )
-def test_too_easy_a_test_is_told_what_it_overlooks(wrong, kind):
+def test_too_easy_a_test_is_told_what_it_overlooks(wrong, said):
     state, text = graded("misaligned", wrong)
-    assert state == "FAIL" and f"for {kind}, and only there, it gives" in text
+    assert state == "FAIL" and said in text
 
 
 def test_line_ups_have_one_culprit_and_the_others_agree():
@@ -131,7 +137,7 @@ def test_line_ups_have_one_culprit_and_the_others_agree():
     ("word_loss", lambda *given: 7.0, "reported has no part in your answer"),
     ("word_loss", lambda r, p, n, L: D.word_loss(r, p, n, L) * len(n), "times what is expected"),
     ("misaligned", lambda samplers, a: "nobody", "none of the names"),
-    ("misaligned", lambda samplers, a: min(samplers), "it gives 'amber' where"),
+    ("misaligned", lambda samplers, a: min(samplers), "have called none"),
     ("shifted_mean", lambda x0, x_t, m, t, s: D.shifted_mean(x0, x_t, m, t, s.clamp(max=0.99)), "at s = 0"),
     ("shifted_mean", lambda x0, x_t, m, t, s: D.shifted_mean(x0, x_t, m, t**0.5, s**0.5), "x0"),
     ("least_risk", lambda risk, w: 2, "does not change when risk does"),

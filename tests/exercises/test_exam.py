@@ -17,7 +17,7 @@ from tests.exercises.exam import readers
 FOLDER = Path(__file__).parent / "exam"
 PAPERS = sorted({file.stem for file in FOLDER.glob("*.py")} - {"paper", "formulas", "readers"})
 CHAPTERS = [module.name for module in pkgutil.iter_modules(solutions.__path__)]
-AIMED = 0.84  # the share reached; it may only grow
+AIMED = 0.88  # the share reached; it may only grow
 
 
 def answers(*names: str) -> dict:
