@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from .shapes import check_count, describe
+from .shapes import check_count, check_seed, describe
 
 Rows = Int[Tensor, " n"]  # numbers of examples
 
@@ -48,6 +48,7 @@ class Batches:
 
 def shuffled(n: int, size: int, seed: int) -> Iterator[Rows]:
     """Endlessly `size` of the numbers 0..n - 1; each once per pass, in a new order each pass."""
+    check_seed(seed)
     generator, order = torch.Generator().manual_seed(seed), torch.empty(0).long()
     while True:
         while len(order) < size:

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from .batching import Batches, check_size, shuffled
 from .files import cached, needs
-from .shapes import PerExample, Tokens, check_choice, check_count, describe
+from .shapes import (
+    PerExample,
+    Tokens,
+    check_choice,
+    check_count,
+    check_scalar,
+    check_seed,
+    describe,
+)
 
 
 class GaussianMixture:
@@ -139,6 +147,10 @@ class MarkovLanguage:
     ):
         check_count("K", K)
         check_count("length", length)
+        check_seed(seed)
+        check_scalar("sharpness", sharpness)
+        if not math.isfinite(sharpness):
+            raise ValueError(f"sharpness must be finite, not {sharpness}")
         g = torch.Generator().manual_seed(seed)
         self.K, self.length = K, length
         self.start = torch.full((K,), 1 / K, dtype=torch.float64)

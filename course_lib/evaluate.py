@@ -15,7 +15,7 @@ from .finite import Watch, check_finite
 from .joint import Joint, check_joint
 from .process import Process, check_process, check_together, evaluating, has_tables
 from .random_state import drawing_from
-from .shapes import Network, PerExample, Times, check_count, describe
+from .shapes import Network, PerExample, Times, check_count, check_scalar, describe
 from .wrapper import times_fit
 
 # What to measure -> the process's method
@@ -33,6 +33,7 @@ class Estimate(NamedTuple):
 
     def per(self, count: int | float) -> "Estimate":
         """From one number per example to one per part: per dimension, per token."""
+        check_scalar("count", count)
         if not count > 0:
             raise ValueError(f"count must be above 0, not {count}")
         return Estimate(self.mean / count, self.se / count)
@@ -128,8 +129,13 @@ def measured(method, model: Network, x, t: Times) -> PerExample:
 
 
 def estimate(values: Float[Tensor, " N"]) -> Estimate:
-    """Mean of N independent numbers and its standard error."""
-    return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
+    """Mean of N independent numbers and its standard error; NaN for a single one, which says nothing of it."""
+    if not isinstance(values, Tensor) or values.ndim != 1 or not len(values):
+        raise ValueError(
+            f"values must be at least one number, (N,), not {describe(values)}"
+        )
+    sd = values.std().item() if len(values) > 1 else math.nan
+    return Estimate(values.mean().item(), sd / math.sqrt(len(values)))
 
 
 def jackknife(without: Sequence[float]) -> float:
@@ -215,6 +221,11 @@ def exact_law(
 
     For tiny worlds: equal states are merged after each step, and a step may have at most 2^20 outcomes in all.
     """
+    if not all(hasattr(sampler, name) for name in ("start", "rounds", "step")):
+        raise TypeError(
+            "sampler must have start, rounds and step, as decoding.Unmask(process) has, "
+            f"not be a {type(sampler).__name__}"
+        )
     x, w = starts(sampler, start)
     with evaluating(model), Watch() as watch:
         for now in sampler.rounds():

@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+from .shapes import check_count
+
 
 def log_prob_of_level(
     x: Tensor, mean: Tensor, sd: float | Tensor, levels: int
@@ -17,6 +19,7 @@ def log_prob_of_level(
 
     The difference of two normal CDFs is taken in logs and in the lower tail, where it does not cancel.
     """
+    check_count("levels", levels, least=2)
     # Half a bin: the levels are 2 / (levels - 1) apart on [-1, 1].
     half = 1 / (levels - 1)
     low = torch.where(x <= half - 1, -math.inf, (x - half - mean) / sd)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .shapes import check_count, check_scalar, describe
+from .shapes import check_count, check_scalar, check_seed, describe
 
 Joint = Float[Tensor, "..."]
 
@@ -110,6 +110,7 @@ def random_joint(V: int, length: int, concentration: float, seed: int) -> Joint:
         raise ValueError(
             f"concentration must be above 0 and finite, not {concentration}"
         )
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     alpha = torch.full((V**length,), concentration, dtype=torch.float64)
     gamma = torch._standard_gamma(alpha, generator)

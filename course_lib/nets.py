@@ -43,6 +43,8 @@ class MLP(nn.Module):
     ):
         super().__init__()
         dims = math.prod(shape)
+        for name, n in (("width", width), ("depth", depth), ("answers", answers)):
+            check_count(name, n)
         self.answers = answers
         self.time = TimeEmbedding(width)
         self.enter = nn.Linear(dims, width)

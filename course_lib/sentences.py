@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from .batching import Batches
-from .shapes import Mask, Tokens, check_count, describe
+from .shapes import Mask, Tokens, check_count, check_seed, describe
 
 PAD = -1
 UNK = "<unk>"
@@ -288,6 +288,7 @@ def bucketed(data: Sentences, size: int, seed: int = 0, pool: int = 50) -> Batch
 
 
 def _bucketed(lengths, size, pool, seed):
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     while True:
         for some in torch.randperm(len(lengths), generator=generator).split(

@@ -116,6 +116,11 @@ def check_count(name: str, n: int, least: int = 1) -> None:
         raise ValueError(f"{name} must be at least {least}, not {n}")
 
 
+def check_seed(seed: int) -> None:
+    """Raise TypeError unless seed is a whole number; it may be negative."""
+    check_count("seed", seed, least=-(2**63))
+
+
 def check_scalar(name: str, value: object) -> None:
     """Raise TypeError unless value is a real number, or a tensor of one: a text, None or a list is none."""
     real = isinstance(value, Real) and not isinstance(value, bool)

@@ -158,6 +158,9 @@ class Transformer(nn.Module):
     ):
         super().__init__()
         self.causal = causal
+        check_count("width", width)
+        check_count("heads", heads)
+        check_count("depth", depth, least=0)
         if width % (2 * heads):
             raise ValueError(
                 f"width must be a multiple of 2 x heads = {2 * heads}, not {width}"

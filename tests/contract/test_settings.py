@@ -12,6 +12,7 @@ from course_lib.autoregressive import Autoregressive
 from course_lib.correctors import Corrector, softly
 from course_lib.cur import core, cur, mean_utility
 from course_lib.d3pm import D3PM
+from course_lib.data import MarkovLanguage, batches
 from course_lib.ddim import DDIM
 from course_lib.decoding import Unmask, entropy_bounded, nucleus, temper
 from course_lib.diffuseq import DiffuSeq
@@ -19,7 +20,9 @@ from course_lib.diffusion_lm import DiffusionLM
 from course_lib.discrete_flow import Euler, velocity
 from course_lib.distances import frechet
 from course_lib.duo import uniform_alpha
+from course_lib.evaluate import Estimate, estimate, exact_law
 from course_lib.geodesics import heat_kernel
+from course_lib.grey_levels import log_prob_of_level
 from course_lib.insertion import Insertion
 from course_lib.learning_rate import cosine_of_progress, decay_groups, warmup_cosine
 from course_lib.mask_uniform import MaskUniform
@@ -27,6 +30,7 @@ from course_lib.mdlm import MDLM
 from course_lib.nets import MLP, TokenNet
 from course_lib.remasking import ReMDM, at_most, share
 from course_lib.sde import VP
+from course_lib.sentences import bucketed
 from course_lib.shapes import check_scalar
 from course_lib.solvers import Renoise
 from course_lib.speculative import expected_length
@@ -129,6 +133,25 @@ def test_numbers_are_numbers():
         (lambda: Insertion({}), ValueError, "p must not be negative and must sum to 1, but sums to 0"),
         (lambda: Insertion({(0,): 1.0}).marginal(1.5), ValueError, r"kappa must lie in \[0, 1\], not 1.5"),
         (lambda: Insertion({(0,): 1.0}).rates(1.0), ValueError, "at 1 nothing is missing"),
+        (lambda: next(batches(X, 1, seed="a")), TypeError, "seed must be an int, not str"),
+        (lambda: next(bucketed(X, 1, seed=None)), TypeError, "seed must be an int, not NoneType"),
+        (lambda: J.random_joint(2, 2, 0.5, 1.5), TypeError, "seed must be an int, not float"),
+        (lambda: MarkovLanguage(3, 4, seed="a"), TypeError, "seed must be an int, not str"),
+        (lambda: MarkovLanguage(3, 4, math.nan), ValueError, "sharpness must be finite, not nan"),
+        (lambda: MarkovLanguage(3, 4, "1"), TypeError, "sharpness must be a number, not str"),
+        (lambda: TokenNet(4, 3, 16, 2, -1), ValueError, "depth must be at least 0, not -1"),
+        (lambda: TokenNet(4, 3, 0, 2, 1), ValueError, "width must be at least 1, not 0"),
+        (lambda: TokenNet(4, 3, 16, 0, 1), ValueError, "heads must be at least 1, not 0"),
+        (lambda: MLP((2,), "8", 1), TypeError, "width must be an int, not str"),
+        (lambda: MLP((2,), 8, 0), ValueError, "depth must be at least 1, not 0"),
+        (lambda: MLP((2,), 8, 1, answers=0), ValueError, "answers must be at least 1, not 0"),
+        (lambda: log_prob_of_level(P, P, 1.0, 1), ValueError, "levels must be at least 2, not 1"),
+        (lambda: Estimate(1.0, 1.0).per("2"), TypeError, "count must be a number, not str"),
+        (lambda: estimate(P[:0]), ValueError, r"values must be at least one number, \(N,\)"),
+        (lambda: exact_law(M, NET), TypeError, "sampler must have start, rounds and step, .* not be a MDLM"),
+        (lambda: Autoregressive(3, 4).corrupt(X, torch.tensor([5])), ValueError, r"t must lie in \[0, 4\], but spans"),
+        (lambda: Autoregressive(3, 4).corrupt(X, torch.tensor([0.5])), TypeError, "t must hold integers"),
+        (lambda: Autoregressive(3, 4).corrupt(X, torch.tensor([1, 2])), ValueError, "one time per example"),
         (lambda: Unmask(M, order="left"), TypeError, "order must be a function, not str"),
         (lambda: Unmask(M, change=0.5), TypeError, "change must be a function, not float"),
     ],
@@ -146,3 +169,20 @@ def test_nothing_asked_is_nothing_known():
     assert J.conditional_entropy(LAW, [0], []) == pytest.approx(math.log(2))
     by_number, by_times = (ReMDM(M, times, share(0.5)) for times in (2, torch.tensor([1.0, 0.5, 0.0])))
     assert by_number.alpha == pytest.approx(by_times.alpha)
+
+
+def test_one_number_has_a_mean_and_no_error():
+    mean, se = estimate(torch.tensor([2.5]))
+    assert mean == 2.5 and math.isnan(se)
+    assert estimate(torch.tensor([1.0, 3.0])) == (2.0, pytest.approx(1.0))
+
+
+def test_seeds_may_be_negative():
+    one, other = (J.random_joint(2, 2, 0.5, seed) for seed in (-1, 1))
+    assert not torch.equal(one, other) and torch.equal(one, J.random_joint(2, 2, 0.5, -1))
+
+
+def test_a_network_is_told_the_share_of_the_time():
+    """u = t / T, in float32, 1 at the prior."""
+    assert D.u(torch.tensor([0, 3, 6])).tolist() == [0.0, 0.5, 1.0]
+    assert DDIM(A, (2,)).u(torch.tensor([25, 50])).tolist() == [0.5, 1.0]
