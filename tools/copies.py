@@ -2,7 +2,7 @@
 
 `make lab` keeps student copies in mine/: what is written there stays, and the notebooks themselves stay as they were.
 
-student  without the notes for the lecturer
+student  without the notes for the lecturer and the marks for tests; code that only draws is folded: a click opens it
 solved   with the notes, and each exercise answered by its reference
 colab    for Colab and Kaggle: a first cell brings the course, from the address in pyproject.toml ([project.urls])
 
@@ -25,6 +25,7 @@ from tools.readme import repository
 from tools.where import find
 
 KINDS = ("student", "solved", "colab")
+DRAWS = re.compile(r"(?:show|explore)\(")
 STUB = re.compile(r'^@exercise\("([\w.]+)"\)', re.M)
 FIRST = """# In Colab and Kaggle this brings the course here; elsewhere it does nothing.
 import os
@@ -66,6 +67,17 @@ def first_cell(address: str):
 def without_notes(nb):
     """The notebook without its notes for the lecturer."""
     nb.cells = [cell for cell in nb.cells if "notes" not in cell.metadata.get("tags", [])]
+    return nb
+
+
+def folded(nb):
+    """The notebook with the code of cells that only draw folded, and without the comments that are for tests."""
+    for cell in nb.cells:
+        if cell.cell_type != "code":
+            continue
+        cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
+        if DRAWS.match(cell.source) and "exercise" not in cell.metadata.get("tags", []):
+            cell.metadata["jupyter"] = {"source_hidden": True}
     return nb
 
 
@@ -112,11 +124,11 @@ def write(
         nb = nbformat.read(path, as_version=4)
         came_from = fingerprint(nb)
         if kind == "student":
-            nb = without_notes(nb)
+            nb = folded(without_notes(nb))
         elif kind == "solved":
             nb = answered(nb)
         else:
-            nb = without_notes(nb)
+            nb = folded(without_notes(nb))
             nb.cells.insert(1, first_cell(archive(home)))
         nb.metadata.pop("made_from", None)
         nb.metadata["copy_of"] = came_from

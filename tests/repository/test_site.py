@@ -90,6 +90,19 @@ def test_a_student_copy_has_no_notes_and_a_solved_one_every_answer(tmp_path):
         copies.write("teacher", [path], tmp_path)
 
 
+def test_a_student_copy_folds_what_only_draws_and_has_no_marks_for_tests(tmp_path):
+    cells = [
+        new_code_cell(f"# NBVAL_CHECK_OUTPUT\n{code}") for code in ("show(a)", "x = 1\nshow(x)", "explore(b)")
+    ]
+    cells.append(marked(new_code_cell("show(c)"), "exercise"))
+    path = notebook(tmp_path, new_markdown_cell("# 9. After"), *cells)
+    for kind in ("student", "colab"):
+        (copy,) = copies.write(kind, [path], tmp_path / kind, HOME)
+        code = [c for c in nbformat.read(copy, 4).cells if c.cell_type == "code"][-4:]
+        assert [c.source for c in code] == ["show(a)", "x = 1\nshow(x)", "explore(b)", "show(c)"]
+        assert [c.metadata.get("jupyter", {}).get("source_hidden") for c in code] == [True, None, True, None]
+
+
 def test_links_that_lead_nowhere_are_found(tmp_path):
     (tmp_path / "slides").mkdir()
     (tmp_path / "slides" / "a.html").write_text(
