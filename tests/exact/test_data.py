@@ -373,7 +373,7 @@ def test_a_damaged_copy_is_named_and_made_again(cache, little, name, damage):
     if damage == "folder":
         path.unlink()
         path.mkdir()
-        with pytest.warns(UserWarning, match="cannot be written .*: set COURSE_CACHE"):
+        with pytest.warns(UserWarning, match=f"{cache} cannot be written .*: set COURSE_CACHE"):
             assert same_data(load(), want)
         return
     path.write_bytes(damaged[damage])

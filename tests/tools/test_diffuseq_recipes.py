@@ -327,6 +327,7 @@ def test_measuring_verses(monkeypatch):
     assert set(found["candidates_ancestral"]["3"]) == set(found["candidates"]["1"]) == each
     assert set(found["samplers"]) == {"ancestral", "DDIM", "DDIM, misaligned", "DPM-Solver++", M.BEST}
     assert found["too_long"]["train"] == 27565 - 23673 and 0 < found["unknown"] < 0.05
+    assert 0 < found["too_long"]["test"] < len(D.translated("test"))
     assert set(found["samples"][0]) == {"source", "target", "drawn", "chosen"} and found["in_pieces"] > 0
 
 
