@@ -238,20 +238,31 @@ def test_points_of_families_in_a_plane():
 
 def test_names_of_points_keep_apart():
     """Points as near as in a figure of guidance: no name lies on another, on a point, or far from its own."""
-    near = {"3.0": (4.222, 0.99), "0.3": (4.257, 0.896), "0.1": (4.249, 0.833), "0.05": (4.228, 0.823)}
-    fig = diagrams.plane({"data": near}, ("real", (3.94, 0.6)), "message")
+    near = {
+        "3.0": (4.222, 0.99),
+        "0.3": (4.257, 0.896),
+        "0.1": (4.249, 0.833),
+        "0.05": (4.228, 0.823),
+        "no": (4.089, 0.146),
+    }
+    wide = {name: (*point, 0.056, 0.03) for name, point in near.items()}
+    fig = diagrams.plane({"data": wide}, ("real", (3.94, 0.6)), "message")
     (ax,) = fig.axes
     boxes = {t.get_text(): t.get_window_extent() for t in ax.texts}
     at = {name: ax.transData.transform(point) for name, point in near.items()}
     assert set(boxes) == set(near)
     for name, box in boxes.items():
         assert not any(box.overlaps(other) for k, other in boxes.items() if k != name)
-        assert not any(box.contains(*point) for point in at.values())
+        assert not any(box.padded(4).contains(*point) for point in at.values())  # nor on its mark
         x, y = at[name]
         assert abs((box.x0 + box.x1) / 2 - x) < 45 and abs((box.y0 + box.y1) / 2 - y) < 45
-    assert boxes["0.3"].x0 > at["0.3"][0]  # the one furthest to the right has its name at its right
+    for name in ("0.3", "0.1"):  # those furthest to the right have their names at their right
+        assert boxes[name].x0 > at[name][0]
     fig = diagrams.plane({"data": {"": (1.0, 1.0), "b": (2.0, 1.0)}}, ("real", (1.5, 2.0)), "message")
     assert [t.get_text() for t in fig.axes[0].texts] == ["b"]
+    twice = diagrams.plane({"data": {"a": (1.0, 1.0), "b": (1.0, 1.0)}}, ("real", (2.0, 2.0)), "message")
+    one, other = (text.get_window_extent() for text in twice.axes[0].texts)
+    assert not one.overlaps(other)  # two names of one place
     box = (0.0, 0.0, 2.0, 3.0)
     assert diagrams.overlap(box, (1.0, 1.0, 5.0, 2.0)) == 1
     assert diagrams.overlap(box, (2.0, 0.0, 3.0, 1.0)) == 0  # side by side
