@@ -40,6 +40,7 @@ PLAN = (
     ("sedd.mdlm", 1, {"batch": 128}),
     ("words.ar", 1, {"batch": 512}),
     ("diffuseq.sounds_ar", 1, {"batch": 512}),
+    ("diffuseq.verses_ar", 0.3, {"batch": 128}),
     ("d3pm.ar", 1, {"batch": 128}),
     ("d3pm.hybrid", 0.7, {"batch": 128}),
     ("sedd.learned_mass", 0.7, {"batch": 128}),
