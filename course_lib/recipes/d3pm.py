@@ -4,7 +4,7 @@ small one that takes a minute. Beside them `ar`, autoregression with as many wei
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -157,6 +157,20 @@ def two_noises(
     return out
 
 
+def counting(device: str, orders: Iterable[int] = range(3, 8)) -> dict:
+    """Bits per letter of the test windows by n-gram models of the training addresses, with errors over windows."""
+    row, test = addresses("train"), text("test")[0]
+    ngrams = {}
+    for order in orders:
+        each = -NGram(row, K, order).log_prob(test).mean(1) / math.log(2)
+        ngrams[order] = {
+            "mean": each.mean().item(),
+            "se": each.std().item() / math.sqrt(len(test)),
+        }
+        print(order, ngrams[order], flush=True)
+    return {"windows": len(test), "ngrams": ngrams}
+
+
 def recipe(name: str, process: Callable[[], D3PM], **options) -> Recipe:
     """What they have in common."""
     common = {
@@ -205,3 +219,4 @@ ar = recipe(
     measure=measure_writer,
 )
 by_noise = Measurement("06_d3pm", "two_noises", two_noises)
+by_counting = Measurement("06_d3pm", "counting", counting)

@@ -52,13 +52,8 @@ COUNTED = "counts of the training text"
 # In the order of the table and of the figure.
 LETTERS = (
     pair("autoregression", "exact", "06_d3pm/ar", "bits_per_char"),
-    Source(
-        "7-gram, Kneser-Ney",
-        "exact",
-        "06_d3pm/absorbing",
-        # Counting has no error of its own here: these results hold a mean only.
-        ("ngram_bits", "7"),
-        made=COUNTED,
+    within("7-gram, Kneser-Ney", "exact", "06_d3pm/counting", "ngrams", "7")._replace(
+        made=COUNTED
     ),
     pair("SEDD, masks, mass known", "bound", "07_sedd/absorbing", "bits_per_char"),
     pair("D3PM, masks", "bound", "06_d3pm/absorbing", "bits_per_char"),

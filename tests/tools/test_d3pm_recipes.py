@@ -159,6 +159,20 @@ def test_measure_writer(few, monkeypatch):
     assert json.loads(json.dumps(got))["samples"] == got["samples"]
 
 
+def test_counting_has_the_judges_bits_and_errors_over_windows(few, monkeypatch):
+    row = addresses("train")[:20000]
+    monkeypatch.setattr(d3pm, "addresses", lambda split: row)
+    monkeypatch.setattr(d3pm, "text", few)
+    got, test = d3pm.counting("cpu", (2, 5)), few("test")[0]
+    assert got["windows"] == 12 and list(got["ngrams"]) == [2, 5]
+    for order, q in got["ngrams"].items():
+        model = NGram(row, 27, order)
+        assert q["mean"] == pytest.approx(model.bits(test), abs=1e-9)
+        spread = torch.tensor([model.bits(x[None]) for x in test]).double()
+        assert q["se"] == pytest.approx(spread.std().item() / 12**0.5, rel=1e-6)
+    assert d3pm.by_counting.measure is d3pm.counting and find("d3pm.by_counting").name == "counting"
+
+
 def test_two_noises_are_compared_by_the_same_judge(monkeypatch):
     row, asked = addresses("train")[:20000], []
     f = torch.randn(27)
