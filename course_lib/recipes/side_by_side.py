@@ -18,7 +18,6 @@ from ..autoregressive import Autoregressive
 from ..categorical import draw
 from ..data import addresses, decode, encode, windows
 from ..evaluate import ratio
-from ..nets import Wrapped
 from ..ngram import NGram, SentenceJudge
 from ..process import Process, last, sample
 from ..shapes import Network, PerExample, Tokens
@@ -30,7 +29,7 @@ from .gaps_and_errors import filled_letters, filled_words, mended, said, there
 from .run import Measurement, Recipe, pieces, shipped, spaced
 from .sentence_measures import lines, spelt
 from .verse_rows import rows, size, unended, words_and_ends
-from .word_measures import written_by
+from .word_measures import Colder, written_by
 
 CALLS, WRITES = (4, 16, 64), 32
 TIMED = 8  # calls of diffusion that are timed together
@@ -51,18 +50,6 @@ WORDS = {
     "random words": on_words.uniform,
 }
 WARMED = ("autoregression", "D3PM, random letters", "D3PM, masks")
-
-
-class Colder(Wrapped):
-    """A network whose logits are divided by a temperature."""
-
-    def __init__(self, inner: Network, temperature: float):
-        super().__init__(inner)
-        self.temperature = temperature
-
-    def forward(self, x: Tensor, u: PerExample, **given) -> Tensor:
-        """logits / temperature."""
-        return self.inner(x, u, **given) / self.temperature
 
 
 def clock(device: str) -> Callable[[], float]:

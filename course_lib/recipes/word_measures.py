@@ -16,7 +16,7 @@ from ..d3pm import D3PM
 from ..evaluate import bound, ratio
 from ..infilling import keep
 from ..mdlm import MDLM
-from ..nets import Given
+from ..nets import Given, Wrapped
 from ..ngram import SentenceJudge
 from ..process import Process, last, sample
 from ..sedd import SEDD
@@ -31,6 +31,7 @@ from .verse_rows import words_and_ends as ends
 from .verse_sets import LENGTH, vocabulary
 
 STEPS = (8, 32, 128)
+COLD = 0.85  # its texts are about as likely as real verses, says the judge
 ORDERS = (2, 3, 4)
 
 
@@ -71,6 +72,18 @@ def as_scores(process: SEDD, model: Network) -> Network:
 # What they write
 
 
+class Colder(Wrapped):
+    """A network whose logits are divided by a temperature."""
+
+    def __init__(self, inner: Network, temperature: float):
+        super().__init__(inner)
+        self.temperature = temperature
+
+    def forward(self, x: Tensor, u: PerExample, **given) -> Tensor:
+        """logits / temperature."""
+        return self.inner(x, u, **given) / self.temperature
+
+
 @torch.no_grad()
 def written_by(
     process: Process, model: nn.Module, n: int, steps: int, seed: int
@@ -91,14 +104,16 @@ def filled(x: Tokens) -> Int[Tensor, "B length"]:
 
 
 def texts(made: dict[int, Tokens], n: int) -> dict:
-    """Quality, share copied and the first five, by number of steps; and the same of real verses."""
+    """Quality, its error, share copied and the first five, by number of steps; and the same of real verses."""
     # The judge has read what the networks read, so it likes what they copy: `copied`
     # stands beside it.
     judge, seen = SentenceJudge(rows(), size()), spelt(rows())
     real = rows("test")[spaced(len(rows("test")), n)]
 
     def said(x: Tokens) -> dict:
-        return quality(x, judge) | {"copied": copied(spelt(x), seen)}
+        mean, se = ratio(judge.nats(x), ends(x))  # perplexity is exp(mean)
+        said = quality(x, judge) | {"copied": copied(spelt(x), seen)}
+        return said | {"judged_nats": {"mean": mean, "se": se}}
 
     return {
         "samplers": {"own": {steps: said(x) for steps, x in made.items()}},
@@ -160,7 +175,7 @@ def common(test: Tokens, main: dict, repeats: int) -> dict:
 def measure_masked(
     recipe: Recipe, model: nn.Module, repeats: int = 2, n: int = 64
 ) -> dict:
-    """One network, four readings of it, each with its own bound; texts by number of steps; infilling."""
+    """One network, four readings of it, each with its own bound; texts by number of steps and colder; infilling."""
     device = next(model.parameters()).device
     test, dev, seed = rows("test").to(device), rows("dev").to(device), recipe.seed
     mdlm = recipe.process().to(device)
@@ -178,13 +193,17 @@ def measure_masked(
         name: per_word(process.to(device), model, test, repeats, seed)
         for name, process in readings.items()
     }
-    made = {k: written_by(recipe.process(), model, n, k, seed) for k in STEPS}
+    made, colder = (
+        {k: written_by(recipe.process(), net, n, k, seed) for k in STEPS}
+        for net in (model, Colder(model, COLD))
+    )
     return {
         **common(rows("test"), bounds["any order"], repeats),
         "bounds": bounds,
         # The books that chose when to stop: better than the test by what that is worth.
         "dev": per_word(AnyOrder(mdlm), model, dev, repeats, seed),
         **texts(made, n),
+        "colder": {"temperature": COLD, **texts(colder, n)},
         "infilling": infilling(recipe.process(), model, n, STEPS[-1], seed),
     }
 

@@ -207,8 +207,29 @@ def test_what_is_measured(name, small):
     steps = [LENGTH + 1] if name == "ar" else [2, 3]
     assert list(got["samplers"]["own"]) == list(got["samples"]) == steps
     assert got["real"]["perplexity"] < got["samplers"]["own"][steps[-1]]["perplexity"]
+    for q in (got["real"], *got["samplers"]["own"].values()):
+        assert (
+            math.exp(q["judged_nats"]["mean"]) == pytest.approx(q["perplexity"])
+            and q["judged_nats"]["se"] > 0
+        )
     again = recipe.measure(recipe, recipe.fresh_model().eval(), n=5)
     assert again == got  # the recipe's seed decides
+
+
+def test_colder_texts_are_by_the_network_at_its_temperature(small, monkeypatch):
+    recipe, model = words.masked, words.masked.fresh_model().eval()
+    torch.manual_seed(0)
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.3)
+    got = recipe.measure(recipe, model, n=5)["colder"]
+    assert got["temperature"] == word_measures.COLD == 0.85
+    monkeypatch.setattr(word_measures, "COLD", 1e-4)
+    frozen = recipe.measure(recipe, model, n=5)
+    monkeypatch.setattr(word_measures, "COLD", 1.0)
+    same = recipe.measure(recipe, model, n=5)
+    assert same["samples"] == frozen["samples"] == same["colder"]["samples"]
+    assert len({str(x["samples"]) for x in (got, frozen["colder"], same)}) == 3
+    assert same["colder"]["samplers"] == same["samplers"]
 
 
 def test_gaps_are_filled_by_a_network_that_knows(small):
