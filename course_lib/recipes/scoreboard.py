@@ -160,8 +160,9 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
 
 
 def figure(rows: Sequence[Row], title: str, xlabel: str) -> Figure:
-    """Bars with two standard errors of the rows that have a number; exact ones in another colour than bounds."""
+    """Bars with two standard errors of the rows that have a number, least first; exact ones and bounds in two colours."""
     have = [r for r in rows if r.value is not None]
+    have.sort(key=lambda r: r.value.mean)
     fig, ((ax,),) = panels(title, size=(9, 1.4 + 0.45 * len(have)))
     for kind, role in (("exact", "data"), ("bound", "mask")):
         at = [i for i, r in enumerate(have) if r.kind == kind]
