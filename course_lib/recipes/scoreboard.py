@@ -160,7 +160,7 @@ def cells(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
 
 
 def figure(rows: Sequence[Row], title: str, xlabel: str) -> Figure:
-    """Bars with two standard errors of the rows that have a number, least first; exact ones and bounds in two colours."""
+    """Bars, least first, with two standard errors, of the rows that have a number; exact and bounds in two colours."""
     have = [r for r in rows if r.value is not None]
     have.sort(key=lambda r: r.value.mean)
     fig, ((ax,),) = panels(title, size=(9, 1.4 + 0.45 * len(have)))
