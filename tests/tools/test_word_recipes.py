@@ -222,7 +222,7 @@ def test_colder_texts_are_by_the_network_at_its_temperature(small, monkeypatch):
     for p in model.parameters():
         nn.init.normal_(p, std=0.3)
     got = recipe.measure(recipe, model, n=5)["colder"]
-    assert got["temperature"] == word_measures.COLD == 0.85
+    assert got["temperature"] == word_measures.COLD == 0.75
     monkeypatch.setattr(word_measures, "COLD", 1e-4)
     frozen = recipe.measure(recipe, model, n=5)
     monkeypatch.setattr(word_measures, "COLD", 1.0)
