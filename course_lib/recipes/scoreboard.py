@@ -49,7 +49,7 @@ def within(system: str, kind: str, results: str, *keys: str) -> Source:
 
 
 COUNTED = "counts of the training text"
-# In the order of the table and of the figure.
+# In the order of the table.
 LETTERS = (
     pair("autoregression", "exact", "06_d3pm/ar", "bits_per_char"),
     within("7-gram, Kneser-Ney", "exact", "06_d3pm/counting", "ngrams", "7")._replace(
