@@ -1,4 +1,4 @@
-"""The README's animation: masks become verses, by the shipped network of words.
+"""The README's animation: masks become verses, by the shipped network of words at the temperature of chapter 6.
 
 python -m tools.text_picture
 """
@@ -15,6 +15,7 @@ from course_lib.nets import Given
 from course_lib.process import sample
 from course_lib.recipes.run import find, shipped
 from course_lib.recipes.verse_sets import vocabulary
+from course_lib.recipes.word_measures import COLD, Colder
 from course_lib.sentences import up_to
 from tools.readme import ROOT
 
@@ -25,7 +26,7 @@ STEPS, HOLD, PAUSE = 32, 25, 140  # the last frame stays for HOLD frames of PAUS
 def states(lengths=LENGTHS, steps: int = STEPS, seed: int = 0) -> list[list[list[str]]]:
     """The verses as lists of words, MASKED where nothing is said yet, at each step of one run of the sampler."""
     recipe = find("words.masked")
-    process, model, words = recipe.process(), shipped(recipe), vocabulary().words
+    process, model, words = recipe.process(), Colder(shipped(recipe), COLD), vocabulary().words
     mask = up_to(torch.tensor(lengths), max(lengths))
     process.length = mask.shape[1]
     torch.manual_seed(seed)
