@@ -19,6 +19,7 @@ from course_lib.compare import Pair, close, same
 from course_lib.factors import common, factor
 from course_lib.quantities import tensor
 from course_lib.relations import conditions, relation, where
+from course_lib.trial import Trial
 from course_lib.turns import TURNS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -658,3 +659,33 @@ def test_what_stands_in_an_arguments_place_is_what_its_name_says():
     with pytest.raises(TypeError):
         turns["-{}"](law)
     assert turns["sqrt({})"](4.0) == 2.0 and not turns["not {}"](torch.tensor([True])).any()
+
+
+def test_what_is_nowhere_finite_is_no_answer_to_compare_with():
+    def tried(*got, wrong):
+        cases = [types.SimpleNamespace(args=(x,)) for x in double(1.0, 2.0)]
+        return types.SimpleNamespace(
+            spec=types.SimpleNamespace(tol=1e-9),
+            cases=cases,
+            got=list(got),
+            wrong=list(wrong),
+            outcome=lambda fn, args: fn(*args),
+        )
+
+    def late(x):
+        return torch.where(x > 1, x.square(), math.nan)
+
+    def nowhere(x):
+        return x * math.nan
+
+    one, four = double(1.0, 4.0)
+    square = torch.square
+    answer = tried(one, four, wrong=[1])
+    assert Trial.equals(answer, square)
+    assert Trial.equals(answer, square, loose=True)
+    assert Trial.equals(answer, late, loose=True)  # what is not finite does not count
+    assert not Trial.equals(answer, late)
+    assert not Trial.equals(answer, nowhere, loose=True)
+    # Seen where the answer is right only: nothing is known of the mistake.
+    assert not Trial.equals(tried(one, four, wrong=[0]), late, loose=True)
+    assert Trial.equals(tried(one, four, wrong=[]), square)
