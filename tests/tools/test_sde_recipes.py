@@ -121,7 +121,9 @@ def test_the_table_in_small():
     x, judge = data.digits("train")[0], Judge(*data.digits("train"))
     rows = recipes.solvers(Still(), judge, judge.features(x), 20, (8, 16))
     assert [(r["way"], r["calls"]) for r in rows] == [(w, k) for w in recipes.WAYS for k in (8, 16)]
-    assert all(set(r) == {"way", "calls", "accepted", "frechet", "frechet_se"} for r in rows)
+    assert all(
+        set(r) == {"way", "calls", "accepted", "frechet", "frechet_se", "frechet_without"} for r in rows
+    )
     calls = {}
     for name, (each, way) in recipes.WAYS.items():
         heard = []
