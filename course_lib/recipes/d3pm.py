@@ -178,6 +178,8 @@ def recipe(name: str, process: Callable[[], D3PM], **options) -> Recipe:
         "steps": 6000,
         "batch": 16,
         "lr": 3e-3,
+        # An average over about the last 200 steps: 1 / (1 - 0.995).
+        "ema": 0.995,
         "model": lambda: network(process()),
         "measure": measure,
     }
@@ -186,8 +188,6 @@ def recipe(name: str, process: Callable[[], D3PM], **options) -> Recipe:
         name=name,
         data=text,
         process=process,
-        # An average over about the last 200 steps: 1 / (1 - 0.995).
-        ema=0.995,
         **common | options,
     )
 
@@ -204,8 +204,9 @@ minute = recipe(
 letters_large = recipe(
     "letters_large",
     absorbing_process,
-    steps=10_000,
+    steps=15_000,  # about six passes over the addresses
     batch=32,
+    ema=0.999,
     model=lambda: network(absorbing_process(), 192, 6),
     options={"precision": torch.bfloat16},
 )

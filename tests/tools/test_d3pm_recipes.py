@@ -110,7 +110,7 @@ def test_the_large_one_trains_and_is_measured(tmp_path, monkeypatch):
     """The numbers of the trial; and a run of three steps at a tiny width, which leaves all its files."""
     r = d3pm.letters_large
     assert find("d3pm.letters_large") is r and r.measure is d3pm.measure
-    assert (r.name, r.steps, r.batch, r.lr) == ("letters_large", 10_000, 32, 3e-3)
+    assert (r.name, r.steps, r.batch, r.lr) == ("letters_large", 15_000, 32, 3e-3)
     large = r.fresh_model()
     assert sum(p.numel() for p in large.parameters()) == 4_061_019
     assert all(m.p == 0 for m in large.modules() if isinstance(m, nn.Dropout))
