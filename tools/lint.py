@@ -30,6 +30,8 @@ FURTHER = r"(?m)^## Further\b"  # what goes beyond the core stands after the clo
 CORE_CELLS, CORE_SLIDES, CORE_MINUTES, LECTURE_MINUTES = 90, 26, 75, 45
 ALT_CHARACTERS, IMAGE_BYTES, NOTEBOOK_BYTES = 20, 60 * 1024, 600 * 1024
 CODE_LINES, SLIDE_LINES, COMPARED, EXERCISES, STANZAS, SLIDES = 20, 16, 5, 5, 5, range(20, 41)
+PAPER = re.compile(r"(?<![\d.])(?:arXiv:)?\d{4}\.\d{5}(?!\d)")
+PAPER_LINK = re.compile(r"\[(?:arXiv:)?(\d{4}\.\d{5})\]\(https://arxiv\.org/abs/([^)\s]*)\)")
 COMPARE = "# NBVAL_CHECK_OUTPUT"
 BANNED = (  # cell type, pattern, what to say
     ("code", r"course_lib\.solutions|from course_lib import .*\bsolutions", "imports solutions"),
@@ -198,6 +200,22 @@ def links(nb, path):
             local = not re.match(r"\w+:|#", target)
             if local and not (path.parent / target.split("#")[0]).exists():
                 found.append(f"{where(path, i, c)}: links to {target}, which does not exist")
+    return found
+
+
+def papers(nb, path):
+    """A number of arXiv is a link, and leads to the paper of that number."""
+    found = []
+    for i, c in numbered(nb, "markdown"):
+        place, text = where(path, i, c), prose(c)
+        for shown, target in PAPER_LINK.findall(text):
+            if shown != target:
+                found.append(f"{place}: shows {shown}, but links to https://arxiv.org/abs/{target}")
+        rest = re.sub(r"https?://[^\s)]+", " ", PAPER_LINK.sub(" ", text))
+        found += [
+            f"{place}: names {number}, which must be [{number}](https://arxiv.org/abs/{number[-10:]})"
+            for number in PAPER.findall(rest)
+        ]
     return found
 
 
@@ -378,8 +396,8 @@ def _slides_and_notes(nb):
 
 
 RULES = (
-    executed, clean, ids, small_file, images, kinds, slide_types, short_code, banned, links, compared,
-    equations, parts, exercises, core_and_further, slides,
+    executed, clean, ids, small_file, images, kinds, slide_types, short_code, banned, links, papers,
+    compared, equations, parts, exercises, core_and_further, slides,
 )  # fmt: skip
 
 

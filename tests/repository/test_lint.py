@@ -254,6 +254,26 @@ BROKEN = {
         "links",
         f"{CELL} 36 (paper): links to a.png, which does not exist",
     ),
+    "a paper without a link": (
+        source(36, "Beside", "Beside `2107.03006` and (arXiv:2107.03006)"),
+        "papers",
+        f"{CELL} 36 (paper): names arXiv:2107.03006, "
+        "which must be [arXiv:2107.03006](https://arxiv.org/abs/2107.03006)",
+    ),
+    "a bare number of a paper": (
+        source(
+            36,
+            "Beside",
+            "Beside [arXiv:2107.03006](https://arxiv.org/abs/2107.03006), 2406.07524, 12406.07524",
+        ),
+        "papers",
+        f"{CELL} 36 (paper): names 2406.07524, which must be [2406.07524](https://arxiv.org/abs/2406.07524)",
+    ),
+    "another paper's link": (
+        source(36, "Beside", "Beside [2107.03006](https://arxiv.org/abs/2107.03007)"),
+        "papers",
+        f"{CELL} 36 (paper): shows 2107.03006, but links to https://arxiv.org/abs/2107.03007",
+    ),
     "no output": (gives(6), "compared", f"{CELL} 6 (check): # NBVAL_CHECK_OUTPUT but no stored output"),
     "late mark": (
         source(6, "# NBVAL_CHECK_OUTPUT\n", "\n# NBVAL_CHECK_OUTPUT\n"),
