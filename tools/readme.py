@@ -69,7 +69,8 @@ def results(root: Path = ROOT) -> str:
 # The rows that README shows: what each kind of system reaches on digits, words, pairs and letters.
 SHOWN = (
     "01_ddpm/mnist", "02_optimal_variance/learned", "03_sde_and_ode/digits", "04_diffusion_lm/full",
-    "05_diffuseq/sounds", "06_d3pm/absorbing", "06_d3pm/ar", "06_d3pm/words_masked", "07_sedd/absorbing",
+    "05_diffuseq/sounds", "06_d3pm/absorbing", "06_d3pm/letters_large", "06_d3pm/ar", "06_d3pm/words_masked",
+    "07_sedd/absorbing",
 )  # fmt: skip
 
 

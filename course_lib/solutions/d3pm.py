@@ -472,8 +472,8 @@ define(
         columns do not sum to 1, and the uniform law is not kept: divide by one constant
     the largest row's sum
         Z = 2 * weights[0].sum() - 1 -> Z = weights.sum(1).max()
-        your constant is the sum of the row in the middle, which holds nearly half of the 2K - 1 offsets. Offsets
-        beyond the edge count too
+        your constant is the sum of the row in the middle, which holds only K of the 2K - 1 offsets. Offsets beyond
+        the edge count too
     K instead of K - 1
         (K - 1) ** 2 -> K**2
         your distances are measured in units of K. From the first token to the last it is K - 1
@@ -635,8 +635,8 @@ define(
     mistakes="""
     masked now, not opened
         (s - t) / (1 - t) -> (s - t) / s
-        your r is the probability that a token becomes a mask in the step, (s - t) / s. The loss asks how likely a
-        mask of x_t opens: which share of the masks at t was none at s?
+        your r is the probability that a token becomes a mask in the step, (abar_s - abar_t) / abar_s. The loss asks
+        how likely a mask of x_t opens: which share of the masks at t was none at s?
     the number of ways
         ways * (1 - t) -> (1 - t)
         you have the probability of one given set of n masks. The weight is of all sets of n: how many are there?

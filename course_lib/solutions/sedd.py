@@ -425,8 +425,8 @@ define(
     mistakes="""
     the rates of the paper
         torch.expm1(sigma) -> torch.expm1(K * sigma)
-        you have exp(sigma K R): the paper prints 11^T - K I, its code divides by K, and so do we. A token is kept
-        with probability e^-sigma
+        you have exp(sigma K R): the paper prints 11^T - K I, its appendix and its code divide by K, and so do we. A
+        token is kept with probability e^-sigma
     upside down
         e1 / (e1 + K) -> (e1 + K) / e1
         your ratio is above 1: x_0 itself is the likeliest token, and stands below
