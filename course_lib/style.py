@@ -1,7 +1,10 @@
 """What figures look like in all chapters: sizes and lines, what may be drawn, and the bytes that a notebook stores."""
 
+import hashlib
 import io
+import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -13,8 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from .colours import check_colours
+from .files import write_atomically
 
 LIMIT = 60_000  # bytes of one stored figure
+WALL = 200  # dots per inch of a figure for walls and fine screens
+FOLDER = "COURSE_FIGURES"  # variable that names a folder: figures for walls go there
 
 matplotlib.rcParams.update(
     {
@@ -101,15 +107,29 @@ def png(fig: Figure) -> bytes:
 def fit(render: Callable[[int], Image.Image]) -> bytes:
     """PNG of render(dots per inch), with 64 colours and as many dots per inch, up to 100, as LIMIT allows.
 
-    Raises ValueError where even 40 are too many.
+    Raises ValueError where even 40 are too many. Where the variable COURSE_FIGURES names a folder, the picture
+    is written there once more, for the wall.
     """
     for dpi in (100, 90, 80, 70, 60, 50, 40):
         data = encode(render(dpi))
         if len(data) <= LIMIT:
+            keep(data, render)
             return data
     raise ValueError(
         f"the figure must fit in {LIMIT} bytes, but takes {len(data)} at 40 dots per inch: show less"
     )
+
+
+def keep(data: bytes, render: Callable[[int], Image.Image]) -> None:
+    """Write what gave data in WALL dots per inch, where a folder for that is named."""
+    if folder := os.environ.get(FOLDER):
+        fine = encode(render(WALL))
+        write_atomically(Path(folder) / name_of(data), lambda file: file.write(fine))
+
+
+def name_of(data: bytes) -> str:
+    """The file name of the picture for the wall that belongs to a stored figure."""
+    return hashlib.sha256(data).hexdigest()[:16] + ".png"
 
 
 def pixels(fig: Figure, dpi: int) -> Image.Image:

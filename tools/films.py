@@ -27,9 +27,9 @@ def of(stem: str) -> list[Film]:
 
 def png(fig) -> bytes:
     """A figure as a PNG for the wall, in 64 colours."""
-    from course_lib.style import encode, pixels
+    from course_lib.style import WALL, encode, pixels
 
-    return encode(pixels(fig, 140))
+    return encode(pixels(fig, WALL))
 
 
 def moments(n: int, last: int) -> list[int]:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -20,8 +21,9 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from course_lib import style
 from course_lib.files import write_atomically, write_json
-from tools import stamps
+from tools import figures, stamps
 from tools.where import find, where
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -102,8 +104,11 @@ def text_of(nb) -> str:
     return nbformat.writes(nb).rstrip("\n") + "\n"
 
 
-def execute(path):
-    """The notebook at path after a run in a fresh kernel, normalised; NotebookError names a failing cell."""
+def execute(path, drawn=""):
+    """The notebook at path after a run in a fresh kernel, normalised; NotebookError names a failing cell.
+
+    Its figures for the wall are in the folder drawn, where one is given.
+    """
     path = Path(path)
     nb = nbformat.read(path, as_version=4)
     last = {}
@@ -113,7 +118,7 @@ def execute(path):
         on_cell_start=lambda cell, cell_index: last.update(number=cell_index + 1, cell=cell),
     )  # fmt: skip
     try:
-        client.execute(env=_environment())
+        client.execute(env=_environment(drawn))
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise NotebookError(_failure(path, last["number"], last["cell"], error)) from None
     normalise(nb)
@@ -123,10 +128,15 @@ def execute(path):
     return nb
 
 
-def _environment():
+def _environment(drawn):
     """Blank exercises, full training, static widgets, one thread: whatever the caller's shell says."""
     mine = {k: v for k, v in os.environ.items() if k not in ("COURSE_SOLUTIONS", "COURSE_FAST")}
-    return mine | {"COURSE_STATIC": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return mine | {
+        "COURSE_STATIC": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        style.FOLDER: str(drawn),
+    }
 
 
 def _failure(path, number, cell, error):
@@ -173,10 +183,12 @@ def renew(path) -> tuple[list[str], dict]:
     files = stamps.made_from(nbformat.read(path, as_version=4), Path(path))[
         "files"
     ]  # as they are when it starts
-    try:
-        nb = execute(path)
-    except NotebookError as error:
-        return [str(error)], {}
+    with tempfile.TemporaryDirectory() as drawn:
+        try:
+            nb = execute(path, drawn)
+        except NotebookError as error:
+            return [str(error)], {}
+        figures.pack(nb, drawn, path)
     entry = {"seconds": round(time.monotonic() - start), "cores": os.cpu_count()}
     put_run_time(nb, entry)
     nb.metadata[stamps.KEY] = nbformat.from_dict(stamps.made_from(nb, Path(path)) | {"files": files})

@@ -34,6 +34,7 @@ MADE_BY = {  # ending of an asset's name: what it is and what writes it
     "paper.json": ("numbers of the paper, with their source", "by hand"),
     "which.png": ("figure of these", "`python -m tools.which_picture`"),
     "run_times.json": ("run times of the notebooks", "`make notebooks`"),
+    "figures.zip": ("the notebook's figures for walls", "`make notebooks`"),
     ".png": ("picture", "`python -m tools.picture`"),
     "cloud.gif": ("animation", "`python -m tools.cloud_picture`"),
     ".gif": ("animation", "`python -m tools.text_picture`"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 
 from course_lib import errata
-from tools import copies, slides, slides_index, slides_ready
+from tools import copies, figures, slides, slides_index, slides_ready
 from tools.readme import repository
 from tools.where import find
 
@@ -46,6 +46,7 @@ def page(path: Path, anchors: dict[str, str], pages: set[str], home: str | None)
     home     the repository's address, for links to files that have no page
     """
     nb = nbformat.read(path, as_version=4)
+    figures.sharpen(nb, path)
     nb.cells = [copy.deepcopy(cell) for cell in nb.cells if not is_for_the_lecturer(cell)]
     for cell in nb.cells:
         if cell.cell_type == "markdown":
@@ -67,7 +68,7 @@ def is_for_the_lecturer(cell) -> bool:
 def still(cell, stem: str, pages: set[str], home: str | None) -> None:
     """A code cell without what is live or for one reader only; its picture gets its words."""
     cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
-    words = []
+    words, widths = [], set()
     for output in cell.outputs:
         data = output.get("data", {})
         data.pop(LIVE, None)
@@ -76,9 +77,13 @@ def still(cell, stem: str, pages: set[str], home: str | None) -> None:
             data["text/markdown"] = re.sub(
                 r"\]\((\w+)\.(?:ipynb|md)", r"](\1.html", said
             )  # no page of Sphinx's
-        words.append(output.get("metadata", {}).get("image/png", {}).get("alt"))
+        if about := output.get("metadata", {}).get("image/png"):
+            words.append(about.get("alt"))
+            widths.add(about.get("width"))
     if said := " ".join(filter(None, words)):
         cell.metadata["mystnb"] = {"image": {"alt": said}}
+        if widths != {None}:
+            cell.metadata["mystnb"]["image"]["width"] = f"{max(filter(None, widths))}px"
 
 
 def prose(text: str, stem: str, anchors: dict[str, str], pages: set[str], home: str | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 
-from tools import films, slides_short
+from tools import figures, films, slides_short
 
 PICTURE_ONLY = "picture"  # tag of a code cell that shows only its output on slides
 PICTURE = re.compile(r"(!\[[^\]]*\]\(|<img[^>]*src=[\"'])([^)\"'\s:]+)(?=[)\"'\s])")  # of a local file
@@ -79,6 +79,7 @@ def as_shown(path):
     """The notebook as its deck shows it: pictures inside, films added, no words that are for one reader only."""
     path = Path(path)
     nb = nbformat.read(path, as_version=4)
+    figures.sharpen(nb, path)
     for cell in nb.cells:
         if cell.cell_type == "code" and OWN_SCORE.fullmatch(cell.source):
             cell.metadata["slideshow"] = {"slide_type": "skip"}

@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 
 from course_lib import errata
+from tools import figures
 from tools.where import find, where
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,6 +118,8 @@ def changes(path, root: Path = ROOT) -> list[str]:
     found = [where(path, *place).removeprefix(f"{path.name} ") for place in changed]
     if not found and old["cells"] != new["cells"]:
         found.append("the order or the number of its cells")
+    if figures.missing(nb, path):
+        found.append(f"{figures.place(path).relative_to(root.resolve()).as_posix()}, which lacks figures")
     names = old["files"].keys() | new["files"].keys()
     return found + sorted(name for name in names if old["files"].get(name) != new["files"].get(name))
 
