@@ -39,7 +39,7 @@ class Absorbing(Semigroup):
     prior  if alpha_T > 0, a share alpha_T of positions is no mask at T. Sampling must put something there:
            "uniform": random tokens. prior_kl is alpha_T log V, and what is called a bound is one
            "mask":    MASK, as in published samplers. Nothing then explains the tokens that are left: prior_kl and the
-                      bound are infinite. Published numbers leave this term out, so they are no bounds
+                      bound are infinite. SEDD's code and MDLM's leave this term out
            Where the clock leaves nothing both are the same, and prior_kl is 0.
     """
 

@@ -69,9 +69,9 @@ def bound(
     An unbiased estimate of the bound. The error is over examples, so it covers the draw of data, times and noise.
 
     data  examples that can be sliced and counted: a tensor, or a data set such as Pairs
-    term  "whole"; "published", without the terms for prior and reconstruction, as papers on text print it (D3PM's has
-          L_0, its term t = 1, and lacks L_T only); or a method of the process with the arguments of `bound`.
-          ValueError where a wrapper draws times that it is not made for
+    term  "whole"; "published", without the terms for prior and reconstruction, as SEDD and MDLM print it (D3PM's has
+          L_0, its term t = 1, and lacks L_T only, which its code adds); or a method of the process with the
+          arguments of `bound`. ValueError where a wrapper draws times that it is not made for
     per   (N,) how many parts each example has, such as `real_tokens(data)`: nats per part, sum over sum
     seed  draw from a random state of its own and leave the caller's as it was: for validation within a training
 

@@ -18,7 +18,7 @@ the mass that it says over the true one,
 
 Time 0 is the data, whatever the schedule. A clock that starts below 1 (geometric: sigma = 1e-4) acts at once, just
 after 0: the last step of every sampler is then the denoiser, and the bound has a reconstruction term by that same
-step, which published bounds omit. The network answers relative to a uniformly random x_0, so that silence costs log V
+step, which SEDD's paper omits. The network answers relative to a uniformly random x_0, so that silence costs log V
 per token under any noise; on masks 1 / (e^sigma - 1) leaves what the network has to say, so that none of its numbers
 grows as sigma goes to 0. SEDD-absorb, the paper's main model, is MaskedSEDD: its loss is MDLM's `loss_at` with `cost`.
 """

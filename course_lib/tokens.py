@@ -111,7 +111,7 @@ class TokenProcess(TokenChecks, Process):
         return diffusion + self.prior_term(x0) + self.reconstruction_term(model, x0)
 
     def diffusion_term(self, model: Network, x0: Tokens, t: Times) -> PerExample:
-        """The bound without prior and reconstruction, at one draw of x_t: what papers publish. Nats per sequence.
+        """The bound without prior and reconstruction, at one draw of x_t: what SEDD and MDLM print. Nats per sequence.
 
         D3PM's L_0 is in it, as its term t = 1.
         """
@@ -126,7 +126,7 @@ class TokenProcess(TokenChecks, Process):
     def reconstruction_term(self, model: Network, x0: Tokens) -> PerExample:
         """-log p(x_0 | x just after 0) by the last denoising step, nats per sequence; 0 if there is no noise at once.
 
-        Published bounds leave it out, which makes them smaller than a bound.
+        SEDD's number leaves it out, which makes it smaller than a bound.
         """
         first = torch.full((len(x0),), FIRST, device=x0.device)
         # Where the clock starts at alpha = 1, x just after 0 is x_0: nothing is left.
