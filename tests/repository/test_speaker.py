@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -10,6 +11,7 @@ from tools import site_check, slides, slides_index, slides_ready
 
 CHAPTER = "notebooks/07_sedd.ipynb"
 MINUTES = 45
+PLANNED = r"chapters 1 to 9 plan (\d+) to (\d+) minutes each; chapter 0 is an opening of (\d+), appendix A1 takes (\d+)"
 # S opens the window: keep a hold of it, so that it can be read from here.
 OPEN = """(() => { const open = window.open; window.open = (...how) => window.speaker = open.apply(window, how);
   Reveal.triggerKey(83); return !!window.speaker; })()"""
@@ -32,9 +34,16 @@ def words(text):
     return set(re.findall(r"[A-Za-z]{4,}", text))
 
 
-def test_the_core_of_chapter_7_is_planned_for_45_minutes():
-    cells = nbformat.read(CHAPTER, as_version=4).cells
-    assert slides_index.minutes(cells) == MINUTES
+def test_each_chapter_is_planned_for_45_minutes_and_the_others_for_what_the_page_on_teaching_says():
+    plan = {
+        p.stem: slides_index.minutes(nbformat.read(p, 4).cells) for p in Path("notebooks").glob("*.ipynb")
+    }
+    assert plan["07_sedd"] == MINUTES
+    chapters = [plan.pop(stem) for stem in sorted(plan) if re.match("0[1-9]_", stem)]
+    page = Path("docs/TEACHING.md").read_text(encoding="utf-8")
+    low, high, opening, appendix = map(int, re.search(PLANNED, page).groups())
+    assert low == 43 and high == MINUTES and all(low <= minutes <= high for minutes in chapters), chapters
+    assert plan == {"00_start_here": opening, "A1_side_notes": appendix}
 
 
 def test_chapter_7_can_be_given_from_the_speaker_window_without_a_network(tmp_path):
