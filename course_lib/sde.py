@@ -299,8 +299,8 @@ class SubVP(VP):
 class VE(SDE):
     """Variance exploding: dx = g dw with sigma(t) = sigma_min (sigma_max / sigma_min)^t, g^2 = d sigma^2 / dt.  (eq. 9)
 
-    std^2 = sigma(t)^2 - sigma(0)^2, which is the kernel of this SDE; the paper's code (eq. 31) leaves out - sigma(0)^2
-    and so starts from blurred data. settings: see SDE.
+    std^2 = sigma(t)^2 - sigma(0)^2, which is the kernel of this SDE. In the paper (appendix C) sigma jumps from 0 to
+    sigma_min at t = 0, so that x_t of the smallest t > 0 is blurred by sigma_min already. settings: see SDE.
     """
 
     def __init__(
