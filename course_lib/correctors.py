@@ -23,7 +23,7 @@ class Corrector(Sampler):
     """`steps` times: choose a position, draw its token from p(x_i | the other tokens) at time t.
 
     process  D3PM or SEDD
-    t        the noise level, a time of the process
+    t        the noise level, a time of the process in (0, T]
     choice   (c, x) -> the probability of choosing each position: `anywhere`, `lowest(margin)`, `softly(margin)`
     repair   accept with min(1, w_i(y) / w_i(x)), which keeps p_t for every choice
     """
@@ -40,7 +40,7 @@ class Corrector(Sampler):
             raise TypeError(f"process must be one of tokens, not {describe(process)}")
         check_count("steps", steps)
         check_scalar("t", t)
-        process.check_t("t", torch.tensor([t]), 1)
+        process.check_positive(torch.tensor([t]), 1)
         self.process, self.t, self.steps = process, t, steps
         self.choice, self.repair = choice or anywhere, repair
 

@@ -13,12 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from .files import needs
-from .finite import check_finite
+from .finite import check_finite, settled
 from .linear_sde import Batch
 from .process import evaluating
 from .schedules import check_number
 from .sde import SDE
-from .shapes import Network, PerExample, Times, check_choice, check_count, widest
+from .shapes import (
+    Network,
+    PerExample,
+    Times,
+    check_choice,
+    check_count,
+    describe,
+    widest,
+)
 from .solvers import Solver
 
 
@@ -233,8 +241,22 @@ def rademacher(x: Batch) -> Batch:
 
 
 def dequantise(x: Batch, levels: int) -> Batch:
-    """x on an even grid of levels over [-1, 1], plus noise uniform on its cell: a density, no longer points."""
+    """x on an even grid of levels over [-1, 1], plus noise uniform on its cell: a density, no longer points.
+
+    Raises ValueError for x off the grid: its cells would overlap or leave gaps, and the density be of something else.
+    """
     check_count("levels", levels, least=2)
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"x must be a float tensor, not {describe(x)}")
+    index = (widest(x) + 1) * (levels - 1) / 2
+    # What half precision cannot say better is no fault of the caller's.
+    near = (index - index.round()).abs() <= levels * torch.finfo(x.dtype).eps
+    on_grid = near & (x.abs() <= 1)
+    if not settled("x", on_grid, f"on the grid of {levels} levels over [-1, 1]"):
+        bad = x[~on_grid][0].item()
+        raise ValueError(
+            f"x must lie on the even grid of {levels} levels over [-1, 1], but holds {bad:.6g}"
+        )
     return x + (2 * torch.rand_like(x) - 1) / (levels - 1)
 
 

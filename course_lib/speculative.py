@@ -11,15 +11,28 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .categorical import pick
+from .finite import settled
 from .samplers import Draw, MaskedSampler, happens
-from .shapes import Network, PerExample, Tokens, check_count, check_scalar
+from .shapes import (
+    Network,
+    PerExample,
+    Tokens,
+    check_count,
+    check_scalar,
+    describe,
+)
 from .tokens import TokenProcess
 
 
 def judge(
     p: Float[Tensor, "B V"], q: Float[Tensor, "B V"], y: Int[Tensor, " B"], draw: Draw
 ) -> tuple[Int[Tensor, " B"], Bool[Tensor, " B"]]:
-    """A token from p, out of a token y drawn from q; and whether it is y.  (arXiv:2211.17192, section 2.3)"""
+    """A token from p, out of a token y drawn from q; and whether it is y.  (arXiv:2211.17192, section 2.3)
+
+    Raises TypeError or ValueError unless p and q are floats of one shape (B, V) and y is a token of each row's draft.
+    """
+    check_pair(p, q)
+    check_draft(y, p)
     ratio = pick(p[:, None], y[:, None]) / pick(q[:, None], y[:, None])
     # min(1, p / q): where the draft is too eager for y it is thinned out to p's share.
     accepted = happens(ratio[:, 0].clamp(max=1), draw)
@@ -28,10 +41,38 @@ def judge(
     return draw(rest), accepted
 
 
+def check_pair(p: Tensor, q: Tensor) -> None:
+    """Raise unless p and q are probabilities of one shape: others might broadcast to each other."""
+    for name, given in (("p", p), ("q", q)):
+        if not isinstance(given, Tensor) or not given.is_floating_point():
+            raise TypeError(
+                f"{name} must be a float tensor of probabilities, not {describe(given)}"
+            )
+    if p.shape != q.shape or not p.ndim:
+        raise ValueError(
+            f"p and q must have one shape (..., V), not {tuple(p.shape)} and {tuple(q.shape)}"
+        )
+
+
+def check_draft(y: Tensor, p: Float[Tensor, "B V"]) -> None:
+    """Raise unless p is (B, V) and y holds one of the V tokens for each row."""
+    if p.ndim != 2:
+        raise ValueError(f"p must have shape (B, V), not {tuple(p.shape)}")
+    if not isinstance(y, Tensor) or y.dtype != torch.int64 or y.shape != p.shape[:1]:
+        raise TypeError(
+            f"y must be an int64 tensor of shape ({len(p)},), not {describe(y)}"
+        )
+    inside = (y >= 0) & (y < p.shape[1])
+    if not settled("y", inside, f"in 0..{p.shape[1] - 1}"):
+        bad = y[~inside][0].item()
+        raise ValueError(f"y must lie in 0..{p.shape[1] - 1}, but holds {bad}")
+
+
 def residual(
     p: Float[Tensor, "*n V"], q: Float[Tensor, "*n V"]
 ) -> Float[Tensor, "*n V"]:
     """(p - q)+ normalised; p itself where p = q, when nothing is ever rejected."""
+    check_pair(p, q)
     rest = (p - q).clamp(min=0)
     # What p has beyond q: drawn after a rejection
     # it fills up exactly what the draft lacks.
@@ -43,6 +84,7 @@ def acceptance(
     p: Float[Tensor, "*n V"], q: Float[Tensor, "*n V"]
 ) -> Float[Tensor, "*n"]:
     """sum min(p, q) = 1 - TV(p, q): how often a token of q is kept."""
+    check_pair(p, q)
     return torch.minimum(p, q).sum(-1)
 
 

@@ -26,7 +26,7 @@ from ..files import write_json
 from ..learning_rate import OfProgress, warmup_cosine
 from ..parallel import first, together, world
 from ..process import Process, last, sample
-from ..shapes import Network, Times
+from ..shapes import Network, Times, check_count
 from ..train import Record, train
 from ..validation import Validation
 from ..weights import load_weights, save_weights
@@ -322,6 +322,8 @@ def draws_from_one_seed(
 
 def spaced(total: int, n: int) -> Tensor:
     """n of the numbers 0..total - 1, evenly from the first to the last."""
+    check_count("total", total)
+    check_count("n", n)
     return torch.linspace(0, total - 1, n).long()
 
 

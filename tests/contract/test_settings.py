@@ -126,6 +126,7 @@ def test_numbers_are_numbers():
         (lambda: log_ratios(lambda x: torch.zeros(2), X, 3), ValueError, "classifier must return one log p"),
         (lambda: log_ratios(lambda x: torch.zeros(len(x)) / 0, X, 3), FloatingPointError, "what classifier returns"),
         (lambda: Corrector(D, 9), ValueError, r"t must lie in \[0, 6\], but spans \[9, 9\]"),
+        (lambda: Corrector(D, 0), ValueError, r"t must lie in \(0, 6\], but t = 0 in example 0"),
         (lambda: Corrector(D, 0.5), TypeError, "t must hold integers, not torch.float32"),
         (lambda: uniform_alpha(torch.tensor(0.5), 3, 1), ValueError, "points must be at least 100, not 1"),
         (lambda: uniform_alpha("a", 3), TypeError, "a must be numbers in 0..1, not str"),

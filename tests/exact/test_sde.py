@@ -956,6 +956,24 @@ def test_dequantised_data_fills_its_cell():
     assert abs((y - x).mean()) < 2e-3 and y.dtype == x.dtype
 
 
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_only_grey_levels_are_dequantised(levels, dtype, unchecked):
+    grid = (torch.arange(levels).double() * 2 / (levels - 1) - 1).to(dtype)
+    dequantise(grid, levels)
+    if dtype is torch.bfloat16 and levels > 100:
+        return  # its numbers are further apart than these levels
+    for off in (1.0 / levels, -0.4 / levels):
+        with pytest.raises(
+            ValueError, match=f"x must lie on the even grid of {levels} levels over .-1, 1., but holds"
+        ):
+            dequantise(grid[1:2] + off, levels)
+    with pytest.raises(ValueError, match="but holds 3"):
+        dequantise(grid[:1] + 4, levels)
+    with pytest.raises(TypeError, match="x must be a float tensor, not "):
+        dequantise(grid.long(), levels)
+
+
 def test_bits_per_dim_of_known_densities():
     """Uniform over all cells costs log2 K bits; the mass of one cell costs none."""
     K, d = 17, 3

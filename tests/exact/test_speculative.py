@@ -98,3 +98,51 @@ def test_bad_input_is_named(unchecked):
         expected_length(2.0, 3)
     with pytest.raises(ValueError, match="ahead must be at least 1"):
         Speculative(masked()[1], 0)
+
+
+@pytest.mark.parametrize(
+    "call, kind, words",
+    [
+        (
+            lambda: judge(P[None], Q[None], tensor([4]), draw_first),
+            ValueError,
+            r"y must lie in 0\.\.3, but holds 4",
+        ),
+        (
+            lambda: judge(P[None], Q[None], tensor([-1]), draw_first),
+            ValueError,
+            r"y must lie in 0\.\.3, but holds -1",
+        ),
+        (
+            lambda: judge(P[None], Q[None], tensor([1.0]), draw_first),
+            TypeError,
+            r"y must be an int64 tensor of shape \(1,\)",
+        ),
+        (
+            lambda: judge(P[None], Q[None], tensor([1, 2]), draw_first),
+            TypeError,
+            r"y must be an int64 tensor of shape \(1,\)",
+        ),
+        (lambda: judge(P, Q, tensor([1]), draw_first), ValueError, r"p must have shape \(B, V\), not \(4,\)"),
+        (
+            lambda: judge(P[None], Q[None, :3], tensor([1]), draw_first),
+            ValueError,
+            "p and q must have one shape",
+        ),
+        (
+            lambda: acceptance(P, Q[:1]),
+            ValueError,
+            r"p and q must have one shape \(..., V\), not \(4,\) and \(1,\)",
+        ),
+        (lambda: residual(P, Q[:1]), ValueError, r"p and q must have one shape"),
+        (lambda: residual(P, None), TypeError, "q must be a float tensor of probabilities, not NoneType"),
+        (lambda: acceptance(P.long(), Q), TypeError, "p must be a float tensor of probabilities, not "),
+    ],
+)
+def test_what_cannot_be_judged_is_named(call, kind, words, unchecked):
+    with pytest.raises(kind, match=words):
+        call()
+
+
+def draw_first(p):
+    return p.argmax(-1)
