@@ -316,15 +316,18 @@ def plane(
         plain_ticks(ax.xaxis)
         ax.xaxis.set_minor_locator(NullLocator())
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=11)
-    settings = [item for family in families.values() for item in family.items()]
-    named = [(setting, point[:2]) for setting, point in settings]
+    named = [
+        (setting, point[:2], colour)
+        for family, (colour, *_) in zip(families.values(), looks(families), strict=True)
+        for setting, point in family.items()
+    ]
     name_points(ax, named, [star[1][:2]])
     return fig
 
 
 def name_points(
     ax: Axes,
-    named: Sequence[tuple[str, Sequence[float]]],
+    named: Sequence[tuple[str, Sequence[float], str]],
     others: Sequence[Sequence[float]] = (),
     size: int = 11,
 ) -> None:
@@ -332,22 +335,23 @@ def name_points(
 
     The points furthest to the right come first: the names stand right of them.
 
-    named   (name, (x, y)): what each point is called, "" for none; data coordinates, limits and scales as they are
+    named   (name, (x, y), colour): what each point is called, "" for none, in the point's own colour, so that names of
+            points close together are told apart; data coordinates, limits and scales as they are
     others  points without a name that must stay free, too
     """
     canvas = FigureCanvasAgg(ax.figure)
     canvas.draw()  # fixes limits and positions
     renderer = canvas.get_renderer()
-    pixels = [ax.transData.transform(point).tolist() for _, point in named]
+    pixels = [ax.transData.transform(point).tolist() for _, point, _ in named]
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in pixels]
     for x, y in (ax.transData.transform(point).tolist() for point in others):
         taken.append((x - 9, y - 9, x + 9, y + 9))
-    for _, (name, point) in sorted(
+    for _, (name, point, colour) in sorted(
         zip(pixels, named, strict=True), key=lambda item: -item[0][0]
     ):
         if not name:
             continue
-        look = {"textcoords": "offset points", "fontsize": size}
+        look = {"textcoords": "offset points", "fontsize": size, "color": colour}
         tried = [ax.annotate(name, point, at, ha=side, **look) for at, side in SIDES]
         boxes = [t.get_window_extent(renderer).extents.tolist() for t in tried]
         meets = [sum(overlap(box, other) for other in taken) for box in boxes]
