@@ -35,6 +35,7 @@ from .sitting import Sitting, mean
 # Files beside the recipes that hold none: what they read, what they measure, what runs them.
 SHARED = {"run", "sitting", "several", "command", "tables"}
 SHARED |= {"verse_sets", "verse_rows", "sentence_measures", "word_measures", "tasks"}
+SHARED |= {"word_orders"}
 SHARED |= {"target_measures", "gaps_and_errors", "scoreboard", "power_measures"}
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "assets"

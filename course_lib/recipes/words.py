@@ -26,10 +26,11 @@ from ..process import Process
 from ..sentences import bucketed
 from ..shapes import Network, Tokens
 from ..stationary import Uniform
-from .run import Recipe, spaced
+from .run import Measurement, Recipe, spaced
 from .verse_rows import AnyOrder, Verses, ended, rows, size, words_and_ends
 from .verse_sets import LENGTH
 from .word_measures import measure_masked, measure_uniform, measure_writer
+from .word_orders import measure_orders
 
 T = 1000
 WIDTH, HEADS, DEPTH = 256, 4, 4
@@ -119,4 +120,9 @@ ar = recipe(
     watch=lambda model: dev_nats(ar_process(), ended, model),
     measure=measure_writer,
     steps=6000,
+)
+by_order = Measurement(
+    "06_d3pm",
+    "words_by_order",
+    lambda device: measure_orders(masked, ar, device),
 )

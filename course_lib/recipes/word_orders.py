@@ -1,0 +1,124 @@
+"""One network of masked words, three ways to write with it: in any order, left to right, and beside autoregression.
+
+An any-order network knows p(x_i | any other words). Read left to right it is one more autoregressive model, of which
+nobody told it that this order is better than others: both what it says of test verses and what it writes decide that.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ..autoregressive import Autoregressive
+from ..categorical import pick
+from ..decoding import Order, Unmask, left_to_right, random_order, temper
+from ..evaluate import ratio
+from ..mdlm import MDLM
+from ..process import last, sample
+from ..samplers import conditionals
+from ..sentences import PAD
+from ..shapes import PerExample, Tokens
+from .run import Recipe, shipped, spaced
+from .verse_rows import AnyOrder, ended, lengths, rows, size, unended
+from .verse_rows import words_and_ends as ends
+from .verse_sets import LENGTH
+from .word_measures import per_word, texts
+
+TEMPERATURES = (1.0, 0.85, 0.7)
+READ = 400  # test verses that are read left to right
+ORDERS = {"any order": random_order, "left to right": left_to_right}
+
+
+@torch.no_grad()
+def written_in_order(
+    process: MDLM, model: nn.Module, length: Tensor, order: Order, temperature: float
+) -> Tokens:
+    """A verse of each length, (n, LENGTH) with PAD at the ends, its words unmasked one at a time."""
+    x = torch.full((len(length), LENGTH), PAD)
+    # Rows of one length together: each has as many steps as words, and no padding.
+    for words in length.unique().tolist():
+        process.length, these = words, length == words
+        way = Unmask(process, order, change=partial(temper, temperature=temperature))
+        x[these, :words] = way.sample(model, int(these.sum())).cpu()
+    return x
+
+
+@torch.no_grad()
+def nats_in_order(process: MDLM, model: nn.Module, x: Tokens) -> PerExample:
+    """-log p(length) - sum_i log p(x_i | x_<i, the length) of each verse: what it costs left to right."""
+    count = (x != PAD).sum(1)
+    nats = -AnyOrder(process).log_length[count].double()
+    for words in count.unique().tolist():
+        process.length, these = words, count == words
+        verses = x[these, :words].to(process.device)
+        for i in range(words):
+            seen = verses.clone()
+            seen[:, i:] = process.noise.mask
+            where = torch.zeros_like(seen, dtype=torch.bool)
+            where[:, i] = True
+            p = conditionals(process, model, seen, where)[:, None]
+            nats[these] -= pick(p, verses[:, i : i + 1])[:, 0].log().cpu()
+    return nats
+
+
+@torch.no_grad()
+def written_by_writer(model: nn.Module, n: int, temperature: float) -> Tokens:
+    """n verses by autoregression, which ends them itself."""
+    process = Autoregressive(size() + 1, LENGTH + 1, temperature)
+    x = last(sample(process.to(device_of(model)), model, n, LENGTH + 1))[1].cpu()
+    return unended(x)[:, :LENGTH]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where its weights are."""
+    return next(model.parameters()).device
+
+
+def said_of(made: dict[float, Tokens], n: int) -> dict:
+    """Quality by temperature, and the first five of the coldest."""
+    said = texts(made, n)
+    coldest = min(made)
+    return {"by": said["samplers"]["own"], "samples": said["samples"][coldest]}
+
+
+def read(process: MDLM, model: nn.Module, writer: nn.Module, n: int, seed: int) -> dict:
+    """Nats per word of the same n test verses: mean over orders, left to right, and autoregression."""
+    some = spaced(len(rows("test")), n)
+    x = rows("test")[some]
+    mean, se = ratio(nats_in_order(process, model, x), ends(x))
+    any_order = AnyOrder(process).to(process.device)
+    ar = Autoregressive(size() + 1, LENGTH + 1).to(process.device)
+    place = process.device
+    return {
+        "any order, mean": per_word(any_order, model, x.to(place), 4, seed),
+        "left to right": {"mean": mean, "se": se},
+        "autoregression": per_word(ar, writer, ended("test")[some].to(place), 1, seed),
+    }
+
+
+def measure_orders(
+    masked: Recipe, ar: Recipe, device: str, n: int = 64, seed: int = 0
+) -> dict:
+    """What order and temperature do to the texts of one network, and which order it reads best."""
+    model, writer = shipped(masked, device).eval(), shipped(ar, device).eval()
+    process = masked.process().to(device)
+    out = {"n": n, "read_verses": READ, "of": {}}
+    for name, order in ORDERS.items():
+        made = {}
+        for temperature in TEMPERATURES:
+            # The same lengths for every order and temperature.
+            torch.manual_seed(seed)
+            length = torch.multinomial(lengths().double(), n, replacement=True)
+            made[temperature] = written_in_order(
+                process, model, length, order, temperature
+            )
+        out["of"][name] = said_of(made, n)
+        print(name, out["of"][name]["by"], flush=True)
+    made = {}
+    for temperature in TEMPERATURES:
+        torch.manual_seed(seed)
+        made[temperature] = written_by_writer(writer, n, temperature)
+    out["of"]["autoregression"] = said_of(made, n)
+    out["read"] = read(process, model, writer, READ, seed)
+    out["real"] = texts({}, n)["real"]
+    return out
