@@ -103,8 +103,8 @@ def filled(x: Tokens) -> Int[Tensor, "B length"]:
     return F.pad(x, (0, LENGTH - x.shape[1]), value=PAD)
 
 
-def texts(made: dict[int, Tokens], n: int) -> dict:
-    """Quality, its error, share copied and the first five, by number of steps; and the same of real verses."""
+def texts(made: dict[int, Tokens] | dict[float, Tokens], n: int) -> dict:
+    """Quality, its error, share copied and the first five, by steps or temperature; and the same of real verses."""
     # The judge has read what the networks read, so it likes what they copy: `copied`
     # stands beside it.
     judge, seen = SentenceJudge(rows(), size()), spelt(rows())
