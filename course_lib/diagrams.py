@@ -352,6 +352,8 @@ def name_points(
         if not name:
             continue
         look = {"textcoords": "offset points", "fontsize": size, "color": colour}
+        if colour == COLOURS["learned"]:
+            look["label"] = "_learned"  # what `check_colours` asks of that colour
         tried = [ax.annotate(name, point, at, ha=side, **look) for at, side in SIDES]
         boxes = [t.get_window_extent(renderer).extents.tolist() for t in tried]
         meets = [sum(overlap(box, other) for other in taken) for box in boxes]

@@ -217,6 +217,10 @@ def test_points_of_families_in_a_plane():
     assert where["learned"] == (3, 0.5) and where["_learned"] == (2, 0.4)
     assert where["other"] == (1, 1) and where["real"] == (2.5, 0.45)
     assert sorted(t.get_text() for t in ax.texts) == ["1", "2", "a"] and ax.get_xscale() == "log"
+    colours = {line.get_label(): line.get_color() for line in ax.lines}
+    named = {t.get_text(): t.get_color() for t in ax.texts}  # in the colour of their points
+    assert named == {"1": colours["learned"], "2": colours["learned"], "a": colours["other"]}
+    assert named["1"] != named["a"]
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["learned", "other", "real"]
     first = ax.containers[0].lines[2]  # the bars: two standard errors to each side
     across, up = (bar.get_segments()[0] for bar in first)
