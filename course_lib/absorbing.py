@@ -78,6 +78,7 @@ class Absorbing(Semigroup):
 
     def corrupt(self, x_s: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_t ~ q(x_t | x_s).  (MDLM, eq. 4)"""
+        self.check_inside("x_s", x_s, self.K)
         kept, _ = kept_and_lost(self.log_alpha_ratio(s, t), x_s)
         return torch.where(happens(kept.expand(x_s.shape), t), x_s, self.mask)
 
@@ -93,6 +94,7 @@ class Absorbing(Semigroup):
 
     def unmasks(self, x_t: Tokens, s: Times, t: Times) -> Mask:
         """Which masks become tokens on the way from t to s; no network is asked."""
+        self.check_inside("x_t", x_t, self.K)
         # First whether, then what. A race over all V + 1 states in float32 would never
         # draw a rare token.
         p = per_example(self.unmasking_probability(s, t), x_t).expand(x_t.shape)
@@ -108,6 +110,8 @@ class Absorbing(Semigroup):
         self, x0: Tokens, x_t: Tokens, log_p0: LogLaw, s: Times, t: Times
     ) -> PerToken:
         """unmasking_probability(s, t) times -log p0(x_0) on masks, 0 elsewhere; nats per token."""
+        self.check_inside("x0", x0, self.V)
+        self.check_inside("x_t", x_t, self.K)
         surprise = -widest(pick(log_p0, x0))
         p_unmask = per_example(self.unmasking_probability(s, t), x0)
         # q(x_s | x_t, x_0) and p(x_s | x_t) give MASK the same probability; they differ
@@ -125,6 +129,7 @@ class Absorbing(Semigroup):
 
     def prior_kl(self, x0: Tokens) -> PerToken:
         """alpha_T log V: a token that is left over is random in the prior. Infinite if the prior has no such tokens."""
+        self.check_inside("x0", x0, self.V)
         _, end = self.ends(x0)
         left = per_example(self.log_alpha(end).exp(), x0).expand(x0.shape)
         if self.leftovers == "mask":

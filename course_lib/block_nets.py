@@ -40,6 +40,8 @@ class BlockNet(nn.Module):
         depth: int = 3,
     ):
         super().__init__()
+        for name, size in (("K_in", K_in), ("K_out", K_out), ("length", length)):
+            check_count(name, size)
         check_count("block", block)
         if length % block:
             raise ValueError(f"block must divide length = {length}, but is {block}")

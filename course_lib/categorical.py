@@ -134,6 +134,7 @@ class Noise(NoiseChecks):
 
     def row(self, x_s: Tokens, s: Times, t: Times) -> Law:
         """Row x_s of Q_{s->t}: the law of x_t given x_s."""
+        self.check_inside("x_s", x_s, self.K)
         return self.mix(widest(F.one_hot(x_s, self.K)), s, t)
 
     def matrix(self, s: Times, t: Times) -> Float[Tensor, "B K K"]:
@@ -162,6 +163,7 @@ class Noise(NoiseChecks):
 
     def step(self, log_p0: LogLaw, x_t: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_s ~ posterior(p0, x_t), p0 = exp(log_p0)."""
+        self.check_inside("x_t", x_t, self.K)
         p0 = widest(log_p0).exp()
         return draw(self.posterior(p0, x_t, s, t), t)
 
@@ -172,6 +174,8 @@ class Noise(NoiseChecks):
 
         The likelihood of x_t stands in both laws, so it cancels in their ratio.
         """
+        self.check_inside("x0", x0, self.V)
+        self.check_inside("x_t", x_t, self.K)
         start = torch.zeros_like(s)
         likelihood = self.likelihood(x_t, s, t)
         true = self.row(x0, start, s)
@@ -202,6 +206,7 @@ class Noise(NoiseChecks):
 
     def prior_kl(self, x0: Tokens) -> PerToken:
         """KL(q(x_T | x_0) || prior) in nats per token."""
+        self.check_inside("x0", x0, self.V)
         start, end = self.ends(x0)
         q = self.row(x0, start, end)
         # xlogy: 0 log 0 is 0, for states that q never reaches.

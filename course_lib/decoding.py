@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .categorical import Law, PerToken, pick
+from .finite import settled
 from .samplers import Draw, MaskedSampler, only_at, position
 from .shapes import Mask, Network, Tokens, check_count, check_scalar, describe
 from .tokens import TokenProcess
@@ -175,6 +176,9 @@ def temper(p: Float[Tensor, "*n V"], temperature: float) -> Float[Tensor, "*n V"
     check_scalar("temperature", temperature)
     if not temperature >= 0:
         raise ValueError(f"temperature must not be negative, not {temperature}")
+    # The likeliest of NaN would be a token.
+    if not settled("p", p.isfinite(), "finite"):
+        raise FloatingPointError("p must be finite everywhere")
     if temperature == 0:
         return torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).to(p)
     return (p.log() / temperature).softmax(-1)

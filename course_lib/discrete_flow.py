@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .categorical import Law
 from .samplers import Draw, MaskedSampler
+from .schedules import check_number
 from .shapes import Network, Tokens, check_count, check_scalar
 from .tokens import TokenProcess
 
@@ -31,8 +32,12 @@ def velocity(
     kappa  share of tokens that are there; slope is its derivative in time
     eta    how fast tokens become masks again
     """
+    check_scalar("kappa", kappa)
     if not 0 <= kappa < 1:
         raise ValueError(f"kappa must lie in [0, 1), not {kappa}: at 1 no mask is left")
+    # A rate below 0 is none: the share of tokens grows, and masks come back at eta >= 0.
+    slope = check_number("slope", slope, least=0)
+    eta = check_number("eta", eta, least=0)
     V = p1.shape[-1]
     # Tokens that become masks again have to be made up for, so the rate of unmasking is
     # larger by as much: the marginals stay.

@@ -87,6 +87,8 @@ def representatives(distance: Float[Tensor, "N N"], m: int) -> Int[Tensor, " m"]
     PAM). ValueError for m outside 1..N.
     """
     check_square("distance", distance)
+    if not distance.isfinite().all():
+        raise ValueError("distance must be finite everywhere")
     check_count("m", m)
     N = len(distance)
     if m > N:

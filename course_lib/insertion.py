@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .schedules import check_number
 from .shapes import describe
 
 Text = tuple[int, ...]
@@ -74,6 +75,7 @@ class Insertion:
             raise ValueError(
                 f"kappa must lie in [0, 1), not {kappa}: at 1 nothing is missing"
             )
+        slope = check_number("slope", slope, least=0)
         R = torch.zeros(len(self.states), len(self.states), dtype=torch.float64)
         for (x, g, a), expected in self.missing(kappa).items():
             y = (*x[:g], a, *x[g:])

@@ -44,6 +44,7 @@ class TimeEmbedding(nn.Sequential):
     """u -> a vector of the given width that conditions every block."""
 
     def __init__(self, width: int, features: int = 64):
+        check_count("width", width)
         super().__init__(
             nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
@@ -110,6 +111,8 @@ class TokenEmbedding(nn.Embedding):
     """
 
     def __init__(self, K: int, width: int):
+        check_count("K", K)
+        check_count("width", width)
         super().__init__(K, width)
         with torch.no_grad():
             # As a last layer it takes products with it: with variance 1 an untrained
@@ -129,6 +132,8 @@ class TiedHead(nn.Module):
 
     def __init__(self, width: int, K_out: int):
         super().__init__()
+        check_count("width", width)
+        check_count("K_out", K_out)
         self.out_features = K_out
         self.turn = zero(nn.Linear(width, width))
         self.bias = nn.Parameter(torch.zeros(K_out))

@@ -71,7 +71,10 @@ class ProbabilityFlow(Solver):
         return self.flow(model, z, self.sde.t_max, self.sde.t_min)
 
     def flow(self, model: Network, x: Batch, start: float, end: float) -> Batch:
-        """Follow the ODE from x at time start to time end, either way."""
+        """Follow the ODE from x at time start to time end, either way; both in [0, 1]."""
+        for name, time in (("start", start), ("end", end)):
+            if check_number(name, time, least=0) > 1:
+                raise ValueError(f"{name} must lie in [0, 1], not {time}")
 
         def rhs(t: float, y):
             now = torch.tensor(y).reshape(x.shape).to(x)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .ddpm import check_start
+from .finite import settled
 from .process import Process
 from .schedules import bisect, check_number
 from .shapes import PerExample, Times, check_count, once, per_example, widest
@@ -120,6 +121,8 @@ class LinearSDE(Process):
     def time_at(self, log_sigma: Tensor) -> Tensor:
         """The t in [t_min, t_max] at which log(std / m) is log_sigma, by bisection, float64."""
         want = widest(log_sigma)
+        if not settled("log_sigma", ~want.isnan(), "numbers"):
+            raise ValueError("log_sigma must hold numbers, but holds NaN")
         first, last = (torch.full_like(want, t) for t in (self.t_min, self.t_max))
         return bisect(lambda t: self._coefficients(t).log_sigma < want, first, last)
 

@@ -19,7 +19,7 @@ from .finite import settled
 from .process import Process
 from .schedules import Schedule, Tables, bisect
 from .sentences import PAD
-from .shapes import Network, PerExample, Times, Tokens, describe, widest
+from .shapes import Network, PerExample, Times, Tokens, check_count, describe, widest
 from .tokens import FIRST, tokens_in
 from .wrapper import Wrapper
 
@@ -131,6 +131,7 @@ class StepsGivenCount(Tables):
 
     def __init__(self, noise: Absorbing, length: int):
         super().__init__()
+        check_count("length", length)
         t = torch.arange(1, noise.T + 1, device=noise.device)
         chance = binomial(noise.log_alpha(t), length).exp()  # (T, L + 1)
         joint = noise.unmasking_probability(t - 1, t)[:, None] * chance
@@ -150,6 +151,7 @@ class TimesGivenCount(Tables):
 
     def __init__(self, noise: Absorbing, length: int):
         super().__init__()
+        check_count("length", length)
         self.schedule: Schedule = noise.schedule
         ends = torch.tensor([FIRST, 1.0], device=noise.device)
         if self.schedule.is_learned(ends):

@@ -130,6 +130,8 @@ class UNet(nn.Module):
         self, channels: int = 1, widths: tuple[int, ...] = (32, 64), answers: int = 1
     ):
         super().__init__()
+        check_count("channels", channels)
+        check_count("answers", answers)
         if not widths or any(w % 8 or w < 8 for w in widths):
             raise ValueError(f"widths must be multiples of 8, not {widths}")
         self.factor = 2 ** (len(widths) - 1)

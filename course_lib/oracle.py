@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from .data import GaussianMixture, MarkovLanguage
 from .ddpm import solve_prediction
 from .process import Process
-from .shapes import Mask, PerExample, Tokens, per_example, widest
+from .shapes import Mask, PerExample, Tokens, describe, per_example, widest
 from .sn_npr import NPR
+from .token_checks import check_masses
 from .tokens import TokenProcess
 
 
@@ -129,8 +130,12 @@ class DataOracle(Oracle):
 
     def __init__(self, process: Process, data: Float[Tensor, "N *event"]):
         super().__init__(process)
+        if not isinstance(data, Tensor) or not data.is_floating_point():
+            raise TypeError(f"data must be a float tensor, not {describe(data)}")
         if not len(data):
             raise ValueError("data must not be empty")
+        if not data.isfinite().all():
+            raise ValueError("data must be finite everywhere")
         self.data = data
 
     def weights(
@@ -205,6 +210,7 @@ class TableOracle(nn.Module):
         wanted = (process.noise.V,) * process.length
         if tuple(p.shape) != wanted:
             raise ValueError(f"p must have shape {wanted}, not {tuple(p.shape)}")
+        check_masses("p", p)
         self.process = process
         self.register_buffer("p", widest(p))
 

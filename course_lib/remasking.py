@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .categorical import Law
 from .samplers import Draw, MaskedSampler
+from .schedules import check_number
 from .shapes import Network, Tokens, check_count, check_scalar, describe
 from .tokens import TokenProcess
 
@@ -70,7 +71,13 @@ def remasked(
 
     A token: MASK with probability sigma. A mask: a token of p with probability
     (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t).
+    Raises ValueError for shares that are none, and for a sigma above `largest_sigma`.
     """
+    most = largest_sigma(alpha_t, alpha_s)
+    check_number("alpha_t", alpha_t, below=1)
+    sigma = check_number("sigma", sigma, least=0)
+    if sigma > most + 1e-12:
+        raise ValueError(f"sigma must be at most {most:g} here, not {sigma:g}")
     V = p.shape[-1]
     # So that q(x_s | x_0) stays what it was: what sigma masks again has to be made up for.
     p_unmask = (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
@@ -82,7 +89,14 @@ def remasked(
 
 
 def largest_sigma(alpha_t: float, alpha_s: float) -> float:
-    """min(1, (1 - alpha_s) / alpha_t): above it no probability of unmasking keeps q(x_s | x_0).  (eq. 6)"""
+    """min(1, (1 - alpha_s) / alpha_t): above it no probability of unmasking keeps q(x_s | x_0).  (eq. 6)
+
+    Raises ValueError unless 0 <= alpha_t <= alpha_s <= 1, the shares that are no masks at t and at s < t.
+    """
+    alpha_t = check_number("alpha_t", alpha_t, least=0)
+    alpha_s = check_number("alpha_s", alpha_s, least=alpha_t)
+    if alpha_s > 1:
+        raise ValueError(f"alpha_s must be at most 1, not {alpha_s:g}")
     return min(1.0, (1 - alpha_s) / alpha_t) if alpha_t > 0 else 1.0
 
 

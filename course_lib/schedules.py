@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from .finite import settled
 from .shapes import Table, check_count, check_scalar, describe
 
 
@@ -149,6 +150,8 @@ class Schedule:
 
         RuntimeError where a gradient is asked of it: bisection has none.
         """
+        if not settled("log_alpha_bar", ~log_alpha_bar.isnan(), "numbers"):
+            raise ValueError("log_alpha_bar must hold numbers, but holds NaN")
         start, end = torch.zeros_like(log_alpha_bar), torch.ones_like(log_alpha_bar)
         if torch.is_grad_enabled() and (
             log_alpha_bar.requires_grad or self.is_learned(start)

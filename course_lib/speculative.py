@@ -48,6 +48,8 @@ def check_pair(p: Tensor, q: Tensor) -> None:
             raise TypeError(
                 f"{name} must be a float tensor of probabilities, not {describe(given)}"
             )
+        if not settled(name, given.isfinite(), "finite"):
+            raise FloatingPointError(f"{name} must be finite everywhere")
     if p.shape != q.shape or not p.ndim:
         raise ValueError(
             f"p and q must have one shape (..., V), not {tuple(p.shape)} and {tuple(q.shape)}"

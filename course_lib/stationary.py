@@ -75,6 +75,7 @@ class Stationary(Semigroup):
 
     def corrupt(self, x_s: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_t ~ q(x_t | x_s): one uniform number per token says whether to keep it and, if not, what comes."""
+        self.check_inside("x_s", x_s, self.K)
         kept, lost = kept_and_lost(self.log_alpha_ratio(s, t), x_s)
         u = torch.rand(x_s.shape, dtype=kept.dtype, device=kept.device)
         # Given that u >= alpha, (u - alpha) / (1 - alpha) is uniform on [0, 1) again.
@@ -89,6 +90,7 @@ class Stationary(Semigroup):
 
     def step(self, log_p0: LogLaw, x_t: Tokens, s: Times, t: Times) -> Tokens:
         """Draw x_s ~ posterior(p0, x_t) in stages: did the token stay? If not, is it data or noise, and which?"""
+        self.check_inside("x_t", x_t, self.K)
         # Draws (x_0, x_s) given x_t in two coins and two draws, so that no (B, L, K)
         # law of x_s is made.
         kept_step, _ = kept_and_lost(self.log_alpha_ratio(s, t), x_t)
@@ -116,6 +118,8 @@ class Stationary(Semigroup):
         x_s is x_t if the step kept it. If not, x_t was drawn from pi, and x_s has the law q(x_s | x_0): x_0 with the
         chance alpha_s, else a draw from pi. The KL is the mean of f, less the log of q(x_t | x_0) / p(x_t).
         """
+        self.check_inside("x0", x0, self.V)
+        self.check_inside("x_t", x_t, self.K)
         kept_step, lost_step = kept_and_lost(self.log_alpha_ratio(s, t), x0)
         kept_s, lost_s = kept_and_lost(self.log_alpha(s), x0)
         kept_t, lost_t = kept_and_lost(self.log_alpha(t), x0)
@@ -158,6 +162,7 @@ class Stationary(Semigroup):
 
     def prior_kl(self, x0: Tokens) -> PerToken:
         """KL(q(x_T | x_0) || prior): a number that is the same for all tokens, but for the entry at x_0."""
+        self.check_inside("x0", x0, self.V)
         _, end = self.ends(x0)
         # All examples end at the same T, so one of them is enough.
         kept, lost = (v[0] for v in kept_and_lost(self.log_alpha(end), x0))

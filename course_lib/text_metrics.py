@@ -42,6 +42,7 @@ def distinct(sentences: Sequence[Sentence], n: int) -> float:
 
 def ngrams(sentence: Sentence, n: int) -> list[tuple[str, ...]]:
     """All runs of n words."""
+    check_count("n", n)
     return [tuple(sentence[i : i + n]) for i in range(len(sentence) - n + 1)]
 
 
@@ -62,6 +63,7 @@ def ngram_divergence(a: Int[Tensor, "N L"], b: Int[Tensor, "M L2"], n: int) -> f
 
 def ngram_counts(name: str, x: Int[Tensor, "N L"], n: int) -> Counter:
     """How often each run of n tokens occurs; ValueError where there is none."""
+    check_count("n", n)
     if not isinstance(x, Tensor) or x.ndim != 2 or not is_whole(x):
         raise TypeError(
             f"{name} must be rows of tokens, an integer tensor (N, L), not {describe(x)}"

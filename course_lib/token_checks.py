@@ -40,6 +40,23 @@ class NoiseChecks(Tables):
             )
         return x
 
+    def check_inside(self, name: str, x: Tensor, states: int) -> None:
+        """Raise unless x holds whole numbers in 0..states-1: tokens that a noise is given by itself, of any shape.
+
+        A CPU alone reads the range; systems check all of it before they ask their noise.
+        """
+        whole = isinstance(x, Tensor) and not x.is_floating_point()
+        if not whole or x.is_complex() or x.dtype == torch.bool:
+            raise TypeError(f"{name} must hold integers, not {describe(x)}")
+        if x.device.type != "cpu" or not x.numel():
+            return
+        low, high = (end.item() for end in x.aminmax())
+        if low < 0 or high >= states:
+            bad = low if low < 0 else high
+            raise ValueError(
+                f"{name} must lie in 0..{states - 1}, but holds {bad}: {self.why_no_token(bad)}"
+            )
+
     def why_no_token(self, number: int) -> str:
         """What is wrong with a number that is no token of the data."""
         if number == self.mask:
@@ -150,6 +167,16 @@ def check_law(name: str, p: Tensor) -> Float[Tensor, " K"]:
             f"{name} must not be negative and must sum to 1, but sums to {total.item():g}"
         )
     return p / total
+
+
+def check_masses(name: str, p: Tensor) -> None:
+    """Raise unless p is a float tensor of finite numbers >= 0 that are not all 0: probabilities up to a factor."""
+    if not isinstance(p, Tensor) or not p.is_floating_point():
+        raise TypeError(
+            f"{name} must be a float tensor of probabilities, not {describe(p)}"
+        )
+    if not (p.isfinite().all() and (p >= 0).all() and p.sum() > 0):
+        raise ValueError(f"{name} must be finite, not negative and not 0 everywhere")
 
 
 def check_order(s: Times, t: Times) -> None:

@@ -58,6 +58,7 @@ class EmbeddingNet(nn.Module):
     ):
         super().__init__()
         check_count("K", K)
+        check_count("D", D)
         check_count("classes", classes, least=0)
         K_out = K if K_out is None else K_out
         check_count("K_out", K_out)
@@ -241,6 +242,8 @@ class MixingNet(EmbeddingNet):
             raise TypeError(
                 f"alpha_bar must be a table (T + 1,), not {describe(alpha_bar)}"
             )
+        if not alpha_bar.isfinite().all():
+            raise ValueError("alpha_bar must be finite everywhere")
         # Not in the weights: it is the process's,
         # and files of weights stay as they were.
         self.register_buffer("alpha_bar", widest(alpha_bar), persistent=False)
@@ -381,6 +384,7 @@ class SentenceClassifier(nn.Module):
         self, D: int, classes: int, width: int = 64, heads: int = 4, depth: int = 2
     ):
         super().__init__()
+        check_count("D", D)
         check_count("classes", classes)
         self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, classes))
         self.trunk = Transformer(width, heads, depth)

@@ -7,7 +7,16 @@ from torch import Tensor, nn
 from .data import MarkovLanguage
 from .diffusion_lm import DiffusionLM
 from .oracle import from_others, normalised
-from .shapes import Mask, PerExample, Times, Tokens, per_example, widest
+from .shapes import (
+    Mask,
+    PerExample,
+    Times,
+    Tokens,
+    describe,
+    per_example,
+    widest,
+)
+from .token_checks import check_masses
 
 
 class WordOracle(nn.Module):
@@ -17,6 +26,12 @@ class WordOracle(nn.Module):
 
     def __init__(self, process: DiffusionLM, table: Float[Tensor, "K D"]):
         super().__init__()
+        if not isinstance(table, Tensor) or not table.is_floating_point():
+            raise TypeError(
+                f"table must be a float tensor of embeddings, not {describe(table)}"
+            )
+        if table.ndim != 2 or not table.isfinite().all():
+            raise ValueError("table must have shape (K, D) and be finite everywhere")
         self.process, self.table = process, widest(table)
 
     def embed(self, tokens: Tokens) -> Float[Tensor, "B L D"]:
@@ -107,6 +122,12 @@ class PairOracle(WordOracle):
         table: Float[Tensor, "K D"],
     ):
         super().__init__(process, table)
+        check_masses("p", p)
+        if p.shape != rows.shape[:1] or target.shape != rows.shape[1:]:
+            raise ValueError(
+                "rows must be (N, L), p (N,) and target (L,), not "
+                f"{tuple(rows.shape)}, {tuple(p.shape)} and {tuple(target.shape)}"
+            )
         self.rows, self.p, self.target = rows, p, target
 
     def posterior(self, x: Float[Tensor, "B L D"], t: Times) -> Float[Tensor, "B N"]:

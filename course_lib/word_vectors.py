@@ -87,4 +87,7 @@ def leading(
     U: Float[Tensor, "K R"], S: Float[Tensor, " R"], D: int
 ) -> Float[Tensor, "K D"]:
     """The D leading singular vectors times the roots of their values: word and context share the values evenly."""
+    check_count("D", D)
+    if len(S) < D:
+        raise ValueError(f"D must be at most the {len(S)} values, not {D}")
     return U[:, :D] * S[:D].sqrt()
