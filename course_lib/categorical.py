@@ -295,6 +295,7 @@ class Semigroup(Noise):
         At t = 0 it is 0 for every clock, also for one whose limit at 0 is below (geometric): that noise acts just
         after 0, see tokens.FIRST.
         """
+        self.check_moments("t", t)
         if not self.schedule:
             return self.log_alpha_bar[t.long()]
         start = t == 0

@@ -167,7 +167,9 @@ class MarkovLanguage:
         return torch.stack(x, 1)
 
     def log_prob(self, x: Tokens) -> PerExample:
-        """Exact log p(sentence), nats."""
+        """Exact log p(sentence), nats. Raises ValueError for tokens that the language does not have."""
+        if x.is_floating_point() or not ((x >= 0) & (x < self.K)).all():
+            raise ValueError(f"x must hold integers in 0..{self.K - 1}")
         return self.start[x[:, 0]].log() + self.move[x[:, :-1], x[:, 1:]].log().sum(-1)
 
     def entropy(self) -> float:

@@ -159,6 +159,8 @@ class StepMatrices(Noise):
 
     def distinct(self, s: Times, t: Times) -> Iterator[tuple[int, int, Tensor]]:
         """Each pair of times once, with the examples that have it."""
+        self.check_moments("s", s)
+        self.check_moments("t", t)
         check_order(s, t)
         pairs, which = torch.stack([s, t], 1).unique(dim=0, return_inverse=True)
         for i, (first, final) in enumerate(pairs.tolist()):

@@ -57,6 +57,22 @@ class NoiseChecks(Tables):
                 f"{name} must lie in 0..{states - 1}, but holds {bad}: {self.why_no_token(bad)}"
             )
 
+    def check_moments(self, name: str, t: Tensor) -> None:
+        """Raise unless t holds times of this noise, 0 to T: whole ones where it has a table. Read on a CPU only."""
+        whole = isinstance(self.T, int)
+        if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool:
+            raise TypeError(f"{name} must be a tensor of times, not {describe(t)}")
+        if whole and t.is_floating_point():
+            raise TypeError(f"{name} must hold integers, not {t.dtype}")
+        if t.device.type != "cpu" or not t.numel():
+            return
+        low, high = (end.item() for end in t.detach().aminmax())
+        # float32 may say 1 a little too large.
+        if not (low >= 0 and high <= self.T * (1 + 1e-6)):
+            raise ValueError(
+                f"{name} must lie in [0, {self.T}], but spans [{low}, {high}]"
+            )
+
     def why_no_token(self, number: int) -> str:
         """What is wrong with a number that is no token of the data."""
         if number == self.mask:

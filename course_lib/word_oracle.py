@@ -123,6 +123,8 @@ class PairOracle(WordOracle):
     ):
         super().__init__(process, table)
         check_masses("p", p)
+        if not ((rows >= 0) & (rows < len(table))).all():
+            raise ValueError(f"rows must lie in 0..{len(table) - 1}, the rows of table")
         if p.shape != rows.shape[:1] or target.shape != rows.shape[1:]:
             raise ValueError(
                 "rows must be (N, L), p (N,) and target (L,), not "

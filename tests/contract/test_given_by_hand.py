@@ -1,4 +1,4 @@
-"""What a noise, a perfect network, a decoder or a layer is given by itself, without the system around it: refused by name.
+"""What a noise, a perfect network, a decoder or a layer is given by itself, without its system: refused by name.
 
 Systems check what they are given; those who take one part of the library alone are told as clearly.
 """
@@ -11,6 +11,7 @@ import torch
 from course_lib import schedules as S
 from course_lib.absorbing import Absorbing
 from course_lib.block_nets import BlockNet
+from course_lib.data import MarkovLanguage
 from course_lib.ddpm import DDPM
 from course_lib.decoding import temper
 from course_lib.diffuseq import DiffuSeq
@@ -87,6 +88,27 @@ def test_data_holds_no_mask(unchecked):
         noise.prior_kl(torch.tensor([[3]]))
 
 
+@pytest.mark.parametrize("name", NOISES)
+def test_a_noise_names_times_that_are_none(name, unchecked):
+    noise = NOISES[name]()
+    s, t = times(noise)
+    x, log_p = torch.tensor([[0, 1]]), torch.zeros(1, 2, 3).log_softmax(-1)
+    for early, late in ((-t, t), (s, t + noise.T), (s, t * math.nan) if noise.T == 1 else (s - 9, t)):
+        for call in (
+            lambda a, b: noise.corrupt(x, a, b),
+            lambda a, b: noise.step(log_p, x, a, b),
+            lambda a, b: noise.kl(x, x, log_p, a, b),
+            lambda a, b: noise.likelihood(x, a, b),
+        ):
+            with pytest.raises(
+                ValueError, match=r"[st] must (lie in \[0, (6|1.0)\], but spans|be at most t)"
+            ):
+                call(early, late)
+    if noise.T == 6:
+        with pytest.raises(TypeError, match="t must hold integers, not torch.float32|s must hold integers"):
+            noise.corrupt(x, s.float(), t.float())
+
+
 NAN = torch.tensor([math.nan, 1.0])
 P, X = torch.tensor([[[0.5, 0.5]]]), torch.tensor([[2]])
 ROWS, TARGET = torch.tensor([[0, 1], [1, 0]]), torch.tensor([False, True])
@@ -154,6 +176,8 @@ PAIRS = DiffuSeq(S.table(S.sqrt(), 40), 2, 2)
             ValueError,
             r"rows must be \(N, L\), p \(N,\)",
         ),
+        (lambda: PairOracle(PAIRS, ROWS - 1, HALF, TARGET, TABLE), ValueError, r"rows must lie in 0\.\.1"),
+        (lambda: MarkovLanguage(3, 2).log_prob(ROWS - 1), ValueError, r"x must hold integers in 0\.\.2"),
         (lambda: TiedHead(0, 3), ValueError, "width must be at least 1, not 0"),
         (lambda: TiedHead(3, 0), ValueError, "K_out must be at least 1, not 0"),
         (lambda: TokenEmbedding(0, 3), ValueError, "K must be at least 1, not 0"),
