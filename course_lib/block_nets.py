@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .layers import zero
+from .layers import check_time, check_token_input, zero
 from .shapes import PerExample, Tokens, check_count
 from .transformer import KVCache, Transformer
 
@@ -40,7 +40,12 @@ class BlockNet(nn.Module):
         depth: int = 3,
     ):
         super().__init__()
-        for name, size in (("K_in", K_in), ("K_out", K_out), ("length", length)):
+        for name, size in (
+            ("K_in", K_in),
+            ("K_out", K_out),
+            ("length", length),
+            ("width", width),
+        ):
             check_count(name, size)
         check_count("block", block)
         if length % block:
@@ -55,6 +60,10 @@ class BlockNet(nn.Module):
         self, x: Tokens, u: PerExample, clean: Tokens | None = None
     ) -> Float[Tensor, "B L K_out"]:
         """The logits at every position. The time u is not read."""
+        x = check_token_input(x, self.embedding.num_embeddings)
+        check_time(u, len(x))
+        if clean is not None:
+            clean = check_token_input(clean, self.embedding.num_embeddings)
         if x.shape[1] != self.length:
             raise ValueError(
                 f"x must have shape (B, {self.length}), not {tuple(x.shape)}"

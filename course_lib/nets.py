@@ -246,6 +246,7 @@ class TokenNet(nn.Module):
     ):
         super().__init__()
         check_count("K_in", K_in)
+        check_count("width", width)
         check_count("K_out", K_out)
         if tied and K_out > K_in:
             raise ValueError(
@@ -307,6 +308,7 @@ class CausalNet(nn.Module):
     ):
         super().__init__()
         check_count("K", K)
+        check_count("width", width)
         self.K, self.tied = K, tied
         # K stands before the first token
         self.embedding = (TokenEmbedding if tied else nn.Embedding)(K + 1, width)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .data import GaussianMixture, MarkovLanguage
 from .ddpm import solve_prediction
-from .process import Process
+from .process import Process, check_process
 from .shapes import Mask, PerExample, Tokens, describe, per_example, widest
 from .sn_npr import NPR
 from .token_checks import check_masses
@@ -26,6 +26,7 @@ class Oracle(nn.Module):
 
     def __init__(self, process: Process):
         super().__init__()
+        check_process(process)
         self.process = process
 
     def posterior_mean(
@@ -164,6 +165,7 @@ class MarkovOracle(nn.Module):
 
     def __init__(self, process: TokenProcess, language: MarkovLanguage):
         super().__init__()
+        check_process(process)
         if process.noise.V != language.K:
             raise ValueError(
                 f"the language must have the noise's {process.noise.V} tokens, not {language.K}"
@@ -207,6 +209,7 @@ class TableOracle(nn.Module):
 
     def __init__(self, process: TokenProcess, p: Float[Tensor, "..."]):
         super().__init__()
+        check_process(process)
         wanted = (process.noise.V,) * process.length
         if tuple(p.shape) != wanted:
             raise ValueError(f"p must have shape {wanted}, not {tuple(p.shape)}")

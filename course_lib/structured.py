@@ -112,12 +112,14 @@ def nearest_neighbours(
 
 def euclidean_distance(e: Float[Tensor, "K D"]) -> Float[Tensor, "K K"]:
     """|e_i - e_j| of each two."""
+    check_embeddings(e)
     # By matrix products, its default, near points would come out at random distances.
     return torch.cdist(e, e, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def cosine_distance(e: Float[Tensor, "K D"]) -> Float[Tensor, "K K"]:
     """1 - cos of the angle between each two, or ValueError if one is zero."""
+    check_embeddings(e)
     length = e.norm(dim=1, keepdim=True)
     if not length.all():
         zero = int(length.argmin())

@@ -59,6 +59,7 @@ class EmbeddingNet(nn.Module):
         super().__init__()
         check_count("K", K)
         check_count("D", D)
+        check_count("width", width)
         check_count("classes", classes, least=0)
         K_out = K if K_out is None else K_out
         check_count("K_out", K_out)
@@ -385,6 +386,7 @@ class SentenceClassifier(nn.Module):
     ):
         super().__init__()
         check_count("D", D)
+        check_count("width", width)
         check_count("classes", classes)
         self.enter, self.leave = nn.Linear(D, width), zero(nn.Linear(width, classes))
         self.trunk = Transformer(width, heads, depth)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from .data import MarkovLanguage
 from .diffusion_lm import DiffusionLM
 from .oracle import from_others, normalised
+from .process import check_process
 from .shapes import (
     Mask,
     PerExample,
@@ -26,6 +27,7 @@ class WordOracle(nn.Module):
 
     def __init__(self, process: DiffusionLM, table: Float[Tensor, "K D"]):
         super().__init__()
+        check_process(process)
         if not isinstance(table, Tensor) or not table.is_floating_point():
             raise TypeError(
                 f"table must be a float tensor of embeddings, not {describe(table)}"

@@ -87,7 +87,7 @@ def test_only_a_few_know_a_system(path):
 
 
 def test_the_checks_above_see_imports(tmp_path):
-    known = {"data", "ddpm", "sn_npr", "process", "shapes", "tokens"}
+    known = {"data", "ddpm", "sn_npr", "process", "shapes", "token_checks", "tokens"}
     assert set(imports(ROOT / "oracle.py")) == known
     assert {"data", "ddpm", "evaluate", "nets", "recipes"} <= set(imports(ROOT / "recipes" / "ddpm.py"))
     assert {"ddpm"} <= SYSTEMS and set(RANKS) >= TOOLS

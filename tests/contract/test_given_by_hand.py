@@ -24,13 +24,13 @@ from course_lib.likelihood import ProbabilityFlow
 from course_lib.mask_count import StepsGivenCount, TimesGivenCount
 from course_lib.mask_uniform import MaskUniform
 from course_lib.mdlm import MDLM
-from course_lib.nets import UNet
-from course_lib.oracle import DataOracle, TableOracle
+from course_lib.nets import CausalNet, TokenNet, UNet
+from course_lib.oracle import DataOracle, MarkovOracle, TableOracle
 from course_lib.remasking import largest_sigma, remasked
 from course_lib.sde import VP
 from course_lib.speculative import acceptance, judge, residual
 from course_lib.stationary import Uniform
-from course_lib.structured import gaussian
+from course_lib.structured import cosine_distance, euclidean_distance, gaussian
 from course_lib.text_metrics import ngram_counts, ngrams
 from course_lib.word_nets import EmbeddingNet, MixingNet, SentenceClassifier
 from course_lib.word_oracle import PairOracle, WordOracle
@@ -178,6 +178,28 @@ PAIRS = DiffuSeq(S.table(S.sqrt(), 40), 2, 2)
         ),
         (lambda: PairOracle(PAIRS, ROWS - 1, HALF, TARGET, TABLE), ValueError, r"rows must lie in 0\.\.1"),
         (lambda: MarkovLanguage(3, 2).log_prob(ROWS - 1), ValueError, r"x must hold integers in 0\.\.2"),
+        (lambda: TableOracle("net", HALF), TypeError, "process must be a Process, .* not str"),
+        (lambda: DataOracle(None, TABLE), TypeError, "process must be a Process, .* not NoneType"),
+        (
+            lambda: MarkovOracle(len, MarkovLanguage(3, 2)),
+            TypeError,
+            "process must be a Process, .* not builtin",
+        ),
+        (lambda: WordOracle(None, TABLE), TypeError, "process must be a Process, .* not NoneType"),
+        (lambda: cosine_distance(NAN), ValueError, r"embeddings must be a float tensor \(K, D\), not "),
+        (lambda: euclidean_distance(X), ValueError, r"embeddings must be a float tensor \(K, D\), not "),
+        (lambda: euclidean_distance(NAN[None]), ValueError, "embeddings must be finite"),
+        (lambda: TokenNet(4, 3, None), TypeError, "width must be an int, not NoneType"),
+        (lambda: CausalNet(4, "16"), TypeError, "width must be an int, not str"),
+        (lambda: EmbeddingNet(4, 3, 2.5), TypeError, "width must be an int, not float"),
+        (lambda: BlockNet(4, 3, 4, 2, width=None), TypeError, "width must be an int, not NoneType"),
+        (lambda: BlockNet(4, 3, 2, 2)(ROWS + 3, HALF), ValueError, r"x must lie in 0\.\.3, not 3\.\.4"),
+        (
+            lambda: BlockNet(4, 3, 2, 2)(ROWS, HALF, ROWS - 1),
+            ValueError,
+            r"x must lie in 0\.\.3, not -1\.\.0",
+        ),
+        (lambda: BlockNet(4, 3, 2, 2)(ROWS, None), TypeError, "u must be a float tensor of times"),
         (lambda: TiedHead(0, 3), ValueError, "width must be at least 1, not 0"),
         (lambda: TiedHead(3, 0), ValueError, "K_out must be at least 1, not 0"),
         (lambda: TokenEmbedding(0, 3), ValueError, "K must be at least 1, not 0"),
