@@ -26,6 +26,7 @@ HERE = """(() => { const slide = Reveal.getCurrentSlide();
     note: slide.querySelector(':scope > aside.notes')?.textContent.trim() ?? '',
     pace: shown(speaker.document.querySelector('.pacing')),
     looks: [...speaker.document.querySelectorAll('iframe')].length,
+    twice: speaker.document.querySelectorAll('.speaker-controls-notes mjx-assistive-mml').length,
   }; })()"""
 
 
@@ -68,6 +69,7 @@ def test_chapter_7_can_be_given_from_the_speaker_window_without_a_network(tmp_pa
     assert [here["number"] for here in seen] == list(range(1, core + 1))
     assert sum(here["timing"] for here in seen) == pytest.approx(60 * MINUTES, abs=core)
     assert all(here["timing"] >= 10 and here["looks"] == 2 and here["pace"] for here in seen)
+    assert not any(here["twice"] for here in seen)  # a formula and the copy of it for screen readers
     assert sum(bool(here["note"]) for here in seen) >= core / 3
     assert complaints == []
 

@@ -21,6 +21,7 @@ const HEIGHT = asked.has("4:3") ? 960 : 720;
 document.documentElement.classList.toggle("dark", asked.has("dark"));
 document.documentElement.classList.toggle("scroll", scrolling);
 document.documentElement.classList.toggle("handout", handout);
+document.documentElement.classList.toggle("receiver", asked.has("receiver"));
 document.documentElement.style.setProperty("--height", HEIGHT + "px");
 
 const loaded = () => document.readyState === "complete" || new Promise(done => addEventListener("load", done));
@@ -130,6 +131,19 @@ function hoistNotes() {
   }
 }
 
+// A full stop stays with the formula before it.
+function keepStops() {
+  for (const formula of document.querySelectorAll('.slides mjx-container:not([display="true"])')) {
+    const after = formula.nextSibling, stop = after?.nodeType === 3 && after.data.match(/^[.,;:!?)\]]+/);
+    if (!stop) continue;
+    const both = document.createElement("span");
+    both.className = "kept";
+    formula.replaceWith(both);
+    both.append(formula, stop[0]);
+    after.data = after.data.slice(stop[0].length);
+  }
+}
+
 // What is said and not shown stands in the notes.
 function noteWhatIsSaid() {
   for (const slide of leaves()) {
@@ -231,6 +245,7 @@ function leadOn() {
 }
 
 function prepare() {
+  keepStops();
   hoistNotes();
   noteWhatIsSaid();
   runningTitles();
@@ -281,9 +296,9 @@ function keys() {
 function openDeck() {
   // Headless printing may never draw a frame, and reveal lays out its pages in frames.
   if (printing) window.requestAnimationFrame = done => setTimeout(done, 0);
-  // The speaker view has no style for the copy of a formula that screen readers read.
-  document.querySelectorAll("aside.notes mjx-assistive-mml").forEach(copy => copy.remove());
   prepare();
+  // The speaker view has no style for the copy of a formula that screen readers read: there it would stand twice.
+  document.querySelectorAll("aside.notes mjx-assistive-mml").forEach(copy => copy.remove());
   if (!scrolling || handout) fit();
   if (scrolling) return scroll();
   Reveal.initialize({
