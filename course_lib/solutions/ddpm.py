@@ -274,7 +274,7 @@ define(
     mistakes="""
     arguments reversed
         = gaussian_kl(mean2, var2, mean1, var1)
-        this is KL(N2 || N1): the difference of the means is measured in units of the second variance
+        this is KL(N2 || N1). In KL(N1 || N2) the second variance is the unit of the difference of the means
     standard deviations
         = gaussian_kl(mean1, var1 ** 2, mean2, var2 ** 2)
         you square what is a variance already: the arguments are not standard deviations
@@ -699,7 +699,7 @@ define(
     mistakes="""
     the sign
         (abar**0.5 * x0_hat - x_t) -> (x_t - abar**0.5 * x0_hat)
-        the sign is turned: the density rises towards the guess, so the score points there
+        the sign is turned: the density rises towards sqrt(abar) times the guess, so the score points there
     the noise instead of the score
         = (x_t - abar ** 0.5 * x0_hat) / (1 - abar) ** 0.5
         this is the guess of the noise. The score is minus that, divided by the noise's standard deviation
