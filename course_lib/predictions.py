@@ -59,7 +59,7 @@ def as_html(name: str, question: str, asked: Prediction) -> str:
     choices = "".join(f"<li>{html.escape(c)}</li>" for c in asked.choices.values())
     return (
         f'<div class="prediction"><p><strong>{html.escape(name)}</strong>: '
-        f'{html.escape(question)}</p><ol type="a">{choices}</ol>'
+        f'{html.escape(question)}</p><ol type="a" style="list-style-type: lower-alpha">{choices}</ol>'
         f'<p class="bet">{html.escape(state(asked))}</p></div>'
     )
 

@@ -35,6 +35,7 @@ def test_a_question_without_a_bet_says_how_to_bet(shown):
     )
     assert re.findall("<li>(.*?)</li>", page(shown)) == ["ten", "a hundred", "a thousand"]
     assert '<p class="bet">No bet yet' in page(shown)  # what slides leave out
+    assert '<ol type="a" style="list-style-type: lower-alpha">' in page(shown)  # JupyterLab overrules type
 
 
 def test_a_bet_is_recorded_and_stays_when_the_cell_runs_again(shown):
