@@ -65,7 +65,7 @@ CASES = {
     "SEDD on masks": (
         masked(SEDD_ON_MASKS),
         {"absorbing", "categorical", "mdlm", "process", "sedd", "tokens"},
-        900,
+        915,
     ),
     "DDPM": (gaussian(), None, 600),
 }
