@@ -518,5 +518,5 @@ def test_a_run_says_how_far_it_is(tmp_path, capsys):
     """Of a number of steps how many there are; of minutes nobody knows."""
     recipes.make(tiny(), tmp_path / "steps", "command", steps=3)
     assert re.search(r"^tiny: step 3 of 3, loss \d", capsys.readouterr().out, re.M)
-    recipes.make(tiny(), tmp_path / "minutes", "command", minutes=0.001)
+    recipes.make(tiny(), tmp_path / "minutes", "command", minutes=0.01)
     assert re.search(r"^tiny: step \d+, loss \d", capsys.readouterr().out, re.M)

@@ -146,7 +146,7 @@ def test_a_budget_is_kept_and_shared(tmp_path, capsys):
     assert time.perf_counter() - start < 5
     first, second = (log(tmp_path / name) for name in ("99_test/tiny.log.json", "98_test/other.log.json"))
     assert first["minutes"] == pytest.approx(0.05 * 0.75 * 0.8, rel=0.1)
-    assert 0.05 * 0.25 * 0.8 - 0.001 <= second["minutes"] < 0.02  # and what the first did not need
+    assert 0.005 < second["minutes"] < 0.02  # its own 0.01, less what a slow first overran, and what it left
     assert first["steps"] > second["steps"] > 7
     for made in (first, second):
         rates = made["lr_every_100_steps"]
