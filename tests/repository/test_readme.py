@@ -206,7 +206,8 @@ def test_the_example_of_own_text_runs_as_printed_is_killed_and_goes_on(tmp_path)
         first.kill()
     assert [line.split(":")[0] for line in seen] == ["step 50", "step 100"]
     said = subprocess.run(command, **inside, check=True, timeout=500).stdout.splitlines()
-    assert said[0].split(":")[0] in ("step 100", "step 150") and said[-5].startswith("step 200: ")
+    # How far it came before it was killed is the machine's affair; it goes on from a checkpoint.
+    assert said[0].split(":")[0] in ("step 100", "step 150", "step 200") and said[-5].startswith("step 200: ")
     assert 1 < float(said[-4].removeprefix("perplexity at most ").split(" ± ")[0]) < 9
     for row in said[-3:]:
         words = row.split()
