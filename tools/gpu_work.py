@@ -33,6 +33,7 @@ PLAN = (
     ("diffusion_lm.full", 5, {"batch": 512}),
     ("diffuseq.verses", 3, {"batch": 256}),
     ("diffuseq.sounds", 2, {"batch": 512}),
+    ("d3pm.letters_large", 2, {"batch": 256}),
     ("d3pm.absorbing", 1, {"batch": 128}),
     ("sedd.absorbing", 1, {"batch": 128}),
     ("sedd.uniform", 1, {"batch": 128}),
@@ -48,6 +49,7 @@ PLAN = (
     ("sedd.masks", 0.3, {}),
     ("sedd.two_samplers", 0.5, {}),
     ("diffusion_lm.chosen", 0.6, {}),
+    ("words.by_order", 0.6, {}),
 )
 # Dense bf16 products a second, by the makers' data sheets.
 NOMINAL = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
