@@ -178,6 +178,7 @@ PAIRS = DiffuSeq(S.table(S.sqrt(), 40), 2, 2)
         ),
         (lambda: PairOracle(PAIRS, ROWS - 1, HALF, TARGET, TABLE), ValueError, r"rows must lie in 0\.\.1"),
         (lambda: MarkovLanguage(3, 2).log_prob(ROWS - 1), ValueError, r"x must hold integers in 0\.\.2"),
+        (lambda: MarkovLanguage(3, 2).log_prob(ROWS + 2), ValueError, r"x must hold integers in 0\.\.2"),
         (lambda: TableOracle("net", HALF), TypeError, "process must be a Process, .* not str"),
         (lambda: DataOracle(None, TABLE), TypeError, "process must be a Process, .* not NoneType"),
         (
