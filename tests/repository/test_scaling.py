@@ -61,4 +61,6 @@ def test_the_program_of_the_page_runs_as_printed_on_two_processes(tmp_path):
         "CUDA_VISIBLE_DEVICES": "",
     }
     said = [subprocess.run(words, **inside, check=True).stdout for _ in range(2)]
+    # Old versions of torch let Gloo speak there, too.
+    said = [re.sub(r"(?m)^\[Gloo\].*\n", "", out) for out in said]
     assert re.fullmatch(r"[12]\.\d\d nats per token on 2 processes\n", said[0]) and said[0] == said[1]
