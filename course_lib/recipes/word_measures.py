@@ -98,6 +98,16 @@ def written_by(
     return filled(torch.where(mask, x, PAD).cpu())
 
 
+@torch.no_grad()
+def written_by_writer(
+    process: Autoregressive, model: nn.Module, n: int, seed: int
+) -> Tokens:
+    """n verses by autoregression, which ends them itself."""
+    torch.manual_seed(seed)
+    x = last(sample(process, model, n, process.length))[1].cpu()
+    return unended(x)[:, :LENGTH]
+
+
 def filled(x: Tokens) -> Int[Tensor, "B length"]:
     """(n, LENGTH), PAD at the ends."""
     return F.pad(x, (0, LENGTH - x.shape[1]), value=PAD)
@@ -237,9 +247,7 @@ def measure_writer(recipe: Recipe, model: nn.Module, n: int = 64) -> dict:
         split: per_word(process, model, ended(split).to(device), 1, recipe.seed)
         for split in ("test", "dev")
     }
-    torch.manual_seed(recipe.seed)
-    x = last(sample(process, model, n, process.length))[1].cpu()
-    x = unended(x)[:, :LENGTH]
+    x = written_by_writer(process, model, n, recipe.seed)
     return {
         **common(rows("test"), exact["test"], 1),
         "bounds": {"autoregression, exact": exact["test"]},

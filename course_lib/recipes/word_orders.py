@@ -14,15 +14,14 @@ from ..categorical import pick
 from ..decoding import Order, Unmask, left_to_right, random_order, temper
 from ..evaluate import ratio
 from ..mdlm import MDLM
-from ..process import last, sample
 from ..samplers import conditionals
 from ..sentences import PAD
 from ..shapes import PerExample, Tokens
 from .run import Recipe, shipped, spaced
-from .verse_rows import AnyOrder, ended, lengths, rows, size, unended
+from .verse_rows import AnyOrder, ended, lengths, rows, size
 from .verse_rows import words_and_ends as ends
 from .verse_sets import LENGTH
-from .word_measures import per_word, texts
+from .word_measures import per_word, texts, written_by_writer
 
 TEMPERATURES = (1.0, 0.85, 0.7)
 READ = 400  # test verses that are read left to right
@@ -59,19 +58,6 @@ def nats_in_order(process: MDLM, model: nn.Module, x: Tokens) -> PerExample:
             p = conditionals(process, model, seen, where)[:, None]
             nats[these] -= pick(p, verses[:, i : i + 1])[:, 0].log().cpu()
     return nats
-
-
-@torch.no_grad()
-def written_by_writer(model: nn.Module, n: int, temperature: float) -> Tokens:
-    """n verses by autoregression, which ends them itself."""
-    process = Autoregressive(size() + 1, LENGTH + 1, temperature)
-    x = last(sample(process.to(device_of(model)), model, n, LENGTH + 1))[1].cpu()
-    return unended(x)[:, :LENGTH]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where its weights are."""
-    return next(model.parameters()).device
 
 
 def said_of(made: dict[float, Tokens], n: int) -> dict:
@@ -116,8 +102,8 @@ def measure_orders(
         print(name, out["of"][name]["by"], flush=True)
     made = {}
     for temperature in TEMPERATURES:
-        torch.manual_seed(seed)
-        made[temperature] = written_by_writer(writer, n, temperature)
+        by_word = Autoregressive(size() + 1, LENGTH + 1, temperature).to(device)
+        made[temperature] = written_by_writer(by_word, writer, n, seed)
     out["of"]["autoregression"] = said_of(made, n)
     out["read"] = read(process, model, writer, READ, seed)
     out["real"] = texts({}, n)["real"]
