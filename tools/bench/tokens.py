@@ -149,7 +149,7 @@ def uniform_step(device: str, small: bool) -> Comparison:
 
 @comparison
 def masked_step(device: str, small: bool) -> Comparison:
-    """One mask in a hundred opens. The network's work is not timed: its logits are given."""
+    """One token in a hundred is unmasked. The network's work is not timed: its logits are given."""
     K, B = (50, 2) if small else (BIG, 4)
     noise, x = Absorbing(K, log_linear(0.0)).to(device), torch.full((B, 256), K, device=device)
     t, s = torch.full((B,), 1.0, device=device), torch.full((B,), 0.99, device=device)
@@ -162,8 +162,8 @@ def masked_step(device: str, small: bool) -> Comparison:
     steady = Absorbing(K, log_linear(1e-3)).to(device)  # scores need a share of tokens that is left
 
     def everywhere():
-        opens = noise.unmasking_probability(s, t).float()[:, None, None]
-        p = torch.cat([opens * logits.softmax(-1), (1 - opens).expand(B, 256, 1)], -1)
+        unmasks = noise.unmasking_probability(s, t).float()[:, None, None]
+        p = torch.cat([unmasks * logits.softmax(-1), (1 - unmasks).expand(B, 256, 1)], -1)
         return torch.where(x == K, gumbel(p.log()), x)
 
     calls = {
@@ -171,11 +171,11 @@ def masked_step(device: str, small: bool) -> Comparison:
         "course_lib, SEDD": lambda: SEDD(steady, 256).step(network, x, t, s),
         "Gumbel everywhere": everywhere,
     }
-    opened = B * 256 * 0.01
+    unmasked = B * 256 * 0.01
     return Comparison(
-        f"step, 1 % of masks open, K = {K:,}, {B} x 256",
+        f"step, 1 % of tokens unmasked, K = {K:,}, {B} x 256",
         calls,
-        4 * K * opened,
+        4 * K * unmasked,
         0,
-        "logits read where masks open",
+        "logits read where tokens are unmasked",
     )
