@@ -67,25 +67,26 @@ def figure(results: dict, path: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = [c for c in results["comparisons"] if c["floor"]["what"]]
-    fig = Figure(figsize=(9, 0.55 * len(shown) + 1.2), layout="constrained")
+    fig = Figure(figsize=(12, 0.62 * len(shown) + 1.2), layout="constrained")
     axes = fig.subplots()
     for y, found in enumerate(reversed(shown)):
-        for i, (who, call) in enumerate(found["calls"].items()):
-            x = call["over_floor"][1]
+        for i, call in enumerate(found["calls"].values()):
             colour = "#1b63fe" if i == 0 else "#d230b8"
+            x = call["over_floor"][1]
             axes.plot(x, y, "o", color=colour, markerfacecolor=colour if i == 0 else "white")
-            below = i % 2  # neighbours' names stand apart
-            place = {"xytext": (0, -7 if below else 6), "rotation": -20 if below else 20}
-            axes.annotate(
-                who, (x, y), **place, textcoords="offset points", fontsize=6, va="top" if below else "bottom"
-            )
+        # Names beside points would run into each other: they stand in the order of the points.
+        names = sorted(found["calls"], key=lambda who: found["calls"][who]["over_floor"][1])
+        place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+        axes.annotate(" | ".join(names), (0, y), (6, -9), **place, fontsize=7, va="top")
     axes.set_xscale("log")
     axes.axvline(1, color="#8c8c8c", linestyle=":")
-    axes.set_yticks(range(len(shown)), [c["name"] for c in reversed(shown)], fontsize=7)
-    axes.set_ylim(-0.6, len(shown))
-    axes.set_xlabel("time over the floor", fontsize=9)
+    axes.set_yticks(range(len(shown)), [c["name"] for c in reversed(shown)], fontsize=8)
+    axes.set_ylim(-0.7, len(shown) - 0.3)
+    axes.set_xlabel(
+        "time over the floor; under the points of a row their names, from left to right", fontsize=9
+    )
     where = results["machine"]
     axes.set_title(
-        f"Time over the floor on {where['gpu'] or 'a CPU'}; blue: this library", fontsize=10, loc="left"
+        f"Time over the floor on {where['gpu'] or 'a CPU'}; filled: this library", fontsize=10, loc="left"
     )
     write_atomically(path, lambda f: fig.savefig(f, format="png", dpi=110))
