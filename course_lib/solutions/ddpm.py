@@ -891,7 +891,7 @@ define(
         its normalising constant
     the constant forgotten
         error + (2 * math.pi * decoder_var).log() -> error
-        a density has a normalising constant: without it a narrow decoder pays nothing for being narrow
+        a density has a normalising constant: without it a wide decoder pays nothing for being wide
     the mean over dimensions
         kl + nll -> kl + nll / x0.shape[-1]
         the logarithm of a product over dimensions is a sum. With a mean here and a sum in the KL the data counts
