@@ -284,7 +284,7 @@ define(
     linear, not in logs
         (f * beta.log() + (1 - f) * beta_tilde.log()).exp() -> f * beta + (1 - f) * beta_tilde
         the ends are right, but between them you take the arithmetic mean: the two differ by orders of magnitude
-        near t = 1, so the interpolation is between their logarithms
+        for a long step that ends close to the data, so the interpolation is between their logarithms
     v taken for f
         (v + 1) / 2 -> v
         the network's v = -1 stands for beta-tilde and v = 1 for beta: which f in [0, 1] is that?
