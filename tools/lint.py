@@ -351,7 +351,8 @@ def core_and_further(nb, path):
     found += [f"core has {n_slides} slides, must have at most {CORE_SLIDES}"] * (n_slides > CORE_SLIDES)
     if lecture > LECTURE_MINUTES:
         found.append(f"core's notes say {lecture} minutes, must be at most {LECTURE_MINUTES}")
-    return [f"{path.name}: {message}" for message in found + _stated_times(nb.cells[0].source, minutes)]
+    found += _stated_times(nb.cells[0].source, minutes, lecture)
+    return [f"{path.name}: {message}" for message in found]
 
 
 def _exercise_minutes(cells):
@@ -360,19 +361,24 @@ def _exercise_minutes(cells):
     return sum(map(int, re.findall(r"(\d+) minutes?", headers)))
 
 
-def _stated_times(card, minutes):
-    """The card says how long core and further take, exercises within."""
-    said = re.search(r"core (\d+) minutes, (\d+) of them exercises; further (\d+), (\d+) of them", card)
+def _stated_times(card, minutes, lecture):
+    """The card says how long core and further take a student, exercises within, and the core as a lecture."""
+    form = (
+        "core N minutes, M of them exercises (as a lecture, without them, N); further N, M of them exercises"
+    )
+    numbers = re.escape(form.removesuffix(" exercises")).replace("N", r"(\d+)").replace("M", r"(\d+)")
+    said = re.search(numbers, card)
     if not said:
-        form = "'core N minutes, M of them exercises; further N, M of them exercises'"
-        return [f"card must say {form}"]
-    core, core_exercises, _, further_exercises = map(int, said.groups())
+        return [f"card must say {form!r}"]
+    core, core_exercises, spoken, _, further_exercises = map(int, said.groups())
     found = [f"core takes {core} minutes, must be at most {CORE_MINUTES}"] * (core > CORE_MINUTES)
     for part, stated, true in zip(
         ("core", "further"), (core_exercises, further_exercises), minutes, strict=True
     ):
         if stated != true:
             found.append(f"card gives {part} {stated} minutes of exercises, they add up to {true}")
+    if spoken != lecture:
+        found.append(f"card gives a lecture {spoken} minutes, its notes add up to {lecture}")
     return found
 
 

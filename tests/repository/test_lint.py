@@ -526,10 +526,10 @@ def test_chapter_numbers_come_from_the_name(name, number):
 # core and further
 
 
-def times(core=60, exercises=50, further=20, more=10):
+def times(core=60, exercises=50, lecture=15, further=20, more=10):
     """A card with the times of a chapter."""
-    said = f"core {core} minutes, {exercises} of them exercises; further {further}, {more} of them exercises"
-    return f"# 1. A chapter\n\n{said}"
+    said = f"core {core} minutes, {exercises} of them exercises (as a lecture, without them, {lecture})"
+    return f"# 1. A chapter\n\n{said}; further {further}, {more} of them exercises"
 
 
 @pytest.fixture
@@ -557,9 +557,12 @@ def test_the_card_tells_the_true_times(further, path):
         "card gives core 49 minutes of exercises, they add up to 50",
         "card gives further 11 minutes of exercises, they add up to 10",
     ]
+    further.cells[0].source = times(lecture=14)
+    assert core_problems(further, path) == ["card gives a lecture 14 minutes, its notes add up to 15"]
     further.cells[0].source = "# 1. A chapter"
     assert core_problems(further, path) == [
-        "card must say 'core N minutes, M of them exercises; further N, M of them exercises'"
+        "card must say 'core N minutes, M of them exercises (as a lecture, without them, N); "
+        "further N, M of them exercises'"
     ]
 
 
