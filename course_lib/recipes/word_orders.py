@@ -1,4 +1,6 @@
-"""One network of masked words, three ways to write with it: in any order, left to right, and beside autoregression.
+"""One network of masked words, four ways to write with it, and autoregression beside them.
+
+In any order; left to right; left to right several times, of which the verse is kept that the network says is likeliest.
 
 An any-order network knows p(x_i | any other words). Read left to right it is one more autoregressive model, of which
 nobody told it that this order is better than others: both what it says of test verses and what it writes decide that.
@@ -7,10 +9,11 @@ nobody told it that this order is better than others: both what it says of test 
 from functools import partial
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from ..autoregressive import Autoregressive
-from ..categorical import pick
+from ..categorical import draw, pick
 from ..decoding import Order, Unmask, left_to_right, random_order, temper
 from ..evaluate import ratio
 from ..mdlm import MDLM
@@ -24,6 +27,8 @@ from .verse_sets import LENGTH
 from .word_measures import per_word, texts, written_by_writer
 
 TEMPERATURES = (1.0, 0.85, 0.7)
+DRAWS = 6  # of about 34 words each: 200 calls for a verse, as many as chapter 4's longest sampler makes
+OF_DRAWS = (1.0, 0.9, 0.8)  # the choice makes texts less varied already
 READ = 400  # test verses that are read left to right
 ORDERS = {"any order": random_order, "left to right": left_to_right}
 
@@ -39,6 +44,39 @@ def written_in_order(
         process.length, these = words, length == words
         way = Unmask(process, order, change=partial(temper, temperature=temperature))
         x[these, :words] = way.sample(model, int(these.sum())).cpu()
+    return x
+
+
+@torch.no_grad()
+def drawn_with_nats(
+    process: MDLM, model: nn.Module, n: int, temperature: float
+) -> tuple[Tokens, PerExample]:
+    """n texts (n, length) left to right, and -sum_i log p(x_i | x_<i) of each, in nats; p is the network's at 1."""
+    shape, device = (n, process.length), process.device
+    x = torch.full(shape, process.noise.mask, device=device)
+    nats = torch.zeros(n, dtype=torch.double, device=device)
+    for i in range(process.length):
+        where = torch.zeros_like(x, dtype=torch.bool)
+        where[:, i] = True
+        p = conditionals(process, model, x, where)[:, None]
+        word = draw(temper(p, temperature))
+        nats -= pick(p, word)[:, 0].log()
+        x[:, i] = word[:, 0]
+    return x, nats
+
+
+@torch.no_grad()
+def likeliest_of(
+    process: MDLM, model: nn.Module, length: Tensor, draws: int, temperature: float
+) -> Tokens:
+    """A verse of each length, (n, LENGTH) with PAD at the ends: of so many drawn left to right the likeliest."""
+    x = torch.full((len(length), LENGTH), PAD)
+    for words in length.unique().tolist():
+        process.length, these = words, length == words
+        n = int(these.sum())
+        drawn, nats = drawn_with_nats(process, model, n * draws, temperature)
+        best = nats.view(draws, n).argmin(0)
+        x[these, :words] = drawn.view(draws, n, words)[best, torch.arange(n)].cpu()
     return x
 
 
@@ -60,11 +98,20 @@ def nats_in_order(process: MDLM, model: nn.Module, x: Tokens) -> PerExample:
     return nats
 
 
-def said_of(made: dict[float, Tokens], n: int) -> dict:
-    """Quality by temperature, and the first five of the coldest."""
+def said_of(made: dict[float, Tokens], n: int, shown: float) -> dict:
+    """Quality by temperature, and the first five at the one that is shown."""
     said = texts(made, n)
-    coldest = min(made)
-    return {"by": said["samplers"]["own"], "samples": said["samples"][coldest]}
+    return {
+        "by": said["samplers"]["own"],
+        "shown": shown,
+        "samples": said["samples"][shown],
+    }
+
+
+def the_lengths(n: int, seed: int) -> Int[Tensor, " n"]:
+    """n lengths of training verses: the same for every order and temperature."""
+    torch.manual_seed(seed)
+    return torch.multinomial(lengths().double(), n, replacement=True)
 
 
 def read(process: MDLM, model: nn.Module, writer: nn.Module, n: int, seed: int) -> dict:
@@ -88,23 +135,28 @@ def measure_orders(
     """What order and temperature do to the texts of one network, and which order it reads best."""
     model, writer = shipped(masked, device).eval(), shipped(ar, device).eval()
     process = masked.process().to(device)
-    out = {"n": n, "read_verses": READ, "of": {}}
+    length = the_lengths(n, seed)
+    out = {"n": n, "read_verses": READ, "draws": DRAWS, "of": {}}
+    out["calls"] = DRAWS * length.double().mean().item()
     for name, order in ORDERS.items():
-        made = {}
-        for temperature in TEMPERATURES:
-            # The same lengths for every order and temperature.
-            torch.manual_seed(seed)
-            length = torch.multinomial(lengths().double(), n, replacement=True)
-            made[temperature] = written_in_order(
-                process, model, length, order, temperature
-            )
-        out["of"][name] = said_of(made, n)
+        made = {
+            T: written_in_order(process, model, the_lengths(n, seed), order, T)
+            for T in TEMPERATURES
+        }
+        out["of"][name] = said_of(made, n, min(TEMPERATURES))
         print(name, out["of"][name]["by"], flush=True)
+    made = {
+        T: likeliest_of(process, model, the_lengths(n, seed), DRAWS, T)
+        for T in OF_DRAWS
+    }
+    name = f"left to right, likeliest of {DRAWS}"
+    out["of"][name] = said_of(made, n, sorted(OF_DRAWS)[-2])
+    print(name, out["of"][name]["by"], flush=True)
     made = {}
-    for temperature in TEMPERATURES:
-        by_word = Autoregressive(size() + 1, LENGTH + 1, temperature).to(device)
-        made[temperature] = written_by_writer(by_word, writer, n, seed)
-    out["of"]["autoregression"] = said_of(made, n)
+    for T in TEMPERATURES:
+        by_word = Autoregressive(size() + 1, LENGTH + 1, T).to(device)
+        made[T] = written_by_writer(by_word, writer, n, seed)
+    out["of"]["autoregression"] = said_of(made, n, min(TEMPERATURES))
     out["read"] = read(process, model, writer, READ, seed)
     out["real"] = texts({}, n)["real"]
     return out

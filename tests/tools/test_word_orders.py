@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from course_lib import schedules
 from course_lib.absorbing import Absorbing
-from course_lib.decoding import Unmask, left_to_right, random_order
+from course_lib.decoding import Unmask, left_to_right, random_order, temper
 from course_lib.evaluate import exact_law
 from course_lib.mdlm import MDLM
 from course_lib.nets import TokenNet
@@ -69,6 +70,38 @@ def test_verses_have_their_lengths_and_their_words_the_law_of_the_sampler(order)
     assert cold[0].equal(cold[2])  # nothing but the likeliest, in whatever order: both have two words
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_a_drawn_verse_comes_with_its_own_cost(temperature):
+    process, net = tiny()
+    process.length = 3
+    torch.manual_seed(0)
+    x, nats = word_orders.drawn_with_nats(process, net, 50, temperature)
+    assert x.shape == (50, 3) and (x < 3).all()
+    rows_of = torch.nn.functional.pad(x, (0, LENGTH - 3), value=PAD)
+    p_length = -AnyOrder(process).log_length[3].double()
+    torch.testing.assert_close(nats + p_length, word_orders.nats_in_order(process, net, rows_of))
+
+
+@pytest.mark.parametrize(("draws", "temperature"), [(1, 1.0), (3, 1.0), (3, 0.7)])
+def test_the_likeliest_of_some_draws_has_the_law_of_the_least_cost(draws, temperature):
+    """Nine texts by rising cost: x is kept unless all are dearer, so P(cost >= x)^M - P(cost > x)^M."""
+    process, net = tiny()
+    net.requires_grad_(False)
+    length = torch.tensor([2, 1] * 3000)
+    torch.manual_seed(0)
+    x = word_orders.likeliest_of(process, net, length, draws, temperature)
+    assert ((x != PAD).sum(1) == length).all() and (x[:, 2:] == PAD).all()
+    process.length = 2
+    cold = partial(temper, temperature=temperature)
+    law = exact_law(Unmask(process, left_to_right, change=cold), net).flatten()
+    turn = word_orders.nats_in_order(process, net, every_row(2)).argsort(descending=True)
+    dearer = law[turn].cumsum(0)  # the dearest first, x itself included
+    kept = dearer**draws - (dearer - law[turn]).clamp(min=0) ** draws
+    two = x[length == 2, 0] * 3 + x[length == 2, 1]
+    found = two.bincount(minlength=9)[turn] / len(two)
+    assert (found - kept).abs().sum() / 2 < 0.03
+
+
 @pytest.fixture
 def small(monkeypatch):
     """A few verses, small networks, few temperatures."""
@@ -81,6 +114,8 @@ def small(monkeypatch):
     for name, value in (("WIDTH", 16), ("HEADS", 2), ("DEPTH", 1)):
         monkeypatch.setattr(words, name, value)
     monkeypatch.setattr(word_orders, "TEMPERATURES", (1.0, 0.5))
+    monkeypatch.setattr(word_orders, "OF_DRAWS", (1.0, 0.8, 0.5))
+    monkeypatch.setattr(word_orders, "DRAWS", 2)
     monkeypatch.setattr(word_orders, "READ", 4)
     nets = {}
 
@@ -97,11 +132,19 @@ def small(monkeypatch):
 def test_what_is_measured(small):
     got = word_orders.measure_orders(words.masked, words.ar, "cpu", n=5)
     json.dumps(got)
-    assert list(got["of"]) == ["any order", "left to right", "autoregression"]
-    for of in got["of"].values():
-        assert list(of["by"]) == [1.0, 0.5] and len(of["samples"]) == 5
+    chosen = "left to right, likeliest of 2"
+    assert list(got["of"]) == ["any order", "left to right", chosen, "autoregression"]
+    for name, of in got["of"].items():
+        assert list(of["by"]) == ([1.0, 0.8, 0.5] if name == chosen else [1.0, 0.5])
+        assert of["shown"] == (0.8 if name == chosen else 0.5) and len(of["samples"]) == 5
         assert all(q["perplexity"] > 1 for q in of["by"].values())
-    assert (got["n"], got["read_verses"]) == (5, 4) and got["real"]["perplexity"] > 1
+    lengths = word_orders.the_lengths(5, 0)
+    assert got["draws"] == 2 and got["calls"] == pytest.approx(2 * lengths.double().mean().item())
+    assert (
+        lengths.equal(word_orders.the_lengths(5, 0))
+        and (got["n"], got["read_verses"]) == (5, 4)
+        and got["real"]["perplexity"] > 1
+    )
     # Untrained networks say the same of every word, so all orders cost the same.
     read = got["read"]
     assert read["any order, mean"]["mean"] == pytest.approx(read["left to right"]["mean"], rel=1e-5)
