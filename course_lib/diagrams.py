@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 
 from .colours import COLOURS, looks
@@ -80,14 +81,14 @@ def appearing(states: dict[str, list[list[str]]], title: str) -> Figure:
         raise ValueError(
             f"states must hold the same lines at all times, but have words {sorted(sizes)}"
         )
-    line, gap, before = 0.27, 0.16, next(iter(states.values()))
+    line, gap, before = 0.33, 0.18, next(iter(states.values()))
     height = 0.6 + len(states) * (line * len(before) + gap)
-    fig, top = Figure(figsize=(8, height)), height - 0.7
+    fig, top = Figure(figsize=(9, height)), height - 0.7
     fig.suptitle(title, x=0.01, ha="left", wrap=True)
     for label, lines in states.items():
-        fig.text(0.01, top / height, label, va="center", fontsize=12)
+        fig.text(0.01, top / height, label, va="center", fontsize=13)
         for words, old in zip(lines, before, strict=True):
-            write(fig, (0.11, top / height), words, old, fontsize=11)
+            write(fig, (0.11, top / height), words, old, fontsize=14)
             top -= line
         top, before = top - gap, lines
     return fig
@@ -111,10 +112,12 @@ def write(
             word,
             color=COLOURS[role],
             label=f"_{role}",
-            weight="bold" if word == MASKED else "normal",
             fontsize=fontsize,
             va="center",
         )
+        if word == MASKED:  # a thick line, seen from the back row
+            thick = withStroke(linewidth=fontsize / 6, foreground=COLOURS[role])
+            text.set_path_effects([thick])
         x = text.get_window_extent(renderer).x1 / fig.bbox.width + 0.008
 
 
@@ -298,19 +301,26 @@ def plane(
     xlabel: str = "",
     ylabel: str = "",
     logx: bool = False,
+    height: float = 5.2,
+    exact: tuple[str, Any] | None = None,
 ) -> Figure:
     """Families of points in the plane of two measures, each point with the name of its setting.
 
     families  label -> {setting: (x, y) or (x, y, standard error of x, of y)}; bars are two standard errors
     star      (label, point): what the points are compared with
+    height    inches
+    exact     (label, points (n, 2)): a line through points that are known exactly
     """
-    fig, ((ax,),) = panels(title, size=(10, 5.2))
+    fig, ((ax,),) = panels(title, size=(10, height))
     for label, (colour, _, mark) in zip(families, looks(families), strict=True):
         for k, point in enumerate(families[label].values()):
             name = label if k == 0 else f"_{label}"  # one entry in the legend
             with_errors(ax, point, name, color=colour, marker=mark)
     label, point = star
     with_errors(ax, point, label, color=COLOURS["mask"], marker="*", markersize=17)
+    if exact:
+        x, y = array(exact[1], exact[0]).T
+        ax.plot(x, y, color=COLOURS["exact"], label=f"exact: {exact[0]}", zorder=0)
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear")
     if logx:
         plain_ticks(ax.xaxis)
@@ -331,9 +341,9 @@ def name_points(
     others: Sequence[Sequence[float]] = (),
     size: int = 11,
 ) -> None:
-    """A name beside each point, on the first of some sides where it meets no point and no other name.
+    """A name beside each point, on the first of some sides where it meets no point, no other name and no legend.
 
-    The points furthest to the right come first: the names stand right of them.
+    The points furthest to the right come first: the names stand right of them. The figure must keep its size.
 
     named   (name, (x, y), colour): what each point is called, "" for none, in the point's own colour, so that names of
             points close together are told apart; data coordinates, limits and scales as they are
@@ -346,6 +356,8 @@ def name_points(
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in pixels]
     for x, y in (ax.transData.transform(point).tolist() for point in others):
         taken.append((x - 9, y - 9, x + 9, y + 9))
+    if legend := ax.get_legend():
+        taken.append(legend.get_window_extent(renderer).extents.tolist())
     for _, (name, point, colour) in sorted(
         zip(pixels, named, strict=True), key=lambda item: -item[0][0]
     ):
@@ -374,6 +386,8 @@ SIDES = [
     ((-6, 19), "right"),
     ((7, -28), "left"),
     ((-6, -28), "right"),
+    ((13, -5), "left"),
+    ((-13, -5), "right"),
 ]
 
 

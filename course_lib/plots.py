@@ -37,6 +37,7 @@ def show(fig: Figure, alt: str) -> None:
 def table(rows: Iterable[Sequence], headers: Sequence[str]) -> None:
     """Show results as a table: numbers to four significant digits, columns of numbers to the right.
 
+    Errors, in columns whose header begins with "±", have two digits.
     Raises ValueError where a row is not as long as headers.
     """
     rows = [list(row) for row in rows]
@@ -48,13 +49,8 @@ def table(rows: Iterable[Sequence], headers: Sequence[str]) -> None:
         all(isinstance(v, (int, float)) for v in column)
         for column in zip(*rows, strict=True)
     ]
-    cells = [
-        list(headers),
-        *(
-            [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row]
-            for row in rows
-        ),
-    ]
+    digits = [2 if header.startswith("±") else 4 for header in headers]
+    cells = [list(headers), *(list(map(as_cell, row, digits)) for row in rows)]
     widths = [max(len(text) for text in column) for column in zip(*cells, strict=True)]
     pad = [str.rjust if r else str.ljust for r in right]
     plain = [
@@ -66,6 +62,11 @@ def table(rows: Iterable[Sequence], headers: Sequence[str]) -> None:
     display(
         {"text/plain": "\n".join(plain), "text/markdown": "\n".join(rich)}, raw=True
     )
+
+
+def as_cell(value: Any, digits: int) -> str:
+    """What a table says of a value; a float in so many significant digits, and 0 without a sign."""
+    return f"{value + 0.0:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 # --- lines and numbers ---

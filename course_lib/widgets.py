@@ -10,6 +10,7 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from . import style
@@ -113,10 +114,10 @@ def still(draw: Draw, at: list[dict[str, Any]]) -> bytes:
     if wide and len({fig.get_suptitle() for fig in figures}) == 1:
         for fig in figures[1:]:
             fig.suptitle("")
-    for fig, values in zip(figures, at, strict=True):
+    for fig in figures:
         check_colours(fig)
         flatten(fig) if wide else shrink(fig)
-        caption(fig, values)
+    captions(figures, at, level=not wide)
     join = below if wide else beside
     return style.fit(lambda dpi: join([style.pixels(fig, dpi) for fig in figures]))
 
@@ -133,16 +134,30 @@ def flatten(fig: Figure) -> None:
     fig.set_size_inches(width, min(height, THIRD))
 
 
-def caption(fig: Figure, values: dict[str, Any]) -> None:
-    """Write the values below the figure, one a line or smaller if they do not fit."""
-    said = [f"{name} = {value}" for name, value in values.items()]
-    label = fig.supxlabel(", ".join(said), weight="bold")
-    renderer, room = FigureCanvasAgg(fig).get_renderer(), 0.94 * fig.bbox.width
-    if label.get_window_extent(renderer).width > room:
-        label.set_text("\n".join(said))
-    # A typed text may be long.
-    too_wide = label.get_window_extent(renderer).width / room
-    label.set_fontsize(label.get_fontsize() / max(1, too_wide))
+def captions(figures: list[Figure], at: list[dict[str, Any]], level: bool) -> None:
+    """Write the values below each figure, one a line where they do not fit, smaller where that does not do.
+
+    level: all one a line if one needs it, as panels beside each other do, or they would not end at one height.
+    """
+    said = [[f"{name} = {value}" for name, value in values.items()] for values in at]
+    pairs = list(zip(figures, said, strict=True))
+    broken = [too_wide(caption(fig, ", ".join(words))) > 1 for fig, words in pairs]
+    for (fig, words), own in zip(pairs, broken, strict=True):
+        if any(broken) if level else own:
+            label = caption(fig, "\n".join(words))
+            # A typed text may be long.
+            label.set_fontsize(label.get_fontsize() / max(1, too_wide(label)))
+
+
+def caption(fig: Figure, words: str) -> Text:
+    """Write the words below the figure, in place of what stands there."""
+    return fig.supxlabel(words, weight="bold")
+
+
+def too_wide(label: Text) -> float:
+    """The width of a caption, as a share of what it may have."""
+    renderer = FigureCanvasAgg(label.figure).get_renderer()
+    return label.get_window_extent(renderer).width / (0.94 * label.figure.bbox.width)
 
 
 def shrink(fig: Figure) -> None:

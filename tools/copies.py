@@ -70,13 +70,18 @@ def without_notes(nb):
     return nb
 
 
+def only_draws(cell) -> bool:
+    """Whether a code cell does nothing but draw, so that its code can be folded."""
+    return bool(DRAWS.match(cell.source)) and "exercise" not in cell.metadata.get("tags", [])
+
+
 def folded(nb):
     """The notebook with the code of cells that only draw folded, and without the comments that are for tests."""
     for cell in nb.cells:
         if cell.cell_type != "code":
             continue
         cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
-        if DRAWS.match(cell.source) and "exercise" not in cell.metadata.get("tags", []):
+        if only_draws(cell):
             cell.metadata["jupyter"] = {"source_hidden": True}
     return nb
 

@@ -68,6 +68,8 @@ def is_for_the_lecturer(cell) -> bool:
 def still(cell, stem: str, pages: set[str], home: str | None) -> None:
     """A code cell without what is live or for one reader only; its picture gets its words."""
     cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
+    if copies.only_draws(cell):
+        cell.metadata.setdefault("tags", []).append("hide-input")  # myst-nb's word for folded code
     words, widths = [], set()
     for output in cell.outputs:
         data = output.get("data", {})

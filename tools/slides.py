@@ -25,6 +25,7 @@ from tools.where import find
 
 WIDTH, HEIGHT = 1280, 720
 SMALLEST = 0.97  # of the size in which a figure was drawn, in which its words have 18 px; one as wide as a slide may do
+MARGIN = 3  # pixels; brackets and numbers are round
 MAX_BYTES = 8_000_000
 MAX_COLUMNS = 88
 TEMPLATE = Path(__file__).parent / "slides_template"
@@ -197,6 +198,9 @@ def check_static(deck, nb) -> list[str]:
         code = [c for c in cells if c.cell_type == "code" and PICTURE_ONLY not in c.metadata.get("tags", [])]
         lines = "\n".join(c.source for c in code).splitlines()
         longest = max(map(len, lines), default=0)
+        found += [f"{_name(number, cells)} {half}" for half in slides_short.halves(cells)]
+        if slides_short.silent(cells):
+            found.append(f"{_name(number, cells)} prints lines or a table, and says nothing of them")
         if longest > MAX_COLUMNS:
             found.append(
                 f"{_name(number, cells)} has a code line of {longest} columns, must be at most {MAX_COLUMNS}"
@@ -239,10 +243,22 @@ def check_in_browser(deck, nb) -> list[str]:
         page = Path(folder) / "probe.html"
         page.write_text(text, encoding="utf-8")
         dump = _chromium(page, "--dump-dom")
-    found = re.search(r'<pre id="report">(.*?)</pre>', dump, re.S)
-    if not found:
+        phone = _chromium(page, "--dump-dom", query="?scroll")
+    seen, narrow = (re.search(r'<pre id="report">(.*?)</pre>', text, re.S) for text in (dump, phone))
+    if not seen or not narrow:
         return [f"{Path(deck).name}: Chromium gave no report"]
-    return [f"{Path(deck).name}: {m}" for m in judge(json.loads(html.unescape(found.group(1))), nb)]
+    found = judge(json.loads(html.unescape(seen[1])), nb)
+    found += judge_phone(json.loads(html.unescape(narrow[1])), nb)
+    return [f"{Path(deck).name}: {m}" for m in found]
+
+
+def judge_phone(report, nb) -> list[str]:
+    """The messages that follow from how much wider than a phone each slide is in the view that scrolls."""
+    wanted = slides_of(nb)
+    if len(report["over"]) != len(wanted):
+        return [f"{len(report['over'])} slides on a phone, the notebook has {len(wanted)}"]
+    wide = [(number, over) for number, over in enumerate(report["over"], start=1) if over > 1]
+    return [f"{_name(k, wanted[k - 1])} is {over} px wider than a phone" for k, over in wide]
 
 
 def judge(report, nb) -> list[str]:
@@ -270,6 +286,8 @@ def _judge_slide(seen, formulas):
         yield f"is {seen['height']} px high, must be at most {HEIGHT}"
     if seen["width"] > WIDTH:
         yield f"is {seen['width']} px wide, must be at most {WIDTH}"
+    if seen["beyond"] > MARGIN:
+        yield f"has a formula that reaches {seen['beyond']} px over the margin"
     if seen["hidden"]:
         yield f"keeps {seen['hidden']} fragments hidden"
     if seen["formulas"] != formulas:

@@ -16,6 +16,7 @@ PICTURE = re.compile(r"(!\[[^\]]*\]\(|<img[^>]*src=[\"'])([^)\"'\s:]+)(?=[)\"'\s
 OWN_SCORE = re.compile(
     r"(?:(?:progress\(.*\)|score\(\))\s*)+"
 )  # whole cells that say how many one has solved
+HEADING = re.compile(r"^#{1,4} +.+$", re.M)
 STILLS = re.compile(r"^explore\(", re.M)  # shows three stills in a strip
 # A formula and its code stand side by side where the code is this narrow and low, and there is not too much prose.
 COLUMNS, LINES, PROSE = 60, 20, 760
@@ -84,6 +85,8 @@ def as_shown(path):
         if cell.cell_type == "code" and OWN_SCORE.fullmatch(cell.source):
             cell.metadata["slideshow"] = {"slide_type": "skip"}
         emphasise(cell, path.name)
+    lead_in(nb)
+    name_sections(nb)
     for cells in slides_of(nb):
         slides_short.shorten(cells)
         put_beside(cells)
@@ -102,6 +105,34 @@ def as_shown(path):
                 cell.metadata.setdefault("tags", []).append("stills")
             cell.outputs = [output for output in cell.outputs if not _is_for_one_reader(output)]
     return nb
+
+
+def name_sections(nb) -> None:
+    """Give a slide the heading of its section where the cell that has the heading is on no slide."""
+    section, shown, k = "", True, 0
+    while k < len(nb.cells):
+        cell = nb.cells[k]
+        headings = HEADING.findall(cell.source) if cell.cell_type == "markdown" else []
+        if headings:
+            section, shown = headings[-1], slide_type(cell) not in ("notes", "skip")
+        elif not shown and slide_type(cell) in ("slide", "subslide"):
+            named = nbformat.v4.new_markdown_cell(
+                section, metadata={"slideshow": dict(cell.metadata.slideshow)}
+            )
+            cell.metadata["slideshow"] = {"slide_type": "-"}
+            nb.cells.insert(k, named)
+            shown, k = True, k + 1
+        k += 1
+
+
+def lead_in(nb) -> None:
+    """Put the sentence that a cell has in its metadata, as "lead", in front of it: a slide is no table alone."""
+    for k in reversed(range(len(nb.cells))):
+        cell = nb.cells[k]
+        if "lead" in cell.metadata:
+            about = {"slideshow": {"slide_type": slide_type(cell)}}
+            cell.metadata["slideshow"] = {"slide_type": "-"}
+            nb.cells.insert(k, nbformat.v4.new_markdown_cell(cell.metadata["lead"], metadata=about))
 
 
 def emphasise(cell, name: str) -> None:
@@ -184,6 +215,7 @@ def put_beside(cells) -> None:
     code = narrow(cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n"))
     lines = code.splitlines()
     if len(lines) <= LINES and max(map(len, lines)) <= COLUMNS + 4:
+        cell.metadata["wide"] = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")  # where it stands below
         cell.source = code.rstrip("\n")
         cell.metadata.setdefault("tags", []).append("beside")
 

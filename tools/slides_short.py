@@ -185,6 +185,55 @@ def shorten(cells) -> int:
     return stand + answers(cells)
 
 
+# what is wrong with what stands
+
+NUMBERS = ("Two", "Three", "Four", "Five", "Six", "Seven", "Eight")
+
+
+def lists(source: str) -> list[tuple[str, list[str]]]:
+    """Of each list of a shortened source: what stands before it, and its items, "" for one that is not shown."""
+    found, lead, items = [], "", []
+    for line in [*source.splitlines(), "end"]:
+        if ITEM.match(line):
+            items.append(line)
+        elif items and (line.startswith((" ", "\t")) or not line.strip()):
+            items[-1] += line  # it goes on
+        else:
+            if items:
+                found.append((lead, [standing(ITEM.sub("", item, count=1)).strip() for item in items]))
+            lead, items = (line if line.strip() else lead), []
+    return found
+
+
+def halves(cells) -> list[str]:
+    """Lists of a shortened slide of which too little stands: one item of several, or fewer than are announced."""
+    found = []
+    for cell in cells:
+        if cell.cell_type != "markdown" or OTHERS & set(cell.metadata.get("tags", [])):
+            continue
+        for lead, items in lists(cell.source):
+            stand, said = (
+                sum(map(bool, items)),
+                re.search(rf"\b({'|'.join(NUMBERS)})\b", standing(lead), re.I),
+            )
+            promised = said and NUMBERS.index(said[1].capitalize()) + 2 == len(items)
+            if 0 < stand < len(items) and (stand == 1 or promised):
+                found.append(f'shows {stand} of {len(items)} items of a list; choose sentences in "wall"')
+    return found
+
+
+def silent(cells) -> bool:
+    """Whether a slide is printed lines and tables alone: no heading, no sentence, no figure, no code."""
+    data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    printed = any("text" in output for cell in cells for output in cell.get("outputs", []))
+    tables = any("text/markdown" in bundle for bundle in data)
+    others = any("image/png" in bundle for bundle in data)
+    words = any(
+        cell.cell_type == "markdown" or "picture" not in cell.metadata.get("tags", []) for cell in cells
+    )
+    return (printed or tables) and not others and not words
+
+
 def standing(source: str) -> str:
     """The source of a shortened cell without what is only said."""
     return re.sub(rf"{re.escape(HIDDEN)}.*?</span>", "", source, flags=re.S)

@@ -302,7 +302,7 @@ def test_static_checks_name_long_code_and_large_decks(tmp_path, plain, monkeypat
 
 GOOD = {
     "height": 720, "width": 1280, "visible": True, "hidden": 0, "formulas": 1, "raw": "", "errors": [],
-    "words": 60, "figures": [0.97],
+    "words": 60, "figures": [0.97], "beyond": 3,
 }  # fmt: skip
 
 
@@ -318,6 +318,7 @@ def report(**changes):
         ({}, None),
         ({"height": 721}, "is 721 px high, must be at most 720"),
         ({"width": 1281}, "is 1281 px wide, must be at most 1280"),
+        ({"beyond": 4}, "has a formula that reaches 4 px over the margin"),
         ({"visible": False}, "was not shown"),
         ({"hidden": 2}, "keeps 2 fragments hidden"),
         ({"formulas": 0}, "shows 0 formulas, the notebook has 1"),
@@ -333,6 +334,26 @@ def report(**changes):
 def test_a_slide_is_judged_by_what_was_seen(changes, message):
     nb = new_notebook(cells=[text("# T $x$")])
     assert slides.judge(report(**changes), nb) == [f"slide 1 (T $x$) {message}"] * bool(message)
+
+
+def test_a_phone_is_judged_by_what_is_wider():
+    nb = new_notebook(cells=[text("# T"), text("## U")])
+    assert slides.judge_phone({"over": [1, 0]}, nb) == []
+    assert slides.judge_phone({"over": [0, 2]}, nb) == ["slide 2 (U) is 2 px wider than a phone"]
+    assert slides.judge_phone({"over": [0]}, nb) == ["1 slides on a phone, the notebook has 2"]
+
+
+def test_static_checks_name_half_lists_and_tables_alone(tmp_path, plain):
+    half = text("- One\n- Two", "slide")
+    half.metadata["wall"] = ["One"]
+    table = code("f()", "slide", new_output("stream", text="1"))
+    table.metadata["tags"] = ["picture"]
+    path, _ = write(tmp_path, [text("# T"), half, table])
+    deck = slides.build(path, tmp_path, plain)
+    assert slides.check_static(deck, slides.as_shown(path)) == [
+        '01_noise.html: slide 2 (- One) shows 1 of 2 items of a list; choose sentences in "wall"',
+        "01_noise.html: slide 3 (f()) prints lines or a table, and says nothing of them",
+    ]
 
 
 def test_a_deck_is_judged_by_what_went_wrong_in_it():
@@ -436,6 +457,35 @@ def test_code_stands_beside_its_formula_where_there_is_room():
         assert [cell.source for cell in other] == before and tagged == (before[-1] == "a = (")
 
 
+LONG = "def f(alpha, beta):\n    return sum(a * b for a, b in zip(alpha, beta, strict=True)) / 2  # the mean"
+
+
+def test_code_that_stands_below_its_formula_has_its_own_lines(tmp_path, libraries):
+    long = r"\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon, \qquad \epsilon \sim N(0, I)"
+    formula = rf"$$x_t = {long}, \qquad t = 1, \dots, T \tag{{1.1}}$$"
+    cells = [
+        text("# T"),
+        text("## Narrow\n\n$$a = b$$"),
+        code(LONG),
+        text("## Wide\n\n" + formula),
+        code(LONG, "fragment"),
+    ]
+    path, _ = write(tmp_path, cells)
+    deck = slides.build(path, tmp_path / "out", libraries)
+    seen = seen_by(
+        deck,
+        """return [...document.querySelectorAll(".slides section:not(:has(section))")].slice(1).map(slide => [
+          !!slide.querySelector(".beside"), slide.querySelectorAll(".highlight").length,
+          Math.max(...slide.querySelector("pre").textContent.split("\\n").map(line => line.length))]);""",
+    )
+    (*narrow, columns), wide = seen
+    assert narrow == [True, 1] and columns <= slides_ready.COLUMNS
+    assert wide == [False, 1, max(map(len, LONG.split("\n")))]
+    assert (
+        slides.check_in_browser(slides.build(path, tmp_path / "out", libraries), slides.as_shown(path)) == []
+    )
+
+
 def test_a_film_follows_its_slide_and_its_cell_must_be_there(tmp_path, plain, monkeypatch):
     path, nb = write(tmp_path, good_cells())
     film = films.Film(nb.cells[4].id, "It moves", "Two squares", "Ask.", lambda: iter([PNG, PNG]))
@@ -503,6 +553,8 @@ def test_the_browser_check_catches_what_an_audience_would_see(tmp_path, librarie
         text("## Raw\n\nA lone $ sign"),
         text("## Not TeX\n\n$\\frac{1}$ and $\\nosuchmacro$"),
         text("## Lost <span style='display: none'>$$x$$</span><code>$y$</code>"),
+        text("## On a phone\n\n<div style='width: 500px'>wide</div>"),
+        text("## Over the margin\n\n$$" + "x + " * 99 + "x$$"),
     ]
     path, nb = write(tmp_path, cells)
     deck = slides.build(path, tmp_path, libraries)
@@ -519,6 +571,9 @@ def test_the_browser_check_catches_what_an_audience_would_see(tmp_path, librarie
         r"slide 8 \(Not TeX\) has a formula that MathJax cannot read: Missing argument for .frac",
         r"slide 8 \(Not TeX\) has a formula that MathJax cannot read: Undefined .* \\nosuchmacro",
         r"slide 9 \(Lost .*\) shows 1 formulas, the notebook has 2",
+        r"slide 10 \(On a phone\) is 1[23]\d px wider than a phone",
+        r"slide 11 \(Over the margin\) is \d+ px wide, must be at most 1280",
+        r"slide 11 \(Over the margin\) has a formula that reaches \d+ px over the margin",
     ]
     print(*found, sep="\n")
     missing = [p for p in expected if not any(re.fullmatch(p, m) for m in found)]

@@ -116,6 +116,114 @@ def test_no_slide_of_the_course_is_a_wall_of_text(path):
     assert [(n, title) for n, title in words if n > slides_short.WORDS] == []
 
 
+# what is wrong with what stands
+
+LIST = "Two things:\n\n- One is short.\n- Another one\n  goes on.\n\nAfter."
+
+
+@pytest.mark.parametrize(
+    ("source", "wall", "found"),
+    [
+        (LIST, None, []),
+        (LIST, ["Two", "One"], ["shows 1 of 2 items of a list"]),
+        (LIST, ["Two", "Another"], ["shows 1 of 2 items of a list"]),
+        (LIST, ["After"], []),
+        ("Some things:\n\n- A\n- B\n- C", ["Some", "A", "B"], []),
+        ("### Three things\n\n- A\n- B\n- C", ["A", "B"], ["shows 2 of 3 items of a list"]),
+        ("Four tables show three things:\n\n- A\n- B\n- C", ["Four", "A", "B"], []),
+        ("- A\n- B\n\ntext\n\n1. C\n2. D", ["A", "C", "D"], ["shows 1 of 2 items of a list"]),
+        ("- A alone", None, []),
+    ],
+)
+def test_a_list_is_not_left_with_one_item_nor_with_fewer_than_are_announced(source, wall, found):
+    one = cell(source, **({"wall": wall} if wall else {}))
+    slides_short.shorten([one])
+    assert [what.partition(";")[0] for what in slides_short.halves([one])] == found
+    assert slides_short.halves([cell(source, "exercise", wall=wall)]) == []
+
+
+def test_a_list_is_read_with_what_stands_before_it():
+    one = cell(LIST, wall=["Two", "Another"])
+    slides_short.shorten([one])
+    assert slides_short.lists(one.source) == [("Two things:", ["", "Another one  goes on."])]
+
+
+def test_a_table_or_printed_lines_alone_say_nothing():
+    table = new_output("display_data", {"text/markdown": "| a |"})
+    lines, picture = new_output("stream", text="1"), new_output("display_data", {"image/png": ""})
+    bet = new_output("display_data", {"text/html": "the answer is a)"})
+
+    def of(*outputs, tags=("picture",)):
+        return new_code_cell("x", outputs=list(outputs), metadata={"tags": [*tags]})
+
+    assert slides_short.silent([of(table)]) and slides_short.silent([of(lines), of(bet)])
+    for cells in (
+        [of(table), cell("Words.")],
+        [of(lines, picture)],
+        [of(table), of(lines, tags=())],
+        [of(picture)],
+        [of(bet)],
+    ):
+        assert not slides_short.silent(cells)
+
+
+@pytest.mark.parametrize("path", find(["notebooks"]), ids=lambda path: path.stem)
+def test_no_slide_of_the_course_is_half_a_list_or_a_table_alone(path):
+    nb = nbformat.read(path, as_version=4)
+    slides_ready.lead_in(nb)
+    slides_ready.name_sections(nb)
+    for cells in slides_ready.slides_of(nb):
+        slides_short.shorten(cells)
+        assert (slides_short.halves(cells), slides_short.silent(cells)) == ([], False), slides_ready.heading(
+            cells
+        )
+
+
+def test_a_slide_has_its_own_sections_heading():
+    def kinds(nb):
+        return [(c.source, slides_ready.slide_type(c)) for c in nb.cells]
+
+    def md(source, kind):
+        return cell(source, slideshow={"slide_type": kind})
+
+    def code(kind):
+        return new_code_cell("f()", metadata={"slideshow": {"slide_type": kind}})
+
+    cells = [md("## 1. One", "slide"), md("### Two $x$\n\nwords", "skip"), code("subslide"), code("subslide")]
+    nb = new_notebook(
+        cells=[*cells, md("# no heading: code", "notes"), md("## 2. Three", "slide"), code("subslide")]
+    )
+    slides_ready.name_sections(nb)
+    assert kinds(nb) == [
+        ("## 1. One", "slide"), ("### Two $x$\n\nwords", "skip"), ("### Two $x$", "subslide"), ("f()", "-"),
+        ("f()", "subslide"), ("# no heading: code", "notes"), ("## 2. Three", "slide"), ("f()", "subslide"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", find(["notebooks"]), ids=lambda path: path.stem)
+def test_no_cell_of_a_section_stands_on_a_slide_of_another(path):
+    """What continues a slide belongs to the section whose heading was shown last."""
+    shown = True
+    for one in nbformat.read(path, as_version=4).cells:
+        kind = slides_ready.slide_type(one)
+        if slides_ready.OWN_SCORE.fullmatch(one.source):
+            continue  # on no slide
+        if one.cell_type == "markdown" and re.search(r"^#{1,4} ", one.source, re.M):
+            shown = kind not in ("notes", "skip")
+        shown |= kind in ("slide", "subslide")
+        assert shown or kind in ("notes", "skip"), f"{one.get('id')} continues a slide of another section"
+
+
+def test_a_cell_may_bring_a_sentence_for_its_slide():
+    table = new_code_cell("table()", metadata={"lead": "Now:", "slideshow": {"slide_type": "subslide"}})
+    plain = new_code_cell("x", metadata={"slideshow": {"slide_type": "fragment"}})
+    nb = new_notebook(cells=[cell("# T", slideshow={"slide_type": "slide"}), table, plain])
+    slides_ready.lead_in(nb)
+    assert [(c.source, slides_ready.slide_type(c)) for c in nb.cells] == [
+        ("# T", "slide"), ("Now:", "subslide"), ("table()", "-"), ("x", "fragment")
+    ]  # fmt: skip
+
+
 # tables
 
 TABLE = "| system | nats | bits |\n|:--|--:|--:|\n| ours | 1.5 ± 0.1 | 2 |\n| theirs | 1.2 |  |\n| ours, too | - | 3 |"

@@ -159,6 +159,12 @@ def test_a_table_is_shown_as_text_and_as_markdown(shown):
     ]
 
 
+def test_an_error_has_two_digits_and_zero_no_sign(shown):
+    plots.table([["ours", -0.0, 0.008081], ["theirs", 1.23456, 0.0]], ["run", "bits", "± 2 se"])
+    ((bundle, _),) = shown
+    assert bundle["text/markdown"].splitlines()[2:] == ["| ours | 0 | 0.0081 |", "| theirs | 1.235 | 0 |"]
+
+
 def test_a_ragged_table_is_an_error():
     with pytest.raises(ValueError, match="each row must have 2 cells"):
         plots.table([["a", 1], ["b"]], ["name", "value"])

@@ -204,7 +204,7 @@ def test_the_still_figures_carry_their_values_and_keep_their_shape():
 def caption_of(size, values):
     fig = draw(1, "data")
     fig.set_size_inches(size)
-    widgets.caption(fig, values)
+    widgets.captions([fig], [values], level=False)
     fig.canvas.draw()
     label = fig._supxlabel
     return label.get_text(), label.get_fontsize(), label.get_window_extent().width / fig.bbox.width
@@ -217,6 +217,17 @@ def test_a_caption_fits_below_its_figure():
     assert text == "rule = dot product\nlength = 2.0" and font == size and width < 0.95
     text, font, width = caption_of((3.4, 3), {"n": 1, "kind": "data " * 12})
     assert text.startswith("n = 1\n") and font < size and 0.9 < width < 0.95
+
+
+def test_captions_of_panels_beside_each_other_have_as_many_lines():
+    at = [{"n": 1, "kind": "noise " * 4}, {"n": 2, "kind": "data"}]
+    for level, second in ((True, "n = 2\nkind = data"), (False, "n = 2, kind = data")):
+        figures = [draw(1, "data") for _ in at]
+        for fig in figures:
+            fig.set_size_inches(3.4, 3)
+        widgets.captions(figures, at, level)
+        assert [fig.get_supxlabel().count("\n") for fig in figures] == [1, int(level)]
+        assert figures[1].get_supxlabel() == second
 
 
 def row(text, title="one title"):

@@ -26,6 +26,7 @@ html_context = {"default_mode": "auto"}
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
+    "navbar_persistent": [],  # the field for searching stands in the sidebar
     "use_download_button": False,
     "use_fullscreen_button": False,
     "show_toc_level": 2,

@@ -3,3 +3,13 @@ addEventListener("DOMContentLoaded", () => {
   for (const block of document.querySelectorAll(".highlight pre, .output pre, div.math, .bd-article table"))
     block.setAttribute("tabindex", "0");
 });
+
+// A formula that is too wide for its column is set smaller, down to 70 %; what is wider still can be scrolled to.
+function fitFormulas() {
+  for (const formula of document.querySelectorAll('.bd-article mjx-container[display="true"]')) {
+    formula.style.fontSize = "";
+    for (let size = 95; size >= 70 && formula.scrollWidth > formula.clientWidth + 1; size -= 5) formula.style.fontSize = size + "%";
+  }
+}
+addEventListener("load", () => window.MathJax?.startup?.promise?.then(fitFormulas));
+addEventListener("resize", fitFormulas);

@@ -42,9 +42,26 @@ function shrink(slide, least) {
 // How high a figure was drawn; it may be stored in a finer resolution.
 const drawn = image => image.naturalHeight * (+image.dataset.width || image.naturalWidth) / image.naturalWidth;
 
+// A formula that is wider than its place is set smaller, down to 60 %.
+function fitFormulas(slide) {
+  for (const formula of slide.querySelectorAll('mjx-container[display="true"]')) {
+    if (formula.closest("aside.notes, .beside")) continue;
+    formula.style.fontSize = "";
+    for (let size = 96; size >= 60 && tooWide(formula); size -= 4) formula.style.fontSize = size + "%";
+  }
+}
+
+// Whether a displayed formula, its number too, needs more than the width of the text around it.
+function tooWide(formula) {
+  const place = formula.parentElement.getBoundingClientRect();
+  return [formula, ...formula.querySelectorAll("svg, g[data-mml-node]")].some(
+    part => part.getBoundingClientRect().right > place.right + 1 || part.getBoundingClientRect().left < place.left - 1);
+}
+
 function fit() {
   document.body.classList.add("measuring");
   leaves().forEach(beside);
+  leaves().forEach(fitFormulas);
   for (const slide of leaves()) {
     const over = slide.scrollHeight - HEIGHT + 20;
     for (const part of over > 0 ? slide.querySelectorAll(".part") : []) {
@@ -64,31 +81,42 @@ function fit() {
   document.body.classList.remove("measuring");
 }
 
-// Formulas on the left, the code that computes them on the right, where both can be read so.
+// Formulas on the left, the code that computes them on the right, where both can be read so from the back row; else the
+// code below them in its own lines; where that is too high, beside them after all, smaller.
 function beside(slide) {
   const code = slide.querySelector(".jp-CodeCell.celltag_beside");
   if (!code) return;
   const right = code.closest(".fragment") ?? code;
   const left = document.createElement("div"), both = document.createElement("div");
   const before = [...slide.children].slice(0, [...slide.children].indexOf(right));
-  left.append(...before);
+  const narrow = code.querySelector(".highlight"), wide = code.querySelector("template.wide").content.querySelector(".highlight").cloneNode(true);
+  const heading = before.map(part => part.querySelector("h1, h2, h3, h4")).find(found => found), place = heading?.parentElement;
   both.className = "beside";
-  slide.insertBefore(both, right);
-  both.append(left, right);
-  // The heading stands over both.
-  const heading = left.querySelector("h1, h2, h3, h4");
-  const place = heading?.parentElement;
-  if (heading) slide.prepend(heading);
-  const edge = () => left.getBoundingClientRect().right + 1;  // a numbered formula has a least width of its own
-  const spills = () => [...left.querySelectorAll("mjx-container[display]")].some(
-    f => f.scrollWidth > f.clientWidth + 1 || [f, ...f.querySelectorAll("svg")].some(e => e.getBoundingClientRect().right > edge()));
-  for (const size of ["", "22px", "20px", "18px"]) {
+  const split = () => {
+    slide.insertBefore(both, right);
+    left.append(...before);
+    both.append(left, right);
+    if (heading) slide.prepend(heading);  // it stands over both
+    wide.replaceWith(narrow);
+  };
+  const stack = () => {
+    both.replaceWith(...before, right);
+    if (heading) place.prepend(heading);
+    narrow.replaceWith(wide);
+    fitFormulas(slide);
+  };
+  const fits = () => slide.scrollHeight <= HEIGHT - 4;
+  const stands = size => {
     left.style.fontSize = size;
-    if (!spills() && slide.scrollHeight <= HEIGHT - 4) return;
-  }
-  left.style.fontSize = "";
-  both.replaceWith(...before, right);
-  if (heading) place.prepend(heading);
+    return fits() && ![...left.querySelectorAll('mjx-container[display="true"]')].some(tooWide);
+  };
+  split();
+  if (stands("") || stands("22px")) return;
+  stack();
+  if (fits()) return;
+  for (const formula of left.querySelectorAll("mjx-container")) formula.style.fontSize = "";
+  split();
+  if (!stands("20px") && !stands("18px")) stack();
 }
 
 // Three stills in a strip: one after the other, large; at last all three beside each other, to compare.
@@ -264,10 +292,19 @@ function prepare() {
   }
 }
 
+// On a phone a formula that is too wide is set smaller, as far as it can be read; the rest of it can be scrolled to.
+function fitToPhone() {
+  for (const formula of document.querySelectorAll(".slides mjx-container")) {
+    const place = formula.closest("p, li, td, th, summary, h1, h2, h3, h4, section"), drawing = formula.querySelector("svg");
+    const room = place.clientWidth - parseFloat(getComputedStyle(place).paddingLeft) - parseFloat(getComputedStyle(place).paddingRight);
+    for (let size = 95; size >= 70 && drawing.getBoundingClientRect().width > room + 1; size -= 5) formula.style.fontSize = size + "%";
+  }
+}
+
 // Slides one below the other, as a page: on a phone, or with their notes to be printed.
 function scroll() {
   document.getElementById("reveal-css").remove();
-  if (!handout) return;
+  if (!handout) return fitToPhone();
   const page = document.createElement("style");
   page.textContent = "@page { size: A4; margin: 12mm; }";
   document.head.append(page);

@@ -6,3 +6,5 @@ addEventListener("error", event => {
 }, true);
 addEventListener("unhandledrejection", event => problems.push(`unhandled rejection: ${event.reason}`));
 console.error = (...words) => problems.push(`console.error: ${words.join(" ")}`);
+// A window is never as narrow as a phone: the page is.
+if (new URLSearchParams(location.search).has("scroll")) document.documentElement.style.maxWidth = "390px";

@@ -1,6 +1,19 @@
 // Walks a deck under test and leaves a report in place of the page.
 (async () => {
+  const report = document.createElement("pre");
+  report.id = "report";
+  const tell = said => {
+    report.textContent = JSON.stringify(said);
+    document.documentElement.replaceChildren(document.createElement("body"));
+    document.body.append(report);
+  };
   const pause = ms => new Promise(done => setTimeout(done, ms));
+  // The view that scrolls: how much wider than the window each slide is.
+  if (new URLSearchParams(location.search).has("scroll")) {
+    for (let i = 0; i < 600 && document.getElementById("reveal-css"); i++) await pause(50);
+    await pause(50);
+    return tell({over: [...leaves()].map(slide => slide.scrollWidth - slide.clientWidth)});
+  }
   for (let i = 0; i < 600 && !(window.Reveal && Reveal.isReady()); i++) await pause(50);
   const ready = Boolean(window.Reveal && Reveal.isReady());
   // What the right arrow reaches, pressed from the first slide to the last (before the walk below: reveal remembers where it was).
@@ -37,8 +50,12 @@
     const figures = [...slide.querySelectorAll(".figure > img")]
       .filter(image => image.clientWidth < 1170)  // it cannot be larger
       .map(image => Math.min(image.clientWidth / wide(image), image.clientHeight * image.naturalWidth / image.naturalHeight / wide(image)));
+    // How far a displayed formula, or its number, reaches over the margin.
+    const scale = Reveal.getScale(), edge = slide.getBoundingClientRect().right - 52 * scale;
+    const beyond = shown('mjx-container[display="true"]').flatMap(f => [f, ...f.querySelectorAll("svg, g[data-mml-node]")])
+      .map(part => Math.round((part.getBoundingClientRect().right - edge) / scale));
     slides.push({
-      words, figures,
+      words, figures, beyond: Math.max(0, ...beyond),
       height: slide.scrollHeight, width: slide.scrollWidth, visible: slide.offsetParent !== null,
       hidden: [...fragments].filter(f => !f.classList.contains("visible")).length,
       formulas: shown("mjx-container").length, raw,
@@ -47,9 +64,5 @@
   }
   const late = document.querySelectorAll(".fragment aside.notes").length;
   const requests = performance.getEntriesByType("resource").map(r => r.name).filter(n => !/^(data|blob):/.test(n));
-  const report = document.createElement("pre");
-  report.id = "report";
-  report.textContent = JSON.stringify({ready, slides, reached: reached.size, late, problems, requests});
-  document.documentElement.replaceChildren(document.createElement("body"));
-  document.body.append(report);
+  tell({ready, slides, reached: reached.size, late, problems, requests});
 })();
