@@ -77,8 +77,8 @@ define(
         does alpha_bar[t] need?
     one coefficient per channel
         abar.reshape(-1, *[1] * (x0.ndim - 1)) -> abar[:, None]
-        alpha_bar[t] is right for points and lands on the second axis of images: how many axes of size 1 must
-        follow the first?
+        one axis of size 1 is right for points; on data with more axes the times land on another axis than the
+        first: how many axes of size 1 must follow it?
     """,
 )
 
