@@ -138,6 +138,11 @@ def test_what_is_measured(small):
         assert list(of["by"]) == ([1.0, 0.8, 0.5] if name == chosen else [1.0, 0.5])
         assert of["shown"] == (0.8 if name == chosen else 0.5) and len(of["samples"]) == 5
         assert all(q["perplexity"] > 1 for q in of["by"].values())
+    # The verses that are shown: of two draws the likeliest, at the temperature that is said.
+    process, net = words.masked.process(), word_orders.shipped(words.masked, "cpu").eval()
+    lengths = word_orders.the_lengths(5, 0)
+    best = word_orders.likeliest_of(process, net, lengths, 2, 0.8)
+    assert got["of"][chosen]["samples"] == word_measures.lines(best)
     lengths = word_orders.the_lengths(5, 0)
     assert got["draws"] == 2 and got["calls"] == pytest.approx(2 * lengths.double().mean().item())
     assert (
