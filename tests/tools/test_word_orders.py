@@ -167,3 +167,10 @@ def test_a_lower_temperature_writes_likelier_words(small):
         x = word_orders.written_in_order(process, net, length, left_to_right, temperature)
         nats.append(word_orders.nats_in_order(process, net, x).mean().item())
     assert nats[1] < nats[0] - 0.3
+
+
+def test_verses_are_shown_at_the_temperature_that_is_said(small):
+    made = {1.0: small["train"][:5], 0.5: small["train"][5:10]}
+    for shown in made:
+        said = word_orders.said_of(made, 5, shown)
+        assert said["shown"] == shown and said["samples"] == word_measures.lines(made[shown])
