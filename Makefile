@@ -20,7 +20,9 @@ ASKED := $(if $(filter file,$(origin PYTHON)),,$(PYTHON))
 # Opened from the root, so that assets and the library can be looked at, too. The copies in MINE belong to who works in
 # them: they are made once, without the notes for the lecturer, and the notebooks themselves stay as they are.
 MINE := mine
-LAB = $(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree
+# Its settings: no question whether news may be fetched.
+LAB = $(PY) -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" \
+	--LabApp.app_settings_dir="$(CURDIR)/tools/lab_settings" --LabApp.default_url=/lab/tree
 FIRST := notebooks/00_start_here.ipynb
 SETUP := sh tools/environment.sh
 EMPTY :=

@@ -1,10 +1,12 @@
 """`make` sets the environment up once, trusts nothing before it is whole, and says what is wrong with another."""
 
+import json
 import os
 import pathlib
 import shlex
 import shutil
 import subprocess
+import sysconfig
 
 import pytest
 
@@ -235,7 +237,19 @@ def test_make_lab_is_loopback_only_and_allows_root_to_root_alone(tmp_path, user,
     assert lab[-2] == '".venv/bin/python" -m tools.copies student --out "mine" --keep'
     assert shlex.split(lab[-1]) == [
         *[".venv/bin/python", "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"],
-        *[f"--ServerApp.root_dir={ROOT}", "--LabApp.default_url=/lab/tree/mine/00_start_here.ipynb"],
+        *[f"--ServerApp.root_dir={ROOT}", f"--LabApp.app_settings_dir={ROOT}/tools/lab_settings"],
+        *["--LabApp.default_url=/lab/tree/mine/00_start_here.ipynb"],
         *[*flags, "--no-browser"],
     ]
     assert "/lab/tree/notebooks/00_start_here.ipynb" in plan("edit")[-1]
+
+
+def test_the_settings_of_jupyterlab_are_settings_that_it_has():
+    schemas = pathlib.Path(sysconfig.get_path("data")) / "share" / "jupyter" / "lab" / "schemas"
+    ours = json.loads((ROOT / "tools" / "lab_settings" / "overrides.json").read_text(encoding="utf-8"))
+    assert ours
+    for plugin, settings in ours.items():
+        package, name = plugin.split(":")
+        known = json.loads((schemas / package / f"{name}.json").read_text(encoding="utf-8"))["properties"]
+        for key, value in settings.items():
+            assert value in [kind["const"] for kind in known[key]["oneOf"]]
