@@ -2,6 +2,8 @@
 addEventListener("DOMContentLoaded", () => {
   for (const block of document.querySelectorAll(".highlight pre, .output pre, div.math, .bd-article table"))
     block.setAttribute("tabindex", "0");
+  for (const cell of document.querySelectorAll(".bd-article td"))
+    cell.classList.toggle("long", cell.textContent.length > 40);
 });
 
 // A formula that is too wide for its column is set smaller, down to 70 %; what is wider still can be scrolled to.
