@@ -86,15 +86,42 @@ def test_what_a_notebook_shows_is_packed_and_nothing_else(course):
     kept = path.parent.parent / "assets" / "01_one" / "figures.zip"
     assert figures.place(path) == kept and figures.missing(nb, path) == 0
     with zipfile.ZipFile(kept) as archive:
-        assert sorted(archive.namelist()) == sorted(name for _, name in figures.shown(nb))
+        assert archive.namelist() == sorted(name for _, name in figures.shown(nb))
+        assert {info.date_time for info in archive.infolist()} == {figures.DATE}
     first = kept.read_bytes()
     figures.pack(nb, folder, path)
     assert kept.read_bytes() == first
     nb.cells[1].outputs.append(output(b"a picture from elsewhere"))
     assert figures.missing(nb, path) == 1
+    figures.pack(nb, folder, path)  # of that one there is nothing finer
+    assert kept.read_bytes() == first and figures.missing(nb, path) == 1
     nb.cells[1].outputs = []
+    for _ in range(2):
+        figures.pack(nb, folder, path)
+        assert not kept.exists() and figures.missing(nb, path) == 0
+
+
+def test_only_pictures_are_figures(course):
+    _, nb, _ = course
+    first, second = nb.cells[1].outputs
+    nb.cells[1].outputs = [
+        new_output("display_data", {"text/html": "<b>"}),
+        first,
+        new_output("stream", text="1"),
+    ]
+    nb.cells.append(new_code_cell("show()", outputs=[second]))
+    assert [o for o, _ in figures.shown(nb)] == [first, second]
+
+
+def test_many_figures_are_kept_in_the_order_of_their_names(course):
+    path, nb, folder = course
+    nb.cells[1].outputs = []
+    for k in range(9):
+        (folder / style.name_of(bytes([k]))).write_bytes(bytes([k, 1]))
+        nb.cells[1].outputs.append(output(bytes([k])))
     figures.pack(nb, folder, path)
-    assert not kept.exists() and figures.missing(nb, path) == 0
+    with zipfile.ZipFile(figures.place(path)) as archive:
+        assert archive.namelist() == sorted(name for _, name in figures.shown(nb))
 
 
 def test_decks_and_pages_show_the_finer_pictures_as_wide_as_they_were_drawn(course):
@@ -114,6 +141,17 @@ def test_decks_and_pages_show_the_finer_pictures_as_wide_as_they_were_drawn(cour
     assert old == nb.cells[1].outputs
     page = site.page(path, {}, {"01_one"}, None)
     assert page.cells[-1].metadata["mystnb"]["image"] == {"alt": f"{ALT} {ALT}"}
+
+
+def test_a_figure_without_a_finer_one_is_left_as_it_is(course):
+    path, nb, folder = course
+    figures.pack(nb, folder, path)
+    other = output(b"a picture from elsewhere")
+    nb.cells[1].outputs.insert(0, other)
+    figures.sharpen(nb, path)
+    first, *rest = nb.cells[1].outputs
+    assert first == output(b"a picture from elsewhere")
+    assert [o.metadata["image/png"]["width"] for o in rest] == [600, 800]
 
 
 def test_a_notebook_without_its_figures_for_the_wall_is_stale(course):
