@@ -217,7 +217,7 @@ def halves(cells) -> list[str]:
                 re.search(rf"\b({'|'.join(NUMBERS)})\b", standing(lead), re.I),
             )
             promised = said and NUMBERS.index(said[1].capitalize()) + 2 == len(items)
-            if 0 < stand < len(items) and (stand == 1 or promised):
+            if stand < len(items) and (stand == 1 or promised):
                 found.append(f'shows {stand} of {len(items)} items of a list; choose sentences in "wall"')
     return found
 

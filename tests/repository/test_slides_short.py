@@ -128,6 +128,7 @@ LIST = "Two things:\n\n- One is short.\n- Another one\n  goes on.\n\nAfter."
         (LIST, ["Two", "One"], ["shows 1 of 2 items of a list"]),
         (LIST, ["Two", "Another"], ["shows 1 of 2 items of a list"]),
         (LIST, ["After"], []),
+        (LIST, ["Two"], ["shows 0 of 2 items of a list"]),
         ("Some things:\n\n- A\n- B\n- C", ["Some", "A", "B"], []),
         ("### Three things\n\n- A\n- B\n- C", ["A", "B"], ["shows 2 of 3 items of a list"]),
         ("Four tables show three things:\n\n- A\n- B\n- C", ["Four", "A", "B"], []),
