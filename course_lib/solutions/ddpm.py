@@ -566,7 +566,7 @@ define(
     left as it is
         _small(abar_s, abar_t) -> 1 - abar_t / abar_s
         at s = 0 there is still noise in the result: 1 - abar_t / abar_s does not vanish there
-    noise scaled by abar_s
+    noise scaled by 1 - abar_s
         _small(abar_s, abar_t) -> 1 - abar_s
         the noise vanishes at s = 0 but is too large before: x_t already holds a part of it
     the variance for the standard deviation
