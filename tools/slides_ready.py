@@ -112,9 +112,9 @@ def name_sections(nb) -> None:
     section, shown, k = "", True, 0
     while k < len(nb.cells):
         cell = nb.cells[k]
-        headings = HEADING.findall(cell.source) if cell.cell_type == "markdown" else []
-        if headings:
-            section, shown = headings[-1], slide_type(cell) not in ("notes", "skip")
+        text = cell.source if cell.cell_type == "markdown" and slide_type(cell) != "notes" else ""
+        if headings := HEADING.findall(text):
+            section, shown = headings[-1], slide_type(cell) != "skip"
         elif not shown and slide_type(cell) in ("slide", "subslide"):
             named = nbformat.v4.new_markdown_cell(
                 section, metadata={"slideshow": dict(cell.metadata.slideshow)}

@@ -192,12 +192,19 @@ def test_a_slide_has_its_own_sections_heading():
 
     cells = [md("## 1. One", "slide"), md("### Two $x$\n\nwords", "skip"), code("subslide"), code("subslide")]
     nb = new_notebook(
-        cells=[*cells, md("# no heading: code", "notes"), md("## 2. Three", "slide"), code("subslide")]
+        cells=[
+            *cells,
+            md("# a note", "notes"),
+            code("subslide"),
+            md("## 2. Three", "slide"),
+            code("subslide"),
+        ]
     )
     slides_ready.name_sections(nb)
     assert kinds(nb) == [
         ("## 1. One", "slide"), ("### Two $x$\n\nwords", "skip"), ("### Two $x$", "subslide"), ("f()", "-"),
-        ("f()", "subslide"), ("# no heading: code", "notes"), ("## 2. Three", "slide"), ("f()", "subslide"),
+        ("f()", "subslide"), ("# a note", "notes"), ("f()", "subslide"), ("## 2. Three", "slide"),
+        ("f()", "subslide"),
     ]  # fmt: skip
 
 
