@@ -348,8 +348,14 @@ def test_static_checks_name_half_lists_and_tables_alone(tmp_path, plain):
     half.metadata["wall"] = ["One"]
     table = code("f()", "slide", new_output("stream", text="1"))
     table.metadata["tags"] = ["picture"]
-    path, _ = write(tmp_path, [text("# T"), half, table])
+    told = code("g()", "slide", new_output("stream", text="1"))
+    told.metadata |= {"tags": ["picture"], "lead": "Numbers:"}
+    other = code("h()", "subslide", new_output("stream", text="1"))
+    other.metadata["tags"] = ["picture"]
+    path, _ = write(tmp_path, [text("# T"), half, table, told, text("## Of its own", "skip"), other])
     deck = slides.build(path, tmp_path, plain)
+    page = deck.read_text(encoding="utf-8")
+    assert "Numbers:" in page and "Of its own" in page
     assert slides.check_static(deck, slides.as_shown(path)) == [
         '01_noise.html: slide 2 (- One) shows 1 of 2 items of a list; choose sentences in "wall"',
         "01_noise.html: slide 3 (f()) prints lines or a table, and says nothing of them",

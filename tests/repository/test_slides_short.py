@@ -190,7 +190,12 @@ def test_a_slide_has_its_own_sections_heading():
     def code(kind):
         return new_code_cell("f()", metadata={"slideshow": {"slide_type": kind}})
 
-    cells = [md("## 1. One", "slide"), md("### Two $x$\n\nwords", "skip"), code("subslide"), code("subslide")]
+    cells = [
+        md("## 1. One", "slide"),
+        md("## 2. T\n\n### Two $x$\n\nwords", "skip"),
+        code("subslide"),
+        code("subslide"),
+    ]
     nb = new_notebook(
         cells=[
             *cells,
@@ -202,7 +207,7 @@ def test_a_slide_has_its_own_sections_heading():
     )
     slides_ready.name_sections(nb)
     assert kinds(nb) == [
-        ("## 1. One", "slide"), ("### Two $x$\n\nwords", "skip"), ("### Two $x$", "subslide"), ("f()", "-"),
+        ("## 1. One", "slide"), ("## 2. T\n\n### Two $x$\n\nwords", "skip"), ("### Two $x$", "subslide"), ("f()", "-"),
         ("f()", "subslide"), ("# a note", "notes"), ("f()", "subslide"), ("## 2. Three", "slide"),
         ("f()", "subslide"),
     ]  # fmt: skip
