@@ -476,11 +476,13 @@ def test_code_that_stands_below_its_formula_has_its_own_lines(tmp_path, librarie
         text("## Wide\n\n" + formula),
         code(LONG, "fragment"),
     ]
+    terms = " + ".join(f"x_{{{k}}}" for k in range(30))
+    cells += [text(f"## Wider than the slide\n\n$$x = {terms} \\tag{{1.2}}$$")]  # and set smaller
     path, _ = write(tmp_path, cells)
     deck = slides.build(path, tmp_path / "out", libraries)
     seen = seen_by(
         deck,
-        """return [...document.querySelectorAll(".slides section:not(:has(section))")].slice(1).map(slide => [
+        """return [...document.querySelectorAll(".slides section:has(pre):not(:has(section))")].map(slide => [
           !!slide.querySelector(".beside"), slide.querySelectorAll(".highlight").length,
           Math.max(...slide.querySelector("pre").textContent.split("\\n").map(line => line.length))]);""",
     )
@@ -525,6 +527,22 @@ def test_a_deck_is_a_page_on_a_phone_and_dark_when_asked(tmp_path, libraries):
     page = slides._chromium(deck, "--dump-dom", query="?scroll&dark&4:3")
     assert re.search(r'<html[^>]*class="dark scroll"[^>]*--height: 960px', page)
     assert 'id="reveal-css"' not in page and 'class="present' not in page and "mjx-container" in page
+
+
+def test_on_a_phone_formulas_are_set_smaller_and_long_cells_keep_their_width(tmp_path, libraries):
+    terms = " + ".join(f"x_{{{k}}}" for k in range(11))
+    cell = "| " + "a word " * 9 + "| b |"
+    path, _ = write(
+        tmp_path, [text(f"# T\n\n$${terms}$$ and $a$\n\n| c | d |\n|--|--|\n{cell}\n\n$${terms * 9}$$")]
+    )
+    deck = slides.build(path, tmp_path / "out", libraries)
+    narrow = "<head><script>document.documentElement.style.maxWidth = '390px'</script>"
+    deck.write_text(deck.read_text(encoding="utf-8").replace("<head>", narrow, 1), encoding="utf-8")
+    page = slides._chromium(deck, "--dump-dom", query="?scroll")
+    sizes = re.findall(r'<mjx-container [^>]*style="([^"]*)', page)
+    first, last = re.findall(r"font-size: (\d+)%", " ".join(sizes))
+    assert 70 < int(first) < 100 and int(last) == 70 and len(re.findall(r"<mjx-container ", page)) == 3
+    assert page.count('class="long"') == 1
 
 
 def test_a_good_deck_passes_in_the_browser_and_prints_one_page_a_slide(tmp_path, libraries, capsys):
