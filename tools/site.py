@@ -47,7 +47,8 @@ def page(path: Path, anchors: dict[str, str], pages: set[str], home: str | None)
     """
     nb = nbformat.read(path, as_version=4)
     figures.sharpen(nb, path)
-    nb.cells = [copy.deepcopy(cell) for cell in nb.cells if not is_for_the_lecturer(cell)]
+    cells = [cell for cell in nb.cells if not slides_ready.OWN_SCORE.fullmatch(cell.source)]
+    nb.cells = [copy.deepcopy(cell) for cell in cells if not is_for_the_lecturer(cell)]
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             cell.source = prose(cell.source, path.stem, anchors, pages, home)
@@ -70,6 +71,7 @@ def still(cell, stem: str, pages: set[str], home: str | None) -> None:
     cell.source = cell.source.removeprefix("# NBVAL_CHECK_OUTPUT\n")
     if copies.only_draws(cell):
         cell.metadata.setdefault("tags", []).append("hide-input")  # myst-nb's word for folded code
+    cell.outputs = [output for output in cell.outputs if not slides_ready.is_for_one_reader(output)]
     words, widths = [], set()
     for output in cell.outputs:
         data = output.get("data", {})

@@ -103,7 +103,7 @@ def as_shown(path):
         if cell.cell_type == "code":
             if STILLS.search(cell.source):
                 cell.metadata.setdefault("tags", []).append("stills")
-            cell.outputs = [output for output in cell.outputs if not _is_for_one_reader(output)]
+            cell.outputs = [output for output in cell.outputs if not is_for_one_reader(output)]
     return nb
 
 
@@ -183,7 +183,7 @@ def number(text: str) -> float | None:
     return float(found[0]) if found else None
 
 
-def _is_for_one_reader(output):
+def is_for_one_reader(output):
     """Whether an exercise was solved, and how many: not for the wall."""
     return bool(
         re.match(r"\[(TODO|FAIL|PASS)\]|\d+/\d+ exercises solved|\d+ of \d+ right", output.get("text", ""))

@@ -54,7 +54,10 @@ def test_a_page_has_no_notes_nothing_live_and_words_for_its_picture(tmp_path):
         new_markdown_cell("# 9. After"),
         marked(new_markdown_cell("*For the lecturer.* Wait."), "notes"),
         new_markdown_cell("### Deep\n\n<details><summary>Why</summary>$x$</details>"),
-        new_code_cell("x = 1"),
+        new_code_cell("x = 1", outputs=[new_output("stream", text="[TODO] x: not attempted\n")]),
+        new_code_cell(
+            "progress('after_sedd')\nscore()", outputs=[new_output("stream", text="0/8 exercises solved")]
+        ),
         drawn,
     )
     nb = site.page(path, {}, PAGES, None)
@@ -64,6 +67,7 @@ def test_a_page_has_no_notes_nothing_live_and_words_for_its_picture(tmp_path):
     assert nb.cells[-1].metadata["mystnb"]["image"]["alt"] == "two curves"
     assert site.LIVE not in nb.cells[-1].outputs[0].data
     assert nb.cells[-1].metadata["tags"] == ["hide-input"]  # plotting code is folded
+    assert "score()" not in text and nb.cells[-2].outputs == []  # what one reader has solved
     assert "hide-input" not in nb.cells[-2].metadata.get("tags", [])
     assert "slides/09_after_sedd.html" in nb.cells[1].source and "colab" not in nb.cells[1].source
     assert "colab.research.google.com" in site.page(path, {}, PAGES, HOME).cells[1].source

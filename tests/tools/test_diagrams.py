@@ -124,6 +124,9 @@ def test_words_appear_in_the_learned_colour_and_stay_in_black():
         ("world", old),
         ("you", learned),
     ]
+    assert [bool(t.get_path_effects()) for t in texts if t not in names] == [
+        c == mask for _, c in seen
+    ]  # thick
     assert [t.get_text() for t in names] == list(states)
     places = [t.get_position() for t in texts if t not in names]
     assert len({y for _, y in places}) == 6 and min(y for _, y in places) > 0
@@ -238,6 +241,24 @@ def test_points_of_families_in_a_plane():
     assert len(fig.axes[0].get_xticks(minor=True)) == 0
     with pytest.raises(ValueError, match="odd must be .x, y. or .x, y, se of x, se of y., not 3 numbers"):
         diagrams.plane({"odd": {"1": (1.0, 2.0, 3.0)}}, ("real", (1.0, 1.0)), "message")
+
+
+def test_a_plane_has_its_height_a_line_that_is_exact_and_names_beside_its_legend():
+    line = torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 9.0]])
+    families = {"data": {"a long name of a point": (3.0, 9.0), "b": (1.0, 2.0)}}
+    fig = diagrams.plane(families, ("real", (2.0, 4.0)), "message", height=3.5, exact=("powers", line))
+    (ax,) = fig.axes
+    assert fig.get_size_inches().tolist() == [10, 3.5]
+    (exact,) = [one for one in ax.lines if one.get_label() == "exact: powers"]
+    assert exact.get_xydata().tolist() == line.tolist() and exact.get_color() == COLOURS["exact"]
+    fig.canvas.draw()
+    legend = ax.get_legend().get_window_extent()
+    named = {t.get_text(): t.get_window_extent() for t in ax.texts}
+    assert set(named) == {"a long name of a point", "b"}
+    assert not any(box.overlaps(legend) for box in named.values())
+    assert (
+        len(diagrams.plane(families, ("real", (2.0, 4.0)), "message").axes[0].get_legend().get_texts()) == 2
+    )
 
 
 def test_names_of_points_keep_apart():

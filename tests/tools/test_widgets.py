@@ -230,6 +230,14 @@ def test_captions_of_panels_beside_each_other_have_as_many_lines():
         assert figures[1].get_supxlabel() == second
 
 
+def test_stills_beside_each_other_end_at_one_height_those_in_a_column_need_not(monkeypatch):
+    asked = []
+    monkeypatch.setattr(widgets, "captions", lambda figures, at, level: asked.append(level))
+    widgets.still(draw, AT)
+    widgets.still(row, [{"text": "and the lord said"}, {"text": "the king of the land"}, {"text": "a word"}])
+    assert asked == [True, False]
+
+
 def row(text, title="one title"):
     return diagrams.cells({"asked": text.split(), "drawn": text.upper().split()}, title)
 

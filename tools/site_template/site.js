@@ -2,8 +2,10 @@
 addEventListener("DOMContentLoaded", () => {
   for (const block of document.querySelectorAll(".highlight pre, .output pre, div.math, .bd-article table"))
     block.setAttribute("tabindex", "0");
-  for (const cell of document.querySelectorAll(".bd-article td"))
+  for (const cell of document.querySelectorAll(".bd-article td")) {
     cell.classList.toggle("long", cell.textContent.length > 40);
+    cell.classList.toggle("number", /^[\s\d.±e%+-]+$/.test(cell.textContent));
+  }
 });
 
 // A formula that is too wide for its column is set smaller, down to 70 %; what is wider still can be scrolled to.

@@ -295,7 +295,10 @@ function prepare() {
 // On a phone a formula that is too wide is set smaller, as far as it can be read; the rest of it can be scrolled to. So
 // can a table, whose long cells keep some width.
 function fitToPhone() {
-  for (const cell of document.querySelectorAll(".slides td")) cell.classList.toggle("long", cell.textContent.length > 40);
+  for (const cell of document.querySelectorAll(".slides td")) {
+    cell.classList.toggle("long", cell.textContent.length > 40);
+    cell.classList.toggle("number", /^[\s\d.±e%+-]+$/.test(cell.textContent));
+  }
   for (const formula of document.querySelectorAll(".slides mjx-container")) {
     const place = formula.closest("p, li, td, th, summary, h1, h2, h3, h4, section"), drawing = formula.querySelector("svg");
     const room = place.clientWidth - parseFloat(getComputedStyle(place).paddingLeft) - parseFloat(getComputedStyle(place).paddingRight);
