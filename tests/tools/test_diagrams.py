@@ -244,7 +244,7 @@ def test_points_of_families_in_a_plane():
 
 
 def test_a_plane_has_its_height_a_line_that_is_exact_and_names_beside_its_legend():
-    line = torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 9.0]])
+    line = np.array([[0.0, 0.0], [1.0, 2.0], [3.0, 9.0]])
     families = {"data": {"a long name of a point": (3.0, 9.0), "b": (1.0, 2.0)}}
     fig = diagrams.plane(families, ("real", (2.0, 4.0)), "message", height=3.5, exact=("powers", line))
     (ax,) = fig.axes
