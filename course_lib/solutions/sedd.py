@@ -364,7 +364,8 @@ define(
         s holds ratios at time t, and you need p_s(y) / p_t(x_t): multiply by exp(-D R) first
     s taken for a law
         / K * s.sum(-1, keepdim=True) -> / K
-        you take the sum of s for 1. s holds ratios, 1 at x_t, and sums to 1 / p(x_t): what does s 11^T give?
+        you take the sum of s for 1. s holds ratios, 1 at x_t, and sums to 1 / p(x_t given the other positions):
+        what does s 11^T give?
     Euler
         K, kept = -> return _euler(s, x_t, D); K, kept =
         this is Euler's step, D times the rates: exact only as D goes to 0
