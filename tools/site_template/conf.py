@@ -8,6 +8,7 @@ copyright = "text and figures CC BY 4.0, code MIT"
 extensions = ["myst_nb"]
 exclude_patterns = ["_build"]
 nb_execution_mode = "off"  # the stored outputs are shown
+nb_code_prompt_show, nb_code_prompt_hide = "Code of the figure", "Hide the code"
 nb_render_markdown_format = "gfm"
 nb_ipywidgets_js = {}
 nb_mime_priority_overrides = [("html", "text/markdown", 1), ("html", "image/png", 2)]
