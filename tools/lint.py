@@ -363,10 +363,7 @@ def _exercise_minutes(cells):
 
 def _stated_times(card, minutes, lecture):
     """The card says how long core and further take a student, exercises within, and the core as a lecture."""
-    form = (
-        "core N minutes, M of them exercises (as a lecture, slower than reading, without them, N); "
-        "further N, M of them exercises"
-    )
+    form = "core N minutes, M of them exercises; as a lecture N; further N, M of them exercises"
     numbers = re.escape(form.removesuffix(" exercises")).replace("N", r"(\d+)").replace("M", r"(\d+)")
     said = re.search(numbers, card)
     if not said:

@@ -528,8 +528,7 @@ def test_chapter_numbers_come_from_the_name(name, number):
 
 def times(core=60, exercises=50, lecture=15, further=20, more=10):
     """A card with the times of a chapter."""
-    said = f"core {core} minutes, {exercises} of them exercises "
-    said += f"(as a lecture, slower than reading, without them, {lecture})"
+    said = f"core {core} minutes, {exercises} of them exercises; as a lecture {lecture}"
     return f"# 1. A chapter\n\n{said}; further {further}, {more} of them exercises"
 
 
@@ -562,8 +561,7 @@ def test_the_card_tells_the_true_times(further, path):
     assert core_problems(further, path) == ["card gives a lecture 14 minutes, its notes add up to 15"]
     further.cells[0].source = "# 1. A chapter"
     assert core_problems(further, path) == [
-        "card must say 'core N minutes, M of them exercises (as a lecture, slower than reading, without them, N); "
-        "further N, M of them exercises'"
+        "card must say 'core N minutes, M of them exercises; as a lecture N; further N, M of them exercises'"
     ]
 
 
