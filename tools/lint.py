@@ -98,8 +98,12 @@ def executed(nb, path):
         for n, (i, c) in enumerate(code, start=1)
         if c.execution_count != n
     ]
+    found += [f"{where(path, i, c)}: stores an error" for i, c, o in outputs(nb) if o.output_type == "error"]
+    # <matplotlib.legend.Legend at 0x7f...>: what the last line of a cell happened to return.
     return found + [
-        f"{where(path, i, c)}: stores an error" for i, c, o in outputs(nb) if o.output_type == "error"
+        f"{where(path, i, c)}: shows an object's address"
+        for i, c, o in outputs(nb)
+        if re.search(r"<[^<>]+ at 0x[0-9a-f]+>", o.get("text", "") + o.get("data", {}).get("text/plain", ""))
     ]
 
 

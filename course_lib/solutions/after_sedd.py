@@ -65,7 +65,7 @@ define(
     mistakes="""
     the product
         * (stays_1[:, None] + stays_2[None, :]) ->
-        this is p times q, the model's own distribution. It is what one gets if the *position* is chosen; here the
+        this is p times q, the model's own distribution. It is what one gets if the position is chosen; here the
         drawn tokens choose it, and likely tokens win
     sharpened
         = (p ** 2)[:, None] * (q ** 2)[None, :] / ((p ** 2).sum() * (q ** 2).sum())
@@ -76,7 +76,7 @@ define(
         you compare the numbers of the tokens; compare their probabilities
     the loser stays
         >= -> <
-        you keep the *less* probable of the two drawn tokens
+        you keep the less probable of the two drawn tokens
     """,
 )
 
@@ -134,10 +134,10 @@ define(
         one less than possible: count the positions, not the steps between them
     sum less the smallest
         sure.cumsum(0) - sure -> sure.cumsum(0) - sure[0]
-        you take the smallest entropy off. The bound takes the *largest* off, which allows more positions
+        you take the smallest entropy off. The bound takes the largest off, which allows more positions
     the largest of all
         sure.cumsum(0) - sure -> sure.cumsum(0) - H.max()
-        you take off the largest of *all* entropies. The bound takes off the largest of the n that open
+        you take off the largest of all entropies. The bound takes off the largest of the n that open
     below gamma
         before <= gamma -> before < gamma
         right but where sum - max is exactly gamma: that many may still open
@@ -193,7 +193,7 @@ define(
         open
     sigma for what stays
         (1 - sigma) * alpha_t -> sigma * alpha_t
-        sigma is the probability that a token is *lost*; 1 - sigma of them are still there
+        sigma is the probability that a token is lost; 1 - sigma of them are still there
     divided by what is there
         / (1 - alpha_t) -> / alpha_t
         a mask is asked for: divide by the share of masks, 1 - alpha_t, not by that of tokens
@@ -291,7 +291,7 @@ define(
     mistakes="""
     the answer is seen
         torch.cat([earlier, same], 1) -> torch.cat([earlier | same, same], 1)
-        noisy positions see the clean tokens of their *own* block, that is, the answer. The loss would fall to 0,
+        noisy positions see the clean tokens of their own block, that is, the answer. The loss would fall to 0,
         and the samples would be noise
     clean sees noisy
         torch.cat([same | earlier, never], 1) -> torch.cat([same | earlier, same], 1)
@@ -464,7 +464,7 @@ define(
         often
     the draft's excess
         (p - q) -> (q - p)
-        you draw what the draft has too much of: it is what the *model* has more that is missing
+        you draw what the draft has too much of: it is what the model has more that is missing
     not cut at 0
         (p - q).clamp(min=0) -> (p - q).abs()
         tokens that the draft has too much of are in yours: where q is above p nothing is missing

@@ -68,7 +68,7 @@ define(
     mistakes="""
     each number of masks alike
         (cost / n) -> (cost)
-        you add up the cost of *all* masks at each count. Only one of n masks is the next to open:
+        you add up the cost of all masks at each count. Only one of n masks is the next to open:
         its mean cost counts, cost / n
     the mean over counts
         .sum(1) -> .mean(1)
@@ -177,7 +177,7 @@ define(
     mistakes="""
     of a draw
         of_mean = abar_t * v**2 / (abar_t * v + 1 - abar_t) -> of_mean = v
-        this is the true variance of x_s: what a *draw* from p(x_0 | x_t) gives. The mean varies
+        this is the true variance of x_s: what a draw from p(x_0 | x_t) gives. The mean varies
         less than x_0
     what is left of x_0
         abar_t * v**2 / (abar_t * v + 1 - abar_t) -> v * (1 - abar_t) / (abar_t * v + 1 - abar_t)
@@ -290,7 +290,7 @@ define(
     the entropy of the data
         H = -(q[there] * q[there].log()).sum() -> H = -(p[there] * p[there].log()).sum()
         that is the entropy of the data p. What makes a judge too kind is the entropy of what is
-        *written*
+        written
     in bits
         H = -(q[there] * q[there].log()).sum() -> H = -(q[there] * q[there].log2()).sum()
         your entropy is in bits: nats are asked for in both
@@ -354,7 +354,7 @@ define(
         a token is longer than a letter: there are more letters to share the bits, not fewer
     per token
         nats * tokens.sum() / (letters.sum() * math.log(2)) -> nats * torch.ones_like(tokens.sum()) / math.log(2)
-        these are bits per *token*: they depend on how the text was cut into tokens
+        these are bits per token: they depend on how the text was cut into tokens
     multiplied by log 2
         / (letters.sum() * math.log(2)) -> / letters.sum() * math.log(2)
         from nats to bits one divides by log 2

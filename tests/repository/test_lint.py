@@ -134,6 +134,16 @@ BROKEN = {
         "executed",
         f"{CELL} 34 (train): stores an error",
     ),
+    "an address": (
+        gives(34, new_output("display_data", {"text/plain": "<matplotlib.legend.Legend at 0x7f457fc90150>"})),
+        "executed",
+        f"{CELL} 34 (train): shows an object's address",
+    ),
+    "an address in print": (
+        gives(34, new_output("stream", name="stdout", text="<function f at 0x7f>")),
+        "executed",
+        f"{CELL} 34 (train): shows an object's address",
+    ),
     "stderr": (
         gives(34, new_output("stream", name="stderr", text="careful")),
         "clean",
