@@ -803,14 +803,14 @@ define(
         your cross-entropy is that share of the bound, and the task asks for a share of the whole loss
     T on the bound
         bound / (T * ce) -> T * bound / ce
-        T stands on the wrong side: `bound` is the sum over all steps already, and it is the cross-entropy that
+        T stands on the wrong side: bound is the sum over all steps already, and it is the cross-entropy that
         counts T times
     the two terms exchanged
         bound / (T * ce) -> ce / (T * bound)
         your weight falls where the bound grows: the larger the bound, the more weight the same share takes
     the share of the KL
         share / (1 - share) -> (1 - share) / share
-        your weight falls where the share grows: `share` is of the cross-entropy, not of the bound
+        your weight falls where the share grows: share is of the cross-entropy, not of the bound
     """,
 )
 
@@ -895,10 +895,10 @@ define(
         tokens that were not masked have changed: absorbing noise only ever masks, so what is visible is the data
     every mask opened
         & (coins < chance) ->
-        all masks are open after one step: each should open with probability `chance` only
+        all masks are open after one step: each should open with probability chance only
     the coin turned round
         coins < chance -> coins > chance
-        masks stay with probability `chance`: it is the chance to open
+        masks stay with probability chance: it is the chance to open
     one coin for a sequence
         torch.rand(x_t.shape) -> torch.rand(len(x_t), 1)
         the masks of a sequence open all or not at all: each position needs a coin of its own

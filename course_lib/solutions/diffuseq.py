@@ -216,7 +216,7 @@ define(
     row by row
         return (positions -> return sum((L * reported - (L - n) * pad_loss) / n for n in lengths) /
             len(lengths); (positions
-        you take `reported` for the mean of each single row, and it is the mean of all of them: of what do you
+        you take reported for the mean of each single row, and it is the mean of all of them: of what do you
         know the sum?
     words and PAD exchanged
         pads = positions - words -> words, pads = max(positions - words, 1), words
@@ -224,7 +224,7 @@ define(
     one row
         positions * reported -> L * reported
         you set the PADs and words of the whole batch against the sum of one row: of how many positions is
-        `reported` the mean?
+        reported the mean?
     as long as the longest
         words = len(lengths) * L, sum(lengths) -> words = len(lengths) * L, len(lengths) * max(lengths)
         you count every row as if it were as long as the longest: each has its own number of words
@@ -775,6 +775,6 @@ define(
         yours is a list of pairs: a row is a list of words
     None for the end
         fillvalue=end -> fillvalue=None
-        the filling is None, which is no word: the network is to say `end`
+        the filling is None, which is no word: the network is to say end
     """,
 )

@@ -165,6 +165,6 @@ define(
         this is the mean over the chosen columns: the rows have no say, though they were computed, too
     the first rows
         C[rows] -> C[: len(rows)]
-        the crossing is where your rows meet your columns: `rows` are not the first ones
+        the crossing is where your rows meet your columns: rows are not the first ones
     """,
 )
