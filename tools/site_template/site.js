@@ -17,3 +17,15 @@ function fitFormulas() {
 }
 addEventListener("load", () => window.MathJax?.startup?.promise?.then(fitFormulas));
 addEventListener("resize", fitFormulas);
+
+// A table that goes on beyond its edge fades out there; a head without a word is none.
+function markTables() {
+  for (const table of document.querySelectorAll(".bd-article table")) {
+    const mark = () => table.classList.toggle("goes-on", table.scrollLeft + table.clientWidth < table.scrollWidth - 1);
+    if (table.tHead && !table.tHead.textContent.trim()) table.tHead.hidden = true;
+    table.onscroll = mark;
+    mark();
+  }
+}
+addEventListener("load", markTables);
+addEventListener("resize", markTables);
