@@ -6,6 +6,7 @@ An any-order network knows p(x_i | any other words). Read left to right it is on
 nobody told it that this order is better than others: both what it says of test verses and what it writes decide that.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -27,10 +28,22 @@ from .verse_sets import LENGTH
 from .word_measures import per_word, texts, written_by_writer
 
 TEMPERATURES = (1.0, 0.85, 0.7)
-DRAWS = 6  # of about 34 words each: 200 calls for a verse, as many as chapter 4's longest sampler makes
+DRAWS = 6  # of about 30 words each: 180 calls for a verse; chapter 4's longest sampler makes 200
 OF_DRAWS = (1.0, 0.9, 0.8)  # the choice makes texts less varied already
 READ = 400  # test verses that are read left to right
 ORDERS = {"any order": random_order, "left to right": left_to_right}
+
+
+def length_by_length(
+    process: MDLM, length: Tensor, write: Callable[[int], Tokens]
+) -> Tokens:
+    """A verse of each length, (n, LENGTH) with PAD at the ends; write(n) gives n rows of the process's length."""
+    x = torch.full((len(length), LENGTH), PAD)
+    # Rows of one length together: each has as many steps as words, and no padding.
+    for words in length.unique().tolist():
+        process.length, these = words, length == words
+        x[these, :words] = write(int(these.sum())).cpu()
+    return x
 
 
 @torch.no_grad()
@@ -38,13 +51,13 @@ def written_in_order(
     process: MDLM, model: nn.Module, length: Tensor, order: Order, temperature: float
 ) -> Tokens:
     """A verse of each length, (n, LENGTH) with PAD at the ends, its words unmasked one at a time."""
-    x = torch.full((len(length), LENGTH), PAD)
-    # Rows of one length together: each has as many steps as words, and no padding.
-    for words in length.unique().tolist():
-        process.length, these = words, length == words
-        way = Unmask(process, order, change=partial(temper, temperature=temperature))
-        x[these, :words] = way.sample(model, int(these.sum())).cpu()
-    return x
+    change = partial(temper, temperature=temperature)
+
+    def write(n: int) -> Tokens:
+        """By a sampler made anew: it takes the process's length as it is then."""
+        return Unmask(process, order, change=change).sample(model, n)
+
+    return length_by_length(process, length, write)
 
 
 @torch.no_grad()
@@ -70,14 +83,14 @@ def likeliest_of(
     process: MDLM, model: nn.Module, length: Tensor, draws: int, temperature: float
 ) -> Tokens:
     """A verse of each length, (n, LENGTH) with PAD at the ends: of so many drawn left to right the likeliest."""
-    x = torch.full((len(length), LENGTH), PAD)
-    for words in length.unique().tolist():
-        process.length, these = words, length == words
-        n = int(these.sum())
+
+    def write(n: int) -> Tokens:
+        """The likeliest of each n-th text."""
         drawn, nats = drawn_with_nats(process, model, n * draws, temperature)
         best = nats.view(draws, n).argmin(0)
-        x[these, :words] = drawn.view(draws, n, words)[best, torch.arange(n)].cpu()
-    return x
+        return drawn.view(draws, n, -1)[best, torch.arange(n, device=best.device)]
+
+    return length_by_length(process, length, write)
 
 
 @torch.no_grad()
